@@ -1,0 +1,1 @@
+"""Accuracy predictors (surrogates): (encoding, top-1 error) -> predictor."""

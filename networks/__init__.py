@@ -1,0 +1,1 @@
+"""Supernets, the static networks cut from them, and their checkpoint formats."""

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs every test. Usage: bash scripts/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup_env.sh
+setup_env requirements.txt requirements-ray.txt
+echo "[test] ruff"
+"$PYTHON" -m ruff check .
+echo "[test] pytest"
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,46 @@
+"""Search spaces: architecture dict <-> integer vector. Free of torch."""
+
+import os
+
+from search_space.base import Arch, SearchSpace
+from search_space.ofa import OFASearchSpace
+from utils.errors import UserError
+from utils.files import read_json
+
+__all__ = ["SEARCH_SPACES", "Arch", "OFASearchSpace", "SearchSpace", "get_search_space",
+           "read_arch"]
+
+SEARCH_SPACES: dict[str, type[SearchSpace]] = {OFASearchSpace.name: OFASearchSpace}
+
+
+def get_search_space(name: str, **options) -> SearchSpace:
+    """Returns the search space called `name`; `options` go to its class.
+
+    Raises:
+        UserError: no such space; the message lists them.
+    """
+    if name not in SEARCH_SPACES:
+        raise UserError(f"unknown search space {name!r}; choose from "
+                        f"{', '.join(sorted(SEARCH_SPACES))}")
+    return SEARCH_SPACES[name](**options)
+
+
+def read_arch(path: str | os.PathLike, space: SearchSpace | None = None) -> Arch:
+    """Reads a `net.subnet` file: one architecture dict in JSON.
+
+    With a `space` the architecture must belong to it. Without one only the keys and the types are
+    checked, with the resolution taken as the file has it.
+
+    Raises:
+        UserError: the file is missing or damaged, or is no architecture of the space.
+    """
+    arch = read_json(path, "subnet file")
+    if space is None:
+        r = arch.get("r")
+        if isinstance(r, bool) or not isinstance(r, int) or not 8 <= r <= 4096:
+            raise UserError(f"{path}: 'r', the input resolution, must be 8..4096, not {r!r}")
+        space = OFASearchSpace(resolutions=[r])
+    try:
+        return space.decode(space.encode(arch))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

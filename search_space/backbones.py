@@ -1,0 +1,65 @@
+"""The fixed part of each supernet (widths, strides, activations), read by spaces and costs."""
+
+from dataclasses import dataclass
+
+CHANNEL_DIVISOR = 8
+
+
+def make_divisible(value: float, divisor: int = CHANNEL_DIVISOR) -> int:
+    """Returns the multiple of `divisor` nearest to `value` that is at least 90 % of it.
+
+    Source: the rounding rule of MobileNetV3 (Howard et al., 2019), which OFA uses for every width.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of inverted-residual layers with one output width; the first layer has the stride."""
+
+    width: int
+    stride: int
+    act: str
+    se: bool
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What all subnets of one supernet share. Widths are those at width multiplier 1.0.
+
+    `first` is the fixed first layer (expansion 1, kernel 3); `stages` are the elastic ones;
+    `final_expand` and `feature_mix` are the widths of the 1x1 convolutions around the pooling.
+    """
+
+    name: str
+    stem_width: int
+    stem_act: str
+    first: Stage
+    stages: tuple[Stage, ...]
+    final_expand: int
+    feature_mix: int
+    head_act: str
+
+    def width(self, base: int, multiplier: float) -> int:
+        """Returns the channels of a layer of `base` channels under the width multiplier."""
+        return make_divisible(base * multiplier)
+
+
+# Cai et al., "Once for All" (ICLR 2020): MobileNetV3-Large with elastic stages.
+MOBILENET_V3 = Backbone(
+    name="MobileNetV3",
+    stem_width=16,
+    stem_act="h_swish",
+    first=Stage(16, 1, "relu", se=False),
+    stages=(
+        Stage(24, 2, "relu", se=False),
+        Stage(40, 2, "relu", se=True),
+        Stage(80, 2, "h_swish", se=False),
+        Stage(112, 1, "h_swish", se=True),
+        Stage(160, 2, "h_swish", se=True),
+    ),
+    final_expand=960,
+    feature_mix=1280,
+    head_act="h_swish",
+)

@@ -1,0 +1,60 @@
+"""One kind of error for bad input, and the one place where a script turns it into an exit code."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full; free some space and try again",
+    errno.EDQUOT: "the disk quota is used up; free some space and try again",
+    errno.EFBIG: "the file-size limit is reached (ulimit -f); raise it and try again",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose another folder or change its permissions",
+    errno.EPERM: "permission denied; choose another folder or change its permissions",
+}
+
+
+class UserError(Exception):
+    """Bad input: the message says what is wrong, where, and what to do, in one line."""
+
+
+def one_line(text: object) -> str:
+    """Returns `text` on a single line: control characters, as in odd paths, are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def describe_os_error(error: OSError) -> str:
+    """Returns one line for a failed system call: the file, the reason, and what to do."""
+    reason = _DISK_ERRORS.get(error.errno) or os.strerror(error.errno or 0)
+    return f"{error.filename or 'writing'}: {reason}"
+
+
+def run_script(main: Callable[[argparse.Namespace], object],
+               parser: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
+    """Parses the command line, calls `main(args)`, and returns the exit code.
+
+    `UserError` and errors of the file system become one line on stderr and exit code 2, Ctrl-C
+    becomes 130. Anything else is a fault of the program and keeps its traceback.
+    """
+    args = parser.parse_args(argv)
+    try:
+        main(args)
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{parser.prog}: interrupted{one_line(interrupt) and f'; {one_line(interrupt)}'}",
+              file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno is None:
+            raise
+        message = describe_os_error(error)
+    else:
+        return 0
+    print(f"{parser.prog}: error: {one_line(message)}", file=sys.stderr)
+    return EXIT_BAD_INPUT
