@@ -1,0 +1,45 @@
+"""Fixtures for every test: the project's root, the optional real data, one way to run a script."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project; tests that need it skip where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real data in ../shared/data, which is not here")
+    return folder
+
+
+@pytest.fixture
+def run_command():
+    """Runs `python <arguments>` in the project's root and returns the completed process."""
+
+    def run(*arguments, timeout: float = 300, **options) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *map(str, arguments)], cwd=options.pop("cwd", ROOT),
+                              capture_output=True, text=True, timeout=timeout, **options)
+
+    return run
+
+
+@pytest.fixture
+def fails_clearly(run_command):
+    """Runs a command that must fail on bad input: exit code 2, one line on stderr, no traceback."""
+
+    def check(*arguments, match: str = "") -> str:
+        done = run_command(*arguments)
+        assert done.returncode == 2, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        assert len([line for line in lines if "error" in line]) == 1, done.stderr
+        assert match in lines[-1], f"{match!r} is not in {lines[-1]!r}"
+        return lines[-1]
+
+    return check
