@@ -1,0 +1,245 @@
+"""The one training loop of the house, and the one evaluation loop. Uses torch alone.
+
+Whoever trains here differs in the *objective*: a function `(net, images, targets)` that returns
+the losses of one optimiser step as functions without arguments. Plain training has one, a
+supernet one for each subnet that it samples; their gradients add up.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[], Tensor]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[[nn.Module, Tensor, Tensor], Sequence[Loss]]
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Returns the device that the network's parameters are on."""
+    return next(net.parameters()).device
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """Moves (b, 3, h, w) images to the device in the memory format that convolutions run best in.
+
+    On two CPU cores `channels_last` made a supernet at 32 pixels four times faster.
+    """
+    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def autocast(device: torch.device, amp: str | None) -> Any:
+    """Returns a context of mixed precision; `amp` is None or a key of `AMP_DTYPES`."""
+    return torch.autocast(device.type, AMP_DTYPES[amp]) if amp else nullcontext()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds torch inside the block (dropout, drop path) and puts its generators back after it."""
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        yield
+
+
+def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
+             progress: Callable[[Batches], Batches] | None = None,
+             reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    """Measures a classifier once over the batches; its training mode is put back afterwards.
+
+    Args:
+        net: maps (b, 3, r, r) images to (b, n_classes) logits.
+        batches: (images, labels) with (b,) int64 labels, on any device.
+        amp: None, or the precision of the forward pass: bfloat16 or float16.
+        progress: wraps the batches, as `tqdm` does.
+        reduce: sums a (4,) tensor over all processes, where each holds a part of the images.
+
+    Returns:
+        `loss` (mean cross-entropy), `top1` and `top5` in percent, `n_images`. With at most five
+        classes `top5` is 100.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    device, was_training = device_of(net), net.training
+    net.eval().to(memory_format=torch.channels_last)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for images, labels in progress(batches) if progress else batches:
+        labels = labels.to(device, non_blocking=True)
+        with torch.inference_mode(), autocast(device, amp):
+            logits = net(to_device(images, device))
+            sums += _batch_sums(logits.float(), labels).cpu()
+    net.train(was_training)
+    loss, top1, top5, n = (reduce(sums) if reduce else sums).tolist()
+    if n == 0:
+        raise ValueError("no images to evaluate on")
+    return {"loss": loss / n, "top1": 100 * top1 / n, "top5": 100 * top5 / n, "n_images": int(n)}
+
+
+def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns float64 [sum of losses, right in the first, right in the first five, images]."""
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices.eq(labels[:, None])
+    counts = (loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels)))
+    return torch.stack([count.double() for count in counts])
+
+
+def supervised(criterion: Criterion = F.cross_entropy) -> Objective:
+    """Returns the plain objective: one loss against the targets."""
+    return lambda net, images, targets: [lambda: criterion(net(images), targets)]
+
+
+def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Cross-entropy of (b, n) logits against the teacher's class probabilities, mean over b."""
+    return F.cross_entropy(logits, teacher_logits.float().softmax(dim=1))
+
+
+def distilled(teacher: nn.Module, ratio: float = 1.0,
+              criterion: Criterion = F.cross_entropy) -> Objective:
+    """Returns the objective `criterion + ratio * soft cross-entropy to the teacher's output`.
+
+    The teacher sees the same images; it must be in eval mode with calibrated BN statistics.
+    """
+    def objective(net: nn.Module, images: Tensor, targets: Tensor) -> list[Loss]:
+        def loss() -> Tensor:
+            with torch.no_grad():
+                soft = teacher(images)
+            logits = net(images)
+            return criterion(logits, targets) + ratio * soft_cross_entropy(logits, soft)
+        return [loss]
+    return objective
+
+
+def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, *,
+                    objective: Objective | None = None, amp: str | None = None,
+                    scaler: torch.amp.GradScaler | None = None,
+                    clip_grad: Callable[[], Any] | None = None, accumulate: int = 1,
+                    on_step: Callable[[int, Tensor], None] | None = None) -> dict[str, float]:
+    """Trains for one pass over the batches.
+
+    Args:
+        net: the network, on its device; it is left in training mode.
+        batches: (images, targets); `len` is needed only to accumulate.
+        optimizer: of the parameters of `net`.
+        objective: see the module's docstring; the default is `supervised()`.
+        amp: None, or the precision of the forward pass: bfloat16 or float16.
+        scaler: scales the losses, needed with float16.
+        clip_grad: called on the unscaled gradients before each optimiser step.
+        accumulate: batches for each optimiser step; their gradients are averaged.
+        on_step: called after each optimiser step with its number within the epoch (1, 2, ...)
+            and the loss, a detached scalar on the device: reading it waits for the device.
+
+    Returns:
+        `loss` (mean over images, all losses of a step added), `n_images`, `seconds`,
+        `images_per_s`.
+    """
+    objective = objective or supervised()
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    device, start = device_of(net), time.perf_counter()
+    net.train().to(memory_format=torch.channels_last)
+    total, n_images, step = torch.zeros((), device=device), 0, 0
+    for group in _groups(batches, accumulate):
+        loss = torch.zeros((), device=device)
+        for i, (images, targets) in enumerate(group, 1):
+            targets = targets.to(device, non_blocking=True)
+            losses = objective(net, to_device(images, device), targets)
+            last = i == len(group)
+            loss += _backward(net, losses, scaler, autocast(device, amp), len(group), last)
+            n_images += len(images)
+        _update(optimizer, scaler, clip_grad)
+        step += 1
+        total += loss * sum(len(images) for images, _ in group)
+        if on_step:
+            on_step(step, loss)
+    mean_loss, seconds = total.item() / max(n_images, 1), time.perf_counter() - start
+    return {"loss": mean_loss, "n_images": n_images, "seconds": seconds,
+            "images_per_s": n_images / seconds}
+
+
+def _groups(batches: Batches, size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Yields the batches in lists of `size`; what is left over at the end forms a shorter one."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _backward(net: nn.Module, losses: Sequence[Loss], scaler: torch.amp.GradScaler,
+              precision: Any, divisor: int, last: bool) -> Tensor:
+    """Adds the gradients of all losses and returns their sum; processes synchronise once."""
+    total = 0.0
+    for i, loss_fn in enumerate(losses, 1):
+        synchronise = last and i == len(losses)
+        with nullcontext() if synchronise else getattr(net, "no_sync", nullcontext)():
+            with precision:
+                loss = loss_fn() / divisor
+            scaler.scale(loss).backward()
+        total = total + loss.detach()
+    return total
+
+
+def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+            clip_grad: Callable[[], Any] | None) -> None:
+    if clip_grad:
+        scaler.unscale_(optimizer)
+        clip_grad()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def cosine(step: int, n_steps: int) -> float:
+    """Returns the factor of the learning rate after `step` of `n_steps`: from 1 down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / max(n_steps, 1)))
+
+
+def fine_tune(net: nn.Module, batches: Batches, epochs: int, lr: float, *,
+              momentum: float = 0.9, weight_decay: float = 4e-5, clip_grad: float | None = None,
+              amp: str | None = None, seed: int = 0) -> list[dict[str, float]]:
+    """Trains with SGD and a cosine schedule by steps: the short training of an evaluation.
+
+    Args:
+        net: the network, on its device; changed in place and left in eval mode.
+        batches: (images, labels), iterated once for each epoch, with `len`; where it has
+            `set_epoch`, that is called with 0, 1, ... first.
+        epochs: passes over the batches; 0 does nothing.
+        lr: the initial learning rate.
+        momentum, weight_decay: of SGD.
+        clip_grad: the largest norm of the gradient, or None.
+        amp: None, bfloat16 or float16.
+        seed: of dropout and drop path.
+
+    Returns:
+        What `train_one_epoch` returns, for each epoch.
+    """
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    n_steps = epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, n_steps))
+    scaler = torch.amp.GradScaler(device_of(net).type, enabled=amp == "float16")
+    clip = None
+    if clip_grad is not None:
+        def clip() -> Tensor:
+            return nn.utils.clip_grad_norm_(parameters, clip_grad)
+    history = []
+    with seeded(seed):
+        for epoch in range(epochs):
+            if hasattr(batches, "set_epoch"):
+                batches.set_epoch(epoch)
+            history.append(train_one_epoch(
+                net, batches, optimizer, amp=amp, scaler=scaler, clip_grad=clip,
+                on_step=lambda *_: schedule.step()))
+    net.eval()
+    return history
