@@ -1,0 +1,127 @@
+"""Fronts of minimised objectives: non-dominated points, hypervolume, and choices among them.
+
+Every `F` is an (n, m) array: n points, m objectives, all minimised.
+"""
+
+import moocore
+import numpy as np
+from numpy.typing import ArrayLike
+
+from utils.errors import UserError
+
+REFERENCE_MARGIN = 1.01
+TRADEOFF_RADIUS = 0.125
+
+
+def non_dominated(F: ArrayLike) -> np.ndarray:
+    """Returns the (n,) bool mask of the non-dominated points; of equal points only the first.
+
+    Raises:
+        UserError: `F` is not (n, m), or holds NaN or infinity.
+    """
+    F = _checked(F)
+    if not len(F):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(moocore.is_nondominated(F, keep_weakly=False), dtype=bool)
+
+
+def reference_point(F: ArrayLike) -> np.ndarray:
+    """Returns the (m,) reference point of the hypervolume: 1.01 x the worst of each objective.
+
+    Raises:
+        UserError: `F` is empty, not (n, m), or holds NaN or infinity.
+    """
+    F = _checked(F)
+    if not len(F):
+        raise UserError("the reference point needs at least one evaluated architecture")
+    return REFERENCE_MARGIN * F.max(axis=0)
+
+
+def hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
+    """Returns the volume that `F` dominates below `ref` (m,); points beyond `ref` add nothing.
+
+    Raises:
+        UserError: `F` is not (n, m), `ref` not (m,), or one of them holds NaN or infinity.
+    """
+    F, ref = _checked(F), np.asarray(ref, dtype=float)
+    if ref.shape != F.shape[1:] or not np.isfinite(ref).all():
+        raise UserError(f"the reference point must be {F.shape[1]} finite numbers, one per "
+                        f"objective, not {ref.tolist()}")
+    return float(moocore.hypervolume(F, ref=ref)) if len(F) else 0.0
+
+
+def normalized_hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
+    """Returns `hypervolume(F, ref)` divided by the product of `ref`: 0..1 where all F >= 0.
+
+    Raises:
+        UserError: as `hypervolume`, or `ref` is not positive.
+    """
+    volume, box = hypervolume(F, ref), float(np.prod(ref))
+    if not np.min(ref) > 0:
+        raise UserError(f"the reference point must be positive, not {np.asarray(ref).tolist()}")
+    return volume / box
+
+
+def asf(F: ArrayLike, weights: ArrayLike) -> np.ndarray:
+    """Returns the (n,) achievement scalarising values `max_j F[:, j] / weights[j]`.
+
+    The smaller, the closer to the preferred point `weights` (m,), seen from the ideal point 0.
+    Source: Wierzbicki (1980); a weight of 0 counts as 1e-10, as in pymoo's `ASF`.
+
+    Raises:
+        UserError: `F` is not (n, m), or `weights` are not m finite numbers >= 0.
+    """
+    F, weights = _checked(F), np.asarray(weights, dtype=float)
+    if weights.shape != F.shape[1:] or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UserError(f"preferences must be {F.shape[1]} finite numbers >= 0, one per objective, "
+                        f"not {weights.tolist()}")
+    return (F / np.where(weights == 0, 1e-10, weights)).max(axis=1)
+
+
+def tradeoff(F: ArrayLike) -> np.ndarray:
+    """Returns the (n,) trade-off of each point of a front: the higher, the more of a knee.
+
+    Objectives are scaled to 0..1. The trade-off is the least loss per unit of gain in moving to a
+    neighbour: one of the points within 0.125, or of the nearest 2 m where fewer lie there. A point
+    that no neighbour improves on has infinity.
+    Source: Rachmawati and Srinivasan (2009), as the original selects with pymoo.
+
+    Raises:
+        UserError: `F` is not (n, m), or holds NaN or infinity.
+    """
+    F = _checked(F)
+    if not len(F):
+        return np.zeros(0)
+    span = np.ptp(F, axis=0)
+    F = (F - F.min(axis=0)) / np.where(span > 0, span, 1.0)
+    step = F[None, :, :] - F[:, None, :]
+    loss, gain = step.clip(min=0).sum(axis=-1), (-step).clip(min=0).sum(axis=-1)
+    distance = np.linalg.norm(step, axis=-1)
+    least = min(2 * F.shape[1], len(F) - 1)
+    few = (distance <= TRADEOFF_RADIUS).sum(axis=1) < least
+    nearest = np.sort(distance, axis=1)[:, least]
+    radius = np.where(few, nearest, TRADEOFF_RADIUS)
+    better = (distance <= radius[:, None]) & (gain > 0)
+    ratio = np.divide(loss, gain, out=np.full_like(loss, np.inf), where=better)
+    return ratio.min(axis=1)
+
+
+def high_tradeoff(F: ArrayLike, n: int) -> np.ndarray:
+    """Returns the indices of the `n` highest trade-offs of a front, the highest first.
+
+    Fewer come back where the front is smaller; ties go to the smaller index.
+
+    Raises:
+        UserError: `F` is not (n, m), or holds NaN or infinity.
+    """
+    return np.argsort(-tradeoff(F), kind="stable")[:n]
+
+
+def _checked(F: ArrayLike) -> np.ndarray:
+    F = np.asarray(F, dtype=float)
+    if F.ndim != 2 or F.shape[1] < 1:
+        raise UserError(f"objectives must have the shape (points, objectives), not {F.shape}")
+    if not np.isfinite(F).all():
+        row = int(np.flatnonzero(~np.isfinite(F).all(axis=1))[0])
+        raise UserError(f"objectives must be finite numbers, but point {row} has {F[row].tolist()}")
+    return F
