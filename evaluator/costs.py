@@ -1,0 +1,291 @@
+"""Parameters and FLOPs in closed form, for one network or a whole population; free of torch.
+
+Two conventions. `flops`: multiply-accumulates of convolutions and linear layers, one per element
+of each multiplication (hard-swish, squeeze-and-excite scaling), and the outputs of the means in
+poolings; batch normalisation is free. This is how torchprofile 0.0.1 counts, and so the published
+NSGANetV2 figures. `macs`: convolutions and linear layers only, as OFA counts.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluator.latency import LookUpTable, build_command
+from evaluator.layers import (
+    MAX_RESOLUTION,
+    Layer,
+    arch_layers,
+    read_config_layers,
+    supernet_of,
+)
+from search_space import OFASearchSpace, SearchSpace, read_arch
+from search_space.backbones import make_divisible
+from utils.errors import UserError, run_script
+from utils.files import read_json
+
+FLOPS_CONVENTION = "torchprofile 0.0.1: conv + linear MACs, multiplications, pooling means"
+MACS_CONVENTION = "conv + linear MACs"
+SE_REDUCTION = 4
+SE_DIVISOR = 8
+# Multiplications per element; ReLUs and sigmoids have none.
+ACT_MULTIPLICATIONS = {"h_swish": 1}
+
+
+class Costs(NamedTuple):
+    """Exact counts of a layer or a network."""
+
+    params: int
+    flops: int
+    macs: int
+
+
+def layer_costs(layer: Layer) -> Costs:
+    """Returns the parameters, FLOPs and MACs of one layer."""
+    return total_costs(_PARTS[layer.kind](layer))
+
+
+def total_costs(costs: Sequence[Costs]) -> Costs:
+    """Returns the sum, measure by measure."""
+    return Costs(*map(sum, zip(*costs, strict=True)))
+
+
+def _conv(inputs: int, outputs: int, size: int, kernel: int = 1, groups: int = 1,
+          act: str | None = None, bn: bool = True, bias: bool = False) -> Costs:
+    weights = kernel * kernel * inputs // groups * outputs
+    elements = outputs * size * size
+    macs = weights * size * size
+    return Costs(weights + outputs * (2 * bn + bias),
+                 macs + elements * ACT_MULTIPLICATIONS.get(act, 0), macs)
+
+
+def _pool(channels: int, size: int) -> Costs:
+    """Two means, over the width and then over the height; each output counts one."""
+    return Costs(0, channels * size + channels, 0)
+
+
+def _squeeze_excite(channels: int, size: int) -> list[Costs]:
+    mid = make_divisible(channels // SE_REDUCTION, SE_DIVISOR)
+    return [_pool(channels, size),
+            _conv(channels, mid, 1, bn=False, bias=True),
+            _conv(mid, channels, 1, bn=False, bias=True),
+            Costs(0, channels * size * size, 0)]
+
+
+def _conv_parts(x: Layer) -> list[Costs]:
+    conv = _conv(x.in_channels, x.out_channels, x.out_size, x.kernel, x.groups, x.act, x.bn, x.bias)
+    return [conv, *(_squeeze_excite(x.out_channels, x.out_size) if x.se else [])]
+
+
+def _mbconv_parts(x: Layer) -> list[Costs]:
+    parts = [_conv(x.mid, x.mid, x.out_size, x.kernel, groups=x.mid, act=x.act),
+             _conv(x.mid, x.out_channels, x.out_size)]
+    if x.expand != 1:
+        parts.append(_conv(x.in_channels, x.mid, x.size, act=x.act))
+    return parts + (_squeeze_excite(x.mid, x.out_size) if x.se else [])
+
+
+_PARTS = {
+    "conv": _conv_parts,
+    "mbconv": _mbconv_parts,
+    "linear": _conv_parts,
+    "pool": lambda x: [_pool(x.in_channels, x.size)],
+}
+
+
+def network_costs(layers: Sequence[Layer]) -> Costs:
+    """Returns the exact parameters, FLOPs and MACs of a network."""
+    return total_costs([layer_costs(layer) for layer in layers])
+
+
+def config_costs(path: str, resolution: int = 224) -> Costs:
+    """Returns the exact costs of a `net.config` file; its own resolution goes before the argument.
+
+    Raises:
+        UserError: as `layers.read_config_layers`.
+    """
+    return network_costs(read_config_layers(path, resolution)[0])
+
+
+def millions(count: np.ndarray | int) -> np.ndarray | float:
+    """Returns counts in millions, rounded to two digits, as stats files have them."""
+    rounded = np.round(np.asarray(count) / 1e6, 2)
+    return rounded if rounded.ndim else float(rounded)
+
+
+def objective_values(costs: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Returns the second objective (n,) from what `CostModel.evaluate` gave.
+
+    Args:
+        costs: the population's costs.
+        name: `params`, `flops` or `macs` (in millions, two digits), or `cpu` (ms, unrounded).
+
+    Raises:
+        UserError: another name, or `cpu` without a latency table.
+    """
+    if name not in costs:
+        raise UserError(f"the objective {name!r} is not among the costs at hand "
+                        f"({', '.join(costs)}); 'cpu' needs a latency table")
+    return costs[name] if name == "cpu" else millions(costs[name])
+
+
+class CostModel:
+    """The costs of whole populations of one space, by table look-up.
+
+    Every layer that a subnet can have is counted once; a population's costs are then a gather and
+    a sum. Unused genes have no influence.
+
+    Args:
+        space: a space with a supernet.
+        n_classes: outputs of the classifier.
+        width_mult: width multiplier of the supernet.
+        lut: a latency table; with one `evaluate` also gives `cpu`.
+
+    Raises:
+        UserError: the table lacks layers of the space; the message says how to measure them.
+    """
+
+    def __init__(self, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
+                 lut: LookUpTable | None = None) -> None:
+        self.space = space
+        self.supernet = supernet_of(space, n_classes, width_mult)
+        self.lut = lut
+        if lut is not None:
+            lut.require_space(space, n_classes, width_mult)
+        self._fixed, self._blocks = self._tables()
+
+    def evaluate(self, X: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the costs of (n, n_var) integer vectors.
+
+        Returns:
+            `params`, `flops`, `macs`: (n,) int64, exact; `cpu`: (n,) float ms, given a table.
+
+        Raises:
+            ValueError: `X` has another shape, or genes outside the bounds of the space.
+        """
+        X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != self.space.n_var:
+            raise ValueError(f"expected vectors of shape (n, {self.space.n_var}), not {X.shape}")
+        X = X.astype(np.intp)
+        if np.any((X < self.space.lower) | (X > self.space.upper)):
+            raise ValueError(f"genes outside the bounds of the space {self.space.name}")
+        rows = self._block_rows(X)
+        return {name: fixed[X[:, -1]] + self._blocks[name].take(rows).sum(axis=1)
+                for name, fixed in self._fixed.items()}
+
+    def of_arch(self, arch: dict) -> dict[str, int | float]:
+        """Returns the costs of one architecture as plain numbers."""
+        costs = self.evaluate(self.space.encode(arch)[None])
+        return {name: values[0].item() for name, values in costs.items()}
+
+    def _block_rows(self, X: np.ndarray) -> np.ndarray:
+        """Returns (n, slots) positions in the block tables; 0, whose cost is 0, where unused."""
+        s = self.space
+        stages = X[:, :-1].reshape(len(X), s.num_blocks, 1 + 2 * s.max_depth)
+        kernels, expansions = np.split(stages[..., 1:], 2, axis=-1)
+        slots = np.arange(s.num_blocks * s.max_depth).reshape(s.num_blocks, s.max_depth)
+        rows = slots * len(s.kernel_size) + kernels
+        rows = rows * len(s.exp_ratio) + expansions
+        rows = rows * len(s.resolution) + X[:, -1, None, None] + 1
+        used = np.arange(s.max_depth) < np.array(s.depth)[stages[..., :1]]
+        return (rows * used).reshape(len(X), -1)
+
+    def _tables(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Returns, by measure, the fixed costs (resolutions,) and the flat table of the blocks."""
+        s, net = self.space, self.supernet
+        sizes = [net.stage_sizes(r) for r in s.resolution]
+        fixed = [net.body(r) + net.head(size[-1])
+                 for r, size in zip(s.resolution, sizes, strict=True)]
+        blocks = [net.block(stage, position, kernel, expand, size[stage + (position > 0)])
+                  for stage in range(s.num_blocks) for position in range(s.max_depth)
+                  for kernel in s.kernel_size for expand in s.exp_ratio for size in sizes]
+        known = {layer: layer_costs(layer)._asdict() for layer in {*blocks, *sum(fixed, [])}}
+        names = list(Costs._fields)
+        if self.lut is not None:
+            names.append("cpu")
+            for layer, costs in known.items():
+                costs["cpu"] = self.lut.latency([layer])
+        return ({name: np.array([sum(known[x][name] for x in row) for row in fixed])
+                 for name in names},
+                {name: np.array([0] + [known[x][name] for x in blocks]) for name in names})
+
+
+def file_costs(path: str, args: argparse.Namespace,
+               lut: LookUpTable | None = None) -> tuple[dict[str, object], list[Layer]]:
+    """Returns what is printed for one `net.subnet` or `net.config` file, and its layers.
+
+    Raises:
+        UserError: the file is damaged or neither of the two, or `lut` lacks some of its layers.
+    """
+    content = read_json(path, "net.subnet or net.config file")
+    if "blocks" in content:
+        layers, resolution = read_config_layers(path, args.img_size)
+        command = build_command([resolution], config=path)
+    elif "ks" in content:
+        arch = read_arch(path)
+        resolution = arch["r"]
+        layers = arch_layers(OFASearchSpace(resolutions=[resolution]), arch, args.n_classes,
+                             args.width)
+        command = build_command([resolution], args.n_classes, args.width)
+    else:
+        raise UserError(f"{path}: neither a net.subnet (key 'ks') nor a net.config (key 'blocks')")
+    costs = network_costs(layers)
+    row = {"file": str(path), "resolution": resolution,
+           "params_count": costs.params, "flops_count": costs.flops, "macs_count": costs.macs,
+           "params": millions(costs.params), "flops": millions(costs.flops),
+           "flops_convention": FLOPS_CONVENTION, "macs_convention": MACS_CONVENTION}
+    if lut is not None:
+        lut.require(layers, command)
+        row["cpu"] = lut.latency(layers)
+    return row, layers
+
+
+def layer_table(layers: Sequence[Layer], lut: LookUpTable | None = None) -> str:
+    """Returns a table with one line per layer, in text."""
+    lines = [f"{'layer':<20}{'input':>14}{'output':>14}{'k':>3}{'s':>3}{'e':>4}{'se':>3}"
+             f"{'act':>9}{'params':>10}{'flops':>12}{'macs':>12}{'ms' if lut else '':>9}"]
+    for x in layers:
+        costs = layer_costs(x)
+        shapes = (f"{x.size}x{x.size}x{x.in_channels}",
+                  f"{x.out_size}x{x.out_size}x{x.out_channels}")
+        lines.append(f"{x.name:<20}{shapes[0]:>14}{shapes[1]:>14}{x.kernel:>3}{x.stride:>3}"
+                     f"{x.expand:>4g}{x.se:>3d}{x.act or '-':>9}{costs.params:>10}"
+                     f"{costs.flops:>12}{costs.macs:>12}"
+                     + (f"{lut.latency([x]):>9.4f}" if lut else ""))
+    return "\n".join(lines)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command line of `python -m evaluator.costs`."""
+    p = argparse.ArgumentParser(
+        prog="python -m evaluator.costs",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Prints the exact costs of networks, one JSON line per file. "
+        f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
+    p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
+    p.add_argument("--lut", help="latency table (YAML); adds cpu, in ms")
+    p.add_argument("--n_classes", type=int, default=1000, help="classes, for a net.subnet")
+    p.add_argument("--width", type=float, default=1.0,
+                   help="width multiplier of the supernet, for a net.subnet")
+    p.add_argument("--img-size", type=int, default=224,
+                   help="input resolution, for a net.config that has none")
+    p.add_argument("--layers", action="store_true", help="print a table of the layers, too")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prints the costs of every file; nothing is printed when one of them is bad."""
+    if not 8 <= args.img_size <= MAX_RESOLUTION:
+        raise UserError(f"--img-size must be 8..{MAX_RESOLUTION}, not {args.img_size}")
+    lut = LookUpTable.read(args.lut) if args.lut else None
+    for row, layers in [file_costs(path, args, lut) for path in args.files]:
+        print(json.dumps(row))
+        if args.layers:
+            print(layer_table(layers, lut))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))

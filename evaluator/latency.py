@@ -1,0 +1,113 @@
+"""Latency: look-up tables of single layers, and measurement on the device at hand."""
+
+import copy
+import math
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from evaluator.layers import Layer, space_layers
+from search_space import SearchSpace
+from utils.errors import UserError
+from utils.files import read_text, read_yaml
+
+if TYPE_CHECKING:
+    import torch
+
+SHOWN_KEYS = 5
+MIN_REPEATS = 10
+
+
+class LookUpTable:
+    """Mean latency in ms of single layers, by their key; a network's latency is the sum.
+
+    The format is the one published with NSGANetV2: YAML, `key: {mean: ms, var: ms^2}`. Tables of
+    `scripts/build_lut.py` also have `count`, and say in leading comments how they were measured.
+
+    Attributes:
+        path: the file.
+        entries: key -> mean in ms.
+        header: what the leading comments say; empty for published tables.
+    """
+
+    def __init__(self, path: str | os.PathLike, entries: dict[str, float],
+                 header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.entries = entries
+        self.header = header
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "LookUpTable":
+        """Reads and checks a table.
+
+        Raises:
+            UserError: the file is missing, damaged, or an entry has no finite positive mean.
+        """
+        rows = read_yaml(path, "latency table")
+        return cls(path, {key: _checked_mean(path, key, row) for key, row in rows.items()},
+                   read_header(path))
+
+    def missing(self, layers: Iterable[Layer]) -> list[str]:
+        """Returns the keys of `layers` that the table lacks, each once."""
+        keys = dict.fromkeys(layer.key for layer in layers if layer.key is not None)
+        return [key for key in keys if key not in self.entries]
+
+    def require(self, layers: Iterable[Layer], command: str) -> None:
+        """Raises UserError when layers are missing; `command` is what measures them."""
+        missing = self.missing(layers)
+        if missing:
+            more = f" and {len(missing) - SHOWN_KEYS} more" if len(missing) > SHOWN_KEYS else ""
+            raise UserError(f"{self.path}: the latency table lacks {len(missing)} layers: "
+                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; measure a table that has "
+                            f"them with: {command}")
+
+    def require_space(self, space: SearchSpace, n_classes: int, width_mult: float) -> None:
+        """Raises UserError unless the table has every layer that the space can contain."""
+        self.require(space_layers(space, n_classes, width_mult),
+                     build_command(space.resolution, n_classes, width_mult))
+
+    def latency(self, layers: Iterable[Layer]) -> float:
+        """Returns the sum in ms over `layers`, all of which the table must have."""
+        return sum(self.entries[layer.key] for layer in layers if layer.key is not None)
+
+
+def build_command(resolutions: Sequence[int], n_classes: int = 1000, width_mult: float = 1.0,
+                  config: str | None = None) -> str:
+    """Returns the command that measures a space's layers (or a net.config's) on this machine."""
+    what = ["--config", config] if config else ["--n_classes", str(n_classes),
+                                                "--width", str(width_mult)]
+    return shlex.join(["python", "scripts/build_lut.py", "--out", "my_lut.yaml", *what,
+                       "--resolutions", *map(str, resolutions)])
+
+
+def read_header(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the `# name: value` lines at the top of a table as a dict; {} where there are none.
+
+    Raises:
+        UserError: the file cannot be read, or its leading comments are no such lines.
+    """
+    lines = []
+    for line in read_text(path, "latency table").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").strip())
+    try:
+        header = yaml.safe_load("\n".join(lines)) if lines else {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}: the comments at the top are not 'name: value' lines "
+                        f"({type(error).__name__})") from None
+    return header if isinstance(header, dict) else {}
+
+
+def _checked_mean(path: str | os.PathLike, key: Any, row: Any) -> float:
+    mean = row.get("mean") if isinstance(row, dict) else None
+    if not isinstance(key, str) or isinstance(mean, bool) or not isinstance(mean, int | float) \
+            or not 0 < mean < math.inf:
+        raise UserError(f"{path}: entry {str(key)[:80]!r}: expected a mean in ms above 0, found "
+                        f"{str(row)[:60]!r}; measure it again or take it out")
+    return float(mean)
