@@ -1,5 +1,7 @@
 """The fixed part of each supernet (widths, strides, activations), read by spaces and costs."""
 
+import os
+import re
 from dataclasses import dataclass
 
 CHANNEL_DIVISOR = 8
@@ -63,3 +65,9 @@ MOBILENET_V3 = Backbone(
     feature_mix=1280,
     head_act="h_swish",
 )
+
+
+def width_from_name(path: str | os.PathLike) -> float:
+    """Returns the width multiplier in a checkpoint's name (`..._w1.2` -> 1.2); 1.0 without one."""
+    found = re.findall(r"_w(\d+(?:\.\d+)?)(?=[._]|$)", os.path.basename(os.fspath(path)))
+    return float(found[-1]) if found else 1.0

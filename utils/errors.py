@@ -58,3 +58,19 @@ def run_script(main: Callable[[argparse.Namespace], object],
         return 0
     print(f"{parser.prog}: error: {one_line(message)}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+class TypedFlagsParser(argparse.ArgumentParser):
+    """A parser that also tells which flags were typed: `args.typed`, a set of their names.
+
+    A resumed run takes the others from where it stored them.
+    """
+
+    def parse_args(self, args=None, namespace=None):
+        """Parses as usual and adds `typed`."""
+        parsed = super().parse_args(args, namespace)
+        untyped = object()
+        probe = argparse.Namespace(**dict.fromkeys(vars(parsed), untyped))
+        super().parse_args(args, probe)
+        parsed.typed = {name for name, value in vars(probe).items() if value is not untyped}
+        return parsed

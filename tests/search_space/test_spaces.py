@@ -1,0 +1,191 @@
+"""The contract of every search space, then golden figures of each."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_space import SEARCH_SPACES, OFASearchSpace, get_search_space, read_arch
+from search_space.backbones import MOBILENET_V3, make_divisible, width_from_name
+from search_space.base import rows_in, unique_rows
+from utils.errors import UserError
+
+
+@pytest.fixture(params=sorted(SEARCH_SPACES))
+def space(request):
+    return get_search_space(request.param)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_decode_inverts_encode(space, rng):
+    for arch in space.sample(200, rng=rng):
+        assert space.decode(space.encode(arch)) == arch
+
+
+def test_encode_inverts_decode_up_to_the_canonical_form(space, rng):
+    X = rng.integers(space.lower, space.upper, size=(200, space.n_var), endpoint=True)
+    canonical = space.canonical(X)
+    for x, expected in zip(X, canonical, strict=True):
+        np.testing.assert_array_equal(space.encode(space.decode(x)), expected)
+    np.testing.assert_array_equal(space.canonical(canonical), canonical)
+    assert (X != canonical).any(), "some random vectors have unused genes"
+
+
+def test_canonical_leaves_its_input_alone(space, rng):
+    X = rng.integers(space.lower, space.upper, size=(20, space.n_var), endpoint=True)
+    before = X.copy()
+    space.canonical(X)
+    np.testing.assert_array_equal(X, before)
+
+
+def test_the_initial_sample_is_distinct_and_starts_with_the_extremes(space, rng):
+    archs = space.initialize(60, rng=rng)
+    X = np.array([space.encode(arch) for arch in archs])
+    assert len(archs) == 60 == len(unique_rows(X))
+    assert archs[:2] == space.extremes()
+    np.testing.assert_array_equal(X[0], np.zeros(space.n_var))
+    np.testing.assert_array_equal(X[1], space.upper)
+
+
+def test_the_same_seed_draws_the_same_architectures(space):
+    draws = [space.sample(5, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_every_value_of_every_gene_is_drawn(space, rng):
+    X = space.draw(2000, rng)
+    for gene, upper in zip(X.T, space.upper, strict=True):
+        assert set(gene) == set(range(upper + 1))
+
+
+def test_more_than_the_space_holds_is_refused():
+    space = OFASearchSpace(resolutions=[32])
+    with pytest.raises(UserError, match="2 or more"):
+        space.initialize(1)
+
+
+@pytest.mark.parametrize("wrong", ["short", "long", "low", "high", "fraction"])
+def test_invalid_vectors_are_refused(space, wrong):
+    x = space.upper.astype(float)
+    vector = {"short": x[:-1], "long": np.append(x, 0), "low": x - 4, "high": x + 1,
+              "fraction": x - 0.5}[wrong]
+    with pytest.raises(UserError):
+        space.decode(vector)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(UserError, match=r"choose from .*mbv3"):
+        get_search_space("darts")
+
+
+def test_rows_in_finds_rows(rng):
+    X = rng.integers(0, 3, size=(50, 4))
+    found = rows_in(X, X[::2])
+    assert found[::2].all()
+    for row, is_found in zip(X, found, strict=True):
+        assert is_found == any((row == other).all() for other in X[::2])
+
+
+# ----------------------------------------------------------------------- OFA MobileNetV3
+
+
+def test_golden_encodings(shared_data):
+    space = OFASearchSpace()
+    rows = json.loads((shared_data / "reference_costs.json").read_text())
+    assert len(rows) == 30
+    for row in rows:
+        assert space.encode(row["arch"]).tolist() == row["encoded"]
+        assert space.decode(row["encoded"]) == row["arch"]
+
+
+def test_bounds_of_the_ofa_space():
+    space = OFASearchSpace()
+    assert space.n_var == 46
+    assert space.upper.tolist() == [2] * 45 + [16]
+    assert space.resolution == list(range(192, 257, 4))
+
+
+def test_sample_honours_the_choices():
+    space = OFASearchSpace(seed=3)
+    for arch in space.sample(20, ks=[5], e=[3, 6], d=[2], r=[224]):
+        assert set(arch["ks"]) == {5} and set(arch["e"]) <= {3, 6}
+        assert arch["d"] == [2] * 5 and arch["r"] == 224
+    with pytest.raises(UserError, match="kernel size"):
+        space.sample(1, ks=[9])
+
+
+GOOD = {"ks": [3] * 10, "e": [4] * 10, "d": [2] * 5, "r": 224}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"ks": [3] * 9}, "list of 10"), ({"ks": "3"}, "list of 10"), ({"e": [5] * 10}, "3, 4, 6"),
+    ({"d": [2] * 4}, "list of 5"), ({"d": [1] * 5}, "2, 3, 4"), ({"r": 225}, "192"),
+    ({"ks": [True] * 10}, "3, 5, 7"), ({"ks": [3.0] * 10}, "3, 5, 7"), ({"r": None}, "192"),
+    ({"d": [[2]] * 5}, "2, 3, 4"), ({"r": [224]}, "192"),
+])
+def test_invalid_architectures_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        OFASearchSpace().encode({**GOOD, **change})
+
+
+def test_missing_keys_are_named():
+    with pytest.raises(UserError, match="lacks d, r"):
+        OFASearchSpace().encode({"ks": [], "e": []})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=25) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=30)
+
+
+@given(arch=json_values | st.fixed_dictionaries(
+    {"ks": st.lists(st.sampled_from([3, 5, 7, 4]), max_size=21) | json_values,
+     "e": st.lists(st.sampled_from([3, 4, 6]), max_size=21) | json_values,
+     "d": st.lists(st.sampled_from([2, 3, 4]), min_size=4, max_size=6) | json_values,
+     "r": st.sampled_from([192, 224, 1]) | json_values}))
+def test_any_json_is_an_architecture_or_a_clear_error(arch):
+    space = OFASearchSpace()
+    try:
+        x = space.encode(arch)
+    except UserError:
+        return
+    assert space.decode(x)["d"] == arch["d"]
+
+
+@given(content=st.binary(max_size=200))
+def test_any_bytes_as_a_subnet_file(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.subnet"
+    path.write_bytes(content)
+    with pytest.raises(UserError):
+        read_arch(path)
+
+
+def test_read_arch_keeps_foreign_resolutions(tmp_path):
+    path = tmp_path / "net.subnet"
+    path.write_text(json.dumps({**GOOD, "r": 100}))
+    assert read_arch(path)["r"] == 100
+    with pytest.raises(UserError, match=r"net\.subnet.*'r'"):
+        read_arch(path, OFASearchSpace())
+
+
+# --------------------------------------------------------------------------- backbones
+
+
+def test_widths_follow_the_rounding_rule():
+    assert [make_divisible(s.width * 1.2) for s in MOBILENET_V3.stages] == [32, 48, 96, 136, 192]
+    assert [make_divisible(v) for v in (1, 8, 11, 12, 20, 960 * 1.2)] == [8, 8, 16, 16, 24, 1152]
+
+
+@pytest.mark.parametrize(("name", "width"), [
+    ("ofa_mbv3_d234_e346_k357_w1.0", 1.0), ("data/ofa_mbv3_d234_e346_k357_w1.2", 1.2),
+    ("ofa_digits_w0.35", 0.35), ("ofa_digits_w0.35.pth", 0.35), ("ofa_w1", 1.0),
+    ("dir_w3/supernet", 1.0)])
+def test_the_width_stands_in_the_name(name, width):
+    assert width_from_name(name) == width
