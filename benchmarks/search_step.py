@@ -1,0 +1,86 @@
+"""Times one step of the search (Algorithm 1, line 2) on an archive of 340 architectures.
+
+    python benchmarks/search_step.py ORACLE [--lut LUT] [--predictor rbf] [--profile FILE]
+
+ORACLE is the accuracy predictor of the OFA authors, which gives the archive real-looking errors.
+A step is: fit the predictor, NSGA-II (population 40, 20 generations), subset selection.
+"""
+
+import argparse
+import cProfile
+import io
+import pstats
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from common import machine, table
+
+from acc_predictor import PREDICTORS, get_acc_predictor
+from evaluator.objectives import SecondObjective
+from evaluator.oracle import OracleEvaluator
+from msunas import propose
+from search_space import OFASearchSpace
+from utils.errors import run_script
+
+ARCHIVE, K, REPEATS = 340, 8, 5
+ORIGINAL = {"flops": "14 min", "cpu": "43 min"}
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = argparse.ArgumentParser(prog="search_step.py", description=__doc__.splitlines()[0])
+    p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
+    p.add_argument("--lut", help="latency table; adds the step with --sec_obj cpu")
+    p.add_argument("--predictor", choices=sorted(PREDICTORS), default="rbf", help="default: rbf")
+    p.add_argument("--profile", help="file for a profile of the step (flops)")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prints the table; the median of five steps each."""
+    space = OFASearchSpace()
+    X = np.array([space.encode(a) for a in space.initialize(ARCHIVE, rng=np.random.default_rng(0))])
+    oracle = OracleEvaluator(oracle_path=args.oracle)
+    errors = 100 - np.asarray(oracle.evaluate_many([space.decode(x) for x in X]))
+
+    def step(objective: SecondObjective, seed: int) -> None:
+        F = np.column_stack([errors, objective.values(X)])
+        predictor = get_acc_predictor(args.predictor, X, errors, seed=seed, lower=space.lower,
+                                      upper=space.upper)
+        chosen = propose(space, predictor, objective.values, X, F, X, K,
+                         np.random.default_rng(seed))
+        if chosen.shape != (K, space.n_var):
+            raise RuntimeError(f"the step proposed {chosen.shape} instead of {K} architectures")
+
+    rows = []
+    for name, lut in [("flops", None), *([("cpu", args.lut)] if args.lut else [])]:
+        objective = SecondObjective(name, space, lut=lut)
+        step(objective, 0)
+        seconds = []
+        for seed in range(REPEATS):
+            start = time.perf_counter()
+            step(objective, seed)
+            seconds.append(time.perf_counter() - start)
+        rows.append((name, args.predictor, ORIGINAL[name], f"{np.median(seconds):.2f} s",
+                     f"{min(seconds):.2f}..{max(seconds):.2f} s"))
+    print(machine())
+    print(table(("objective", "predictor", "original", "ours (median)", "range"), rows))
+    if args.profile:
+        write_profile(lambda: step(SecondObjective("flops", space), 1), args.profile)
+
+
+def write_profile(call, path: str) -> None:
+    """Writes where `call` spends its time, by own time, as a text table."""
+    profile = cProfile.Profile()
+    profile.runcall(call)
+    text = io.StringIO()
+    stats = pstats.Stats(profile, stream=text).strip_dirs()
+    stats.sort_stats("tottime").print_stats(25)
+    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+    Path(path).write_text("\n".join([machine(), *lines]) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
