@@ -1,0 +1,97 @@
+"""Pictures of a search as PNG files. matplotlib is imported when the first one is drawn."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.files import atomic_path
+
+UNITS = {"flops": "FLOPs (millions)", "params": "parameters (millions)",
+         "macs": "multiply-accumulates (millions)"}
+LATENCIES = {"cpu": "CPU latency", "gpu": "GPU latency"}
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9701c", "#9aa3ad"
+SIZE, DPI = (7.2, 4.6), 130
+
+
+def axis_label(sec_obj: str) -> str:
+    """Returns the label of an axis, with its unit: `FLOPs (millions)`, `CPU latency (ms)`."""
+    name = sec_obj.rstrip("0123456789")
+    if name in LATENCIES:
+        batch = sec_obj[len(name):]
+        return f"{LATENCIES[name]} (ms{f', batch {batch}' if batch else ''})"
+    return UNITS.get(sec_obj, sec_obj)
+
+
+def plot_front(path: str | os.PathLike, F: np.ndarray, front: np.ndarray, candidates: np.ndarray,
+               sec_obj: str, title: str) -> None:
+    """Draws an archive, its front as steps, and this iteration's candidates, atomically.
+
+    Args:
+        path: the PNG file.
+        F: (n, 2) top-1 error in percent and second objective of the archive.
+        front: (f, 2) its non-dominated part, in any order.
+        candidates: (k, 2) those that are new; may be empty.
+        sec_obj: name of the second objective.
+        title: one line.
+    """
+    figure, axes = _figure(title)
+    front = front[np.argsort(front[:, 1], kind="stable")]
+    axes.plot(F[:, 1], F[:, 0], "o", color=GREY, ms=4, alpha=0.55, mew=0, label="evaluated")
+    # The border of what the front dominates: down to its first point, in steps, on to the right.
+    axes.step([front[0, 1], *front[:, 1], F[:, 1].max()],
+              [F[:, 0].max(), *front[:, 0], front[-1, 0]],
+              where="post", color=BLUE, lw=1.3, alpha=0.8)
+    axes.plot(front[:, 1], front[:, 0], "o", color=BLUE, ms=5.5, mew=0, label="front")
+    if len(candidates):
+        axes.plot(candidates[:, 1], candidates[:, 0], "o", mfc="none", mec=ORANGE, mew=1.4, ms=9,
+                  label="new in this iteration")
+    axes.set_xlabel(axis_label(sec_obj))
+    axes.set_ylabel("top-1 error (%)")
+    axes.legend(frameon=False, loc="upper right")
+    _save(figure, path)
+
+
+def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence[float],
+                 tau: Sequence[float | None]) -> None:
+    """Draws the hypervolume and the predictor's quality over the evaluations, atomically.
+
+    Args:
+        path: the PNG file.
+        evaluated: number of evaluated architectures after each iteration.
+        hv: normalised hypervolume after each iteration.
+        tau: Kendall's tau of the predictor; None where none was fitted.
+    """
+    figure, axes = _figure("progress of the search")
+    axes.plot(evaluated, hv, "o-", color=BLUE, ms=4, lw=1.5)
+    axes.set_xlabel("evaluated architectures")
+    axes.set_ylabel("normalised hypervolume", color=BLUE)
+    fitted = [(n, value) for n, value in zip(evaluated, tau, strict=True) if value is not None]
+    if fitted:
+        right = axes.twinx()
+        right.plot(*zip(*fitted, strict=True), "s--", color=ORANGE, ms=4, lw=1.2)
+        right.set_ylabel("Kendall's tau of the predictor", color=ORANGE)
+        right.spines["top"].set_visible(False)
+    _save(figure, path)
+
+
+def _figure(title: str) -> tuple[Any, Any]:
+    """Returns a figure that no global state knows of, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11)
+    axes.grid(color="#e3e6ea", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: str | os.PathLike) -> None:
+    with atomic_path(path) as temporary:
+        # The software version is left out, so that equal pictures are equal files.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
