@@ -469,8 +469,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--n_epochs", type=count(0), help="epochs of fine-tuning in an evaluation "
                       "(default: the data set's: 0 for imagenet and digits, else 5)")
     data.add_argument("--test", action="store_true", help="score on the test images")
-    data.add_argument("--evaluator", choices=sorted(EVALUATORS), default="ofa",
-                      help="what answers; 'oracle' is a benchmark's ground truth")
+    data.add_argument("--evaluator", default="ofa", help="what answers: "
+                      f"{', '.join(sorted(EVALUATORS))} (a benchmark's ground truth), or a class "
+                      "of your own as module:Class, see evaluator.build_evaluator")
     data.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks")
     data.add_argument("--amp", action="store_true", help="evaluate in mixed precision")
     data.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "

@@ -1,0 +1,320 @@
+"""The real command on a tiny budget: files, seeds, kills, resume, faults, bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from search_space import OFASearchSpace
+from tests.conftest import ROOT
+from utils.archive import objectives, read_stats
+from utils.pareto import non_dominated
+
+EVALUATOR = "tests.search.evaluators:Formula"
+BUDGET = ("--n_doe", 52, "--iterations", 2, "--n_iter", 4)
+
+
+def command(save, *flags) -> list[str]:
+    return ["msunas.py", "--evaluator", EVALUATOR, "--save", str(save),
+            *map(str, BUDGET + flags)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but its settings, which name the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name != "settings.json"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run, shared by the tests; nobody writes to it."""
+    save = tmp_path_factory.mktemp("search") / "run"
+    done = subprocess.run([sys.executable, *command(save)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return save, done.stdout
+
+
+def test_the_files_are_those_of_the_original(finished):
+    save, _ = finished
+    names = set(contents(save))
+    expected = {f"iter_{i}.stats" for i in range(3)}
+    expected |= {f"iter_0/net_{j}.{kind}" for j in range(52) for kind in ("subnet", "stats")}
+    expected |= {f"iter_{i}/net_{j}.{kind}" for i in (1, 2) for j in range(4)
+                 for kind in ("subnet", "stats")}
+    assert names == expected
+    stats = json.loads((save / "iter_2.stats").read_text())
+    assert {"archive", "candidates", "hv", "surrogate"} <= set(stats)
+    assert len(stats["archive"]) == 60 and len(stats["candidates"]) == 4
+    assert stats["archive"][-4:] == stats["candidates"]
+    assert {"model", "name", "winner", "rmse", "rho", "tau"} <= set(stats["surrogate"])
+    net = json.loads((save / "iter_1" / "net_0.stats").read_text())
+    assert {"params", "flops", "gpu", "cpu", "loss", "top1", "top5"} <= set(net)
+    arch, error, _ = stats["candidates"][0]
+    subnets = [json.loads((save / "iter_2" / f"net_{j}.subnet").read_text()) for j in range(4)]
+    assert arch in subnets
+    assert error == 100 - json.loads((save / f"iter_2/net_{subnets.index(arch)}.stats")
+                                     .read_text())["top1"]
+
+
+def test_the_archive_is_clean_and_the_hypervolume_grows(finished):
+    save, output = finished
+    stats = [read_stats(save / f"iter_{i}.stats", OFASearchSpace().encode) for i in range(3)]
+    space = OFASearchSpace()
+    keys = {space.encode(record.arch).tobytes() for record in stats[2].archive}
+    assert len(keys) == 60
+    assert stats[0].hv <= stats[1].hv <= stats[2].hv and stats[0].hv < stats[2].hv
+    F = objectives(stats[2].archive)
+    assert non_dominated(F).sum() >= 5
+    assert stats[0].reference_point == pytest.approx(1.01 * F[:52].max(axis=0))
+    assert output.count("hypervolume") == 3 and "device-hours" in output
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(finished, tmp_path, run_command):
+    for name, flags in [("same", ["--cpu_workers", 1]), ("other", ["--seed", 1])]:
+        assert run_command(*command(tmp_path / name, *flags)).returncode == 0
+    assert contents(tmp_path / "same") == contents(finished[0])
+    assert (tmp_path / "other/iter_2.stats").read_bytes() != \
+        (finished[0] / "iter_2.stats").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["iter_0/net_20.stats", "iter_0.stats", "iter_1/net_1.stats",
+                                    "iter_2/net_2.stats"])
+def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, run_command, moment):
+    save = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "MSUNAS_TEST_SLEEP": "0.01"})
+    deadline = time.monotonic() + 60
+    while not (save / moment).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive, "workers die with their parent"
+    done = run_command("msunas.py", "--resume", save)
+    assert done.returncode == 0, done.stderr
+    assert contents(save) == contents(finished[0])
+
+
+def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_command):
+    save = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, "MSUNAS_TEST_SLEEP": "0.2"})
+    while not (save / "iter_0/net_3.stats").exists():
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert time.monotonic() - start < 5
+    assert process.returncode == 130
+    assert f"--resume {save}" in error and "Traceback" not in error
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert run_command("msunas.py", "--resume", save).returncode == 0
+    assert contents(save) == contents(finished[0])
+
+
+def test_resume_with_more_iterations_extends_a_finished_run(finished, tmp_path, run_command):
+    done = run_command("msunas.py", "--resume", finished[0], "--save", tmp_path / "more",
+                       "--iterations", 3)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "more/iter_3.stats").exists() and not (finished[0] / "iter_3").exists()
+
+
+def test_failures_are_recorded_never_scored_and_never_proposed_again(finished, tmp_path,
+                                                                     run_command):
+    archs = [json.loads((finished[0] / "iter_0" / f"net_{j}.subnet").read_text()) for j in (3, 7)]
+    faults = {json.dumps(arch, sort_keys=True): fault
+              for arch, fault in zip(archs, ("raise", "nan"), strict=True)}
+    done = run_command(*command(tmp_path / "run"),
+                       env={**os.environ, "MSUNAS_TEST_FAULTS": json.dumps(faults)})
+    assert done.returncode == 0, done.stderr
+    failed = [json.loads((tmp_path / f"run/failed/it_0_net_{j}").read_text()) for j in (3, 7)]
+    assert [f["status"] for f in failed] == ["failed", "nan"]
+    log = (tmp_path / "run/failed/it_0_net_3.log").read_text()
+    assert "Traceback" in log and "as the test wants" in log
+    stats = read_stats(tmp_path / "run/iter_2.stats")
+    assert len(stats.archive) == 58
+    assert not [record for record in stats.archive if record.arch in archs]
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    ({"*": "raise"}, "as the test wants"), ({"setup": "raise"}, "as the test wants")])
+def test_a_set_up_fault_stops_at_once_with_its_reason(tmp_path, run_command, fault, message):
+    done = run_command(*command(tmp_path / "run"),
+                       env={**os.environ, "MSUNAS_TEST_FAULTS": json.dumps(fault)})
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_after_it(finished, tmp_path, run_command):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=90", "none", small],
+                      capture_output=True).returncode:
+        pytest.skip("this machine does not let the test mount a file system")
+    try:
+        done = run_command(*command(small / "run"))
+        assert done.returncode == 2
+        errors = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert len(errors) == 1 and "disk is full" in errors[0], done.stderr
+        shutil.copytree(small / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*.lock"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert run_command("msunas.py", "--resume", tmp_path / "run").returncode == 0
+    assert contents(tmp_path / "run") == contents(finished[0])
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, fails_clearly):
+    save = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "MSUNAS_TEST_SLEEP": "0.5"})
+    try:
+        while not (save / "iter_0").exists():
+            time.sleep(0.01)
+        fails_clearly("msunas.py", "--resume", save, match=f"pid {process.pid}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--seed", 5], "--seed is 5, was 0"), (["--n_iter", 8], "--n_iter is 8, was 4"),
+    (["--sec_obj", "params"], "--sec_obj is params, was flops")])
+def test_resume_refuses_flags_that_change_results(finished, fails_clearly, flags, message):
+    before = contents(finished[0])
+    fails_clearly("msunas.py", "--resume", finished[0], *flags, match=message)
+    assert contents(finished[0]) == before
+
+
+def test_a_non_empty_save_is_refused(finished, fails_clearly):
+    before = contents(finished[0])
+    fails_clearly(*command(finished[0]), match="not empty")
+    assert contents(finished[0]) == before
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--resume", "no/such"], "no search"), (["--sec_obj", "speed"], "flops"),
+    (["--predictor", "tree"], "invalid choice"), (["--dataset", "mnist"], "invalid choice"),
+    (["--n_doe", 1], "2 or more"), (["--n_doe", "x"], "invalid integer"),
+    (["--n_classes", 7], "1000 classes"), (["--resolutions", "big"], "192:256:4"),
+    (["--evaluator", "oracle"], "--oracle_path"), (["--evaluator", "magic"], "magic"),
+    (["--sec_obj", "cpu", "--lut", "absent.yaml"], "absent.yaml"),
+    (["--evaluator", "oracle", "--oracle_path", "absent.pth"], "absent.pth"),
+    (["--evaluator", "ofa", "--dataset", "digits", "--supernet_path", "absent"], "absent"),
+])
+def test_bad_flags_are_named(tmp_path, fails_clearly, flags, message):
+    fails_clearly(*command(tmp_path / "run"), *flags, match=message)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"<html>no</html>", b"[1]", b'{"archive": []}'])
+def test_a_damaged_stats_file_is_named_and_kept(finished, tmp_path, fails_clearly, content):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run/iter_2.stats").write_bytes(content)
+    fails_clearly("msunas.py", "--resume", tmp_path / "run", "--iterations", 3,
+                  match="iter_2.stats")
+    assert (tmp_path / "run/iter_2.stats").read_bytes() == content
+
+
+def test_too_few_points_for_the_predictor_is_said(tmp_path, fails_clearly):
+    fails_clearly(*command(tmp_path / "run"), "--n_doe", 2, match="points")
+
+
+def test_a_folder_of_the_original_is_continued(finished, tmp_path, run_command):
+    """The original leaves iter_<i>.stats, net files, and no settings; failures cost 1000."""
+    old = tmp_path / "old"
+    shutil.copytree(finished[0], old)
+    (old / "settings.json").unlink()
+    for name in ("iter_0.stats", "iter_2.stats"):
+        (old / name).unlink()
+    stats = json.loads((old / "iter_1.stats").read_text())
+    stats = {key: stats[key] for key in ("archive", "candidates", "hv", "surrogate")}
+    stats["archive"].append([OFASearchSpace().sample(1)[0], 100, 1000])
+    (old / "iter_1.stats").write_text(json.dumps(stats))
+    before = contents(old)
+    done = run_command(*command(tmp_path / "new"), "--resume", old, "--iterations", 3)
+    assert done.returncode == 0, done.stderr
+    assert contents(old) == before
+    # iter_2 held four finished networks that no stats file had: they are kept.
+    assert len(read_stats(tmp_path / "new/iter_2.stats").archive) == 60
+    assert len(read_stats(tmp_path / "new/iter_3.stats").archive) == 64
+
+
+def test_a_folder_of_networks_is_an_initial_archive(finished, tmp_path, run_command):
+    done = run_command(*command(tmp_path / "new"), "--resume", finished[0] / "iter_0",
+                       "--iterations", 1)
+    assert done.returncode == 0, done.stderr
+    assert len(read_stats(tmp_path / "new/iter_1.stats").archive) == 56
+
+
+def test_a_measured_objective_comes_from_the_worker(tmp_path, run_command):
+    done = run_command(*command(tmp_path / "run"), "--sec_obj", "cpu", "--lut", "measure",
+                       "--iterations", 1)
+    assert done.returncode == 0, done.stderr
+    stats = read_stats(tmp_path / "run/iter_1.stats")
+    net = json.loads((tmp_path / "run/iter_1/net_0.stats").read_text())
+    assert stats.sec_obj == "cpu"
+    assert net["cpu"] in [record.sec_obj for record in stats.candidates]
+
+
+def test_random_search_is_a_search_without_iterations(tmp_path, run_command):
+    done = run_command(*command(tmp_path / "run"), "--iterations", 0)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "run").glob("*.stats")) == ["iter_0.stats"]
+
+
+def test_dry_run_writes_nothing(tmp_path, run_command):
+    done = run_command(*command(tmp_path / "run"), "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "60 evaluations" in done.stdout and "device-hours" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_is_quick_and_states_the_defaults(run_command):
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = run_command("msunas.py", "--help")
+        times.append(time.monotonic() - start)
+    assert min(times) < 1.0
+    for default in ("(default: .tmp)", "(default: flops)", "(default: 30)", "(default: 100)",
+                    "(default: 8)", "(default: rbf)", "(default: 1)", "(default: imagenet)",
+                    "(default: 4)", "(default: 200)"):
+        assert default in " ".join(done.stdout.split()), default
+
+
+@pytest.mark.parametrize("name", subprocess.run(
+    ["sh", "scripts/search.sh", "list"], cwd=ROOT, capture_output=True, text=True,
+    check=True).stdout.split())
+def test_every_published_search_parses(name):
+    from msunas import get_args_parser, resolve
+
+    done = subprocess.run(["sh", "scripts/search.sh", name, "--data", "/some where/data"],
+                          cwd=ROOT, capture_output=True, text=True, env={**os.environ, "DRY": "1"})
+    python, script, *flags = done.stdout.splitlines()
+    assert (python, script) == ("python", "msunas.py")
+    settings = resolve(get_args_parser().parse_args(flags))
+    assert name.startswith(settings["dataset"]) and settings["data"] == "/some where/data"
+    assert settings["n_doe"] + settings["iterations"] * settings["n_iter"] == 340
+
+
+def test_an_unknown_published_search_is_named():
+    done = subprocess.run(["sh", "scripts/search.sh", "mnist-flops"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and "mnist-flops" in done.stderr
