@@ -330,6 +330,8 @@ class MSuNAS:
                                      result.error, result.log)
             print(f"warning: {result.job.name} {result.status}: {result.error}", file=sys.stderr)
             return result.status, result.error
+        if result.attempts > 1:
+            print(f"note: {result.job.name} took {result.attempts} attempts", file=sys.stderr)
         self.folder.failed(iteration, index).unlink(missing_ok=True)
         write_json(self.folder.stats(iteration, index), result.stats)
         return self._record(result.job.arch, result.stats)
