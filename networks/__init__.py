@@ -1,1 +1,25 @@
-"""Supernets, the static networks cut from them, and their checkpoint formats."""
+"""Supernets, the static networks cut from them, and their file formats.
+
+Names are imported on first use: reading a network config needs no torch.
+"""
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "checkpoints": ("load_checkpoint", "load_state", "load_weights", "save_weights"),
+    "configs": ("check_config", "read_config", "to_old_naming", "write_config"),
+    "static": ("NSGANetV2", "ProxylessNASNets", "build_from_config", "replace_classifier"),
+    "supernets": ("build_supernet", "cut_subnet", "load_supernet", "subnet_config"),
+    "statistics": ("recalibrate_bn",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the module that defines `name`."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'networks' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"networks.{_HOME[name]}"), name)

@@ -1,0 +1,223 @@
+"""Checkpoints: the only place that reads weights, and the two namings of their keys.
+
+Only tensors in plain containers are read (`weights_only=True`). What could execute code, is
+damaged, or claims more memory than its file can fill is refused with one line.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.errors import UserError
+from utils.files import atomic_path
+
+StateDict = dict[str, torch.Tensor]
+
+MAX_BYTES = 8 * 2**30
+# a pickle describes tensors, a few hundred bytes each: more is no description of weights
+MAX_PICKLE_BYTES = 64 * 2**20
+N_NAMED = 3
+
+# where training scripts keep the weights, in the order of preference
+_WRAPPERS = ("state_dict", "model", "net")
+_EMA_WRAPPERS = ("state_dict_ema", "model_ema")
+# added by DistributedDataParallel and torch.compile
+_PREFIXES = ("module.", "_orig_mod.")
+_OLD_BLOCK, _NEW_BLOCK = ".mobile_inverted_conv.", ".conv."
+# what unpickling damaged bytes can raise
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError,
+           AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError)
+_UNSAFE = re.compile(r"GLOBAL (\S+)|class (\S+) that is blocked|executing (\S+)")
+
+
+def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
+    """Returns the state dict in a checkpoint, on the CPU, in today's key naming.
+
+    Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script.
+
+    Args:
+        path: the file.
+        ema: take the averaged weights (`state_dict_ema`) instead of the last ones.
+
+    Raises:
+        UserError: missing, empty, HTML, damaged, carrying code, claiming absurd sizes, without
+            weights, or with anything but finite tensors among them.
+    """
+    path = Path(path)
+    size = _check_file(path)
+    state = _unwrap(_load(path), ema, path)
+    if not isinstance(state, Mapping) or not state:
+        raise UserError(f"{path}: holds no weights (a dict of tensors was expected, not "
+                        f"{type(state).__name__})")
+    for key, tensor in state.items():
+        _check_tensor(path, key, tensor, size)
+    return _today(state, path)
+
+
+def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Loads `state`, of either key naming, into `net`; every tensor of the network must be there.
+
+    Args:
+        net: a supernet or a static network.
+        state: its state dict.
+        source: the file's name for messages.
+
+    Raises:
+        UserError: keys are missing or foreign, or shapes differ; the first ones are named.
+    """
+    state, own = _today(state, source), net.state_dict()
+    missing = [key for key in own if key not in state]
+    foreign = [key for key in state if key not in own]
+    if missing or foreign:
+        parts = [f"{len(keys)} {what} (first {', '.join(keys[:N_NAMED])})"
+                 for what, keys in ((f"of {len(own)} tensors are missing", missing),
+                                    ("are foreign to the network", foreign)) if keys]
+        raise UserError(f"{source}: not the weights of this network: {'; '.join(parts)}; give the "
+                        "checkpoint that belongs to the config")
+    wrong = [key for key in own if state[key].shape != own[key].shape]
+    if wrong:
+        raise UserError(f"{source}: {_describe_shapes(wrong, state, own)}")
+    nn.Module.load_state_dict(net, state)
+
+
+def load_weights(net: nn.Module, path: str | os.PathLike, ema: bool = False) -> None:
+    """Loads the checkpoint at `path` into `net`; see `load_checkpoint` and `load_state`.
+
+    Raises:
+        UserError: as those two.
+    """
+    load_state(net, load_checkpoint(path, ema), str(path))
+
+
+def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = False,
+                 **extra: Any) -> None:
+    """Writes `{"state_dict": ..., **extra}` atomically; tensors on the CPU.
+
+    Args:
+        net: the network.
+        path: the file.
+        old_naming: write the key names of ofa 0.0.4, for users of the original program.
+        extra: plain Python values to store beside.
+    """
+    state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
+             for key, tensor in net.state_dict().items()}
+    with atomic_path(path) as temporary:
+        torch.save({"state_dict": state, **extra}, temporary)
+
+
+def _check_file(path: Path) -> int:
+    """Returns the file's size, after looking at what can be told without loading it."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise UserError(f"{path}: a folder, but a checkpoint was expected; name the file")
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: {size} bytes; at most {MAX_BYTES} are accepted")
+        with open(path, "rb") as file:
+            start = file.read(256).lstrip()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint; check the path") from None
+    except ValueError as error:  # an embedded null byte in the path
+        raise UserError(f"{str(path)!r}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not start:
+        raise UserError(f"{path}: empty, but a checkpoint was expected; copy it again")
+    if start[:1] == b"<":
+        raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
+                        "get the file again")
+    if start[:2] == b"PK":
+        _check_zip(path, size)
+    return size
+
+
+def _check_zip(path: Path, size: int) -> None:
+    """Refuses archives that unpack to more than they are: torch stores without compression."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, *_DAMAGE):
+        raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
+    declared = sum(entry.file_size for entry in entries)
+    pickles = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
+    if declared > size or pickles > MAX_PICKLE_BYTES:
+        raise UserError(f"{path}: an archive of absurd size ({declared} bytes declared in a file "
+                        f"of {size}); refused")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(f"{path}: a compressed archive, which no checkpoint is; unpack it first")
+
+
+def _load(path: Path) -> Any:
+    # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
+    mapped = zipfile.is_zipfile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except _DAMAGE as error:
+        unsafe = _UNSAFE.search(str(error))
+        if unsafe:
+            name = next(group for group in unsafe.groups() if group)
+            raise UserError(f"{path}: carries code (it would run {name}) and not plain weights; "
+                            "refused, nothing was run. Get it from a source that you trust, saved "
+                            "as a state dict") from None
+        raise UserError(f"{path}: no checkpoint, or a truncated or damaged one; copy it again") \
+            from None
+
+
+def _unwrap(content: Any, ema: bool, path: Path) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    wrapped = next((key for key in (_EMA_WRAPPERS if ema else _WRAPPERS + _EMA_WRAPPERS)
+                    if isinstance(content.get(key), Mapping)), None)
+    if ema and wrapped is None:
+        raise UserError(f"{path}: holds no averaged (EMA) weights; load it without the EMA option")
+    return content if wrapped is None else content[wrapped]
+
+
+def _check_tensor(path: Path, key: Any, tensor: Any, size: int) -> None:
+    """One entry of a state dict: its own memory must lie in the file before it is looked at."""
+    if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
+        raise UserError(f"{path}: {str(key)[:60]!r} holds a {type(tensor).__name__}; a state dict "
+                        "has names and tensors only")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() \
+            or tensor.device.type != "cpu":
+        raise UserError(f"{path}: {key!r} is no plain tensor ({tensor.dtype}, {tensor.layout})")
+    if tensor.numel() * tensor.element_size() > size:
+        raise UserError(f"{path}: {key!r} claims the absurd shape {tuple(tensor.shape)} in a file "
+                        f"of {size} bytes; refused")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise UserError(f"{path}: {key!r} holds NaN or infinite weights; the training that wrote "
+                        "it diverged, take an earlier checkpoint")
+
+
+def _today(state: Mapping[str, torch.Tensor], source: Any) -> StateDict:
+    """Returns the state dict with today's key names, without the prefixes of wrappers."""
+    keys = list(state)
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in keys):
+            keys = [key.removeprefix(prefix) for key in keys]
+    keys = [key.replace(_OLD_BLOCK, _NEW_BLOCK) for key in keys]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"{source}: {twice!r} stands there twice, in the old naming and in today's")
+    return dict(zip(keys, state.values(), strict=True))
+
+
+def _old_key(key: str) -> str:
+    return re.sub(r"^(blocks\.\d+)\.conv\.", rf"\1{_OLD_BLOCK}", key)
+
+
+def _describe_shapes(wrong: list[str], state: Mapping[str, torch.Tensor], own: StateDict) -> str:
+    if all(key.startswith("classifier.linear.") for key in wrong):
+        return (f"the classifier has {len(state[wrong[0]])} classes, but the network "
+                f"{len(own[wrong[0]])}; set the class count, or take the checkpoint for it")
+    shapes = [f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+              for key in wrong[:N_NAMED]]
+    return (f"not the weights of this network: {len(wrong)} tensors have another shape "
+            f"({'; '.join(shapes)})")
