@@ -7,7 +7,9 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "checkpoints": ("load_checkpoint", "load_state", "load_weights", "save_weights"),
+    "checkpoints": ("load_checkpoint", "load_state", "load_training_state", "load_weights",
+                    "save_training_state", "save_weights"),
+    "shrinking": ("PHASES", "Recipe", "Sandwich", "SupernetTraining"),
     "configs": ("check_config", "read_config", "to_old_naming", "write_config"),
     "static": ("NSGANetV2", "ProxylessNASNets", "build_from_config", "replace_classifier"),
     "supernets": ("build_supernet", "cut_subnet", "load_supernet", "subnet_config"),

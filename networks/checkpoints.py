@@ -112,6 +112,28 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
         torch.save({"state_dict": state, **extra}, temporary)
 
 
+def save_training_state(path: str | os.PathLike, **state: Any) -> None:
+    """Writes what a training run needs to go on: tensors and plain Python, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns what `save_training_state` wrote, on the CPU.
+
+    Raises:
+        UserError: missing, damaged or unsafe as in `load_checkpoint`, or weights without the state
+            of a training run.
+    """
+    path = Path(path)
+    _check_file(path)
+    content = _load(path)
+    if not isinstance(content, dict) or not {"epoch", "optimizer"} <= set(content):
+        raise UserError(f"{path}: not the state of a training run; weights alone can only start a "
+                        "new one")
+    return content
+
+
 def _check_file(path: Path) -> int:
     """Returns the file's size, after looking at what can be told without loading it."""
     try:

@@ -6,32 +6,42 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utils.training import device_of, to_device
 
-class _Mean:
-    """The running mean and variance of one BN layer over batches, weighted by their images."""
+
+class _Observer:
+    """Stands in for the forward pass of one BN layer and averages what it sees.
+
+    The statistics of the layer itself are written by `finish` only.
+    """
 
     def __init__(self, bn: _BatchNorm) -> None:
-        self.before = bn.running_mean.clone(), bn.running_var.clone()
-        self.sums = [torch.zeros_like(buffer, dtype=torch.float64) for buffer in self.before]
-        self.n_images = 0
+        self.bn, self.n_images = bn, 0
+        self.batch = torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)
+        self.sums = [torch.zeros_like(value, dtype=torch.float64) for value in self.batch]
+        bn.forward = self
 
-    def __call__(self, bn: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
-        """Sees the input (b, c, ...) of the layer, which then normalises with its statistics."""
-        (x,) = inputs
-        dims = [0, *range(2, x.dim())]
-        var, mean = torch.var_mean(x.float(), dims, correction=0)
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises (b, c, ...) with its own statistics; momentum 1 writes them to `batch`."""
+        bn, (mean, var) = self.bn, self.batch
+        y = torch.batch_norm(x, bn.weight, bn.bias, mean, var, True, 1.0, bn.eps,
+                             torch.backends.cudnn.enabled)
+        n = x.numel() // x.shape[1]
+        biased = var.double() * ((n - 1) / n) if n > 1 else torch.zeros_like(self.sums[1])
+        for total, value in zip(self.sums, (mean.double(), biased), strict=True):
+            total += value * len(x)
         self.n_images += len(x)
-        for buffer, total, value in zip((bn.running_mean, bn.running_var), self.sums, (mean, var),
-                                        strict=True):
-            buffer.copy_(value)
-            total += value.double() * len(x)
+        return y
 
-    def finish(self, bn: _BatchNorm, ok: bool) -> None:
-        """Sets the means, or what was there before."""
-        done = ok and self.n_images > 0
-        values = [total / self.n_images for total in self.sums] if done else self.before
-        bn.running_mean.copy_(values[0])
-        bn.running_var.copy_(values[1])
+    def detach(self) -> None:
+        """Gives the layer its own forward pass back."""
+        del self.bn.forward
+
+    def finish(self) -> None:
+        """Writes the averages into the layer, if anything reached it."""
+        if self.n_images:
+            self.bn.running_mean.copy_(self.sums[0] / self.n_images)
+            self.bn.running_var.copy_(self.sums[1] / self.n_images)
 
 
 @torch.no_grad()
@@ -40,8 +50,9 @@ def recalibrate_bn(net: nn.Module, batches: Iterable[torch.Tensor]) -> int:
 
     Each batch is normalised with its own statistics; what is kept is the mean of the batches' means
     and biased variances, weighted by their sizes: the method of Once for All (Cai et al., 2020).
-    The variance is that within batches, so the size of the batches has a (small) effect. The same
-    batches give the same result. The mode of `net` is kept; if a batch fails, its statistics stay.
+    That variance is the one within batches, so the batch size has a (small) effect. The same
+    batches give the same result. The mode of `net` is kept; if a batch fails, so are its old
+    statistics.
 
     Returns:
         The number of images seen.
@@ -49,23 +60,19 @@ def recalibrate_bn(net: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     Raises:
         ValueError: there is no image.
     """
-    layers = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    means = [_Mean(bn) for bn in layers]
-    handles = [bn.register_forward_pre_hook(mean)
-               for bn, mean in zip(layers, means, strict=True)]
-    device = next(net.parameters()).device
-    training, n_images, ok = net.training, 0, False
-    net.eval()
+    observers = [_Observer(bn) for bn in net.modules() if isinstance(bn, _BatchNorm)]
+    device, was_training, n_images = device_of(net), net.training, 0
+    net.eval().to(memory_format=torch.channels_last)
     try:
         for images in batches:
-            net(images.to(device, non_blocking=True))
+            net(to_device(images, device))
             n_images += len(images)
-        if not n_images:
-            raise ValueError("no images to recompute the batch-norm statistics on")
-        ok = True
     finally:
-        for handle, bn, mean in zip(handles, layers, means, strict=True):
-            handle.remove()
-            mean.finish(bn, ok)
-        net.train(training)
+        net.train(was_training)
+        for observer in observers:
+            observer.detach()
+    if not n_images:
+        raise ValueError("no images to recompute the batch-norm statistics on")
+    for observer in observers:
+        observer.finish()
     return n_images
