@@ -7,8 +7,8 @@ from search_space.ofa import OFASearchSpace
 from utils.errors import UserError
 from utils.files import read_json
 
-__all__ = ["SEARCH_SPACES", "Arch", "OFASearchSpace", "SearchSpace", "get_search_space",
-           "read_arch"]
+__all__ = ["SEARCH_SPACES", "Arch", "OFASearchSpace", "SearchSpace", "check_arch",
+           "get_search_space", "read_arch"]
 
 SEARCH_SPACES: dict[str, type[SearchSpace]] = {OFASearchSpace.name: OFASearchSpace}
 
@@ -25,22 +25,31 @@ def get_search_space(name: str, **options) -> SearchSpace:
     return SEARCH_SPACES[name](**options)
 
 
-def read_arch(path: str | os.PathLike, space: SearchSpace | None = None) -> Arch:
-    """Reads a `net.subnet` file: one architecture dict in JSON.
+def check_arch(arch: Arch, space: SearchSpace | None = None) -> Arch:
+    """Returns a checked copy of an architecture dict.
 
-    With a `space` the architecture must belong to it. Without one only the keys and the types are
-    checked, with the resolution taken as the file has it.
+    With a `space` the architecture must belong to it. Without one it must belong to the OFA
+    MobileNetV3 space, with the resolution taken as it is.
+
+    Raises:
+        UserError: it does not.
+    """
+    if space is None:
+        r = arch.get("r") if isinstance(arch, dict) else None
+        if isinstance(r, bool) or not isinstance(r, int) or not 8 <= r <= 4096:
+            raise UserError(f"'r', the input resolution, must be 8..4096, not {r!r}")
+        space = OFASearchSpace(resolutions=[r])
+    return space.decode(space.encode(arch))
+
+
+def read_arch(path: str | os.PathLike, space: SearchSpace | None = None) -> Arch:
+    """Reads a `net.subnet` file: one architecture dict in JSON, checked as by `check_arch`.
 
     Raises:
         UserError: the file is missing or damaged, or is no architecture of the space.
     """
     arch = read_json(path, "subnet file")
-    if space is None:
-        r = arch.get("r")
-        if isinstance(r, bool) or not isinstance(r, int) or not 8 <= r <= 4096:
-            raise UserError(f"{path}: 'r', the input resolution, must be 8..4096, not {r!r}")
-        space = OFASearchSpace(resolutions=[r])
     try:
-        return space.decode(space.encode(arch))
+        return check_arch(arch, space)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

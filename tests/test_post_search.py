@@ -1,0 +1,222 @@
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import post_search
+from search_space import OFASearchSpace
+from utils.archive import Record, Stats, objectives, write_stats
+from utils.errors import UserError
+from utils.pareto import non_dominated
+
+SPACE = OFASearchSpace()
+# The front, by cost: (30, 90) (20, 100) (13, 120) (12, 200) (10, 300); (25, 110) is dominated.
+POINTS = [(10.0, 300.4), (25.0, 110.0), (12.0, 200.0), (30.0, 90.0), (20.0, 100.0), (13.0, 120.0)]
+COSTS = [90.0, 100.0, 120.0, 200.0, 300.4]
+
+
+def make_records(points):
+    archs = SPACE.initialize(max(len(points), 2), rng=np.random.default_rng(0))
+    return [Record(arch, *point) for arch, point in zip(archs, points, strict=False)]
+
+
+def choose(points=POINTS, n=1, prefer=None, constraint=None, sec_obj="flops"):
+    front = post_search.front_within(make_records(points),
+                                     post_search.parse_constraints(constraint, sec_obj))
+    wanted = post_search.parse_preference(prefer, sec_obj)
+    return [front[i] for i in post_search.select(front, n, wanted, sec_obj)]
+
+
+def costs(records):
+    return [record.sec_obj for record in records]
+
+
+# --------------------------------------------------------------------------------- golden choices
+
+
+def test_the_front_is_sorted_by_cost():
+    assert costs(post_search.front_within(make_records(POINTS), [])) == COSTS
+
+
+@pytest.mark.parametrize(("prefer", "n", "expected"), [
+    # max(error / 20, cost / 150): 1.5, 1, 0.8, 1.33, 2.0
+    ("top1#80+flops#150", 1, [120.0, 300.4]),
+    ("flops#150+top1#80", 1, [120.0, 300.4]),
+    (" top1 #80 + flops# 150", 2, [100.0, 120.0, 300.4]),
+    ("top1#80+flops#150", 3, [100.0, 120.0, 200.0, 300.4]),
+    # max(error / 10, cost / 300.4): the most accurate is the one wished for
+    ("top1#90+flops#300.4", 1, [300.4]),
+    # at an error of 13 the front has 120
+    ("top1#87", 1, [120.0, 300.4]),
+    # at a cost of 100 the front has an error of 20
+    ("flops#100", 1, [100.0, 300.4]),
+    ("top1#80+flops#150", 99, COSTS)])
+def test_preferences_by_hand(prefer, n, expected):
+    assert costs(choose(n=n, prefer=prefer)) == expected
+
+
+@pytest.mark.parametrize("prefer", [None, "None", "none"])
+def test_without_preferences_the_knee_is_chosen(prefer):
+    # Scaled to 0..1, (13, 120) loses most for any gain.
+    assert costs(choose(n=1, prefer=prefer)) == [120.0, 300.4]
+
+
+@pytest.mark.parametrize(("constraint", "expected"), [
+    ("flops<=200", [200.0]), ("flops<200", [120.0]), ("flops<=300,top1>=75", [200.0]),
+    ("top1>=75 , flops <= 100", [100.0]), ("top1<=75", [90.0])])
+def test_the_best_within_limits_is_always_chosen(constraint, expected):
+    assert costs(choose(n=1, prefer="flops#1", constraint=constraint))[-1:] == expected
+
+
+@pytest.mark.parametrize(("sec_obj", "name"), [
+    ("params", "params"), ("cpu", "cpu"), ("gpu", "gpu"), ("gpu64", "gpu64"), ("gpu64", "gpu")])
+def test_every_objective_is_matched_by_name(sec_obj, name):
+    chosen = choose(n=1, prefer=f"{name}#150+top1#80", constraint=f"{name}<=250", sec_obj=sec_obj)
+    assert costs(chosen) == [120.0, 200.0]
+
+
+@pytest.mark.parametrize("text", ["top1", "top1#", "top1#x", "top1#-1", "top1#nan", "top1#inf", "",
+                                  "top1#101", "top1#80+", "top1#80+top1#70", "params#5", "#5"])
+def test_malformed_preferences_are_refused(text):
+    with pytest.raises(UserError, match="--prefer"):
+        post_search.parse_preference(text, "flops")
+
+
+@pytest.mark.parametrize("text", ["", "flops", "flops=3", "flops<=", "flops<=x", "flops<=300,",
+                                  "params<=3", "<=3"])
+def test_malformed_constraints_are_refused(text):
+    with pytest.raises(UserError, match="--constraint"):
+        post_search.parse_constraints(text, "flops")
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(UserError, match="'params'; this search has top1, flops"):
+        post_search.parse_preference("top1#80+params#5", "flops")
+    with pytest.raises(UserError, match="'params'; this search has top1, gpu64"):
+        post_search.parse_constraints("params<=5", "gpu64")
+
+
+def test_limits_that_nothing_meets_say_what_there_is():
+    with pytest.raises(UserError, match=r"has 5, from top1 70.00 at 90 to top1 90.00 at 300.4"):
+        choose(constraint="flops<=50")
+
+
+@pytest.mark.parametrize(("values", "sec_obj", "expected"), [
+    ([312.34], "flops", ["net-flops@312"]), ([15.21], "cpu", ["net-cpu@15.2"]),
+    ([1234.5], "flops", ["net-flops@1234"]), ([5.478], "params", ["net-params@5.48"]),
+    ([312.12, 312.34], "flops", ["net-flops@312.1", "net-flops@312.3"]),
+    ([0.0], "gpu64", ["net-gpu64@0.00"])])
+def test_folders_are_named_after_the_objective(values, sec_obj, expected):
+    assert post_search.folder_names(values, sec_obj) == expected
+
+
+# ------------------------------------------------------------------------------------- properties
+
+LEVELS = st.floats(0, 100).map(lambda v: round(v, 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(points=st.lists(st.tuples(LEVELS, LEVELS.map(lambda v: v * 7)), min_size=1, max_size=15),
+       n=st.integers(1, 20), top1=LEVELS | st.none(), cost=LEVELS | st.none())
+def test_what_is_chosen_is_non_dominated_and_has_the_most_accurate(points, n, top1, cost):
+    parts = [f"{name}#{value}" for name, value in (("top1", top1), ("flops", cost))
+             if value is not None]
+    chosen = choose(points, n, "+".join(parts) or None)
+    F = objectives(chosen)
+    everything = np.array(points)
+    assert non_dominated(F).all()
+    assert F[:, 0].min() == everything[:, 0].min()
+    n_front = non_dominated(everything).sum()
+    assert min(n, n_front) <= len(chosen) <= min(n + 1, n_front)
+    for point in F:
+        assert not ((everything <= point).all(axis=1) & (everything < point).any(axis=1)).any()
+    assert len(set(post_search.folder_names(F[:, 1], "flops"))) == len(chosen)
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def search_folder(tmp_path):
+    """A search of the original's kind: no settings, and the objective is not stated."""
+    folder = tmp_path / "a search"
+    records = make_records(POINTS)
+    write_stats(folder / "iter_9.stats", Stats(records[:2], records[:2], 0.5))
+    write_stats(folder / "iter_10.stats", Stats(records, records[:2], 0.7))
+    return folder
+
+
+def test_list_prints_the_latest_front_and_writes_nothing(search_folder, run_command):
+    before = sorted(search_folder.rglob("*"))
+    done = run_command("post_search.py", "--expr", search_folder, "--list", "-n", 1)
+    assert done.returncode == 0, done.stderr
+    header, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert header[:3] == ["top1", "top1_err", "flops"]
+    assert [float(row[2]) for row in rows] == [90, 100, 120, 200, 300.4]
+    assert [row[-1] for row in rows if row[-1].startswith("net-")] == ["net-flops@120",
+                                                                        "net-flops@300"]
+    assert sorted(search_folder.rglob("*")) == before
+
+
+def test_list_in_json_and_csv_agree(search_folder, run_command):
+    command = ("post_search.py", "--expr", search_folder / "iter_10.stats", "--sec_obj", "cpu",
+               "--list", "--constraint", "cpu<=200", "--format")
+    as_json = json.loads(run_command(*command, "json").stdout)
+    as_csv = list(csv.DictReader(io.StringIO(run_command(*command, "csv").stdout)))
+    assert [row["cpu"] for row in as_json] == [90, 100, 120, 200]
+    assert [float(row["cpu"]) for row in as_csv] == [90, 100, 120, 200]
+    assert [json.loads(row["arch"]) for row in as_csv] == [row["arch"] for row in as_json]
+
+
+def test_listing_loads_no_torch(search_folder, run_command):
+    code = ("import sys, post_search; post_search.main(post_search.get_args_parser().parse_args("
+            "sys.argv[1:])); assert 'torch' not in sys.modules")
+    done = run_command("-c", code, "--expr", search_folder, "--list")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "match"), [
+    (["--prefer", "top1:80"], "write objective#value"),
+    (["--prefer", "params#80"], "this search has top1, flops"),
+    (["--constraint", "flops<=1"], "no network of the front"),
+    (["-n", "0"], "choose at least one"),
+    (["--sec_obj", "../x"], "no name of a second objective"),
+    ([], "--supernet_path is needed"),
+    (["--supernet_path", "missing"], "missing: no such checkpoint")])
+def test_bad_requests_fail_clearly(search_folder, fails_clearly, tmp_path, arguments, match):
+    fails_clearly("post_search.py", "--expr", search_folder, "--save", tmp_path / "out",
+                  *arguments, match=match)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("content", "match"), [
+    (None, "no such stats file"), ("", "empty"), ("<html>", "HTML"), ("{", "truncated"),
+    ('{"archive": []}', "'candidates' is missing")])
+def test_bad_stats_files_fail_clearly(tmp_path, fails_clearly, content, match):
+    if content is not None:
+        (tmp_path / "iter_1.stats").write_text(content)
+    fails_clearly("post_search.py", "--expr", tmp_path / "iter_1.stats", "--list", match=match)
+
+
+def test_a_folder_that_holds_another_network_is_left_alone(tmp_path):
+    first, second = make_records(POINTS)[:2]
+    folder = tmp_path / "net-flops@300"
+    folder.mkdir()
+    (folder / "net.subnet").write_text(json.dumps(first.arch))
+    post_search.check_targets([folder], [first])
+    with pytest.raises(UserError, match="holds another network"):
+        post_search.check_targets([folder], [second])
+
+
+def test_the_flag_goes_before_what_the_search_stored():
+    args = SimpleNamespace(supernet_path="mine", dataset=None, data=None, n_classes=None)
+    stored = {"supernet_path": "w", "dataset": "digits", "seed": 3, "n_classes": 10}
+    resolved = post_search.resolve(args, stored)
+    assert (resolved["supernet_path"], resolved["dataset"], resolved["seed"]) == (
+        "mine", "digits", 3)
+    assert resolved["n_classes"] is None
