@@ -1,5 +1,63 @@
-"""run(jobs) -> results: evaluations on the devices of one machine, or of several."""
+"""run(jobs) -> results: evaluations on the devices of one machine, or of several.
 
-from evaluator.jobs.base import STATUSES, EvaluatorSpec, Job, Result
+One `Engine` holds the policy (what runs when, what follows a fault); behind it stand `Slots`, the
+places where workers run: `local` (processes of this machine), `ray` (actors of a cluster), and
+`simulated` (a clock that jumps).
+"""
 
-__all__ = ["STATUSES", "EvaluatorSpec", "Job", "Result"]
+import importlib
+import os
+
+from evaluator.jobs.base import STATUSES, EvaluatorSpec, Job, Result, Slot
+from evaluator.jobs.plan import plan_slots
+from evaluator.jobs.scheduler import Engine
+from utils.errors import UserError
+
+__all__ = ["BACKENDS", "STATUSES", "Engine", "EvaluatorSpec", "Job", "Result", "Slot",
+           "get_engine", "plan_slots"]
+
+# name -> "module:class" of its slots, and the options of `get_engine` that it understands.
+BACKENDS = {
+    "local": ("evaluator.jobs.local:LocalSlots", ("log_dir", "memory_limit")),
+    "ray": ("evaluator.jobs.ray:RaySlots", ("ray_address",)),
+}
+
+
+def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Slot],
+               timeout: float | None = None, retries: int = 2,
+               log_dir: str | os.PathLike | None = None, memory_limit: int | None = None,
+               ray_address: str | None = None) -> Engine:
+    """Returns an engine for `with get_engine(...) as engine: engine.run(jobs)`.
+
+    Args:
+        backend: a key of `BACKENDS`.
+        spec: the evaluator that every worker builds once.
+        slots: devices of each worker, see `plan_slots`; with `ray` only their numbers count.
+        timeout: seconds after which a job is killed; None for never.
+        retries: how often a job whose worker was lost is tried again.
+        log_dir: `local` writes `worker_<slot>.log` there; None keeps no logs.
+        memory_limit: bound in bytes of a `local` worker's address space; for workers on the CPU.
+        ray_address: the cluster that `ray` joins (`auto`: the one of this machine); None starts
+            one on this machine.
+
+    Raises:
+        UserError: an unknown backend, an option that it lacks, or a number out of range.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"unknown backend {backend!r}; choose from {', '.join(sorted(BACKENDS))}")
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"timeout is {timeout} s, but must be greater than 0")
+    if retries < 0:
+        raise UserError(f"retries is {retries}, but must be 0 or more")
+    place, understood = BACKENDS[backend]
+    given = {"log_dir": log_dir, "memory_limit": memory_limit, "ray_address": ray_address}
+    options = {name: value for name, value in given.items() if name in understood}
+    for name in ("memory_limit", "ray_address"):
+        if given[name] is not None and name not in understood:
+            raise UserError(f"{name} has no meaning with --backend {backend}")
+    if memory_limit is not None and any(slot.gpus for slot in slots):
+        raise UserError("a memory limit cannot be set for workers on GPUs: CUDA reserves more "
+                        "addresses than there is memory")
+    module, name = place.split(":")
+    return Engine(getattr(importlib.import_module(module), name)(spec, slots, **options),
+                  timeout=timeout, retries=retries)

@@ -1,5 +1,7 @@
 """The contract between the search and its evaluations: a job is a value, so is its result."""
 
+import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +10,10 @@ from search_space import Arch
 # ok: measured. failed: an exception. timeout: killed after --timeout. oom: memory ran out, twice.
 # nan: a result that is not finite. lost: the worker died. Only `ok` is ever scored.
 STATUSES = ("ok", "failed", "timeout", "oom", "nan", "lost")
+
+# What a worker says of itself before its first job. ready: it waits for jobs. refused: its options
+# are wrong (`UserError`). broken: an exception while it was built.
+READY, REFUSED, BROKEN = "ready", "refused", "broken"
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,88 @@ class EvaluatorSpec:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one worker may use.
+
+    Attributes:
+        gpus: entries of `CUDA_VISIBLE_DEVICES`; none for a worker on the CPU.
+        threads: threads of its CPU work.
+    """
+
+    gpus: tuple[str, ...] = ()
+    threads: int = 1
+
+    @property
+    def device_options(self) -> dict[str, Any]:
+        """The options that tell an evaluator its device; it sees its own GPUs alone, from 0."""
+        device = "cuda:0" if self.gpus else "cpu"
+        return {"device": device, "gpus": list(range(len(self.gpus))), "threads": self.threads}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one attempt: one of `STATUSES`, or READY, REFUSED, BROKEN of the set-up."""
+
+    status: str
+    stats: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    log: str = ""
+    seconds: float | None = None
+
+    def to_json(self) -> str:
+        """Returns the outcome on one line of JSON, as workers send it."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Outcome":
+        """Reads what `to_json` wrote; raises ValueError or TypeError for anything else."""
+        outcome = cls(**json.loads(text))
+        if outcome.status not in (*STATUSES, READY, REFUSED, BROKEN) or not (
+                isinstance(outcome.stats, dict) and isinstance(outcome.error, str)
+                and isinstance(outcome.log, str)
+                and isinstance(outcome.seconds, float | int | None)):
+            raise ValueError(f"not an outcome: {text[:80]!r}")
+        return outcome
+
+
+class Slots(ABC):
+    """Places where jobs run, numbered 0..n-1, each with room for one worker; no policy.
+
+    An engine opens a worker, waits until it is READY, starts one job at a time on it, and waits
+    for the outcome. Whatever happens is told by `wait`, never raised by `start`. A worker that
+    died by itself needs a `stop` too, before its slot is opened again.
+
+    Attributes:
+        n: number of slots.
+        isolated: whether jobs on different slots do not disturb each other's timing.
+    """
+
+    n: int
+    isolated: bool = False
+
+    @abstractmethod
+    def open(self, slot: int) -> None:
+        """Begins to start the slot's worker; `wait` tells READY, REFUSED, BROKEN or lost."""
+
+    @abstractmethod
+    def start(self, slot: int, job: Job, batch_scale: float) -> None:
+        """Hands a job to the slot's idle worker; batch sizes are multiplied by `batch_scale`."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> list[tuple[int, Outcome]]:
+        """Sleeps until something happened or `timeout` seconds passed (None: for ever)."""
+
+    @abstractmethod
+    def stop(self, slot: int) -> None:
+        """Kills the slot's worker with its children; nothing more is heard of its job."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends all workers."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The time in seconds, on the clock that `wait` sleeps by."""

@@ -1,0 +1,203 @@
+"""Slots on this machine: a process for each, that builds its evaluator once and stays.
+
+loky and pebble serve one queue of equal workers; they cannot bind a worker to its own GPUs, kill
+one job with its children, or end with a parent that is killed, so the few lines here do that.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots
+
+_BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+         "from evaluator.jobs.worker import main; main(int(sys.argv[2]))")
+_REAPER = Path(__file__).with_name("reaper.py")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_LOG_TAIL = 4000  # bytes of a dead worker's output that go into the result
+_GRACE = 2.0  # seconds for an idle worker to leave by itself
+
+
+@dataclass
+class _Worker:
+    """A running worker process, its log, and what it wrote so far of an unfinished line."""
+
+    process: subprocess.Popen
+    log: IO[bytes]
+    log_start: int
+    buffer: bytearray = field(default_factory=bytearray)
+    busy: bool = True
+
+    def tell(self, message: dict) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died; its stdout says so too
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def log_tail(self) -> str:
+        end = os.fstat(self.log.fileno()).st_size
+        start = max(self.log_start, end - _LOG_TAIL)
+        return os.pread(self.log.fileno(), end - start, start).decode(errors="replace")
+
+
+class LocalSlots(Slots):
+    """Worker processes on this machine.
+
+    A worker is a fresh interpreter in its own session, so Ctrl-C does not reach it. It dies when
+    the thread that opened it ends. This process never imports torch for it.
+    """
+
+    def __init__(self, spec: EvaluatorSpec, slots: list[Slot], *,
+                 log_dir: str | os.PathLike | None = None, memory_limit: int | None = None) -> None:
+        """Prepares slots; no process is started yet.
+
+        Args:
+            spec: the evaluator that each worker builds.
+            slots: the devices of each worker.
+            log_dir: folder for `worker_<slot>.log`; None for files that vanish at the end.
+            memory_limit: bound of a worker's address space in bytes (RLIMIT_AS).
+        """
+        self.n = len(slots)
+        self.isolated = all(slot.gpus for slot in slots)
+        self._spec = spec
+        self._slots = slots
+        self._log_dir = Path(log_dir) if log_dir is not None else None
+        self._memory_limit = memory_limit
+        self._workers: dict[int, _Worker] = {}
+        self._selector = selectors.DefaultSelector()
+        self._reaper = None
+
+    def open(self, slot: int) -> None:
+        """Starts a process; it is READY once its evaluator is built."""
+        devices = self._slots[slot]
+        environment = os.environ | {name: str(devices.threads) for name in _THREAD_VARIABLES}
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices.gpus)
+        log = self._open_log(slot)
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-X", "faulthandler", "-c", _BOOT, json.dumps(sys.path),
+             str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
+            start_new_session=True)
+        self._tell_reaper(f"+{process.pid}")
+        worker = _Worker(process, log, os.fstat(log.fileno()).st_size)
+        self._workers[slot] = worker
+        self._selector.register(process.stdout, selectors.EVENT_READ, slot)
+        worker.tell({"name": self._spec.name, "memory_limit": self._memory_limit,
+                     "options": self._spec.options | devices.device_options})
+
+    def start(self, slot: int, job: Job, batch_scale: float) -> None:
+        """Sends a job to the slot's idle worker."""
+        worker = self._workers[slot]
+        worker.busy = True
+        worker.log_start = os.fstat(worker.log.fileno()).st_size
+        worker.tell({"kind": job.kind, "arch": job.arch, "batch_scale": batch_scale})
+
+    def wait(self, timeout: float | None) -> list[tuple[int, Outcome]]:
+        """Sleeps until workers wrote something or died."""
+        events = []
+        for key, _ in self._selector.select(timeout):
+            events += [(key.data, outcome) for outcome in self._read(key.data)]
+        return events
+
+    def stop(self, slot: int) -> None:
+        """Kills the slot's process and all that it started."""
+        worker = self._workers.pop(slot, None)
+        if worker is None:
+            return
+        self._unregister(worker)
+        try:
+            family = psutil.Process(worker.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+        for child in family:  # those that left the group
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        worker.process.wait()
+        self._release(worker)
+
+    def close(self) -> None:
+        """Ends all workers: idle ones leave by themselves, busy ones are killed."""
+        idle = [worker for worker in self._workers.values() if not worker.busy]
+        for worker in idle:
+            worker.process.stdin.close()
+        deadline = time.monotonic() + _GRACE
+        for worker in idle:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        for slot in list(self._workers):
+            self.stop(slot)
+        self._selector.close()
+        if self._reaper is not None:
+            self._reaper.stdin.close()
+            self._reaper.wait()
+            self._reaper = None
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def _open_log(self, slot: int) -> IO[bytes]:
+        if self._log_dir is None:
+            return tempfile.TemporaryFile("ab+")
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        return open(self._log_dir / f"worker_{slot}.log", "ab+")
+
+    def _read(self, slot: int) -> list[Outcome]:
+        worker = self._workers[slot]
+        data = os.read(worker.process.stdout.fileno(), 2**16)
+        if not data:
+            return [self._obituary(worker)]
+        worker.buffer += data
+        *lines, rest = worker.buffer.split(b"\n")
+        worker.buffer = bytearray(rest)
+        worker.busy = False
+        return [_parse(line) for line in lines]
+
+    def _obituary(self, worker: _Worker) -> Outcome:
+        """What is known of a worker that closed its channel: killed, or gone by itself."""
+        self._unregister(worker)
+        try:
+            code = worker.process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            return Outcome("lost", error="the worker closed its channel", log=worker.log_tail())
+        end = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
+        half = ", in the middle of an answer" if worker.buffer else ""
+        return Outcome("lost", error=f"the worker {end}{half}", log=worker.log_tail())
+
+    def _unregister(self, worker: _Worker) -> None:
+        with contextlib.suppress(KeyError):  # done when it died
+            self._selector.unregister(worker.process.stdout)
+
+    def _release(self, worker: _Worker) -> None:
+        self._tell_reaper(f"-{worker.process.pid}")
+        worker.log.close()
+        worker.process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            worker.process.stdin.close()
+
+    def _tell_reaper(self, line: str) -> None:
+        if self._reaper is None:
+            self._reaper = subprocess.Popen([sys.executable, "-I", "-S", str(_REAPER)], text=True,
+                                            stdin=subprocess.PIPE, start_new_session=True)
+        with contextlib.suppress(BrokenPipeError):  # it was killed; workers still die with us
+            self._reaper.stdin.write(line + "\n")
+            self._reaper.stdin.flush()
+
+
+def _parse(line: bytes | bytearray) -> Outcome:
+    try:
+        return Outcome.from_json(line)
+    except (ValueError, TypeError, RecursionError):
+        return Outcome("lost", error=f"the worker sent an unreadable answer: {bytes(line[:80])!r}")

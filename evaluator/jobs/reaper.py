@@ -1,0 +1,27 @@
+"""Ends the process groups of workers whose parent is gone; run as a file, with nothing imported.
+
+A worker dies with its parent by itself, but the children that it started would not. This small
+process is told every worker's group on stdin: `+123` when one starts, `-123` when it was ended.
+When the parent ends, however that happens, stdin ends too, and so do the groups.
+"""
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Keeps the list, and kills what is on it when stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    groups = set()
+    for line in sys.stdin:
+        (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    for group in groups:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+if __name__ == "__main__":
+    main()

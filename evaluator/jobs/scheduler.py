@@ -1,0 +1,198 @@
+"""The policy, for every backend: which job runs when and where, and what follows a fault."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from evaluator.jobs.base import BROKEN, READY, REFUSED, Job, Outcome, Result, Slots
+from utils.errors import UserError
+
+# After anything else the worker is replaced: what an exception leaves behind (a half-built model,
+# a broken CUDA context, fragmented memory) must not colour the next result.
+_KEEP_WORKER = ("ok", "nan")
+
+
+@dataclass
+class _Ticket:
+    """A job on its way: how often it was started, at which batch, how often it was lost."""
+
+    job: Job
+    order: int
+    attempts: int = 0
+    losses: int = 0
+    batch_scale: float = 1.0
+    started: float = 0.0
+
+
+class _Queue:
+    """Waiting tickets, longest expected first, then as given; exclusive ones after all others."""
+
+    def __init__(self, jobs: Iterable[Job], isolated: bool) -> None:
+        self._isolated = isolated
+        self._shared: list[tuple[float, int, _Ticket]] = []
+        self._exclusive: list[tuple[float, int, _Ticket]] = []
+        names = set()
+        for order, job in enumerate(jobs):
+            if job.name in names:
+                raise ValueError(f"two jobs are called {job.name!r}; names are unique in a run")
+            names.add(job.name)
+            self.push(_Ticket(job, order))
+
+    def push(self, ticket: _Ticket) -> None:
+        exclusive = ticket.job.kind == "latency" and not self._isolated
+        heap = self._exclusive if exclusive else self._shared
+        heapq.heappush(heap, (-ticket.job.expected, ticket.order, ticket))
+
+    def pop(self, alone: bool) -> _Ticket | None:
+        """The next ticket; an exclusive one only when it would run `alone`."""
+        heap = self._shared or (self._exclusive if alone else None)
+        return heapq.heappop(heap)[2] if heap else None
+
+    def __len__(self) -> int:
+        return len(self._shared) + len(self._exclusive)
+
+    @property
+    def only_exclusive(self) -> bool:
+        return bool(self._exclusive) and not self._shared
+
+    @property
+    def width(self) -> int:
+        """How many workers the waiting jobs could use."""
+        return len(self._shared) or bool(self._exclusive)
+
+
+class Engine:
+    """Runs jobs on slots; a context manager, at whose end no worker is left.
+
+    Jobs start the moment a worker is free, longest expected first, and results come in the order
+    in which they end. Workers start when the first jobs need them and serve all later runs.
+    Latency jobs run alone unless the slots are isolated from each other.
+
+    Only a lost worker is worth another try (`retries` of them), and memory that ran out one at
+    half the batch. Without a `timeout` no job is ever killed, however slow it is.
+    """
+
+    def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2) -> None:
+        """Takes over the slots; `timeout` is in seconds and counts from the start of a job."""
+        self._slots = slots
+        self._timeout = timeout
+        self._retries = retries
+        self._ready: set[int] = set()
+        self._opening: set[int] = set()
+        self._running: dict[int, _Ticket] = {}
+        self._lost_in_setup = 0
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._slots.close()
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        """Evaluates the jobs and yields one result for each, as they end.
+
+        Jobs in flight are killed when the iterator is closed or the caller is interrupted.
+
+        Raises:
+            UserError: a worker refused its options (a missing supernet, wrong data, ...).
+            RuntimeError: workers cannot be started; the message holds the worker's traceback.
+            ValueError: two jobs have the same name.
+        """
+        queue = _Queue(jobs, self._slots.isolated)
+        try:
+            while queue or self._running:
+                self._assign(queue)
+                events = self._slots.wait(self._patience())
+                events += self._overdue({slot for slot, _ in events})
+                results = [self._settle(slot, outcome, queue) for slot, outcome in events]
+                self._assign(queue)
+                yield from filter(None, results)
+        finally:
+            for slot in list(self._running):
+                self._drop(slot)
+
+    def _assign(self, queue: _Queue) -> None:
+        if queue.only_exclusive and self._ready:  # workers that still load would disturb them
+            for slot in list(self._opening):
+                self._drop(slot)
+        for slot in sorted(self._ready):
+            ticket = queue.pop(alone=not self._running)
+            if ticket is None:
+                break
+            ticket.attempts += 1
+            ticket.started = self._slots.now()
+            self._ready.remove(slot)
+            self._running[slot] = ticket
+            self._slots.start(slot, ticket.job, ticket.batch_scale)
+        if queue.only_exclusive and (self._running or self._ready):
+            return
+        closed = [slot for slot in range(self._slots.n) if slot not in
+                  self._ready | self._opening | self._running.keys()]
+        for slot in closed[:max(0, queue.width - len(self._opening) - len(self._ready))]:
+            self._opening.add(slot)
+            self._slots.open(slot)
+
+    def _settle(self, slot: int, outcome: Outcome, queue: _Queue) -> Result | None:
+        """Books what happened on a slot; returns a result if that was the end of a job."""
+        if slot not in self._running:
+            self._settle_setup(slot, outcome)
+            return None
+        ticket = self._running[slot]
+        seconds = outcome.seconds
+        if seconds is None:
+            seconds = self._slots.now() - ticket.started
+        if outcome.status in _KEEP_WORKER:
+            del self._running[slot]
+            self._ready.add(slot)
+        else:
+            self._drop(slot)
+        if self._deserves_retry(ticket, outcome.status):
+            queue.push(ticket)
+            return None
+        return Result(ticket.job, outcome.status, outcome.stats, outcome.error, outcome.log,
+                      ticket.attempts, seconds)
+
+    def _settle_setup(self, slot: int, outcome: Outcome) -> None:
+        if outcome.status == READY:
+            self._lost_in_setup = 0
+            self._opening.discard(slot)
+            self._ready.add(slot)
+            return
+        in_setup = slot in self._opening
+        self._drop(slot)
+        if outcome.status == REFUSED:
+            raise UserError(outcome.error)
+        self._lost_in_setup += in_setup
+        if outcome.status == BROKEN or self._lost_in_setup > self._retries:
+            raise RuntimeError(f"a worker could not be started: {outcome.error}\n{outcome.log}")
+
+    def _deserves_retry(self, ticket: _Ticket, status: str) -> bool:
+        if status == "lost":
+            ticket.losses += 1
+            return ticket.losses <= self._retries
+        if status == "oom" and ticket.batch_scale == 1.0:
+            ticket.batch_scale = 0.5
+            return True
+        return False
+
+    def _patience(self) -> float | None:
+        """Seconds until the next job is overdue; None if none can be."""
+        if self._timeout is None or not self._running:
+            return None
+        first = min(ticket.started for ticket in self._running.values())
+        return max(0.0, first + self._timeout - self._slots.now())
+
+    def _overdue(self, heard_of: set[int]) -> list[tuple[int, Outcome]]:
+        if self._timeout is None:
+            return []
+        limit = self._slots.now() - self._timeout
+        outcome = Outcome("timeout", error=f"not finished after {self._timeout:g} s")
+        return [(slot, outcome) for slot, ticket in self._running.items()
+                if ticket.started <= limit and slot not in heard_of]
+
+    def _drop(self, slot: int) -> None:
+        """Kills the slot's worker; a fresh one is opened when there is work for it."""
+        self._running.pop(slot, None)
+        self._ready.discard(slot)
+        self._opening.discard(slot)
+        self._slots.stop(slot)

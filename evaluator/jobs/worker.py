@@ -1,0 +1,129 @@
+"""What runs inside a worker, whoever started it: build the evaluator once, then answer jobs.
+
+The local backend starts `main` in a fresh interpreter. Requests come in on stdin and outcomes leave
+on what was stdout, one JSON object per line: plain data cannot carry code, and half a line is
+recognised as such. Whatever the evaluator prints goes to stderr, which is the worker's log.
+"""
+
+import ctypes
+import functools
+import json
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from evaluator import build_evaluator
+from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome
+from utils.errors import UserError, one_line
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+                  "cudnn_status_alloc_failed", "cublas_status_alloc_failed")
+
+# kind of a job -> the evaluator's method; batch sizes only matter to `evaluate`.
+_KINDS = {
+    "accuracy": lambda evaluator, arch, scale: evaluator.evaluate(arch, batch_scale=scale),
+    "latency": lambda evaluator, arch, scale: evaluator.latency(arch),
+}
+
+
+def prepare(name: str, options: dict[str, Any]) -> tuple[Any, Outcome]:
+    """Builds the evaluator; returns it, or None, and how that went: READY, REFUSED or BROKEN."""
+    try:
+        evaluator = build_evaluator(name, options)
+        if "torch" in sys.modules:  # a library may have been imported before OMP_NUM_THREADS
+            sys.modules["torch"].set_num_threads(options.get("threads", 1))
+        return evaluator, Outcome(READY)
+    except UserError as error:
+        return None, Outcome(REFUSED, error=str(error))
+    except Exception as error:  # an outcome, with its traceback, for the parent to show
+        if is_out_of_memory(error):
+            return None, Outcome(REFUSED, error="memory ran out while a worker was set up; raise "
+                                                "its memory limit, or use fewer workers")
+        return None, Outcome(BROKEN, error=_summary(error), log=traceback.format_exc())
+
+
+def answer(evaluator: Any, kind: str, arch: dict[str, Any], batch_scale: float) -> Outcome:
+    """Does one job and says how it ended; exceptions become outcomes."""
+    began = time.perf_counter()
+    try:
+        stats = _KINDS[kind](evaluator, arch, batch_scale)
+        status, error = judge(kind, stats)
+        outcome = Outcome(status, stats if status == "ok" else {}, error)
+    except Exception as error:  # an outcome, with its traceback, for the archive of failures
+        status = "oom" if is_out_of_memory(error) else "failed"
+        outcome = Outcome(status, error=_summary(error), log=traceback.format_exc())
+    return Outcome(**vars(outcome) | {"seconds": time.perf_counter() - began})
+
+
+def judge(kind: str, stats: Any) -> tuple[str, str]:
+    """Returns status and error of what an evaluator returned: `ok`, `nan`, or `failed`.
+
+    An accuracy needs a finite `top1`; no value at all may be NaN or infinite. None stands for
+    what was not measured.
+    """
+    if not isinstance(stats, dict):
+        return "failed", f"the evaluator returned {type(stats).__name__}, not a dict of stats"
+    try:
+        stats = json.loads(json.dumps(stats))
+    except (TypeError, ValueError) as error:
+        return "failed", f"the evaluator returned stats that are not JSON: {one_line(error)}"
+    numbers = {key: value for key, value in stats.items() if isinstance(value, int | float)}
+    odd = [f"{key} = {value}" for key, value in numbers.items() if not math.isfinite(value)]
+    if odd:
+        return "nan", f"not finite: {', '.join(odd)}"
+    if not numbers or (kind == "accuracy" and "top1" not in numbers):
+        return "nan", f"the evaluator returned no {'top1' if kind == 'accuracy' else 'number'}"
+    return "ok", ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the host or on a GPU (torch raises several types for that)."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError | OSError) and any(t in text for t in _OUT_OF_MEMORY))
+
+
+def die_with(parent: int, signal_number: int = signal.SIGKILL) -> None:
+    """Asks Linux to send this process a signal when its parent ends, whatever ends it.
+
+    Strictly, when the parent's thread that started this process ends. Elsewhere than on Linux
+    the end of the parent shows as the end of stdin alone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before it could be watched
+        os.kill(os.getpid(), signal_number)
+
+
+def main(parent: int) -> None:
+    """Serves the process `parent` until it closes stdin."""
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    channel = os.dup(1)
+    os.dup2(2, 1)
+    # A forked child that outlives this worker must not keep the channel open.
+    os.register_at_fork(after_in_child=functools.partial(os.close, channel))
+    setup = json.loads(sys.stdin.readline())
+    if setup["memory_limit"]:
+        import resource  # not on Windows
+        resource.setrlimit(resource.RLIMIT_AS, (setup["memory_limit"], setup["memory_limit"]))
+    evaluator, outcome = prepare(setup["name"], setup["options"])
+    _send(channel, outcome)
+    for line in sys.stdin:
+        _send(channel, answer(evaluator, **json.loads(line)))
+
+
+def _send(channel: int, outcome: Outcome) -> None:
+    message = memoryview(outcome.to_json().encode() + b"\n")
+    while message:
+        message = message[os.write(channel, message):]
+
+
+def _summary(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}").strip()
