@@ -205,12 +205,15 @@ class MSuNAS:
         settings: the resolved flags.
         folder: the locked run folder.
         engine: evaluates jobs, see `evaluator.jobs`.
+        n_slots: how many it evaluates at a time; for the estimate of device-hours.
     """
 
-    def __init__(self, settings: dict[str, Any], folder: RunFolder, engine: Any) -> None:
+    def __init__(self, settings: dict[str, Any], folder: RunFolder, engine: Any,
+                 n_slots: int = 1) -> None:
         self.settings = settings
         self.folder = folder
         self.engine = engine
+        self.n_slots = n_slots
         self.space = make_space(settings)
         self.objective = make_objective(settings, self.space)
         self.archive: list[Record] = []
@@ -414,10 +417,10 @@ class MSuNAS:
 
     def _tick(self, batch: int) -> None:
         self.n_evaluated += 1
-        if self.n_evaluated == min(batch, len(self.engine.slots)):
+        if self.n_evaluated == min(batch, self.n_slots):
             total = (time.monotonic() - self.start) / self.n_evaluated * self.n_planned
             print(f"estimate from the first {self.n_evaluated}: {duration(total)} for "
-                  f"{self.n_planned} evaluations, {total * len(self.engine.slots) / 3600:.2f} "
+                  f"{self.n_planned} evaluations, {total * self.n_slots / 3600:.2f} "
                   "device-hours", flush=True)
 
     def _clock(self, left: int) -> str:
@@ -483,8 +486,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     devices.add_argument("--n_gpus", type=count(0), default=8,
                          help="GPUs to use, at most those present; 0, or none present: the CPU")
     devices.add_argument("--gpu", type=count(1), default=1, help="GPUs per evaluation")
-    devices.add_argument("--cpu_workers", type=count(0), default=0,
-                         help="evaluations at a time on the CPU; 0: one per core")
+    devices.add_argument("--cpu_workers", type=count(1),
+                         help="evaluations at a time on the CPU (default: one per core)")
     devices.add_argument("--n_workers", type=count(0), default=4,
                          help="data-loading processes per evaluation, where images are streamed")
     devices.add_argument("--backend", choices=("local", "ray"), default="local",
@@ -532,14 +535,12 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     """
     settings = {key: value for key, value in vars(args).items() if key != "typed"}
     info = get_dataset_info(args.dataset)
-    row = {"n_classes": info.n_classes, "supernet_path": info.supernet, "vld_size": info.vld_size,
+    row = {"supernet_path": info.supernet, "vld_size": info.vld_size,
            "trn_batch_size": info.batch_size, "n_epochs": info.n_epochs}
     if args.test:
         row["vld_size"] = None
     settings |= {key: value for key, value in row.items() if settings[key] is None}
-    if info.n_classes is not None and settings["n_classes"] != info.n_classes:
-        raise UserError(f"--n_classes {settings['n_classes']}: the data set {args.dataset} has "
-                        f"{info.n_classes} classes; leave the flag out")
+    settings["n_classes"] = info.check_n_classes(settings["n_classes"])
     if args.resolutions is None:
         settings["resolutions"] = list(info.resolutions)
     elif isinstance(args.resolutions, str):
@@ -587,7 +588,8 @@ def make_spec(settings: dict[str, Any], objective: SecondObjective) -> Evaluator
         "dataset", "n_classes", "vld_size", "test", "n_workers", "trn_batch_size",
         "vld_batch_size", "n_epochs", "seed", "amp", "cache_gb")}
     if objective.measured:
-        options |= {"latency_batch_size": objective.batch_size}
+        options |= {"latency_batch_size": objective.batch_size,
+                    "latency_device": objective.device}
     return EvaluatorSpec(settings["evaluator"], paths | options)
 
 
@@ -674,7 +676,7 @@ def main(args: argparse.Namespace) -> None:
                                 timeout=settings["timeout"], retries=settings["retries"],
                                 ray_address=settings["ray_address"])
             with engine:
-                search = MSuNAS(settings, folder, engine)
+                search = MSuNAS(settings, folder, engine, len(slots))
                 if args.resume and settings_are_new:
                     search.adopt()
                 last = search.run()

@@ -1,8 +1,6 @@
 """Once-for-All supernets: build, load, and cut subnets out of them."""
 
 import os
-import re
-from pathlib import Path
 
 import torch
 from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
@@ -10,14 +8,12 @@ from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 from networks.checkpoints import load_checkpoint, load_state
 from networks.configs import Config
 from networks.static import NSGANetV2, without_init
-from search_space.backbones import MOBILENET_V3, make_divisible
+from search_space.backbones import MOBILENET_V3, make_divisible, width_from_name
 from search_space.base import Arch
 from utils.errors import UserError
 
 SUPERNETS = {"mbv3": OFAMobileNetV3}
 KERNEL_SIZES, EXPANSIONS, DEPTHS = [3, 5, 7], [3, 4, 6], [2, 3, 4]
-
-_WIDTH_IN_NAME = re.compile(r"(?:^|_)w(\d+(?:\.\d+)?)(?=[_.]|$)")
 
 
 def build_supernet(n_classes: int, width_mult: float = 1.0, dropout: float = 0.1,
@@ -40,8 +36,7 @@ def build_supernet(n_classes: int, width_mult: float = 1.0, dropout: float = 0.1
 def load_supernet(path: str | os.PathLike, n_classes: int | None = None) -> OFAMobileNetV3:
     """Loads a supernet checkpoint of either key naming; returns it in eval mode, on the CPU.
 
-    The width multiplier is the `w1.0` of the file's name, or, where it has none, the one that the
-    tensors' shapes show.
+    The width multiplier is the `w1.2` of the file's name, 1.0 where it has none.
 
     Args:
         path: the checkpoint.
@@ -134,10 +129,10 @@ def _shape_of(state: dict[str, torch.Tensor], path: str | os.PathLike) -> tuple[
                             "missing or misshapen")
         sizes[key] = len(tensor)
     classes, features = sizes.values()
-    named = _WIDTH_IN_NAME.search(Path(path).name)
-    width = float(named[1]) if named else features / MOBILENET_V3.feature_mix
-    if make_divisible(MOBILENET_V3.feature_mix * width) != features:
-        raise UserError(f"{path}: the name says width {width}, but the last convolution has "
-                        f"{features} channels ({MOBILENET_V3.feature_mix} at width 1.0); "
-                        "rename the file")
+    width = width_from_name(path)
+    if not 0 < width < 100 or make_divisible(MOBILENET_V3.feature_mix * width) != features:
+        raise UserError(f"{path}: by its name the width is {width}, but the last convolution has "
+                        f"{features} channels, which is width "
+                        f"{features / MOBILENET_V3.feature_mix:.4g}; rename the file: ..._w1.2 is "
+                        "width 1.2")
     return classes, width

@@ -1,0 +1,122 @@
+"""Evaluates one architecture (a subnet file and a supernet) or network (net.config and weights)."""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+from data_providers.table import DATASETS, get_dataset_info
+from search_space import read_arch
+from utils.errors import UserError, run_script
+from utils.files import write_json
+
+DEFAULT_RESOLUTION = 224
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command-line parser; the original's flags keep their names."""
+    p = argparse.ArgumentParser(prog="python -m evaluator", description=__doc__)
+    net = p.add_argument_group("what to evaluate: --subnet, or --config with --init")
+    net.add_argument("--subnet", help="net.subnet file: the architecture in JSON")
+    net.add_argument("--supernet_path", help="checkpoint that --subnet takes its weights from "
+                     "(default: the data set's, ./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
+    net.add_argument("--config", help="net.config file: the layers in JSON, either naming")
+    net.add_argument("--init", help="weights that belong to --config")
+    net.add_argument("--resolution", type=int, help="image size in pixels for --config "
+                     f"(default: the config's own, else {DEFAULT_RESOLUTION})")
+    net.add_argument("--reset_running_statistics", action="store_true", help="recompute the "
+                     "batch-norm statistics of --config too (a subnet's always are)")
+    data = p.add_argument_group("data")
+    data.add_argument("--data", help="folder of the data set (digits needs none)")
+    data.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
+                      help="data set (default: imagenet)")
+    data.add_argument("--n_classes", type=int, help="classes (default: the data set's)")
+    data.add_argument("--vld_size", type=int, help="validation images split off the training set "
+                      "(default: 300 for digits, else none: the test images are used)")
+    data.add_argument("--test", action="store_true", help="score on the test images")
+    data.add_argument("--n_workers", type=int, default=4,
+                      help="data-loading processes (default: 4)")
+    data.add_argument("--vld_batch_size", type=int, default=200,
+                      help="batch size of validation (default: 200)")
+    data.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
+                      "~/.cache/msunas)")
+    data.add_argument("--cache_gb", type=float, default=20.0,
+                      help="its greatest size in GiB (default: 20)")
+    tune = p.add_argument_group("fine-tuning")
+    tune.add_argument("--n_epochs", type=int, help="epochs with a new classifier; 0 evaluates as "
+                      "it is (default: the data set's, 0 for imagenet and digits, else 5)")
+    tune.add_argument("--trn_batch_size", type=int, help="its batch size (default: the data set's)")
+    tune.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: 0)")
+    device = p.add_argument_group("device and result")
+    device.add_argument("--device", default="cpu", help="cpu or cuda:0, ... (default: cpu)")
+    device.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    device.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
+    device.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
+                        "batch size (default: none)")
+    device.add_argument("--save", help="file for the stats in JSON (default: none)")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Evaluates, writes the stats to `--save`, and prints them as one line of JSON."""
+    _check(args)
+    stats = evaluate(args)
+    if args.save:
+        write_json(args.save, stats)
+    print(json.dumps(stats))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the stats of what the arguments name.
+
+    Raises:
+        UserError: a file or an option is wrong.
+    """
+    arch = read_arch(args.subnet) if args.subnet else None
+    from evaluator.accuracy import NetEvaluator, SupernetEvaluator, parse_latency
+    from networks import build_from_config, cut_subnet, load_weights, read_config
+
+    latency = parse_latency(args.latency)
+    options = {key: getattr(args, key) for key in (
+        "dataset", "data", "n_classes", "vld_size", "test", "n_workers", "trn_batch_size",
+        "vld_batch_size", "n_epochs", "seed", "device", "cache_dir", "cache_gb", "amp", "threads")}
+    if arch is not None:
+        path = args.supernet_path or get_dataset_info(args.dataset).supernet
+        evaluator = SupernetEvaluator(supernet_path=path, **options)
+        net, resolution = cut_subnet(evaluator.supernet, arch), arch["r"]
+        stats = evaluator.evaluate(arch)
+    else:
+        config = read_config(args.config)
+        net = build_from_config(config)
+        load_weights(net, args.init)
+        resolution = args.resolution or config.get("resolution") or config.get("img_size") \
+            or DEFAULT_RESOLUTION
+        evaluator = NetEvaluator(**options)
+        stats = evaluator.evaluate_net(net.eval(), resolution, args.reset_running_statistics)
+    return stats | evaluator.latencies(net, resolution, latency)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if bool(args.subnet) == bool(args.config):
+        raise UserError("give either --subnet, with --supernet_path, or --config, with --init")
+    if args.config and not args.init:
+        raise UserError("--config needs --init, the weights of that network")
+    if args.resolution is not None and not (args.config and 8 <= args.resolution <= 4096):
+        raise UserError(f"--resolution {args.resolution}: it must lie in 8..4096, and belongs to "
+                        "--config; a subnet file has its own")
+    for flag, least in (("vld_size", 1), ("trn_batch_size", 1), ("vld_batch_size", 1),
+                        ("n_epochs", 0), ("n_workers", 0), ("threads", 1), ("n_classes", 1),
+                        ("seed", 0)):
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise UserError(f"--{flag} {value}: must be {least} or more")
+    folder = os.path.dirname(os.path.abspath(args.save)) if args.save else None
+    if args.save and os.path.isdir(args.save):
+        raise UserError(f"--save {args.save}: a folder; name the file for the stats")
+    if folder and os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"--save {args.save}: {folder} is a file, not a folder")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
