@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,8 @@ def _squeeze_excite(channels: int, size: int) -> list[Costs]:
 
 
 def _conv_parts(x: Layer) -> list[Costs]:
-    conv = _conv(x.in_channels, x.out_channels, x.out_size, x.kernel, x.groups, x.act, x.bn, x.bias)
+    conv = _conv(x.in_channels, x.out_channels, x.out_size, x.kernel, act=x.act, bn=x.bn,
+                 bias=x.bias)
     return [conv, *(_squeeze_excite(x.out_channels, x.out_size) if x.se else [])]
 
 
@@ -202,7 +204,7 @@ class CostModel:
         blocks = [net.block(stage, position, kernel, expand, size[stage + (position > 0)])
                   for stage in range(s.num_blocks) for position in range(s.max_depth)
                   for kernel in s.kernel_size for expand in s.exp_ratio for size in sizes]
-        known = {layer: layer_costs(layer)._asdict() for layer in {*blocks, *sum(fixed, [])}}
+        known = {layer: layer_costs(layer)._asdict() for layer in chain(blocks, *fixed)}
         names = list(Costs._fields)
         if self.lut is not None:
             names.append("cpu")

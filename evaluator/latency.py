@@ -3,12 +3,16 @@
 import copy
 import math
 import os
+import platform
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from evaluator.layers import Layer, space_layers
@@ -17,10 +21,15 @@ from utils.errors import UserError
 from utils.files import read_text, read_yaml
 
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
 
 SHOWN_KEYS = 5
-MIN_REPEATS = 10
+WARM_UP, MIN_REPEATS = 3, 20
+# Modules that take turns; more would not fit in a device's caches and memory any better.
+GROUP = 32
+# Samples above this multiple of the median are interruptions by other processes.
+INTERRUPTED = 1.5
+REL_ERR, MAX_REPEATS = 0.02, 1000
 
 
 class LookUpTable:
@@ -111,3 +120,183 @@ def _checked_mean(path: str | os.PathLike, key: Any, row: Any) -> float:
         raise UserError(f"{path}: entry {str(key)[:80]!r}: expected a mean in ms above 0, found "
                         f"{str(row)[:60]!r}; measure it again or take it out")
     return float(mean)
+
+
+class Latency(NamedTuple):
+    """A measured duration in ms.
+
+    Attributes:
+        mean: mean of the samples.
+        var: their variance.
+        count: how many they are; interrupted ones are left out.
+        rel_err: standard error of the mean, relative to the mean.
+    """
+
+    mean: float
+    var: float
+    count: int
+    rel_err: float
+
+
+def measure(calls: Sequence[Callable[[], object]],
+            synchronize: Callable[[], object] = lambda: None, rel_err: float = REL_ERR,
+            max_repeats: int = MAX_REPEATS) -> list[Latency]:
+    """Times calls until the mean of each is known well enough.
+
+    The calls take turns, one sample each, for two reasons: a slow spell of the machine does not
+    fall on one of them alone, and each finds the caches as it would in a whole network, filled by
+    others. The first rounds warm up and do not count. A call drops out when the standard error of
+    its mean is below `rel_err` of the mean, or after `max_repeats` samples. Samples above one and
+    a half times the median are interruptions by other processes and are left out.
+
+    Args:
+        calls: what to time.
+        synchronize: waits until the device has finished; called around each sample.
+        rel_err: the bound on the relative standard error.
+        max_repeats: the most samples of each call, rounded up to whole turns.
+    """
+    samples: list[list[float]] = [[] for _ in calls]
+    results: dict[int, Latency] = {}
+    for call in calls * WARM_UP:
+        call()
+    while len(results) < len(calls):
+        for i in (i for i in range(len(calls)) if i not in results):
+            samples[i].append(_time(calls[i], synchronize))
+            if len(samples[i]) >= min(MIN_REPEATS, max_repeats):
+                latency = _summary(np.array(samples[i]))
+                if latency.rel_err <= rel_err or len(samples[i]) >= max_repeats:
+                    results[i] = latency
+    return [results[i] for i in range(len(calls))]
+
+
+def _time(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _summary(samples: np.ndarray) -> Latency:
+    kept = samples[samples <= INTERRUPTED * np.median(samples)]
+    mean, var = kept.mean(), kept.var(ddof=1)
+    return Latency(float(mean), float(var), len(kept), float(np.sqrt(var / len(kept)) / mean))
+
+
+def measure_latency(net: "nn.Module", resolution: int, batch_size: int = 1, device: str = "cpu",
+                    threads: int = 1, rel_err: float = REL_ERR,
+                    max_repeats: int = MAX_REPEATS) -> Latency:
+    """Measures the latency in ms of a network on a device; the network is not changed.
+
+    A copy runs in eval and inference mode, batch normalisation included.
+
+    Args:
+        net: a network that takes images.
+        resolution: height and width of the images in pixels.
+        batch_size: images in one pass; the latency is that of the whole batch.
+        device: `cpu` or `cuda:0`, ...; CUDA is synchronised around each pass.
+        threads: threads that a CPU uses.
+        rel_err, max_repeats: as in `measure`.
+    """
+    shape = (batch_size, 3, resolution, resolution)
+    return measure_modules([(copy.deepcopy(net), shape)], device, threads, rel_err,
+                           max_repeats)[0]
+
+
+def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device: str = "cpu",
+                    threads: int = 1, rel_err: float = REL_ERR,
+                    max_repeats: int = MAX_REPEATS) -> list[Latency]:
+    """Measures modules in turns, each with its input shape; the rest is as in `measure_latency`.
+
+    The modules themselves are moved to the device and put in eval mode.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    calls = [partial(module.to(device).eval(), torch.randn(*shape, generator=generator).to(device))
+             for module, shape in modules]
+    cuda = torch.device(device).type == "cuda"
+    synchronize = partial(torch.cuda.synchronize, device) if cuda else lambda: None
+    with torch.inference_mode(), pinned_threads(threads):
+        return measure(calls, synchronize, rel_err, max_repeats)
+
+
+def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
+                     max_repeats: int) -> None:
+    """Raises UserError for values out of range and for a device that is not there."""
+    import torch
+
+    counts = {"threads": threads, "batch_size": batch_size, "max_repeats": max_repeats}
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} must be 1 or more, not {value}")
+    if not 0 < rel_err < 1:
+        raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device}: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def pinned_threads(threads: int) -> Iterator[None]:
+    """Lets torch use `threads` CPU threads inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def build_module(layer: Layer) -> "nn.Module":
+    """Returns a layer with random weights, made of the layers of the `ofa` package."""
+    from ofa.utils import MyGlobalAvgPool2d
+    from ofa.utils.layers import (
+        ConvLayer,
+        IdentityLayer,
+        LinearLayer,
+        MBConvLayer,
+        ResidualBlock,
+    )
+
+    x = layer
+    builders = {
+        "conv": lambda: ConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride,
+                                  bias=x.bias, use_se=x.se, use_bn=x.bn, act_func=x.act),
+        "mbconv": lambda: ResidualBlock(
+            MBConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride, x.expand, x.mid, x.act,
+                        x.se),
+            IdentityLayer(x.in_channels, x.out_channels) if x.skip else None),
+        "pool": lambda: MyGlobalAvgPool2d(keep_dim=True),
+        "linear": lambda: LinearLayer(x.in_channels, x.out_channels, x.bias, x.bn, x.act),
+    }
+    return builders[x.kind]()
+
+
+def build_network(layers: Sequence[Layer]) -> "nn.Module":
+    """Returns the network of all `layers` with random weights; its last layer is linear."""
+    from torch import nn
+
+    modules = [build_module(layer) for layer in layers]
+    return nn.Sequential(*modules[:-1], nn.Flatten(), modules[-1])
+
+
+def input_shape(layer: Layer, batch_size: int = 1) -> tuple[int, ...]:
+    """Returns the shape of what a layer takes."""
+    image = () if layer.kind == "linear" else (layer.size, layer.size)
+    return (batch_size, layer.in_channels, *image)
+
+
+def device_name(device: str) -> str:
+    """Returns the model of a GPU, or of this machine's CPU."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

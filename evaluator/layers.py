@@ -1,27 +1,22 @@
 """A network as a list of `Layer` rows: what costs, latency tables and their builder share."""
 
-import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from networks.configs import check_config, mid_channels, read_config
 from search_space import Arch, SearchSpace
 from search_space.backbones import Backbone
 from utils.errors import UserError
-from utils.files import read_json
 
-ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh", None)
 POOL = "global_avg_pool"
-# The layers after the blocks, for each `name` a net.config can have.
+# The layers between the blocks and the classifier, for each `name` a net.config can have.
 HEADS = {
-    "MobileNetV3": ("final_expand_layer", POOL, "feature_mix_layer", "classifier"),
-    "NSGANetV2": ("final_expand_layer", POOL, "feature_mix_layer", "classifier"),
-    "ProxylessNASNets": ("feature_mix_layer", POOL, "classifier"),
+    "MobileNetV3": ("final_expand_layer", POOL, "feature_mix_layer"),
+    "ProxylessNASNets": ("feature_mix_layer", POOL),
 }
-SUBNET_WIDTHS = (0.1, 10.0)
-MAX_CHANNELS, MAX_KERNEL, MAX_STRIDE, MAX_RESOLUTION, MAX_EXPAND = 65536, 31, 8, 4096, 64
-MAX_CLASSES = 1_000_000
+WIDTH_MULTIPLIERS = (0.1, 10.0)
+MAX_RESOLUTION, MAX_CLASSES = 4096, 100_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,6 @@ class Layer:
         expand, mid: of an `mbconv`, the nominal expansion and the channels that it makes.
         skip: whether the input is added to the output.
         bn, bias: whether a `conv` or `linear` has batch normalisation, a bias.
-        groups: of a `conv`; an `mbconv` is depthwise in the middle.
     """
 
     kind: str
@@ -47,14 +41,13 @@ class Layer:
     out_channels: int
     kernel: int = 1
     stride: int = 1
-    expand: int = 1
+    expand: float = 1
     mid: int = 0
     act: str | None = None
     se: bool = False
     skip: bool = False
     bn: bool = True
     bias: bool = False
-    groups: int = 1
 
     @property
     def out_size(self) -> int:
@@ -74,7 +67,7 @@ def _conv_key(layer: Layer) -> str:
 
 _KEYS = {
     "conv": _conv_key,
-    "mbconv": lambda x: (f"{_conv_key(x)}-expand:{x.expand}-kernel:{x.kernel}-stride:{x.stride}"
+    "mbconv": lambda x: (f"{_conv_key(x)}-expand:{x.expand:g}-kernel:{x.kernel}-stride:{x.stride}"
                          f"-idskip:{x.skip:d}-se:{x.se:d}"),
     "pool": lambda x: None,
     "linear": lambda x: f"{x.name}-input:{x.in_channels}-output:{x.out_channels}",
@@ -96,7 +89,7 @@ class Supernet:
     width_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        low, high = SUBNET_WIDTHS
+        low, high = WIDTH_MULTIPLIERS
         if not low <= self.width_mult <= high:
             raise UserError(f"a width multiplier lies in {low}..{high}, not {self.width_mult}")
         if not 1 <= self.n_classes <= MAX_CLASSES:
@@ -197,157 +190,43 @@ def read_config_layers(path: str | os.PathLike, resolution: int) -> tuple[list[L
     The file's own `img_size` or `resolution` goes before the argument.
 
     Raises:
-        UserError: the file is missing or damaged, or describes no network that we can count.
+        UserError: the file is missing or damaged, or describes no valid network.
     """
-    config = read_json(path, "net.config file")
-    try:
-        for name in ("img_size", "resolution"):
-            if config.get(name) is not None:
-                resolution = _integer(config, name, "the config", 8, MAX_RESOLUTION)
-                break
-        return config_layers(config, resolution), resolution
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    config = read_config(path)
+    resolution = config.get("img_size", config.get("resolution", resolution))
+    return config_layers(config, resolution), resolution
 
 
 def config_layers(config: dict[str, Any], resolution: int) -> list[Layer]:
-    """Returns the layers of a `net.config` dict at an input of `resolution` px.
-
-    Old and new names of the blocks are read.
+    """Returns the layers of a `net.config` dict, of either naming, at an input of `resolution` px.
 
     Raises:
-        UserError: a missing key, a wrong type or range, channels that do not fit together.
+        UserError: the dict describes no valid network.
     """
-    name = config.get("name")
-    if not isinstance(name, str) or name not in HEADS:
-        raise UserError(f"'name' of a net.config is one of {', '.join(HEADS)}, "
-                        f"not {str(name)[:60]!r}")
-    blocks = config.get("blocks")
-    if not isinstance(blocks, list) or not 1 <= len(blocks) <= 1000:
-        raise UserError("'blocks' of a net.config must be a list of 1 to 1000 blocks")
-    layers = [_conv_layer(config, "first_conv", resolution)]
-    if layers[0].in_channels != 3:
-        raise UserError(f"first_conv: an image has 3 channels, not {layers[0].in_channels}")
-    for index, block in enumerate(blocks):
-        layers += _block_layers(block, f"blocks.{index}", layers[-1])
-    for part in HEADS[name]:
-        layers += _head_layers(config, part, layers[-1])
+    config = check_config(config)
+    layers = [_conv_layer("first_conv", config["first_conv"], resolution)]
+    for block in config["blocks"]:
+        layers.append(_block_layer(block, layers[-1].out_size))
+    for part in HEADS[config["name"]]:
+        size, channels = layers[-1].out_size, layers[-1].out_channels
+        if part == POOL:
+            layers.append(Layer("pool", POOL, size, channels, channels))
+        elif config[part] is not None:  # ProxylessNASNets may lack the feature mix
+            layers.append(_conv_layer(part, config[part], size))
+    linear = config["classifier"]
+    layers.append(Layer("linear", "classifier", 1, linear["in_features"], linear["out_features"],
+                        bn=False, bias=linear["bias"]))
     return layers
 
 
-def _head_layers(config: dict, part: str, before: Layer) -> Iterator[Layer]:
-    if part == POOL:
-        yield Layer("pool", POOL, before.out_size, before.out_channels, before.out_channels)
-    elif part == "classifier":
-        yield _follows(_linear_layer(config, part), before)
-    elif part in config and config[part] is None:  # ProxylessNASNets allow for its absence
-        return
-    else:
-        yield _follows(_conv_layer(config, part, before.out_size), before)
+def _conv_layer(name: str, conv: dict[str, Any], size: int) -> Layer:
+    return Layer("conv", name, size, conv["in_channels"], conv["out_channels"],
+                 conv["kernel_size"], conv["stride"], act=conv["act_func"], se=conv["use_se"],
+                 bn=conv["use_bn"], bias=conv["bias"])
 
 
-def _block_layers(block: Any, place: str, before: Layer) -> Iterator[Layer]:
-    if not isinstance(block, dict):
-        raise UserError(f"{place} must be a dict, not {type(block).__name__}")
-    key = "mobile_inverted_conv" if "mobile_inverted_conv" in block else "conv"
-    conv = block.get(key)
-    if key in block and (conv is None or isinstance(conv, dict) and conv.get("name") ==
-                         "ZeroLayer"):
-        return
-    shortcut = block.get("shortcut")
-    if shortcut is not None and not isinstance(shortcut, dict):
-        raise UserError(f"{place}.shortcut must be a dict or null")
-    skip = shortcut is not None and shortcut.get("name") != "ZeroLayer"
-    yield _follows(_mbconv_layer(block, key, place, before.out_size, skip), before)
-
-
-def _mbconv_layer(block: dict, key: str, place: str, size: int, skip: bool) -> Layer:
-    conv, place = _section(block, key, place), f"{place}.{key}"
-    inputs, outputs = (_integer(conv, k, place, 1, MAX_CHANNELS)
-                       for k in ("in_channels", "out_channels"))
-    expand = _number(conv, "expand_ratio", place, 1, MAX_EXPAND)
-    mid = inputs if conv.get("mid_channels") is None and expand == 1 else round(inputs * expand)
-    if conv.get("mid_channels") is not None:
-        mid = _integer(conv, "mid_channels", place, 1, MAX_CHANNELS)
-    if expand == 1 and mid != inputs:
-        raise UserError(f"{place}: with expand_ratio 1 mid_channels is in_channels, not {mid}")
-    if conv.get("groups") not in (None, mid):
-        raise UserError(f"{place}: only depthwise convolutions are counted, groups must be null")
-    stride = _integer(conv, "stride", place, 1, MAX_STRIDE)
-    if skip and (stride != 1 or inputs != outputs):
-        raise UserError(f"{place}: a shortcut needs stride 1 and as many outputs as inputs")
-    return Layer("mbconv", "MBConv", size, inputs, outputs, _kernel(conv, place), stride,
-                 int(expand) if expand == int(expand) else expand, mid, _act(conv, place),
-                 _flag(conv, "use_se", place, False), skip)
-
-
-def _conv_layer(config: dict, part: str, size: int) -> Layer:
-    conv = _section(config, part, "the config")
-    inputs, outputs = (_integer(conv, k, part, 1, MAX_CHANNELS)
-                       for k in ("in_channels", "out_channels"))
-    groups = math.gcd(inputs, _integer(conv, "groups", part, 1, MAX_CHANNELS, 1))
-    if _integer(conv, "dilation", part, 1, MAX_KERNEL, 1) != 1 or outputs % groups:
-        raise UserError(f"{part}: dilated or unevenly grouped convolutions are not counted")
-    return Layer("conv", part, size, inputs, outputs, _kernel(conv, part),
-                 _integer(conv, "stride", part, 1, MAX_STRIDE, 1), act=_act(conv, part),
-                 se=_flag(conv, "use_se", part, False), bn=_flag(conv, "use_bn", part, True),
-                 bias=_flag(conv, "bias", part, False), groups=groups)
-
-
-def _linear_layer(config: dict, part: str) -> Layer:
-    linear = _section(config, part, "the config")
-    return Layer("linear", part, 1, _integer(linear, "in_features", part, 1, MAX_CHANNELS),
-                 _integer(linear, "out_features", part, 1, MAX_CLASSES), act=_act(linear, part),
-                 bn=_flag(linear, "use_bn", part, False), bias=_flag(linear, "bias", part, True))
-
-
-def _follows(layer: Layer, before: Layer) -> Layer:
-    if layer.in_channels != before.out_channels:
-        raise UserError(f"a {layer.name} takes {layer.in_channels} channels, but the "
-                        f"{before.name} before it gives {before.out_channels}")
-    return layer
-
-
-def _section(config: dict, key: str, place: str) -> dict:
-    if not isinstance(config.get(key), dict):
-        raise UserError(f"{place} must have a dict {key!r}")
-    return config[key]
-
-
-def _number(config: dict, key: str, place: str, low: int, high: int,
-            default: int | None = None) -> int | float:
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise UserError(f"{place}: {key!r} must be {low}..{high}, not {str(value)[:60]!r}")
-    return value
-
-
-def _integer(config: dict, key: str, place: str, low: int, high: int,
-             default: int | None = None) -> int:
-    value = _number(config, key, place, low, high, default)
-    if value != int(value):
-        raise UserError(f"{place}: {key!r} must be a whole number, not {value}")
-    return int(value)
-
-
-def _kernel(config: dict, place: str) -> int:
-    kernel = _integer(config, "kernel_size", place, 1, MAX_KERNEL)
-    if kernel % 2 == 0:
-        raise UserError(f"{place}: 'kernel_size' must be odd, not {kernel}")
-    return kernel
-
-
-def _act(config: dict, place: str) -> str | None:
-    act = config.get("act_func")
-    act = None if act == "none" else act
-    if act is not None and (not isinstance(act, str) or act not in ACTIVATIONS):
-        known = ", ".join(name for name in ACTIVATIONS if name)
-        raise UserError(f"{place}: 'act_func' is one of {known}, none, not {str(act)[:60]!r}")
-    return act
-
-
-def _flag(config: dict, key: str, place: str, default: bool) -> bool:
-    value = config.get(key, default)
-    if not isinstance(value, bool):
-        raise UserError(f"{place}: {key!r} must be true or false, not {str(value)[:60]!r}")
-    return value
+def _block_layer(block: dict[str, Any], size: int) -> Layer:
+    conv = block["conv"]
+    return Layer("mbconv", "MBConv", size, conv["in_channels"], conv["out_channels"],
+                 conv["kernel_size"], conv["stride"], conv["expand_ratio"], mid_channels(conv),
+                 conv["act_func"], conv["use_se"], skip=block["shortcut"] is not None)

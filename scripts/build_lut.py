@@ -1,0 +1,168 @@
+"""Measures a latency table on this device: every distinct layer that a search space can contain."""
+
+import argparse
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_providers.table import DATASETS, get_dataset_info
+from evaluator.latency import (
+    GROUP,
+    MAX_REPEATS,
+    REL_ERR,
+    LookUpTable,
+    build_module,
+    check_conditions,
+    device_name,
+    input_shape,
+    measure_modules,
+    read_header,
+)
+from evaluator.layers import Layer, read_config_layers, space_layers
+from search_space import SEARCH_SPACES, get_search_space
+from utils.errors import UserError, run_script
+from utils.files import read_yaml, write_text
+
+WIDTH_IN_NAME = re.compile(r"w(\d+\.\d+)$")
+
+
+def wanted_layers(args: argparse.Namespace) -> list[Layer]:
+    """Returns the layers to measure, one for each key: those of a space, or of net.config files."""
+    info = get_dataset_info(args.dataset)
+    resolutions = args.resolutions or info.resolutions
+    if args.config:
+        layers = [layer for path in args.config for resolution in resolutions
+                  for layer in read_config_layers(path, resolution)[0]]
+    else:
+        space = get_search_space(args.search_space, resolutions=resolutions)
+        width = args.width or float(WIDTH_IN_NAME.search(info.supernet)[1])
+        layers = space_layers(space, args.n_classes or info.n_classes, width)
+    return list({layer.key: layer for layer in layers if layer.key}.values())
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the header: everything that two measurements must share to stand in one table."""
+    import torch
+
+    cuda = torch.device(args.device).type == "cuda"
+    return {
+        "unit": "ms, mean over repeated passes of a whole batch",
+        "device": torch.device(args.device).type,
+        "device_name": device_name(args.device),
+        "threads": args.threads,
+        "batch_size": args.batch_size,
+        "rel_err": args.rel_err,
+        "max_repeats": args.max_repeats,
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if cuda else None,
+        "ofa": version("ofa"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def read_entries(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what a table already holds, {} where there is no file.
+
+    Raises:
+        UserError: the file is damaged, or was measured under other conditions.
+    """
+    if not path.exists():
+        return {}
+    LookUpTable.read(path)
+    found = read_header(path)
+    other = [f"{name} {found.get(name)!r}, not {value!r}" for name, value in header.items()
+             if found.get(name) != value]
+    if other:
+        raise UserError(f"{path}: measured under other conditions ({'; '.join(other)}); name "
+                        "another file with --out")
+    return read_yaml(path, "latency table")
+
+
+def write_entries(path: Path, header: dict[str, Any], entries: dict[str, Any]) -> None:
+    """Writes the table with its header as comments, which other readers of the format skip."""
+    comments = "".join(f"# {line}\n" for line in
+                       yaml.safe_dump(header, sort_keys=False, width=1000).splitlines())
+    write_text(path, comments + yaml.dump(entries, sort_keys=False, width=1000,
+                                          Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+
+
+def measure_layers(layers: list[Layer], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measures layers under the conditions of the command line; returns table entries."""
+    modules = [(build_module(layer), input_shape(layer, args.batch_size)) for layer in layers]
+    latencies = measure_modules(modules, args.device, args.threads, args.rel_err, args.max_repeats)
+    return {layer.key: {"mean": latency.mean, "var": latency.var, "count": latency.count}
+            for layer, latency in zip(layers, latencies, strict=True)}
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command line of this script."""
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--out", type=Path, required=True,
+                   help="the table (YAML); what it already holds is kept, so that a run that was "
+                        "stopped goes on")
+    p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
+                   help="data set whose resolutions, classes and width are the defaults below")
+    p.add_argument("--search_space", choices=sorted(SEARCH_SPACES), default="mbv3",
+                   help="search space whose layers are measured")
+    p.add_argument("--resolutions", type=int, nargs="+",
+                   help="input resolutions in px (default: those of the data set)")
+    p.add_argument("--n_classes", type=int, help="classes (default: those of the data set)")
+    p.add_argument("--width", type=float,
+                   help="width multiplier (default: that of the data set's supernet)")
+    p.add_argument("--config", nargs="+", metavar="FILE",
+                   help="measure the layers of these net.config files instead of a space's")
+    p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads that a layer runs on")
+    p.add_argument("--batch_size", type=int, default=1, help="images in one pass")
+    p.add_argument("--rel_err", type=float, default=REL_ERR,
+                   help="repeat until the standard error is below this part of the mean ...")
+    p.add_argument("--max_repeats", type=int, default=MAX_REPEATS,
+                   help="... or until this many passes")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures what the table lacks, and writes the table after every group of layers."""
+    layers = wanted_layers(args)
+    check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    header = conditions(args)
+    entries = read_entries(args.out, header)
+    missing = [layer for layer in layers if layer.key not in entries]
+    print(f"{len(layers)} distinct layers, {len(missing)} to measure on "
+          f"{header['device_name']}, threads {args.threads}, batch {args.batch_size}")
+    write_entries(args.out, header, entries)
+    try:
+        for group in progress(missing):
+            entries |= measure_layers(group, args)
+            write_entries(args.out, header, entries)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command goes "
+                                "on from there") from None
+    print(f"{args.out}: {len(entries)} layers")
+
+
+def progress(layers: list[Layer]) -> Iterator[list[Layer]]:
+    """Gives the layers in groups; shows a bar on a terminal and plain lines elsewhere."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    with tqdm(total=len(layers), unit="layer", disable=not terminal) as bar:
+        for start in range(0, len(layers), GROUP):
+            yield layers[start:start + GROUP]
+            bar.update(min(GROUP, len(layers) - start))
+            if not terminal:
+                print(f"{min(start + GROUP, len(layers))} of {len(layers)} measured", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))

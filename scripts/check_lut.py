@@ -1,0 +1,123 @@
+"""Compares a latency table with reality: sums of its entries against whole random subnets."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluator.latency import (
+    GROUP,
+    MAX_REPEATS,
+    REL_ERR,
+    LookUpTable,
+    build_network,
+    check_conditions,
+    input_shape,
+    measure_modules,
+)
+from evaluator.layers import Layer, arch_layers
+from search_space import SEARCH_SPACES, get_search_space
+from search_space.ofa import DEFAULT_RESOLUTIONS
+from utils.errors import UserError, run_script
+from utils.files import atomic_path
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command line of this script."""
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("lut", help="the table (YAML)")
+    p.add_argument("--n", type=int, default=40, help="random subnets, 3 or more")
+    p.add_argument("--out", type=Path, default=Path("check_lut.png"), help="scatter plot (PNG)")
+    p.add_argument("--search_space", choices=sorted(SEARCH_SPACES), default="mbv3",
+                   help="search space that the subnets are drawn from")
+    p.add_argument("--resolutions", type=int, nargs="+", default=list(DEFAULT_RESOLUTIONS),
+                   help="input resolutions in px")
+    p.add_argument("--n_classes", type=int, default=1000, help="classes")
+    p.add_argument("--width", type=float, default=1.0, help="width multiplier")
+    p.add_argument("--device", help="cpu, or cuda:0 and so on (default: that of the table, or cpu)")
+    p.add_argument("--threads", type=int,
+                   help="CPU threads (default: as many as the table says, or 1)")
+    p.add_argument("--batch_size", type=int,
+                   help="images in one pass (default: what the table says, or 1)")
+    p.add_argument("--rel_err", type=float, default=REL_ERR,
+                   help="repeat until the standard error is below this part of the mean ...")
+    p.add_argument("--max_repeats", type=int, default=MAX_REPEATS,
+                   help="... or until this many passes")
+    p.add_argument("--seed", type=int, default=0, help="seed of the random subnets")
+    return p
+
+
+def take_conditions(args: argparse.Namespace, lut: LookUpTable) -> argparse.Namespace:
+    """Returns the arguments with what was left open taken from the table's header."""
+    defaults = {"device": "cpu", "threads": 1, "batch_size": 1}
+    filled = {name: lut.header.get(name, value) for name, value in defaults.items()
+              if getattr(args, name) is None}
+    return argparse.Namespace(**{**vars(args), **filled})
+
+
+def measure_networks(networks: list[list[Layer]], args: argparse.Namespace) -> np.ndarray:
+    """Returns the measured latencies (n,) in ms of whole networks with random weights."""
+    means = []
+    for start in range(0, len(networks), GROUP):
+        modules = [(build_network(layers), input_shape(layers[0], args.batch_size))
+                   for layers in networks[start:start + GROUP]]
+        latencies = measure_modules(modules, args.device, args.threads, args.rel_err,
+                                    args.max_repeats)
+        means += [latency.mean for latency in latencies]
+    return np.array(means)
+
+
+def statistics(looked_up: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """Returns how well sums (n,) tell measured latencies (n,), both in ms."""
+    from scipy.stats import kendalltau, pearsonr
+
+    return {"pearson": float(pearsonr(looked_up, measured).statistic),
+            "kendall_tau": float(kendalltau(looked_up, measured).statistic),
+            "mean_error_ms": float(np.mean(looked_up - measured)),
+            "mean_absolute_error_percent":
+                float(100 * np.mean(np.abs(looked_up - measured) / measured))}
+
+
+def plot(path: Path, looked_up: np.ndarray, measured: np.ndarray, title: str) -> None:
+    """Writes a scatter plot of sums against measurements, both (n,) in ms."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(measured, looked_up, s=14)
+    ends = [min(looked_up.min(), measured.min()), max(looked_up.max(), measured.max())]
+    axes.plot(ends, ends, color="grey", linewidth=0.8, label="equal")
+    axes.set(xlabel="measured end to end (ms)", ylabel="sum of the table (ms)", title=title)
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Draws subnets, measures each, and prints one JSON line."""
+    if args.n < 3:
+        raise UserError(f"--n must be 3 or more, not {args.n}")
+    lut = LookUpTable.read(args.lut)
+    args = take_conditions(args, lut)
+    check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    space = get_search_space(args.search_space, resolutions=args.resolutions)
+    lut.require_space(space, args.n_classes, args.width)
+    archs = space.sample(args.n, rng=np.random.default_rng(args.seed))
+    networks = [arch_layers(space, arch, args.n_classes, args.width) for arch in archs]
+    looked_up = np.array([lut.latency(layers) for layers in networks])
+    measured = measure_networks(networks, args)
+    result = statistics(looked_up, measured)
+    plot(args.out, looked_up, measured,
+         f"{args.n} random subnets, Kendall tau {result['kendall_tau']:.3f}")
+    print(json.dumps({"table": str(args.lut), "n": args.n, "device": args.device,
+                      "threads": args.threads, "batch_size": args.batch_size, **result,
+                      "plot": str(args.out)}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
