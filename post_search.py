@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from search_space import check_arch
+from search_space import Arch, check_arch
 from utils.archive import Record, Stats, latest_stats, objectives, read_stats
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
@@ -22,6 +22,10 @@ from utils.run_folder import SETTINGS
 FIRST_OBJECTIVE = "top1"
 COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 SIGNIFICANT_DIGITS = 3
+# What writing takes from the settings of a search: type and default.
+STORED = {"supernet_path": (str, None), "dataset": (str, None), "data": (str, None),
+          "vld_size": (int, None), "seed": (int, 0), "n_workers": (int, 0), "n_epochs": (int, None),
+          "n_gpus": (int, 8), "cache_dir": (str, None)}
 
 
 class Search(NamedTuple):
@@ -264,52 +268,62 @@ def write_networks(folders: Sequence[Path], records: Sequence[Record], settings:
         settings: of the search, see `resolve`.
         old_naming: write what the original program reads.
     """
-    import torch
+    from networks import save_weights, write_config
 
-    from networks import cut_subnet, load_supernet, recalibrate_bn, save_weights, write_config
-
-    supernet = load_supernet(settings["supernet_path"], settings["n_classes"])
-    supernet.to("cuda" if torch.cuda.is_available() else "cpu")
-    provider = open_data(settings)
-    extra = {} if provider is None else {"transform": provider.info.eval_resize}
+    cut, extra = make_cutter(settings)
     for folder, record in zip(folders, records, strict=True):
-        subnet = cut_subnet(supernet, record.arch)
-        if provider is not None:
-            recalibrate_bn(subnet, provider.calibration_batches(record.arch["r"]))
+        subnet = cut(record.arch)
         write_json(folder / "net.subnet", record.arch)
         write_config(subnet, folder / "net.config", old_naming, resolution=record.arch["r"],
                      **extra)
         save_weights(subnet, folder / "net.inherited", old_naming)
 
 
-def open_data(settings: dict[str, Any]) -> Any:
-    """Returns the provider of the search's calibration images; None, and a notice, without one."""
-    if settings["n_epochs"]:
-        print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
-              "net.inherited holds the supernet's weights, to be fine-tuned", file=sys.stderr)
+def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[str, Any]]:
+    """Returns a function from architecture to subnet, and what its config says beside the layers.
+
+    With a data set the subnets have the BN statistics that the search evaluated them with, and the
+    config names the evaluation transform.
+
+    Raises:
+        UserError: the supernet or the data set is missing, or does not fit.
+    """
+    import torch
+
+    from evaluator.accuracy import SupernetEvaluator
+    from networks import cut_subnet, load_supernet
+
     if settings["dataset"] is None:
         print("note: no --dataset, so net.inherited keeps the supernet's batch-norm statistics; "
               "fine-tune the networks before validating them", file=sys.stderr)
-        return None
-    from data_providers import DataProvider
-
-    return DataProvider(settings["dataset"], settings["data"], vld_size=settings["vld_size"],
-                        seed=settings["seed"], n_workers=settings["n_workers"])
+        supernet = load_supernet(settings["supernet_path"], settings["n_classes"])
+        return lambda arch: cut_subnet(supernet, arch), {}
+    if settings["n_epochs"]:
+        print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
+              "net.inherited holds the supernet's weights, to be fine-tuned", file=sys.stderr)
+    on_gpu = torch.cuda.is_available() and settings["n_gpus"] != 0
+    evaluator = SupernetEvaluator(
+        device="cuda:0" if on_gpu else "cpu",
+        **{key: settings[key] for key in ("supernet_path", "dataset", "data", "vld_size", "seed",
+                                          "n_workers", "n_epochs", "cache_dir")})
+    return evaluator.calibrated, {"transform": evaluator.provider.info.eval_resize}
 
 
 def resolve(args: argparse.Namespace, stored: dict[str, Any]) -> dict[str, Any]:
-    """Returns what writing needs: the flags, else what the search stored, else the defaults.
+    """Returns what writing needs: the flags, else what the search stored, else `STORED`'s default.
+
+    `n_classes` is the flag alone: the search's is the data set's, that of the supernet can differ.
 
     Raises:
-        UserError: no supernet is known.
+        UserError: no supernet is known, or a stored value has another type.
     """
-    defaults = {"supernet_path": None, "dataset": None, "data": None, "vld_size": None, "seed": 0,
-                "n_workers": 0, "n_epochs": 0}
-    typed = {key: value for key, value in vars(args).items() if value is not None}
-    settings = {key: typed.get(key, stored.get(key, default))
-                for key, default in defaults.items()}
-    # The search's class count is the data set's; that of the supernet's classifier can differ.
-    settings["n_classes"] = args.n_classes
+    settings: dict[str, Any] = {"n_classes": args.n_classes}
+    for key, (kind, default) in STORED.items():
+        value = getattr(args, key, None)
+        settings[key] = stored.get(key, default) if value is None else value
+        if settings[key] is not None and type(settings[key]) is not kind:
+            raise UserError(f"{SETTINGS} of the search: {key!r} must be of type {kind.__name__}, "
+                            f"not {str(settings[key])[:60]!r}")
     if settings["supernet_path"] is None:
         raise UserError("--supernet_path is needed: the search's folder has no settings file that "
                         "names its supernet")
@@ -342,8 +356,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="of what is printed (default: table)")
     p.add_argument("--supernet_path", help="checkpoint to take the weights from (default: the "
                    "search's)")
-    p.add_argument("--n_classes", type=int, help="classes that the supernet must have (default: "
-                   "those of the checkpoint)")
+    p.add_argument("--n_classes", type=int, help="classes that the supernet must have, without a "
+                   "--dataset (default: those of the checkpoint)")
     p.add_argument("--dataset", help="data set to recompute the batch-norm statistics on (default: "
                    "the search's; without one they stay the supernet's)")
     p.add_argument("--data", help="folder of the data set (default: the search's)")

@@ -52,6 +52,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
              progress: Callable[[Batches], Batches] | None = None,
+             on_batch: Callable[[Tensor], None] | None = None,
              reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
     """Measures a classifier once over the batches; its training mode is put back afterwards.
 
@@ -60,6 +61,8 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
         batches: (images, labels) with (b,) int64 labels, on any device.
         amp: None, or the precision of the forward pass: bfloat16 or float16.
         progress: wraps the batches, as `tqdm` does.
+        on_batch: called after each batch with float64 [sum of losses, right in the first, right in
+            the first five, images], on the CPU.
         reduce: sums a (4,) tensor over all processes, where each holds a part of the images.
 
     Returns:
@@ -76,7 +79,10 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
         labels = labels.to(device, non_blocking=True)
         with torch.inference_mode(), autocast(device, amp):
             logits = net(to_device(images, device))
-            sums += _batch_sums(logits.float(), labels).cpu()
+            batch_sums = _batch_sums(logits.float(), labels).cpu()
+        sums += batch_sums
+        if on_batch:
+            on_batch(batch_sums)
     net.train(was_training)
     loss, top1, top5, n = (reduce(sums) if reduce else sums).tolist()
     if n == 0:

@@ -1,0 +1,165 @@
+import argparse
+import json
+import re
+
+import pytest
+import torch
+
+import validation
+from networks import build_from_config, build_supernet, cut_subnet, save_weights, write_config
+from search_space import OFASearchSpace
+from utils.errors import UserError
+
+SPACE = OFASearchSpace(resolutions=[32, 48])
+SMALL = SPACE.extremes()[0]
+LINE = re.compile(r"Test: \[ *\d+/\d+\]\tTime +\d+\.\d{3} \( *\d+\.\d{3}\)\tLoss \S+ \(\S+\)\t"
+                  r"Acc@1 +[\d.]+ \( *[\d.]+\)\tAcc@5 +[\d.]+ \( *[\d.]+\)")
+
+
+def test_a_batch_line_holds_the_batchs_values_and_the_means():
+    lines = []
+    log = validation.BatchLog(12, 5, lines.append)
+    for loss, top1, top5, n in [(10.0, 5, 10, 10)] * 11 + [(8.0, 4, 4, 4)]:
+        log(torch.tensor([loss, top1, top5, n]))
+    assert len(lines) == 3
+    assert all(LINE.fullmatch(line) for line in lines)
+    assert lines[0].startswith("Test: [ 5/12]\t")
+    assert lines[-1].startswith("Test: [12/12]\t")
+    assert "Loss 2.0000e+00 (1.0351e+00)\tAcc@1 100.00 ( 51.75)" in lines[-1]
+
+
+@pytest.mark.parametrize(("recorded", "flag", "expected", "warns"), [
+    (192, None, 192, ""), (192, 192, 192, ""), (192, 224, 192, "--img-size says 224; using 192"),
+    (None, 160, 160, ""), (None, None, 224, "using 224")])
+def test_the_files_resolution_goes_first(capsys, recorded, flag, expected, warns):
+    assert validation.choose_resolution(recorded, flag, "net.config") == expected
+    err = capsys.readouterr().err
+    assert warns in err
+    assert bool(err) == bool(warns)
+
+
+@pytest.mark.parametrize(("recorded", "flag", "expected", "warns"), [
+    (None, None, None, False), ("squash", None, "squash", False), ("squash", "crop", "crop", True),
+    (None, "crop", "crop", False)])
+def test_the_transforms_flag_goes_first(capsys, recorded, flag, expected, warns):
+    assert validation.choose_transform(recorded, flag, "net.config") == expected
+    assert bool(capsys.readouterr().err) == warns
+
+
+@pytest.mark.parametrize("recorded", ["stretch", 3, ["crop"]])
+def test_an_unknown_transform_is_refused(recorded):
+    with pytest.raises(UserError, match="'transform' must be one of crop, squash"):
+        validation.choose_transform(recorded, None, "net.config")
+
+
+@pytest.mark.parametrize("flags", [
+    [], ["--model", "a"], ["--subnet", "a"], ["--model", "a", "--supernet_path", "b"],
+    ["--model", "a", "--pretrained", "b", "--subnet", "c"]])
+def test_one_complete_pair_of_files_is_needed(flags):
+    args = validation.get_args_parser().parse_args(flags)
+    with pytest.raises(UserError, match="either --model with --pretrained"):
+        validation.check_sources(args)
+
+
+# ----------------------------------------------------------------------- on the handwritten digits
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A small random supernet for ten classes, and a network cut from it with its files."""
+    folder = tmp_path_factory.mktemp("a net")
+    torch.manual_seed(0)
+    supernet = build_supernet(10, 0.35, dropout=0.0).eval()
+    save_weights(supernet, folder / "ofa_w0.35")
+    net = cut_subnet(supernet, SMALL)
+    write_config(net, folder / "net.config", resolution=32, transform="squash")
+    save_weights(net, folder / "net.inherited")
+    (folder / "net.subnet").write_text(json.dumps(SMALL))
+    return argparse.Namespace(folder=folder, net=net, config=folder / "net.config",
+                              weights=folder / "net.inherited", supernet=folder / "ofa_w0.35",
+                              subnet=folder / "net.subnet")
+
+
+def validate(*flags):
+    args = validation.get_args_parser().parse_args(
+        ["--dataset", "digits", "-j", "0", "--device", "cpu", *map(str, flags)])
+    validation.main(args)
+
+
+def last_json(capsys):
+    lines = capsys.readouterr().out.splitlines()
+    assert LINE.fullmatch(lines[-3])
+    assert re.fullmatch(r" \* Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3}", lines[-2])
+    return json.loads(lines[-1])
+
+
+def test_the_last_line_is_the_result(files, capsys):
+    validate("--model", files.config, "--pretrained", files.weights)
+    result = last_json(capsys)
+    assert list(result) == ["top1", "top1_err", "top5", "top5_err", "n_images", "params", "flops",
+                            "resolution", "transform"]
+    assert result["n_images"] == 600
+    assert (result["resolution"], result["transform"]) == (32, "squash")
+    assert result["top1"] + result["top1_err"] == pytest.approx(100)
+    assert result["top5"] >= result["top1"]
+    params = sum(p.numel() for p in files.net.parameters())
+    assert result["params"] == pytest.approx(params / 1e6, abs=0.005)
+
+
+def test_every_form_of_the_weights_gives_the_same_result(files, capsys, tmp_path):
+    state = files.net.state_dict()
+    worse = {key: torch.zeros_like(value) for key, value in state.items()}
+    save_weights(files.net, tmp_path / "old", old_naming=True)
+    write_config(files.net, tmp_path / "old.config", old_naming=True, resolution=32,
+                 transform="squash")
+    torch.save(state, tmp_path / "bare")
+    torch.save({"state_dict": worse, "state_dict_ema": state}, tmp_path / "ema")
+    results = []
+    for config, flags in [(files.config, [files.weights]), (files.config, [tmp_path / "old"]),
+                          (tmp_path / "old.config", [tmp_path / "old"]),
+                          (files.config, [tmp_path / "bare"]),
+                          (files.config, [tmp_path / "ema", "--use-ema"])]:
+        validate("--model", config, "--pretrained", *flags)
+        results.append(last_json(capsys))
+    assert all(result == results[0] for result in results)
+
+
+def test_a_subnet_is_calibrated(files, capsys):
+    validate("--subnet", files.subnet, "--supernet_path", files.supernet, "--split", "valid")
+    result = last_json(capsys)
+    assert result["n_images"] == 300
+    assert result["resolution"] == 32
+
+
+def test_a_network_for_other_classes_is_refused(files, tmp_path):
+    config = {**files.net.config, "classifier": {**files.net.config["classifier"],
+                                                 "out_features": 3}}
+    net = build_from_config(config)
+    write_config(net, tmp_path / "net.config", resolution=32)
+    save_weights(net, tmp_path / "net.init")
+    with pytest.raises(UserError, match="for 3 classes, but the data set digits has 10"):
+        validate("--model", tmp_path / "net.config", "--pretrained", tmp_path / "net.init")
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (["--model", "missing", "--pretrained", "missing"], "missing: no such network config"),
+    (["--model", "{weights}", "--pretrained", "{weights}"], "not a text file"),
+    (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be 8..4096"),
+    (["--model", "{config}", "--pretrained", "{weights}", "--dataset", "cifar10", "--split",
+      "valid"], "--split valid needs --vld_size"),
+    (["--img-size", "4", "--model", "a", "--pretrained", "b"], "--img-size must be 8..4096"),
+    (["-b", "0"], "--batch-size must be 1..")])
+def test_bad_input_fails_clearly(files, fails_clearly, flags, match):
+    flags = [flag.format(**vars(files)) for flag in flags]
+    fails_clearly("validation.py", "--dataset", "digits", "--device", "cpu", *flags, match=match)
+
+
+def test_bad_weights_fail_clearly(files, fails_clearly):
+    fails_clearly("validation.py", "--dataset", "digits", "--model", files.config, "--pretrained",
+                  files.config, match="net.config: no checkpoint")
+
+
+def test_the_transforms_are_those_of_the_data_providers():
+    from data_providers.transforms import EVAL_RESIZES
+
+    assert set(validation.TRANSFORMS) == set(EVAL_RESIZES)

@@ -1,0 +1,273 @@
+"""Measures the accuracy of a network on a data set: a net.config with weights, or a subnet."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_providers.table import DATASETS
+from evaluator.costs import millions, network_costs
+from evaluator.layers import config_layers
+from search_space import read_arch
+from utils.errors import UserError, run_script
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DEFAULT_RESOLUTION = 224
+SPLITS = ("test", "valid")
+TRANSFORMS = ("crop", "squash")
+
+
+@dataclass
+class Meter:
+    """The latest value and the mean of one statistic."""
+
+    latest: float = 0.0
+    total: float = 0.0
+    count: int = 0
+
+    def update(self, total: float, count: int) -> None:
+        """Adds the sum `total` of `count` values."""
+        self.latest = total / count
+        self.total += total
+        self.count += count
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values so far."""
+        return self.total / self.count
+
+
+class BatchLog:
+    """Writes a line for every `every`-th batch, in the format of torchvision's ImageNet example.
+
+    Args:
+        n_batches: how many there will be.
+        every: a line after this many batches; the last batch always has one.
+        write: takes a line.
+    """
+
+    NAMES = ("Loss", "Acc@1", "Acc@5")
+
+    def __init__(self, n_batches: int, every: int, write: Callable[[str], None]) -> None:
+        self.n_batches, self.every, self.write = n_batches, every, write
+        self.meters = {name: Meter() for name in ("Time", *self.NAMES)}
+        self.done, self.start = 0, time.perf_counter()
+
+    def __call__(self, sums: "Tensor") -> None:
+        """Takes the [sum of losses, top-1 hits, top-5 hits, images] of one batch."""
+        loss, top1, top5, n = sums.tolist()
+        now = time.perf_counter()
+        self.meters["Time"].update(now - self.start, 1)
+        for name, total in zip(self.NAMES, (loss, 100 * top1, 100 * top5), strict=True):
+            self.meters[name].update(total, round(n))
+        self.done, self.start = self.done + 1, now
+        if self.done % self.every == 0 or self.done == self.n_batches:
+            self.write(self.line())
+
+    def line(self) -> str:
+        """Returns the line of the latest batch: its own values, and in brackets the means."""
+        width = len(str(self.n_batches))
+        formats = {"Time": "{:6.3f}", "Loss": "{:.4e}", "Acc@1": "{:6.2f}", "Acc@5": "{:6.2f}"}
+        parts = [f"{name} {formats[name].format(m.latest)} ({formats[name].format(m.mean)})"
+                 for name, m in self.meters.items()]
+        return "\t".join([f"Test: [{self.done:{width}d}/{self.n_batches}]", *parts])
+
+
+def choose_resolution(recorded: int | None, flag: int | None, source: str) -> int:
+    """Returns the input resolution: that of the network's file, then the flag, then 224.
+
+    A warning on stderr tells where the two differ, or none is given.
+    """
+    chosen = recorded or flag or DEFAULT_RESOLUTION
+    if recorded and flag and recorded != flag:
+        print(f"warning: {source} is for images of {recorded} pixels, --img-size says {flag}; "
+              f"using {chosen}", file=sys.stderr)
+    if not recorded and not flag:
+        print(f"warning: {source} names no resolution and there is no --img-size; using {chosen}",
+              file=sys.stderr)
+    return chosen
+
+
+def choose_transform(recorded: Any, flag: str | None, source: str) -> str | None:
+    """Returns the evaluation transform: the flag, then the file's; None leaves the data set's.
+
+    A warning on stderr tells where the two differ.
+
+    Raises:
+        UserError: the file names a transform that does not exist.
+    """
+    if recorded is not None and recorded not in TRANSFORMS:
+        raise UserError(f"{source}: 'transform' must be one of {', '.join(TRANSFORMS)}, not "
+                        f"{str(recorded)[:60]!r}")
+    if flag and recorded and flag != recorded:
+        print(f"warning: {source} was made with the transform {recorded}, using --transform {flag}",
+              file=sys.stderr)
+    return flag or recorded
+
+
+def open_data(args: argparse.Namespace, transform: str | None) -> Any:
+    """Returns the data provider that the flags describe; raises UserError where it is missing."""
+    from data_providers import DataProvider
+
+    return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
+                        n_workers=args.workers, transform=transform)
+
+
+def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
+    """Returns (network, data provider, resolution) of a `net.config` with its weights."""
+    from networks import read_config
+
+    config = read_config(args.model)
+    resolution = choose_resolution(config.get("img_size", config.get("resolution")), args.img_size,
+                                   args.model)
+    transform = choose_transform(config.get("transform"), args.transform, args.model)
+    from networks import build_from_config, load_weights  # the first that imports torch
+
+    net = build_from_config(config)
+    load_weights(net, args.pretrained, ema=args.use_ema)
+    return net, open_data(args, transform), resolution
+
+
+def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
+    """Returns (network, data provider, resolution) of a subnet cut from a supernet."""
+    arch = read_arch(args.subnet)
+    resolution = choose_resolution(arch["r"], args.img_size, args.subnet)
+    from networks import cut_subnet, load_supernet
+
+    net = cut_subnet(load_supernet(args.supernet_path), arch)
+    return net, open_data(args, args.transform), resolution
+
+
+def check_classes(net: "nn.Module", provider: Any, source: str) -> None:
+    """Raises UserError where the network and the data set differ in their number of classes."""
+    classes = net.classifier.out_features
+    if classes != provider.n_classes:
+        raise UserError(f"{source}: a network for {classes} classes, but the data set "
+                        f"{provider.info.name} has {provider.n_classes}; fine-tune it on that data "
+                        "set first")
+
+
+def progress_bar(batches: Iterable) -> Iterator:
+    """Wraps the batches in a bar on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(batches, unit="batch", leave=False, disable=not sys.stderr.isatty())
+
+
+def say(line: str) -> None:
+    """Prints a line without disturbing the bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stdout)
+
+
+def check_sources(args: argparse.Namespace) -> Callable:
+    """Returns the loader for what was given: `--model` with weights, or `--subnet`.
+
+    Raises:
+        UserError: neither pair is complete, or both are there.
+    """
+    pairs = {load_static: (args.model, args.pretrained),
+             load_subnet: (args.subnet, args.supernet_path)}
+    given = [loader for loader, pair in pairs.items() if any(pair)]
+    if len(given) != 1 or not all(pairs[given[0]]):
+        raise UserError("give either --model with --pretrained, or --subnet with --supernet_path")
+    return given[0]
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser; flags of the original keep their names."""
+    p = argparse.ArgumentParser(prog="validation.py", description=__doc__)
+    p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
+                   help="data set (default: %(default)s)")
+    p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
+    p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "
+                   "validation images of a search (default: %(default)s)")
+    p.add_argument("--vld_size", type=int, help="size of that validation split (default: none; 300 "
+                   "for digits)")
+    p.add_argument("--seed", type=int, default=0,
+                   help="seed of that split and of the calibration (default: %(default)s)")
+    p.add_argument("--model", help="net.config of the network (default: none)")
+    p.add_argument("--pretrained", help="its weights: net.init, net.inherited, or a checkpoint "
+                   "(default: none)")
+    p.add_argument("--use-ema", action="store_true", help="take the averaged weights of a "
+                   "checkpoint (default: the last ones)")
+    p.add_argument("--subnet", help="instead of --model: net.subnet, to be cut out and calibrated "
+                   "(default: none)")
+    p.add_argument("--supernet_path", help="the supernet for --subnet (default: none)")
+    p.add_argument("--img-size", type=int, help="input resolution where the file names none "
+                   f"(default: {DEFAULT_RESOLUTION})")
+    p.add_argument("--transform", choices=TRANSFORMS, help="evaluation transform (default: the "
+                   "file's, else the data set's)")
+    p.add_argument("-j", "--workers", type=int, default=4,
+                   help="data-loading processes (default: %(default)s)")
+    p.add_argument("-b", "--batch-size", type=int, default=200,
+                   help="images in a batch (default: %(default)s)")
+    p.add_argument("--device", help="cpu, or cuda:0, ... (default: all visible GPUs where there are"
+                   " some, else cpu)")
+    p.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
+    p.add_argument("--print-freq", type=int, default=10,
+                   help="batches from one line to the next (default: %(default)s)")
+    return p
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range, or a split without a size."""
+    for flag, least, most in (("workers", 0, 1024), ("batch_size", 1, 10**6), ("seed", 0, 2**63),
+                              ("vld_size", 1, 10**9), ("img_size", 8, 4096),
+                              ("print_freq", 1, 10**9)):
+        value = getattr(args, flag)
+        if value is not None and not least <= value <= most:
+            raise UserError(f"--{flag.replace('_', '-')} must be {least}..{most}, not {value}")
+    if args.split == "valid" and not (args.vld_size or DATASETS[args.dataset].vld_size):
+        raise UserError("--split valid needs --vld_size, the number of validation images that the "
+                        "search split off")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Validates one network and prints the result as a last line of JSON."""
+    check_flags(args)
+    load = check_sources(args)
+    net, provider, resolution = load(args)
+    check_classes(net, provider, args.pretrained or args.supernet_path)
+    costs = network_costs(config_layers(net.config, resolution))
+    measured = measure(net, provider, resolution, args)
+    say(f" * Acc@1 {measured['top1']:.3f} Acc@5 {measured['top5']:.3f}")
+    say(json.dumps({
+        "top1": measured["top1"], "top1_err": 100 - measured["top1"],
+        "top5": measured["top5"], "top5_err": 100 - measured["top5"],
+        "n_images": measured["n_images"], "params": millions(costs.params),
+        "flops": millions(costs.flops), "resolution": resolution,
+        "transform": provider.info.eval_resize}))
+
+
+def measure(net: "nn.Module", provider: Any, resolution: int,
+            args: argparse.Namespace) -> dict[str, float]:
+    """Runs the network over the chosen split; see `utils.training.evaluate`.
+
+    A subnet's BN statistics are recomputed first, as in an evaluation of a search.
+    """
+    import torch
+
+    from evaluator.accuracy import amp_precision, checked_device
+    from networks import recalibrate_bn
+    from utils.training import evaluate
+
+    device = checked_device(args.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    net.to(device)
+    if args.subnet:
+        recalibrate_bn(net, provider.calibration_batches(resolution))
+    if torch.cuda.device_count() > 1 and not args.device:
+        net = torch.nn.DataParallel(net)
+    batches = provider.eval_batches(args.split, resolution, args.batch_size)
+    return evaluate(net, batches, amp=amp_precision(args.amp, device), progress=progress_bar,
+                    on_batch=BatchLog(len(batches), args.print_freq, say))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
