@@ -77,6 +77,7 @@ class Engine:
         self._slots = slots
         self._timeout = timeout
         self._retries = retries
+        self._closed = set(range(slots.n))  # every slot is in one of these four
         self._ready: set[int] = set()
         self._opening: set[int] = set()
         self._running: dict[int, _Ticket] = {}
@@ -126,9 +127,9 @@ class Engine:
             self._slots.start(slot, ticket.job, ticket.batch_scale)
         if queue.only_exclusive and (self._running or self._ready):
             return
-        closed = [slot for slot in range(self._slots.n) if slot not in
-                  self._ready | self._opening | self._running.keys()]
-        for slot in closed[:max(0, queue.width - len(self._opening) - len(self._ready))]:
+        lacking = queue.width - len(self._opening) - len(self._ready)
+        for slot in heapq.nsmallest(lacking, self._closed):
+            self._closed.remove(slot)
             self._opening.add(slot)
             self._slots.open(slot)
 
@@ -195,4 +196,5 @@ class Engine:
         self._running.pop(slot, None)
         self._ready.discard(slot)
         self._opening.discard(slot)
+        self._closed.add(slot)
         self._slots.stop(slot)

@@ -1,0 +1,151 @@
+"""Evaluators that do what the test asks for; workers build them as `tests.jobs.evaluators:Name`."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def grandchild() -> int:
+    """Starts a process that sleeps for long; returns its id."""
+    return subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]).pid
+
+
+def channel() -> int:
+    """The descriptor on which this worker's answers leave: a pipe, but not stdin or the log."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}"):  # not the listing's own
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return fd
+    raise LookupError("no channel")
+
+
+def note(folder: str, text: str) -> None:
+    """Appends a line to the folder's `notes` (atomic for short lines)."""
+    with open(Path(folder) / "notes", "a") as file:
+        file.write(text + "\n")
+
+
+class Obedient:
+    """Does what `arch["do"]` says, with `arch["with"]` as its argument."""
+
+    def __init__(self, **options) -> None:
+        self.options = options
+        self.jobs = 0
+
+    def evaluate(self, arch: dict, *, batch_scale: float = 1.0) -> dict:
+        self.jobs += 1
+        stats = {"top1": 50.0, "loss": 1.0, "gpu": None, "pid": os.getpid(), "jobs": self.jobs}
+        return stats | (getattr(self, arch["do"])(arch.get("with"), batch_scale) or {})
+
+    def latency(self, arch: dict) -> dict:
+        began = time.time()
+        time.sleep(arch["with"])
+        return {"began": began, "ended": time.time()}
+
+    def sleep(self, seconds, _scale):
+        began = time.time()
+        time.sleep(seconds)
+        return {"began": began, "ended": time.time()}
+
+    def seeded(self, seed, _scale):
+        return {"top1": (seed * 7919 % 1000) / 10 + 0.1}
+
+    def fail(self, message, _scale):
+        raise ValueError(message)
+
+    def odd(self, stats, _scale):
+        return stats
+
+    def memory(self, n_bytes, scale):
+        return {"got": len(bytearray(int(n_bytes * scale)))}
+
+    def cuda_memory(self, at_scale, scale):
+        if scale > at_scale:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return {"scale": scale}
+
+    def die_once(self, mark, _scale):
+        if not Path(mark).exists():
+            Path(mark).touch()
+            print("last words", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def die(self, code, _scale):
+        os._exit(code)
+
+    def hang_with_child(self, folder, _scale):
+        note(folder, str(grandchild()))
+        time.sleep(600)
+
+    def die_with_child(self, folder, _scale):
+        note(folder, str(grandchild()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def half_an_answer(self, _argument, _scale):
+        os.write(channel(), b'{"status": "ok", "stats": {"top1": 99')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def garbage(self, _argument, _scale):
+        os.write(channel(), b"\x00\xff not an answer\n")
+
+    def environment(self, _argument, _scale):
+        return {"environment": {name: os.environ.get(name) for name in
+                                ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
+                "options": self.options, "torch": "torch" in sys.modules}
+
+    def torch_threads(self, _argument, _scale):
+        import torch
+        return {"threads": torch.get_num_threads()}
+
+
+class NotADict(Obedient):
+    """Returns whatever it is told to."""
+
+    def evaluate(self, arch: dict, *, batch_scale: float = 1.0):
+        return arch.get("with")
+
+
+class Refusing:
+    """Bad options."""
+
+    def __init__(self, **options) -> None:
+        raise UserError("net.pth: no such supernet; check --supernet_path")
+
+
+class Broken:
+    """A fault of the program."""
+
+    def __init__(self, **options) -> None:
+        raise ZeroDivisionError("a fault in the set-up")
+
+
+class DyingInSetup:
+    """Is killed before it is ready."""
+
+    def __init__(self, **options) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hungry:
+    """Wants more memory than its limit while it is built."""
+
+    def __init__(self, **options) -> None:
+        self.block = bytearray(2**36)
+
+
+class SlowToStart(Obedient):
+    """Only the first worker (by a mark on disk) is quick to set up."""
+
+    def __init__(self, mark: str, **options) -> None:
+        super().__init__(**options)
+        try:
+            Path(mark).touch(exist_ok=False)
+        except FileExistsError:
+            threading.Event().wait(60)

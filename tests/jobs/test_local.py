@@ -1,0 +1,249 @@
+"""Worker processes of this machine: what they are given, and that none is ever left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from tests.conftest import ROOT
+from utils.errors import UserError
+
+SPEC = EvaluatorSpec("tests.jobs.evaluators:Obedient")
+
+
+def job(name, do, argument=None, **options):
+    return Job(name, {"do": do, "with": argument}, **options)
+
+
+def descendants():
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def gone(pids, within=5.0):
+    """Whether all processes end (zombies, which only their parent can bury, count as ended)."""
+    _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], within)
+    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    processes, shared = descendants(), set(os.listdir("/dev/shm"))
+    yield
+    assert descendants() <= processes
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+def test_workers_stay_alive_between_jobs_and_runs():
+    with get_engine("local", SPEC, slots=[Slot()] * 2) as engine:
+        runs = [list(engine.run([job(f"j{i}", "sleep", 0.02) for i in range(6)]))
+                for _ in range(3)]
+        workers = {result.stats["pid"] for run in runs for result in run}
+        assert len(workers) <= 2
+        assert max(result.stats["jobs"] for run in runs for result in run) >= 9
+    assert gone(workers, within=0)
+
+
+def test_a_job_costs_little_more_than_its_evaluation():
+    with get_engine("local", SPEC, slots=[Slot()]) as engine:
+        list(engine.run([job("warm-up", "seeded", 0)]))
+        began = time.perf_counter()
+        list(engine.run([job(f"j{i}", "seeded", i) for i in range(200)]))
+        assert (time.perf_counter() - began) / 200 < 0.005
+
+
+def test_results_depend_neither_on_the_worker_nor_on_the_order():
+    jobs = [job(f"j{i}", "seeded", i, expected=i % 7) for i in range(30)]
+    accuracies = []
+    for n_slots, order in ((1, jobs), (3, jobs[::-1])):
+        with get_engine("local", SPEC, slots=[Slot()] * n_slots) as engine:
+            accuracies.append({r.job.name: r.stats["top1"] for r in engine.run(order)})
+    assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 30
+
+
+def test_a_worker_sees_its_own_devices(tmp_path):
+    slots = [Slot(("3", "GPU-ab"), threads=2)]
+    spec = EvaluatorSpec(SPEC.name, {"dataset": "digits", "device": "overridden"})
+    with get_engine("local", spec, slots=slots) as engine:
+        (result,) = engine.run([job("a", "environment")])
+    assert result.stats["environment"] == {"OMP_NUM_THREADS": "2",
+                                           "CUDA_VISIBLE_DEVICES": "3,GPU-ab"}
+    assert result.stats["options"] == {"dataset": "digits", "device": "cuda:0", "gpus": [0, 1],
+                                       "threads": 2}
+
+
+def test_a_worker_on_the_cpu_sees_no_gpu():
+    with get_engine("local", SPEC, slots=[Slot()]) as engine:
+        (result,) = engine.run([job("a", "environment")])
+    assert result.stats["environment"] == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert result.stats["options"] == {"device": "cpu", "gpus": [], "threads": 1}
+
+
+def test_what_a_dead_worker_said_last_is_in_the_log(tmp_path):
+    logs = tmp_path / "logs of 'ä\n search"
+    with get_engine("local", SPEC, slots=[Slot()], log_dir=logs, retries=0) as engine:
+        (result,) = engine.run([job("a", "die_once", str(tmp_path / "mark"))])
+    assert (result.status, result.log) == ("lost", "last words\n")
+    assert result.error == "the worker was killed by signal 9"
+    assert (logs / "worker_0.log").read_text() == "last words\n"
+
+
+def test_half_an_answer_and_garbage_end_as_lost_and_the_rest_goes_on():
+    jobs = [job("half", "half_an_answer"), job("garbage", "garbage"), job("good", "seeded", 1)]
+    with get_engine("local", SPEC, slots=[Slot()] * 2, retries=1) as engine:
+        results = {r.job.name: r for r in engine.run(jobs)}
+    assert {name: r.status for name, r in results.items()} == {
+        "half": "lost", "garbage": "lost", "good": "ok"}
+    assert "in the middle of an answer" in results["half"].error
+    assert "not an answer" in results["garbage"].error
+    assert results["half"].attempts == results["garbage"].attempts == 2
+
+
+def test_a_memory_limit_ends_as_oom_or_with_half_the_batch():
+    limit = 3 * 2**30
+    jobs = [job("fits halved", "memory", 4 * 2**30), job("never fits", "memory", 2**34),
+            job("fits", "memory", 2**20)]
+    with get_engine("local", SPEC, slots=[Slot()], memory_limit=limit) as engine:
+        results = {r.job.name: r for r in engine.run(jobs)}
+    assert {name: (r.status, r.attempts) for name, r in results.items()} == {
+        "fits halved": ("ok", 2), "never fits": ("oom", 2), "fits": ("ok", 1)}
+    assert results["fits halved"].stats["got"] == 2 * 2**30
+    assert "MemoryError" in results["never fits"].log
+
+
+def test_a_memory_limit_too_low_for_the_set_up_is_said():
+    spec = EvaluatorSpec("tests.jobs.evaluators:Hungry")
+    with get_engine("local", spec, slots=[Slot()], memory_limit=2**32) as engine, \
+            pytest.raises(UserError, match="raise its memory limit"):
+        list(engine.run([job("a", "seeded", 1)]))
+
+
+def test_latency_jobs_on_the_cpu_never_overlap_another():
+    jobs = [Job(f"l{i}", {"with": 0.1}, "latency") for i in range(2)]
+    jobs += [job(f"a{i}", "sleep", 0.1) for i in range(5)]
+    with get_engine("local", SPEC, slots=[Slot()] * 2) as engine:
+        spans = {r.job.name: (r.stats["began"], r.stats["ended"]) for r in engine.run(jobs)}
+    for name in ("l0", "l1"):
+        for other in spans.keys() - {name}:
+            assert spans[name][1] <= spans[other][0] or spans[other][1] <= spans[name][0]
+
+
+@pytest.mark.parametrize(("do", "status"), [("hang_with_child", "timeout"),
+                                            ("die_with_child", "lost")])
+def test_a_worker_is_ended_with_its_children(tmp_path, do, status):
+    with get_engine("local", SPEC, slots=[Slot()], timeout=1, retries=0) as engine:
+        (result,) = engine.run([job("a", do, str(tmp_path))])
+        assert result.status == status
+        assert gone(noted(tmp_path, 1))
+
+
+def test_workers_killed_at_random_moments_change_nothing():
+    stop = threading.Event()
+    killed = []
+
+    def kill_now_and_then():
+        while not stop.wait(0.45):
+            for child in psutil.Process().children():
+                if "evaluator.jobs.worker" in "".join(child.cmdline()):
+                    killed.append(child.pid)
+                    child.kill()
+                    break
+
+    jobs = [job(f"j{i}", "seeded", i) for i in range(40)]
+    jobs += [job(f"s{i}", "sleep", 0.2) for i in range(10)]
+    with get_engine("local", SPEC, slots=[Slot()] * 2, retries=20) as engine:
+        thread = threading.Thread(target=kill_now_and_then)
+        thread.start()
+        results = {r.job.name: r for r in engine.run(jobs)}
+        stop.set()
+        thread.join()
+    assert len(killed) >= 2
+    assert all(r.ok for r in results.values()) and len(results) == 50
+    assert [results[f"j{i}"].stats["top1"] for i in range(40)] == [
+        (i * 7919 % 1000) / 10 + 0.1 for i in range(40)]
+
+
+PARENT = """
+import sys
+from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+folder = sys.argv[1]
+jobs = [Job(f"j{i}", {"do": "hang_with_child", "with": folder}) for i in range(2)]
+spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
+with get_engine("local", spec, slots=[Slot()] * 2) as engine:
+    list(engine.run(jobs))
+"""
+
+
+def noted(folder: Path, n: int) -> list[int]:
+    """Waits until `n` processes have noted their ids."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            lines = (folder / "notes").read_text().splitlines()
+            if len(lines) == n:
+                return [int(line) for line in lines]
+        time.sleep(0.05)
+    raise AssertionError("the jobs did not start")
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """A process with two hanging workers, each with a child; and the ids of all below it."""
+    process = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT,
+                               start_new_session=True, stderr=subprocess.PIPE, text=True)
+    noted(tmp_path, 2)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) == 5  # two workers, their children, the reaper
+    yield process, [p.pid for p in below]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_when_the_parent_is_killed(parent, number):
+    process, below = parent
+    process.send_signal(number)
+    process.wait(5)
+    assert gone(below)
+
+
+def test_workers_die_with_the_parent_even_without_the_reaper(parent):
+    process, _ = parent
+    children = psutil.Process(process.pid).children()
+    (reaper,) = [p for p in children if "reaper.py" in p.cmdline()[-1]]
+    reaper.kill()
+    process.kill()
+    process.wait(5)
+    assert gone([p.pid for p in children])
+
+
+def test_ctrl_c_ends_everything_within_five_seconds(parent):
+    process, below = parent
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    process.wait(5)
+    assert "KeyboardInterrupt" in process.stderr.read()
+    assert gone(below, within=0)
+
+
+def test_the_parent_stays_light_and_free_of_torch(run_command):
+    script = """
+import resource, sys
+from evaluator.jobs import EvaluatorSpec, Job, get_engine, plan_slots
+spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
+with get_engine("local", spec, slots=plan_slots(0, cpu_workers=1)) as engine:
+    (result,) = engine.run([Job("a", {"do": "torch_threads"})])
+assert result.stats["threads"] == 1, result
+assert "torch" not in sys.modules
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = run_command("-c", script)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 300
