@@ -1,0 +1,201 @@
+"""Arrays of bytes that are made once and then mapped into the memory of every process."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from utils.errors import UserError, describe_os_error, one_line
+from utils.files import atomic_path, read_json, write_json
+
+_CHUNK = 2**24
+# Calls with a dict to fill, yields the array's bytes in order.
+Maker = Callable[[dict[str, Any]], Iterator[np.ndarray]]
+
+
+def default_cache_dir() -> Path:
+    """Returns $MSUNAS_CACHE, or `msunas` in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MSUNAS_CACHE") or Path(cache) / "msunas")
+
+
+def content_key(**identity: Any) -> str:
+    """Returns the name of what is made from `identity` (JSON types): equal content, equal name."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(eq=False)
+class Entry:
+    """A cached array, memory-mapped; what is written to it stays private.
+
+    Attributes:
+        array: uint8, of the shape asked for.
+        meta: what its maker noted down.
+    """
+
+    array: np.ndarray
+    meta: dict[str, Any]
+
+
+class ArrayCache:
+    """A folder of arrays (`<key>.npy`, with `<key>.json` beside it), bounded in size.
+
+    Several processes may share the folder: one makes an array, the others wait and map it. A file
+    that was damaged is made again. What was used least recently goes first when room is needed,
+    but nothing that this process is using.
+
+    Args:
+        folder: where the arrays lie; None takes `default_cache_dir()`.
+        max_gb: bound of the folder in GB; 0 switches the cache off.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None, max_gb: float) -> None:
+        self.folder = Path(folder) if folder is not None else default_cache_dir()
+        self.max_bytes = int(max_gb * 1e9)
+        self._in_use: weakref.WeakValueDictionary[str, Entry] = weakref.WeakValueDictionary()
+        self._verified: set[tuple] = set()
+
+    def get(self, key: str, shape: tuple[int, ...], make: Maker) -> Entry | None:
+        """Returns the array called `key`, made by `make` where it is not there yet.
+
+        Args:
+            key: from `content_key`.
+            shape: of the array; where `make` yields less, the rest is 0.
+            make: called with a dict for notes (JSON types), yields uint8 arrays in order.
+
+        Returns:
+            The entry; None where it does not fit or the folder cannot be written: go without.
+        """
+        if self.max_bytes <= 0 or int(np.prod(shape)) > self.max_bytes:
+            return None
+        entry = self._open(key, shape)
+        if entry is not None:
+            return entry
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{key}.lock"):
+                entry = self._open(key, shape)
+                for left in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
+                    left.unlink(missing_ok=True)
+                if entry is None and self._make_room(int(np.prod(shape))):
+                    self._write(key, shape, make)
+                    entry = self._open(key, shape)
+        except OSError as error:
+            print(f"note: {one_line(describe_os_error(error))}; going on without the cache of "
+                  "decoded images", file=sys.stderr)
+            self.max_bytes = 0
+        return entry
+
+    def note(self, key: str, make: Callable[[], Any]) -> Any:
+        """Returns a small JSON value kept under `key`, made where it is not there yet."""
+        path = self.folder / f"{key}.json"
+        if self.max_bytes > 0 and path.exists():
+            try:
+                return read_json(path)["value"]
+            except (UserError, KeyError):
+                print(f"note: {path}: damaged, made again", file=sys.stderr)
+        value = make()
+        if self.max_bytes > 0:
+            try:
+                write_json(path, {"value": value})
+            except OSError as error:
+                print(f"note: {one_line(describe_os_error(error))}", file=sys.stderr)
+        return value
+
+    def _paths(self, key: str) -> tuple[Path, Path]:
+        return self.folder / f"{key}.npy", self.folder / f"{key}.json"
+
+    def _open(self, key: str, shape: tuple[int, ...]) -> Entry | None:
+        data, notes = self._paths(key)
+        try:
+            status = data.stat()
+            if not notes.exists():
+                return None
+            meta = read_json(notes)
+            array = np.load(data, mmap_mode="c", allow_pickle=False)
+            if array.shape != tuple(shape) or array.dtype != np.uint8:
+                raise ValueError(f"has the shape {array.shape}")
+            stamp = (key, status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp not in self._verified:
+                _verify(array, meta)
+                self._verified.add(stamp)
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, KeyError, TypeError, UserError) as error:
+            print(f"note: {data}: damaged ({one_line(error)}), made again", file=sys.stderr)
+            notes.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):  # another user's folder, or evicted just now
+            os.utime(notes)
+        entry = Entry(array, meta["notes"])
+        self._in_use[key] = entry
+        return entry
+
+    def _write(self, key: str, shape: tuple[int, ...], make: Maker) -> None:
+        data, notes = self._paths(key)
+        meta: dict[str, Any] = {}
+        size, crc = 0, 0
+        with atomic_path(data) as temporary, open(temporary, "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
+            for chunk in make(meta):
+                chunk = np.ascontiguousarray(chunk)
+                crc = zlib.crc32(chunk, crc)
+                size += chunk.nbytes
+                file.write(chunk.data)
+            file.truncate(file.tell() - size + int(np.prod(shape)))
+        write_json(notes, {"bytes": size, "crc32": crc, "notes": meta})
+
+    def _make_room(self, size: int) -> bool:
+        """Removes the least recently used until `size` more bytes fit; False where they cannot."""
+        with FileLock(self.folder / "evict.lock"):
+            sizes = {path: path.stat().st_size
+                     for path in self.folder.iterdir() if self._counts(path)}
+            total = sum(sizes.values())
+            for path in sorted(sizes, key=_last_use):
+                if total + size <= self.max_bytes:
+                    break
+                if path.suffix == ".npy" and path.stem not in self._in_use:
+                    path.with_suffix(".json").unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+                    total -= sizes[path]
+        return total + size <= self.max_bytes
+
+    def _counts(self, path: Path) -> bool:
+        """Whether a file takes up room; a half-written one whose writer died is removed."""
+        if path.suffix != ".tmp":
+            return path.suffix == ".npy"
+        lock = FileLock(self.folder / f"{path.name.lstrip('.').split('.')[0]}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return True
+        return False
+
+
+def _last_use(path: Path) -> int:
+    notes = path.with_suffix(".json")
+    return (notes if notes.exists() else path).stat().st_mtime_ns
+
+
+def _verify(array: np.ndarray, meta: dict[str, Any]) -> None:
+    """Raises ValueError where the bytes are not those that were written."""
+    flat = array.reshape(-1)[:meta["bytes"]]
+    crc = 0
+    for start in range(0, len(flat), _CHUNK):
+        crc = zlib.crc32(flat[start:start + _CHUNK], crc)
+    if crc != meta["crc32"]:
+        raise ValueError("its checksum is wrong")

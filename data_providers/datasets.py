@@ -1,0 +1,389 @@
+"""From a name and a folder to labelled images, whichever of the known layouts the folder has."""
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import datasets as tv
+
+from data_providers.table import DatasetInfo, get_dataset_info
+from utils.errors import UserError, one_line
+
+SPLITS = ("train", "test")
+# What the decoders of PIL raise on a file that is missing, cut off, or not an image.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+           Image.DecompressionBombError)
+_STATISTICS_IMAGES = 5_000
+_DIGITS_SEED = 0
+
+
+class Images:
+    """A list of labelled images: what every data set becomes.
+
+    Attributes:
+        targets: int64 (n,).
+        total: number of images of the whole split, of which this may be a part.
+        in_memory: whether the images are decoded already.
+    """
+
+    in_memory = False
+
+    def __init__(self, items: Any, targets: Any, total: int | None = None) -> None:
+        self.items, self.targets = items, np.asarray(targets, dtype=np.int64)
+        self.total = len(self.targets) if total is None else total
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Returns the images at `indices`, in that order."""
+        items = [self.items[i] for i in indices]
+        return type(self)(items, self.targets[np.asarray(indices, dtype=np.int64)], self.total)
+
+    def name(self, index: int) -> str:
+        """Returns what an error message calls the image."""
+        return f"image {index}"
+
+    def read(self, index: int) -> Image.Image:
+        """Returns image `index` as RGB; raises one of `DAMAGED` where it cannot be decoded."""
+        raise NotImplementedError
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (height, width) in pixels without decoding; (0, 0) for a damaged file."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the images and labels, equal only where these are."""
+        digest = hashlib.blake2b(self.targets.tobytes(), digest_size=16)
+        for part in self._parts():
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _parts(self) -> Iterable[bytes]:
+        raise NotImplementedError
+
+
+class FileImages(Images):
+    """Images in files; `items` are their paths. Known by path, size and time of change."""
+
+    def name(self, index: int) -> str:
+        """Returns the path."""
+        return str(self.items[index])
+
+    def read(self, index: int) -> Image.Image:
+        """Decodes the file."""
+        with Image.open(self.items[index]) as image:
+            return image.convert("RGB")
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Reads the file's header."""
+        try:
+            with Image.open(self.items[index]) as image:
+                return image.height, image.width
+        except DAMAGED:
+            return 0, 0
+
+    def _parts(self) -> Iterable[bytes]:
+        for path in self.items:
+            try:
+                status = os.stat(path)
+                stamp = (status.st_size, status.st_mtime_ns)
+            except OSError:
+                stamp = None
+            yield f"{path}|{stamp}\n".encode("utf-8", "surrogateescape")
+
+
+class ArrayImages(Images):
+    """Images in memory; `items` is uint8 (n, h, w, 3)."""
+
+    in_memory = True
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Copies the rows at `indices`."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return type(self)(self.items[indices], self.targets[indices], self.total)
+
+    def read(self, index: int) -> Image.Image:
+        """Wraps the row."""
+        return Image.fromarray(np.ascontiguousarray(self.items[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns the rows' size."""
+        return self.items.shape[1:3]
+
+    def _parts(self) -> Iterable[bytes]:
+        yield np.ascontiguousarray(self.items)
+
+
+class LabelledDataset(Dataset):
+    """`images` as a torch data set of (transform(PIL image), label)."""
+
+    def __init__(self, images: Images, transform: Callable | None = None) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = self.images.read(index)
+        label = int(self.images.targets[index])
+        return (self.transform(image) if self.transform else image), label
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a data set can lie in a folder.
+
+    Attributes:
+        name: what a message calls it.
+        needs: for each split, the relative paths without which it is not this layout.
+        load: (root, split) -> Images; may raise RuntimeError, ValueError or an OSError.
+        downloads: whether `load` takes `download=True`.
+    """
+
+    name: str
+    needs: dict[str, tuple[str, ...]]
+    load: Callable[..., Images]
+    downloads: bool = False
+
+    def missing(self, root: Path, split: str) -> str | None:
+        """Returns the first path that is missing below `root`; None where nothing is."""
+        return next((path for path in self.needs[split] if not (root / path).exists()), None)
+
+
+def _of_files(files: Iterable[Any], labels: Iterable[int]) -> FileImages:
+    return FileImages([str(path) for path in files], list(labels))
+
+
+def _load_folders(root: Path, split: str, folders: dict[str, tuple[str, ...]]) -> Images:
+    present = [root / name for names in folders.values() for name in names
+               if (root / name).is_dir()]
+    parts = {part: tv.ImageFolder(part, allow_empty=True) for part in
+             (root / name for name in folders[split])}
+    classes = {part: set(tv.folder.find_classes(part)[0]) for part in present}
+    for part in present[1:]:
+        if odd := classes[part] ^ classes[present[0]]:
+            raise UserError(f"{part}: the class folder {sorted(odd)[0]!r} is in only one of it and "
+                            f"{present[0]}; both must have the same class folders")
+    return _of_files((path for part in parts.values() for path, _ in part.samples),
+                     (label for part in parts.values() for label in part.targets))
+
+
+def folders(**splits: str) -> Layout:
+    """Returns the layout of class folders; `+` joins folders that make one split together."""
+    names = {split: tuple(folder.split("+")) for split, folder in splits.items()}
+    return Layout(f"class folders in {', '.join(f'{name}/' for name in splits.values())}", names,
+                  partial(_load_folders, folders=names))
+
+
+def _load_cifar(root: Path, split: str, kind: type, download: bool = False) -> Images:
+    data = kind(root, train=split == "train", download=download)
+    return ArrayImages(data.data, data.targets)
+
+
+class STL10(tv.STL10):
+    """STL-10 without its unlabelled images, whose 2.7 GB need not be there, nor be checked."""
+
+    train_list = tv.STL10.train_list[:2]
+
+
+def _load_stl10(root: Path, split: str, kind: type, download: bool = False) -> Images:
+    data = kind(root, split=split, download=download)
+    return ArrayImages(np.ascontiguousarray(data.data.transpose(0, 2, 3, 1)), data.labels)
+
+
+def _load_listed(root: Path, split: str, kind: Callable, parts: dict[str, tuple[str, ...]],
+                 files: str = "_image_files", download: bool = False) -> Images:
+    loaded = [kind(root, split=part, download=download) for part in parts[split]]
+    return _of_files((path for data in loaded for path in getattr(data, files)),
+                     (label for data in loaded for label in data._labels))
+
+
+_TRAIN_VAL = {"train": ("train", "val"), "test": ("test",)}
+_TRAINVAL = {"train": ("trainval",), "test": ("test",)}
+
+
+def _torchvision(kind: type, needs: tuple[str, ...], load: Callable, **options: Any) -> Layout:
+    return Layout(f"torchvision's {kind.__name__}", dict.fromkeys(SPLITS, needs),
+                  partial(load, kind=kind, **options), downloads=True)
+
+
+def load_digits(split: str) -> Images:
+    """scikit-learn's 1,797 handwritten digits, 8x8 pixels, as RGB.
+
+    The split, 1,197 for training and 600 for testing, is stratified and fixed.
+    """
+    from sklearn.datasets import load_digits as sklearn_digits
+    from sklearn.model_selection import train_test_split
+
+    data = sklearn_digits()
+    parts = train_test_split(np.arange(len(data.target)), test_size=600, stratify=data.target,
+                             random_state=_DIGITS_SEED)
+    indices = parts[SPLITS.index(split)]
+    grey = np.rint(data.images[indices] * (255 / 16)).astype(np.uint8)
+    return ArrayImages(np.repeat(grey[..., None], 3, axis=3), data.target[indices])
+
+
+_PLAIN = tuple(folders(train="train", test=test) for test in ("test", "val", "valid"))
+# The first layout that fits wins. "folder" knows a data set by its folders alone.
+LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "imagenet": _PLAIN[1:],
+    "cifar10": (_torchvision(tv.CIFAR10, ("cifar-10-batches-py",), _load_cifar),
+                *_PLAIN),
+    "cifar100": (_torchvision(tv.CIFAR100, ("cifar-100-python",), _load_cifar),
+                 *_PLAIN),
+    "cinic10": (folders(train="train_and_valid", test="test"),
+                folders(train="train+valid", test="test")),
+    "stl10": (_torchvision(STL10, ("stl10_binary",), _load_stl10), *_PLAIN),
+    "aircraft": (_torchvision(tv.FGVCAircraft, ("fgvc-aircraft-2013b/data",), _load_listed,
+                              parts=_TRAINVAL), *_PLAIN),
+    "dtd": (_torchvision(tv.DTD, ("dtd/dtd/images", "dtd/dtd/labels"), _load_listed,
+                         parts=_TRAIN_VAL), _PLAIN[2], *_PLAIN[:2]),
+    "pets": (_torchvision(tv.OxfordIIITPet, ("oxford-iiit-pet/images",
+                                             "oxford-iiit-pet/annotations"), _load_listed,
+                          parts=_TRAINVAL, files="_images"), *_PLAIN),
+    "flowers102": (_torchvision(tv.Flowers102, ("flowers-102/jpg", "flowers-102/setid.mat",
+                                                "flowers-102/imagelabels.mat"), _load_listed,
+                                parts=_TRAIN_VAL), *_PLAIN),
+    "folder": (*(folders(train="train", valid=valid, test="test") for valid in ("val", "valid")),
+               *_PLAIN[1:]),
+}
+
+
+def load_images(name: str, path: str | os.PathLike | None, split: str,
+                download: bool = False) -> Images:
+    """Lists the images of a data set; decodes none.
+
+    Args:
+        name: a row of `DATASETS`.
+        path: its folder; `digits` needs none.
+        split: `train` or `test`, the official ones; `folder` may have `valid`.
+        download: let torchvision download it into `path`, where torchvision can.
+
+    Raises:
+        UserError: an unknown name, no folder, a layout that is not known (the message tells which
+            were tried and what each lacks), damaged archives, or too many or too few classes.
+    """
+    info = get_dataset_info(name)
+    if name == "digits":
+        return load_digits(split)
+    root = _root(name, path, download)
+    layout, root = _find_layout(name, root, split, download)
+    try:
+        images = layout.load(root, split, **({"download": True} if download else {}))
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+        hint = "; get it again with --download into an empty folder" if layout.downloads else ""
+        raise UserError(f"{root}: looks like {layout.name}, but cannot be read: "
+                        f"{one_line(error)}{hint}") from error
+    _check_classes(info, images, root, layout, split)
+    return images
+
+
+def _root(name: str, path: str | os.PathLike | None, download: bool) -> Path:
+    if path is None:
+        raise UserError(f"{name}: needs its folder; give --data")
+    root = Path(path)
+    if download:
+        root.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; --data names the folder of {name}")
+    return root
+
+
+def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Layout, Path]:
+    layouts = [layout for layout in LAYOUTS[name] if split in layout.needs]
+    if download:
+        if not layouts[0].downloads:
+            raise UserError(f"{name}: cannot be downloaded by this program; get it from its "
+                            "authors and unpack it into --data")
+        return layouts[0], root
+    tried = []
+    for layout in layouts:
+        # Also when --data names the folder that the archive unpacks to, not the one above it.
+        for base in (root, root.parent):
+            if base == root or layout.needs[split][0].split("/")[0] == root.name:
+                lacks = layout.missing(base, split)
+                if lacks is None:
+                    return layout, base
+        tried.append(f"{layout.name} (no {lacks})")
+    raise UserError(f"{root}: not a layout of {name} that is known; tried {'; '.join(tried)}")
+
+
+def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout,
+                   split: str) -> None:
+    if not len(images):
+        raise UserError(f"{root}: {layout.name} without an image for {split}; get it again")
+    found = _n_class_folders(root / layout.needs[split][0]) if not layout.downloads else None
+    if info.n_classes is None:
+        return
+    if found not in (None, info.n_classes) or images.targets.max() >= info.n_classes:
+        found = found or int(images.targets.max()) + 1
+        raise UserError(f"{root}: {found} classes, but {info.name} has {info.n_classes}; "
+                        "use --dataset folder for other data")
+
+
+def _n_class_folders(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.is_dir() for entry in entries)
+
+
+def build_dataset(name: str, path: str | os.PathLike | None, split: str,
+                  transform: Callable | None = None, download: bool = False) -> LabelledDataset:
+    """Returns a torch data set of (transform(PIL RGB image), label); arguments as `load_images`."""
+    return LabelledDataset(load_images(name, path, split, download), transform)
+
+
+def count_classes(name: str, path: str | os.PathLike | None) -> int:
+    """Returns the number of classes: the table's, or for `folder` that of its class folders."""
+    info = get_dataset_info(name)
+    if info.n_classes is not None:
+        return info.n_classes
+    layout, root = _find_layout(name, _root(name, path, False), "train", False)
+    return _n_class_folders(root / layout.needs["train"][0])
+
+
+def has_split(name: str, path: str | os.PathLike | None, split: str,
+              required: bool = False) -> bool:
+    """Tells whether the folder has `train`, `valid` or `test` images of its own; lists none.
+
+    Raises:
+        UserError: with `required`, where it has not; see `load_images`.
+    """
+    if name == "digits":
+        return split in SPLITS
+    try:
+        _find_layout(name, _root(name, path, False), split, False)
+    except UserError:
+        if required:
+            raise
+        return False
+    return True
+
+
+def measured_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of the pixels in [0, 1], one per RGB channel.
+
+    Every image weighs the same; 5,000, evenly spread over the list, stand for more of them.
+    """
+    sums, n = np.zeros((2, 3)), 0
+    for index in np.unique(np.linspace(0, len(images) - 1, _STATISTICS_IMAGES).astype(int)):
+        try:
+            pixels = np.asarray(images.read(int(index))).reshape(-1, 3) / 255
+        except DAMAGED:
+            continue
+        sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
+        n += 1
+    if not n:
+        raise UserError("none of the training images can be decoded; check --data")
+    mean, square = sums / n
+    std = np.sqrt(np.maximum(square - mean**2, 1e-6))
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())

@@ -1,0 +1,216 @@
+"""From listed images to batches of bytes, in this process or in several, by explicit seeds."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
+
+from data_providers.cache import Entry
+from data_providers.datasets import DAMAGED, FileImages, Images
+from data_providers.transforms import preserved_generators, seed_everything
+
+Geometry = Callable[[Any], Any]
+
+
+class Request(NamedTuple):
+    """One image to make: its index, and the seed of its random transform."""
+
+    index: int
+    seed: int
+
+
+class RawBatch(NamedTuple):
+    """What a loading process hands over.
+
+    Attributes:
+        images: uint8 (n, r, r, 3); from `Decoder` a list of arrays (h, w, 3).
+        labels: int64 (n,).
+        damaged: indices of the images that could not be decoded.
+        decoded: how many were decoded from files.
+    """
+
+    images: Any
+    labels: Tensor
+    damaged: list[int]
+    decoded: int
+
+
+class Reader(Dataset):
+    """Makes whole batches of transformed images: `__getitems__([Request, ...]) -> RawBatch`.
+
+    A random transform depends on the request's seed alone, so the number of loading processes does
+    not matter. A damaged image is left out, or with `replace` the next one stands in.
+    """
+
+    def __init__(self, images: Images, geometry: Geometry, replace: bool = False) -> None:
+        self.images, self.geometry, self.replace = images, geometry, replace
+
+    def __getitems__(self, requests: Sequence[Request]) -> RawBatch:
+        pixels, labels, damaged = [], [], []
+        with preserved_generators():
+            for request in requests:
+                image, index = self.read(request.index, damaged)
+                if image is not None:
+                    seed_everything(request.seed)
+                    pixels.append(np.asarray(self.geometry(image)))
+                    labels.append(self.images.targets[index])
+        images = np.stack(pixels) if pixels else np.empty((0, 1, 1, 3), np.uint8)
+        return RawBatch(torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64), damaged,
+                        0 if self.images.in_memory else len(pixels))
+
+    def read(self, index: int, damaged: list[int]) -> tuple[Image.Image | None, int]:
+        """Returns an image and its index; notes down in `damaged` those that cannot be decoded."""
+        for step in range(len(self.images) if self.replace else 1):
+            candidate = (index + step) % len(self.images)
+            try:
+                return self.images.read(candidate), candidate
+            except DAMAGED:
+                damaged.append(candidate)
+        return None, index
+
+
+class Decoder(Reader):
+    """Decodes only: `images` is a list of arrays of the files' sizes, (0, 0, 3) where damaged."""
+
+    def __init__(self, images: FileImages) -> None:
+        super().__init__(images, np.asarray)
+
+    def __getitems__(self, requests: Sequence[Request]) -> RawBatch:
+        damaged: list[int] = []
+        read = [self.read(request.index, damaged)[0] for request in requests]
+        pixels = [np.empty((0, 0, 3), np.uint8) if image is None else np.asarray(image)
+                  for image in read]
+        return RawBatch(pixels, torch.empty(0), damaged, len(read) - len(damaged))
+
+
+class DecodedImages(Images):
+    """Images of any size in one flat array of the cache, under the names of their files.
+
+    Args:
+        images: the files.
+        entry: of the cache; its notes hold the `sizes` [height, width], [0, 0] where damaged.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: FileImages, entry: Entry) -> None:
+        super().__init__(images.items, images.targets, images.total)
+        self.name, self.fingerprint = images.name, images.fingerprint
+        self.entry, self.sizes = entry, entry.meta["sizes"]
+        self.ends = np.cumsum([3 * height * width for height, width in self.sizes])
+
+    def read(self, index: int) -> Image.Image:
+        """Wraps the pixels."""
+        height, width = self.sizes[index]
+        if not height:
+            raise OSError("damaged when it was decoded")
+        end = self.ends[index]
+        pixels = self.entry.array[end - 3 * height * width:end]
+        return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+
+
+class SeededBatches(Sampler):
+    """Batches of requests, shuffled anew in each epoch, all drawn from a seed and the epoch.
+
+    Args:
+        targets: labels (n,).
+        batch_size: of this process.
+        seed: with the epoch's number decides everything.
+        balanced: draw, with replacement, every class equally often.
+        drop_last: leave out the last batch where it is not full (but never the only one).
+        rank: this process.
+        world_size: number of processes; each gets as many batches.
+    """
+
+    def __init__(self, targets: np.ndarray, batch_size: int, seed: int, balanced: bool = False,
+                 drop_last: bool = False, rank: int = 0, world_size: int = 1) -> None:
+        self.n, self.batch_size, self.seed, self.epoch = len(targets), batch_size, seed, 0
+        self.weights = (1 / np.bincount(targets)[targets]).tolist() if balanced else None
+        self.mine = np.arange(rank, rank + -(-self.n // world_size) * world_size,
+                              world_size) % self.n
+        full, rest = divmod(len(self.mine), batch_size)
+        # Batch normalisation cannot train on a single image.
+        self.n_batches = full + (rest > 0 and (full == 0 or (rest > 1 and not drop_last)))
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        generator = new_generator(self.seed, self.epoch)
+        self.epoch += 1
+        if self.weights:
+            order = np.array(list(WeightedRandomSampler(self.weights, self.n, generator=generator)))
+        else:
+            order = torch.randperm(self.n, generator=generator).numpy()
+        requests = requests_of(order, generator)
+        for start in range(0, self.n_batches * self.batch_size, self.batch_size):
+            yield [requests[i] for i in self.mine[start:start + self.batch_size]]
+
+
+class Batches:
+    """An iterable of finished batches with a length, which can be gone through many times.
+
+    Args:
+        start: begins a pass over raw batches.
+        n_batches: the length.
+        finish: what becomes of a raw batch.
+        sampler: whose epoch is set, where passes differ.
+    """
+
+    def __init__(self, start: Callable[[], Iterable[RawBatch]], n_batches: int,
+                 finish: Callable[[RawBatch], Any], sampler: SeededBatches | None = None) -> None:
+        self.start, self.n_batches, self.finish = start, n_batches, finish
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.finish(raw) for raw in self.start() if len(raw.labels))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass that of `epoch`; without it, each pass is the next epoch."""
+        if self.sampler is not None:
+            self.sampler.epoch = epoch
+
+
+def new_generator(*seeds: int) -> torch.Generator:
+    """Returns a generator that the seeds, together, decide."""
+    state = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def requests_of(order: Sequence[int], generator: torch.Generator | None = None) -> list[Request]:
+    """Returns a request for each index, seeded by `generator`; by 0 without one."""
+    n = len(order)
+    seeds = [0] * n if generator is None else torch.randint(2**62, (n,), generator=generator)
+    return [Request(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
+
+
+def cut(values: Sequence, size: int) -> list[Sequence]:
+    """Returns `values` in pieces of `size`, the last of what is left."""
+    return [values[start:start + size] for start in range(0, len(values), size)]
+
+
+def stream(reader: Reader, batches: Iterable[list[Request]], n_workers: int = 0,
+           pin_memory: bool = False, keep_workers: bool = False) -> DataLoader:
+    """Returns the raw batches of `reader`, one for each list of requests, in their order.
+
+    Args:
+        reader: makes a batch.
+        batches: lists of requests; gone through once in each pass.
+        n_workers: processes that load; 0 loads in this one.
+        pin_memory: whether the tensors lie in page-locked memory, for copies to a GPU.
+        keep_workers: whether the processes stay for the next pass.
+    """
+    return DataLoader(reader, batch_sampler=batches, num_workers=n_workers, collate_fn=_as_is,
+                      pin_memory=pin_memory, generator=torch.Generator(),
+                      persistent_workers=keep_workers and n_workers > 0)
+
+
+def _as_is(batch: RawBatch) -> RawBatch:
+    return batch

@@ -1,0 +1,327 @@
+"""One provider for every data set: the loaders that a search, a training and a validation need."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import PIL
+import timm
+import torch
+import torchvision
+
+from data_providers.cache import ArrayCache, Entry, content_key
+from data_providers.datasets import (
+    Images,
+    count_classes,
+    has_split,
+    load_images,
+    measured_statistics,
+)
+from data_providers.loading import (
+    Batches,
+    DecodedImages,
+    Decoder,
+    Geometry,
+    RawBatch,
+    Reader,
+    Request,
+    SeededBatches,
+    cut,
+    new_generator,
+    requests_of,
+    stream,
+)
+from data_providers.table import DatasetInfo, Rgb, get_dataset_info
+from data_providers.transforms import eval_geometry, normalise, train_geometry
+from utils.errors import UserError, one_line
+
+# Seeds of Once-for-All's provider (arXiv 1908.09791): its splits are ours.
+VALIDATION_SEED = 2147483647
+CALIBRATION_SEED = 937162211
+# 17 resolutions x (10,000 validation + 2,000 calibration images) of 192..256 px are 31 GB.
+DEFAULT_CACHE_GB = 32.0
+_ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
+_PROBES = 64  # files whose size tells, without opening all, that there is not enough room
+_MAX_DAMAGED = 1 / 1000
+_VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
+             "timm": timm.__version__, "numpy": np.__version__}
+
+
+class DataProvider:
+    """The images of one data set, split, transformed, normalised, in batches.
+
+    The same seed gives the same images, on any number of loading processes, cached or not. A
+    damaged image is named on stderr and left out (in training the next one stands in).
+
+    Args:
+        dataset: a row of `DATASETS`.
+        path: its folder, in one of the layouts of `datasets.LAYOUTS`; `digits` needs none.
+        vld_size: images split off the training set, by a fixed seed, for validation. None takes
+            the data set's own; where that is None as well, the validation folder (of `folder`),
+            else the test set, validates.
+        seed: of the training order, the training transforms, and the calibration images.
+        n_workers: processes that load; 0 loads in this one.
+        cache_dir: folder of the decoded images; None takes $MSUNAS_CACHE or ~/.cache/msunas.
+        cache_gb: its bound in GB; 0 switches it off.
+        transform: evaluation transform, `crop` or `squash`; None takes the data set's own.
+        mean: of the pixels in [0, 1] for each channel; None takes the table's, or measures.
+        std: standard deviation likewise.
+        download: let torchvision download what is missing into `path`.
+
+    Attributes:
+        info: the data set's row, with what the files or the arguments decide filled in;
+            `eval_resize` is the evaluation transform in use.
+        image_count_decoded: images decoded from files so far.
+        damaged: names of the images that could not be decoded.
+
+    Raises:
+        UserError: see `load_images`; a vld_size that the training set does not have; in use, more
+            than 1 damaged image in 1,000.
+    """
+
+    def __init__(self, dataset: str, path: str | os.PathLike | None = None, *,
+                 vld_size: int | None = None, seed: int = 0, n_workers: int = 0,
+                 cache_dir: str | os.PathLike | None = None, cache_gb: float = DEFAULT_CACHE_GB,
+                 transform: str | None = None, mean: Rgb | None = None, std: Rgb | None = None,
+                 download: bool = False) -> None:
+        self.path, self.seed, self.n_workers, self.download = path, seed, n_workers, download
+        self.cache = ArrayCache(cache_dir, cache_gb)
+        self.image_count_decoded, self.damaged = 0, set()
+        self._official: dict[str, Images] = {}
+        self._images: dict[str, Images] = {}
+        self._decoded: dict[int, Images] = {}
+        self.info = get_dataset_info(dataset)
+        self.vld_size = self.info.vld_size if vld_size is None else vld_size
+        if self.vld_size is not None:
+            self._split_off(self.vld_size)
+        elif not download:
+            has_split(dataset, path, "test", required=True)
+        self.info = self._filled_in(transform, mean, std)
+        eval_geometry(self.info, self.info.resolutions[0])  # an unknown name shows now
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.info.n_classes
+
+    @property
+    def n_train(self) -> int:
+        """Number of images to train on, less those split off."""
+        return len(self.images("train"))
+
+    @property
+    def n_valid(self) -> int:
+        """Number of images to validate on."""
+        return len(self.images("valid"))
+
+    @property
+    def n_test(self) -> int:
+        """Number of images to test on."""
+        return len(self.images("test"))
+
+    def images(self, split: str) -> Images:
+        """Returns the images of `train`, `valid` or `test`; lists them when first asked for."""
+        if split not in self._images:
+            if split not in ("train", "valid", "test"):
+                raise UserError(f"unknown split {split!r}; choose from train, valid, test")
+            official = split
+            if split == "valid" and not has_split(self.info.name, self.path, "valid"):
+                official = "test"
+            self._images[split] = self._listed(official)
+        return self._images[split]
+
+    def train_loader(self, resolution: int, batch_size: int | None = None, *,
+                     seed: int | None = None, drop_last: bool = False, rank: int = 0,
+                     world_size: int = 1, transform: Geometry | None = None,
+                     device: Any = None) -> Batches:
+        """Returns batches of training images, another order and other crops in each pass.
+
+        Args:
+            resolution: r, in pixels.
+            batch_size: of this process; None takes the data set's own.
+            seed: None takes the provider's.
+            drop_last: leave out the last batch where it is not full. One image alone is always
+                left out; the only batch never is.
+            rank: this process, of distributed training.
+            world_size: number of those processes.
+            transform: PIL image -> PIL image or uint8 array, all of one size; None takes the
+                search's training transform. Random numbers must come from the global generators,
+                which are seeded for each image.
+            device: where the batches go to; None leaves them in memory.
+
+        Returns:
+            Batches of float32 images (b, 3, r, r), normalised, and int64 labels (b,).
+        """
+        images = self._decoded_once(self.images("train"))
+        sampler = SeededBatches(images.targets, batch_size or self.info.batch_size,
+                                self.seed if seed is None else seed, self.info.balanced,
+                                drop_last, rank, world_size)
+        reader = Reader(images, transform or train_geometry(self.info, resolution), replace=True)
+        loader = stream(reader, sampler, self.n_workers, _is_cuda(device), keep_workers=True)
+        return Batches(lambda: self._watched(images, loader), len(sampler),
+                       self._finisher(device), sampler)
+
+    def eval_batches(self, split: str, resolution: int, batch_size: int = 200, *,
+                     device: Any = None) -> Batches:
+        """Returns the images of a split in batches, in a fixed order.
+
+        Args:
+            split: `valid` or `test`; `train` gives the training images, transformed as these.
+            resolution: r, in pixels.
+            batch_size: images in a batch.
+            device: where the batches go to; None leaves them in memory.
+
+        Returns:
+            Batches of float32 images (b, 3, r, r), normalised, and int64 labels (b,): the same to
+            the last bit whether they come from the cache or not.
+        """
+        images = self.images(split)
+        return self._fixed(images, requests_of(range(len(images))),
+                           eval_geometry(self.info, resolution), resolution, batch_size, device)
+
+    def calibration_batches(self, resolution: int, n_images: int = 2000, batch_size: int = 200, *,
+                            device: Any = None) -> Batches:
+        """Returns training images to recompute the statistics of batch normalisation on.
+
+        They are a fixed choice, sent through the training transform once, by the provider's seed.
+
+        Args:
+            resolution: r, in pixels.
+            n_images: number of images; all where there are fewer.
+            batch_size: images in a batch.
+            device: where the batches go to; None leaves them in memory.
+
+        Returns:
+            Batches of float32 images (b, 3, r, r), normalised.
+        """
+        name = f"calibration {n_images}"
+        if name not in self._images:
+            train = self.images("train")
+            order = _order(len(train), CALIBRATION_SEED)
+            self._images[name] = train.subset(order[:n_images])
+        images = self._images[name]
+        requests = requests_of(range(len(images)), new_generator(self.seed))
+        batches = self._fixed(images, requests, train_geometry(self.info, resolution), resolution,
+                              batch_size, device)
+        return Batches(batches.start, len(batches), lambda raw: batches.finish(raw)[0])
+
+    def _listed(self, split: str) -> Images:
+        if split not in self._official:
+            self._official[split] = load_images(self.info.name, self.path, split, self.download)
+        return self._official[split]
+
+    def _split_off(self, size: int) -> None:
+        images = self._listed("train")
+        if not 0 < size < len(images):
+            raise UserError(f"--vld_size {size}: the training set has {len(images)} images, of "
+                            f"which 1 to {len(images) - 1} can be split off")
+        order = _order(len(images), VALIDATION_SEED)
+        self._images = {"valid": images.subset(order[:size]), "train": images.subset(order[size:])}
+
+    def _filled_in(self, transform: str | None, mean: Rgb | None, std: Rgb | None) -> DatasetInfo:
+        info = replace(self.info, n_classes=count_classes(self.info.name, self.path),
+                       eval_resize=transform or self.info.eval_resize,
+                       mean=mean or self.info.mean, std=std or self.info.std)
+        if info.mean and info.std:
+            return info
+        images = self._listed("train")
+        key = content_key(kind="statistics", images=images.fingerprint(), versions=_VERSIONS)
+        mean, std = self.cache.note(key, lambda: measured_statistics(images))
+        return replace(info, mean=info.mean or tuple(mean), std=info.std or tuple(std))
+
+    def _fixed(self, images: Images, requests: Sequence[Request], geometry: Geometry,
+               resolution: int, batch_size: int, device: Any) -> Batches:
+        """Returns batches that are the same in every pass: mapped from the cache, or made anew."""
+
+        def make(notes: dict[str, Any]) -> Iterator[np.ndarray]:
+            notes.update(labels=[], damaged=[])
+            reader = Reader(self._decoded_once(images), geometry)
+            for raw in self._watched(images, stream(reader, cut(requests, 100), self.n_workers)):
+                notes["labels"] += raw.labels.tolist()
+                notes["damaged"] += raw.damaged
+                yield raw.images.numpy()
+
+        key = content_key(kind="batches", images=images.fingerprint(), geometry=repr(geometry),
+                          seeds=[request.seed for request in requests], versions=_VERSIONS)
+        entry = self.cache.get(key, (len(images), resolution, resolution, 3), make)
+        loader = _mapped(entry, batch_size) if entry else stream(
+            Reader(images, geometry), cut(requests, batch_size), self.n_workers, _is_cuda(device))
+        return Batches(lambda: self._watched(images, loader), -(-len(images) // batch_size),
+                       self._finisher(device))
+
+    def _decoded_once(self, images: Images) -> Images:
+        """Returns the images out of the cache, decoded when first asked for, if there is room."""
+        room = self.cache.max_bytes // _ORIGINALS_SHARE
+        if images.in_memory or id(images) in self._decoded:
+            return self._decoded.get(id(images), images)
+        probes = np.unique(np.linspace(0, len(images) - 1, _PROBES).astype(int)).tolist()
+        if np.mean([_n_bytes(images.size(i)) for i in probes]) * len(images) > room:
+            return images
+
+        def make(notes: dict[str, Any]) -> Iterator[np.ndarray]:
+            notes["sizes"] = []
+            requests = cut(requests_of(range(len(images))), 100)
+            for raw in self._watched(images, stream(Decoder(images), requests, self.n_workers)):
+                notes["sizes"] += [pixels.shape[:2] for pixels in raw.images]
+                yield np.concatenate([pixels.ravel() for pixels in raw.images])
+
+        identity = {"images": images.fingerprint(), "versions": _VERSIONS}
+        n_bytes = self.cache.note(
+            content_key(kind="size", **identity),
+            lambda: sum(_n_bytes(images.size(i)) for i in range(len(images))))
+        if n_bytes <= room:
+            entry = self.cache.get(content_key(kind="files", **identity), (n_bytes,), make)
+            if entry:
+                self._decoded[id(images)] = DecodedImages(images, entry)
+        return self._decoded.get(id(images), images)
+
+    def _watched(self, images: Images, loader: Iterable[RawBatch]) -> Iterator[RawBatch]:
+        """Passes raw batches on, counts the decoded, names the damaged.
+
+        Raises:
+            UserError: more than 1 in 1,000 is damaged.
+        """
+        seen: set[int] = set()
+        for raw in loader:
+            self.image_count_decoded += raw.decoded
+            seen.update(raw.damaged)
+            for name in (images.name(index) for index in raw.damaged):
+                if name not in self.damaged:
+                    self.damaged.add(name)
+                    print(f"warning: {one_line(name)}: damaged image, left out", file=sys.stderr)
+            if len(seen) > images.total * _MAX_DAMAGED:
+                raise UserError(f"{images.name(min(seen))}: {len(seen)} of {images.total} images "
+                                "are damaged, more than 1 in 1,000; check or copy the data again")
+            yield raw
+
+    def _finisher(self, device: Any) -> Callable[[RawBatch], Any]:
+        def finish(raw: RawBatch) -> tuple[torch.Tensor, torch.Tensor]:
+            images = normalise(raw.images, self.info.mean, self.info.std, device)
+            return images, raw.labels.to(device, non_blocking=True)
+
+        return finish
+
+
+def _mapped(entry: Entry, batch_size: int) -> list[RawBatch]:
+    """Returns the batches of a cached array, as views."""
+    labels = torch.tensor(entry.meta["labels"], dtype=torch.int64)
+    images = torch.from_numpy(entry.array[:len(labels)])
+    batches = [RawBatch(images[start:start + batch_size], labels[start:start + batch_size], [], 0)
+               for start in range(0, len(labels), batch_size)]
+    return [batches[0]._replace(damaged=entry.meta["damaged"]), *batches[1:]]
+
+
+def _order(n: int, seed: int) -> list[int]:
+    """Returns 0..n-1 shuffled by a seed, as Once-for-All does."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def _n_bytes(size: tuple[int, int]) -> int:
+    return 3 * size[0] * size[1]
+
+
+def _is_cuda(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"

@@ -1,0 +1,107 @@
+"""The table of data sets: a data set is a row, not a class. Torch-free."""
+
+from dataclasses import dataclass
+
+from utils.errors import UserError
+
+Rgb = tuple[float, float, float]
+
+IMAGENET_SUPERNET = "data/ofa_mbv3_d234_e346_k357_w1.0"
+DIGITS_SUPERNET = "data/ofa_digits_d234_e346_k357_w0.35"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What the program knows about a data set before it has seen one of its files.
+
+    Attributes:
+        name: key in `DATASETS`.
+        n_classes: number of classes; None where the files decide (`folder`).
+        mean: of the pixels in [0, 1], one per RGB channel; None as above.
+        std: standard deviation likewise.
+        n_train: images of the official training set; None as above.
+        n_test: images of the official test set.
+        train_aug: steps of the search's training transform, keys of
+            `transforms.TRAIN_STEPS`.
+        eval_resize: the evaluation transform, a key of `transforms.EVAL_RESIZES`.
+        balanced: draw every class equally often in training.
+        n_epochs: of fine-tuning in an evaluation; 0 where the supernet's classifier serves.
+        lr: learning rate of that fine-tuning.
+        batch_size: batch size of that fine-tuning.
+        vld_size: images split off the training set for validation; None validates on the test set.
+        resolutions: input resolutions of the search space, in pixels.
+        supernet: default path of the supernet's checkpoint.
+    """
+
+    name: str
+    n_classes: int | None
+    mean: Rgb | None
+    std: Rgb | None
+    n_train: int | None = None
+    n_test: int | None = None
+    train_aug: tuple[str, ...] = ("rrc", "flip")
+    eval_resize: str = "crop"
+    balanced: bool = False
+    n_epochs: int = 5
+    lr: float = 0.01
+    batch_size: int = 96
+    vld_size: int | None = None
+    resolutions: tuple[int, ...] = tuple(range(192, 257, 4))
+    supernet: str = IMAGENET_SUPERNET
+
+    def check_n_classes(self, n_classes: int | None) -> int:
+        """Returns the number of classes: the data set's, which `n_classes` must not contradict.
+
+        Raises:
+            UserError: `n_classes` is given and another number, or is not given but needed.
+        """
+        known = self.n_classes or n_classes
+        if known is None:
+            raise UserError(f"{self.name}: the number of classes is not known; "
+                            "give --n_classes, or --data to count the class folders")
+        if n_classes not in (None, known):
+            raise UserError(f"--n_classes {n_classes}: {self.name} has {known} classes; "
+                            "leave the flag out, or name another --dataset")
+        return known
+
+
+_CIFAR = {"mean": (0.49139968, 0.48215827, 0.44653124), "std": (0.24703233, 0.24348505, 0.26158768),
+          "n_train": 50_000, "n_test": 10_000}
+_RAND = ("rrc", "flip", "rand-m9-mstd0.5")
+
+# Sizes, normalisation and fine-tuning defaults: NSGANetV2 (arXiv 2007.10396) and its scripts.
+_ROWS = (
+    DatasetInfo("imagenet", 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+                1_281_167, 50_000, train_aug=("rrc", "flip", "jitter"), n_epochs=0),
+    DatasetInfo("cifar10", 10, **_CIFAR),
+    DatasetInfo("cifar100", 100, **_CIFAR),
+    DatasetInfo("cinic10", 10, (0.47889522, 0.47227842, 0.43047404),
+                (0.24205776, 0.23828046, 0.25874835), 180_000, 90_000),
+    DatasetInfo("stl10", 10, (0.44671097, 0.4398105, 0.4066468),
+                (0.2603405, 0.25657743, 0.27126738), 5_000, 8_000),
+    DatasetInfo("aircraft", 100, (0.48933588, 0.51835374, 0.53879144),
+                (0.22388883, 0.21641635, 0.24615606), 6_667, 3_333,
+                train_aug=_RAND, lr=0.05, batch_size=32),
+    DatasetInfo("dtd", 47, (0.53298761, 0.47426084, 0.42627282),
+                (0.26549756, 0.25473554, 0.26317280), 3_760, 1_880,
+                train_aug=_RAND, eval_resize="squash", lr=0.05, batch_size=32),
+    DatasetInfo("pets", 37, (0.48288951, 0.44483949, 0.39566558),
+                (0.25925665, 0.2532760, 0.25981017), 3_680, 3_669,
+                train_aug=_RAND, lr=0.05, batch_size=32),
+    DatasetInfo("flowers102", 102, (0.51783618, 0.41067495, 0.32864168),
+                (0.29722391, 0.24976049, 0.28533308), 2_040, 6_149,
+                train_aug=("affine", "rrc"), balanced=True, batch_size=32),
+    # Mean and std of scikit-learn's pixels. The digits fill their 8x8 frame: no crop, no flip.
+    DatasetInfo("digits", 10, (0.3053,) * 3, (0.3760,) * 3, 1_197, 600,
+                train_aug=("stretch", "shake"), eval_resize="squash", n_epochs=0, batch_size=64,
+                vld_size=300, resolutions=tuple(range(32, 49, 4)), supernet=DIGITS_SUPERNET),
+    DatasetInfo("folder", None, None, None, batch_size=32),
+)
+DATASETS: dict[str, DatasetInfo] = {row.name: row for row in _ROWS}
+
+
+def get_dataset_info(name: str) -> DatasetInfo:
+    """Returns the row called `name`; raises UserError, listing the names, when there is none."""
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
+    return DATASETS[name]

@@ -1,0 +1,131 @@
+"""Transforms: from a PIL image to a PIL image of r x r pixels; normalisation by the batch."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.auto_augment import rand_augment_transform
+from torchvision import transforms as tv
+from torchvision.transforms import InterpolationMode
+
+from data_providers.table import DatasetInfo
+from utils.errors import UserError
+
+BICUBIC = InterpolationMode.BICUBIC
+CROP_RATIO = 0.875
+
+
+def _crop(resolution: int) -> list[Callable]:
+    return [tv.Resize(math.ceil(resolution / CROP_RATIO)), tv.CenterCrop(resolution)]
+
+
+def _squash(resolution: int) -> list[Callable]:
+    return [tv.Resize((resolution, resolution), interpolation=BICUBIC)]
+
+
+# The name is recorded beside every result: a network is validated with what it was tuned with.
+EVAL_RESIZES: dict[str, Callable[[int], list[Callable]]] = {"crop": _crop, "squash": _squash}
+
+
+def _rand_augment(info: DatasetInfo, resolution: int) -> Callable:
+    # timm's own hyper-parameters: shifts up to 45 % of the image, holes filled with the mean.
+    hparams = {"translate_const": int(resolution * 0.45),
+               "img_mean": tuple(min(255, round(255 * m)) for m in info.mean)}
+    return rand_augment_transform("rand-m9-mstd0.5", hparams)
+
+
+TRAIN_STEPS: dict[str, Callable[[DatasetInfo, int], Callable]] = {
+    "rrc": lambda info, r: tv.RandomResizedCrop(r),
+    "flip": lambda info, r: tv.RandomHorizontalFlip(),
+    "jitter": lambda info, r: tv.ColorJitter(brightness=32 / 255, saturation=0.5),
+    "rand-m9-mstd0.5": _rand_augment,
+    "affine": lambda info, r: tv.RandomAffine(45, translate=(0.4, 0.4), scale=(0.75, 1.5)),
+    "stretch": lambda info, r: tv.Resize((r, r), interpolation=BICUBIC),
+    "shake": lambda info, r: tv.RandomAffine(10, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=5,
+                                            interpolation=InterpolationMode.BILINEAR),
+}
+
+
+def to_tensor(info: DatasetInfo) -> list[Callable]:
+    """Returns the two steps from a PIL image to a normalised float tensor (3, h, w)."""
+    return [tv.ToTensor(), tv.Normalize(info.mean, info.std)]
+
+
+def eval_geometry(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
+    """Returns the evaluation transform PIL -> PIL of r x r pixels.
+
+    Args:
+        info: the data set.
+        resolution: r, in pixels.
+        name: `crop` (resize the short side to ceil(r / 0.875), bilinear, cut the centre) or
+            `squash` (resize to r x r, bicubic); None takes the data set's own.
+
+    Raises:
+        UserError: no such name.
+    """
+    name = name or info.eval_resize
+    if name not in EVAL_RESIZES:
+        raise UserError(f"unknown evaluation transform {name!r}; "
+                        f"choose from {', '.join(sorted(EVAL_RESIZES))}")
+    return tv.Compose(EVAL_RESIZES[name](resolution))
+
+
+def train_geometry(info: DatasetInfo, resolution: int) -> tv.Compose:
+    """Returns the search's training transform PIL -> PIL of r x r pixels."""
+    return tv.Compose([TRAIN_STEPS[step](info, resolution) for step in info.train_aug])
+
+
+def eval_transform(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
+    """Returns `eval_geometry` followed by normalisation: PIL -> float tensor (3, r, r)."""
+    return tv.Compose(eval_geometry(info, resolution, name).transforms + to_tensor(info))
+
+
+def train_transform(info: DatasetInfo, resolution: int) -> tv.Compose:
+    """Returns `train_geometry` followed by normalisation: PIL -> float tensor (3, r, r)."""
+    return tv.Compose(train_geometry(info, resolution).transforms + to_tensor(info))
+
+
+def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
+              device: Any = None) -> torch.Tensor:
+    """Turns a batch of bytes into what networks eat, with the arithmetic of torchvision's.
+
+    The bytes travel to the device, a quarter of the floats; the result lies in memory as
+    `channels_last`. Whole rows are normalised at once: three channels would be too short a loop.
+
+    Args:
+        images: uint8 (n, h, w, 3).
+        mean: one per channel, of pixels in [0, 1].
+        std: likewise.
+        device: where to; None stays.
+
+    Returns:
+        float32 (n, 3, h, w); equal to the last bit to ToTensor and Normalize.
+    """
+    n, height, width, _ = images.shape
+    rows = images.to(device, non_blocking=True).to(torch.float32).view(n, height, width * 3)
+    mean, std = (torch.tensor(value, device=rows.device).repeat(width) for value in (mean, std))
+    rows = rows.div_(255).sub_(mean).div_(std)
+    return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the three global generators that the libraries' random transforms draw from."""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Puts the three global generators back to where they were, whatever the block does."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
