@@ -67,10 +67,17 @@ class EvaluatorSpec:
     """How a worker builds its evaluator: a row of `evaluator.EVALUATORS` and its options.
 
     Plain data, so that it can be sent to another process or machine; `options` holds JSON types.
+    Options called `data` or `<something>_path` name input files or folders, or are None.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_options(self) -> list[str]:
+        """The names of the options that hold an input path."""
+        return [name for name, value in self.options.items()
+                if value is not None and (name == "data" or name.endswith("_path"))]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ _COUNT_SECONDS = 120
 
 
 def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = None,
-               threads: int | None = None) -> list[Slot]:
-    """Divides this machine's devices into slots, one worker each.
+               threads: int | None = None, ray_address: str | None = None) -> list[Slot]:
+    """Divides the devices of this machine, or of a cluster, into slots: one worker each.
 
     Args:
         n_gpus: GPUs to use; 0 for none. Fewer are used where fewer can be seen, by
@@ -26,6 +26,7 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
             (affinity and cgroup limits count).
         threads: threads of each worker's CPU work; None for 1 without GPUs, so that results do not
             depend on the number of cores, and an equal share of the cores beside GPUs.
+        ray_address: the cluster whose devices count; None for this machine's.
 
     Raises:
         UserError: a number is out of range, or one job needs more GPUs than there are.
@@ -34,22 +35,29 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
                                ("cpu_workers", cpu_workers, 1), ("threads", threads, 1)):
         if value is not None and value < least:
             raise UserError(f"{flag} is {value}, but must be {least} or more")
-    gpus = visible_gpus()[:n_gpus] if n_gpus else []
+    gpus, cores = _cluster_devices(ray_address) if ray_address else \
+        (visible_gpus() if n_gpus else [], cpu_count())
+    gpus = gpus[:n_gpus]
     if not gpus:
-        return [Slot(threads=threads or 1)] * (cpu_workers or cpu_count())
+        return [Slot(threads=threads or 1)] * (cpu_workers or cores)
     if gpus_per_job > len(gpus):
         raise UserError(f"a job wants {gpus_per_job} GPUs, but only {len(gpus)} can be used; "
                         "lower --gpu or raise --n_gpus")
     n_slots = len(gpus) // gpus_per_job
-    threads = threads or max(1, cpu_count() // n_slots)
+    threads = threads or max(1, cores // n_slots)
     return [Slot(tuple(gpus[i * gpus_per_job:(i + 1) * gpus_per_job]), threads)
             for i in range(n_slots)]
 
 
+def _cluster_devices(address: str) -> tuple[list[str], int]:
+    from evaluator.jobs.ray import cluster_devices  # Ray is optional
+    return cluster_devices(address)
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that torch can use here, as entries for `CUDA_VISIBLE_DEVICES`."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        return []  # no driver: spare the seconds that the child below takes
+    if not _has_driver():  # spare the seconds that the child takes to import torch
+        return []
     child = subprocess.run([sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True,
                            timeout=_COUNT_SECONDS, check=False)
     if child.returncode != 0 or not child.stdout.strip().isdigit():
@@ -59,3 +67,7 @@ def visible_gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(i) for i in range(count)] if listed is None else listed.split(",")
     return [name.strip() for name in names[:count]]
+
+
+def _has_driver() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()

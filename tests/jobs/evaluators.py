@@ -5,7 +5,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -100,6 +99,10 @@ class Obedient:
                                 ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
                 "options": self.options, "torch": "torch" in sys.modules}
 
+    def read_inputs(self, _argument, _scale):
+        weights = Path(self.options["supernet_path"])
+        return {"name": weights.name, "content": weights.read_text(), "data": self.options["data"]}
+
     def torch_threads(self, _argument, _scale):
         import torch
         return {"threads": torch.get_num_threads()}
@@ -138,14 +141,3 @@ class Hungry:
 
     def __init__(self, **options) -> None:
         self.block = bytearray(2**36)
-
-
-class SlowToStart(Obedient):
-    """Only the first worker (by a mark on disk) is quick to set up."""
-
-    def __init__(self, mark: str, **options) -> None:
-        super().__init__(**options)
-        try:
-            Path(mark).touch(exist_ok=False)
-        except FileExistsError:
-            threading.Event().wait(60)
