@@ -88,7 +88,7 @@ class LookUpTable:
 def build_command(resolutions: Sequence[int], n_classes: int = 1000, width_mult: float = 1.0,
                   config: str | None = None) -> str:
     """Returns the command that measures a space's layers (or a net.config's) on this machine."""
-    what = ["--config", config] if config else ["--n_classes", str(n_classes),
+    what = ["--config", str(config)] if config else ["--n_classes", str(n_classes),
                                                 "--width", str(width_mult)]
     return shlex.join(["python", "scripts/build_lut.py", "--out", "my_lut.yaml", *what,
                        "--resolutions", *map(str, resolutions)])
