@@ -153,7 +153,7 @@ def measure(calls: Sequence[Callable[[], object]],
         calls: what to time.
         synchronize: waits until the device has finished; called around each sample.
         rel_err: the bound on the relative standard error.
-        max_repeats: the most samples of each call, rounded up to whole turns.
+        max_repeats: the most samples of each call, 3 or more.
     """
     samples: list[list[float]] = [[] for _ in calls]
     results: dict[int, Latency] = {}
@@ -224,14 +224,15 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
 def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
                      max_repeats: int) -> None:
     """Raises UserError for values out of range and for a device that is not there."""
-    import torch
-
-    counts = {"threads": threads, "batch_size": batch_size, "max_repeats": max_repeats}
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} must be 1 or more, not {value}")
+    counts = {"threads": (threads, 1), "batch_size": (batch_size, 1),
+              "max_repeats": (max_repeats, 3)}
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise UserError(f"{name} must be {least} or more, not {value}")
     if not 0 < rel_err < 1:
         raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
+    import torch
+
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -15,6 +15,7 @@ from search_space import Arch, OFASearchSpace
 from utils.errors import UserError
 
 RESOLUTIONS = np.arange(112, 225, 16)
+N_LAYERS = 20
 HIDDEN = (400, 400, 400)
 # Digits kept of an accuracy in percent, so that it does not depend on the size of a batch.
 DIGITS = 6
@@ -96,7 +97,7 @@ def one_hot_layers(space: OFASearchSpace, X: np.ndarray) -> np.ndarray:
     stages = X[:, :-1].reshape(len(X), space.num_blocks, 1 + 2 * space.max_depth)
     used = np.arange(space.max_depth) < np.array(space.depth)[stages[..., :1]]
     choices = (stages[..., 1:1 + space.max_depth], stages[..., 1 + space.max_depth:])
-    return np.hstack([(np.eye(3)[choice] * used[..., None]).reshape(len(X), -1)
+    return np.hstack([(np.eye(3)[choice] * used[..., None]).reshape(len(X), 3 * N_LAYERS)
                       for choice in choices])
 
 
@@ -109,7 +110,7 @@ def read_mlp(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
     from networks import load_checkpoint
 
     state = load_checkpoint(path)
-    sizes = (6 * 20 + len(RESOLUTIONS), *HIDDEN, 1)
+    sizes = (6 * N_LAYERS + len(RESOLUTIONS), *HIDDEN, 1)
     expected = {}
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         expected |= {f"{2 * i}.weight": (outputs, inputs), f"{2 * i}.bias": (outputs,)}

@@ -1,0 +1,112 @@
+"""The oracle: the same answers as the OFA authors' own code gives, interpolated, repeatable."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluator import build_evaluator
+from evaluator.costs import CostModel, millions
+from evaluator.oracle import OracleEvaluator
+from search_space import OFASearchSpace
+from utils.errors import UserError
+
+WEIGHTS = "ofa_mbv3_acc_predictor.pth"
+
+
+@pytest.fixture(scope="module")
+def oracle(shared_data):
+    return OracleEvaluator(shared_data / WEIGHTS)
+
+
+@pytest.fixture
+def archs():
+    space = OFASearchSpace(resolutions=range(112, 257, 4))
+    return [*space.extremes(), *space.sample(200, rng=np.random.default_rng(0))]
+
+
+def test_answers_of_the_library(oracle, shared_data):
+    torch = pytest.importorskip("torch")
+    from ofa.nas.accuracy_predictor import MobileNetArchEncoder
+
+    listed = list(range(112, 225, 16))
+    space = OFASearchSpace(resolutions=listed)
+    archs = [*space.extremes(), *space.sample(100, rng=np.random.default_rng(1))]
+    encoder = MobileNetArchEncoder(image_size_list=listed)
+    features = np.array([encoder.arch2feature(padded(arch)) for arch in archs])
+    features = np.hstack([features[:, len(listed):], features[:, :len(listed)]])
+    mlp = torch.nn.Sequential(*[layer for sizes in ((128, 400), (400, 400), (400, 400))
+                                for layer in (torch.nn.Linear(*sizes), torch.nn.ReLU())],
+                              torch.nn.Linear(400, 1))
+    mlp.load_state_dict(torch.load(shared_data / WEIGHTS, map_location="cpu", weights_only=True))
+    with torch.inference_mode():
+        expected = 100 * mlp(torch.tensor(features, dtype=torch.float32))[:, 0].numpy()
+    np.testing.assert_allclose(oracle.evaluate_many(archs), expected, atol=1e-4)
+
+
+def padded(arch: dict) -> dict:
+    """The library's form of an architecture: four entries for every stage."""
+    full = {"ks": [], "e": [], "d": arch["d"], "image_size": arch["r"]}
+    for key in ("ks", "e"):
+        values = iter(arch[key])
+        for depth in arch["d"]:
+            full[key] += [next(values) for _ in range(depth)] + [3] * (4 - depth)
+    return full
+
+
+def test_between_and_above_the_listed_resolutions(oracle):
+    arch = OFASearchSpace().extremes()[1]
+    at = {r: oracle.evaluate({**arch, "r": r})["top1"] for r in (192, 196, 208, 224, 228, 256)}
+    assert at[196] == pytest.approx(0.75 * at[192] + 0.25 * at[208], abs=1e-6)
+    assert at[192] < at[208] < at[224] == at[228] == at[256]
+
+
+def test_one_by_one_and_in_bulk_are_the_same(oracle, archs):
+    assert oracle.evaluate_many(archs).tolist() == [oracle.evaluate(a)["top1"] for a in archs]
+    assert oracle.evaluate_many([]).shape == (0,)
+
+
+def test_stats_are_plain_complete_and_say_that_it_is_the_oracle(oracle, archs):
+    space = OFASearchSpace(resolutions=range(112, 257, 4))
+    stats = oracle.evaluate(archs[5], batch_scale=0.5)
+    assert json.loads(json.dumps(stats, allow_nan=False)) == stats
+    costs = CostModel(space).of_arch(archs[5])
+    assert (stats["params"], stats["flops"]) == (millions(costs["params"]),
+                                                 millions(costs["flops"]))
+    assert stats["evaluator"] == "oracle"
+    assert 60 < stats["top1"] < 90
+
+
+def test_it_ranks_measured_accuracies(oracle, shared_data):
+    import csv
+
+    from scipy.stats import kendalltau
+
+    path = shared_data / "ofa_mbv3_w1.0_imagenet_measured.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    answers = oracle.evaluate_many([json.loads(row["arch"]) for row in rows])
+    assert kendalltau(answers, [float(row["imagenet_top1"]) for row in rows]).statistic > 0.85
+
+
+def test_other_options_are_ignored(shared_data):
+    path = str(shared_data / WEIGHTS)
+    assert build_evaluator("oracle", {"oracle_path": path, "dataset": "imagenet"}).weights
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"r": 64}, "112"), ({"r": "224"}, "112"), ({"r": None}, "112"), ({"d": [2]}, "'d'"),
+    ({"ks": [9] * 10}, "'ks'")])
+def test_bad_architectures_are_refused(oracle, change, match):
+    with pytest.raises(UserError, match=match):
+        oracle.evaluate({**OFASearchSpace().extremes()[0], **change})
+
+
+@pytest.mark.parametrize("name", ["ofa_resnet50_acc_predictor.pth", "README.md", "nothing.pth"])
+def test_other_files_are_refused(shared_data, name):
+    with pytest.raises(UserError, match=name):
+        OracleEvaluator(shared_data / name)
+
+
+def test_the_weights_must_be_named():
+    with pytest.raises(UserError, match="--oracle_path"):
+        OracleEvaluator()
