@@ -72,10 +72,8 @@ class NetEvaluator:
         self.provider = DataProvider(dataset, data, vld_size=vld_size, seed=seed,
                                      n_workers=n_workers, cache_dir=cache_dir, cache_gb=cache_gb)
         info = self.provider.info
-        if n_classes not in (None, self.provider.n_classes):
-            raise UserError(f"n_classes is {n_classes}, but {dataset} has "
-                            f"{self.provider.n_classes} classes; leave it out")
-        self.split = "valid" if self.provider.n_valid and not test else "test"
+        info.check_n_classes(n_classes)
+        self.split = "test" if test else "valid"
         self.n_epochs = info.n_epochs if n_epochs is None else n_epochs
         self.lr, self.trn_batch_size = info.lr, trn_batch_size or info.batch_size
         self.vld_batch_size, self.seed = vld_batch_size, seed
@@ -164,7 +162,8 @@ class NetEvaluator:
     def _fine_tune(self, net: nn.Module, resolution: int, seed: int, batch_scale: float) -> None:
         replace_classifier(net, self.provider.n_classes, torch.Generator().manual_seed(seed))
         batches = self.provider.train_loader(
-            resolution, _scaled(self.trn_batch_size, batch_scale), seed=self.seed, drop_last=True)
+            resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
+            device=self.device)
         fine_tune(self._parallel(net), batches, self.n_epochs, self.lr * batch_scale,
                   amp=self.amp, seed=seed)
 

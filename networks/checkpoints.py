@@ -4,9 +4,13 @@ Only tensors in plain containers are read (`weights_only=True`). What could exec
 damaged, or claims more memory than its file can fill is refused with one line.
 """
 
+import io
 import os
 import pickle
+import pickletools
 import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +37,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 _OLD_BLOCK, _NEW_BLOCK = ".mobile_inverted_conv.", ".conv."
 # what unpickling damaged bytes can raise
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError,
-           AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError)
+           AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError, struct.error)
 _UNSAFE = re.compile(r"GLOBAL (\S+)|class (\S+) that is blocked|executing (\S+)")
 
 
@@ -108,8 +112,10 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
     """
     state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
              for key, tensor in net.state_dict().items()}
+    content = io.BytesIO()  # torch would report a full disk as a RuntimeError without the reason
+    torch.save({"state_dict": state, **extra}, content)
     with atomic_path(path) as temporary:
-        torch.save({"state_dict": state, **extra}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def save_training_state(path: str | os.PathLike, **state: Any) -> None:
@@ -155,9 +161,15 @@ def _check_file(path: Path) -> int:
     if start[:1] == b"<":
         raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
                         "get the file again")
-    if start[:2] == b"PK":
+    if _is_zip(path):
         _check_zip(path, size)
     return size
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch will take the file for a zip archive."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _check_zip(path: Path, size: int) -> None:
@@ -178,18 +190,49 @@ def _check_zip(path: Path, size: int) -> None:
 
 def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
-    mapped = zipfile.is_zipfile(path)
+    mapped = _is_zip(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):  # of damaged files, which end as an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _DAMAGE as error:
-        unsafe = _UNSAFE.search(str(error))
-        if unsafe:
-            name = next(group for group in unsafe.groups() if group)
+        name = _code_in(path, mapped, str(error))
+        if name:
             raise UserError(f"{path}: carries code (it would run {name}) and not plain weights; "
                             "refused, nothing was run. Get it from a source that you trust, saved "
                             "as a state dict") from None
         raise UserError(f"{path}: no checkpoint, or a truncated or damaged one; copy it again") \
             from None
+
+
+def _code_in(path: Path, zipped: bool, message: str) -> str | None:
+    """Returns what the pickle in a refused file would import and run, if anything.
+
+    torch names it in its message, unless the pickle is in a newer protocol than checkpoints are.
+    """
+    named = _UNSAFE.search(message)
+    if named:
+        return next(group for group in named.groups() if group)
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(_pickle_in(path, zipped)):
+            if opcode.name in ("GLOBAL", "INST"):
+                return argument.replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    except (*_DAMAGE, zipfile.BadZipFile):  # the end of a damaged pickle: nothing was found
+        pass
+    return None
+
+
+def _pickle_in(path: Path, zipped: bool) -> bytes:
+    if not zipped:
+        with open(path, "rb") as file:
+            return file.read(MAX_PICKLE_BYTES)
+    with zipfile.ZipFile(path) as archive:
+        names = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        return archive.read(next(names, "data.pkl"))
 
 
 def _unwrap(content: Any, ema: bool, path: Path) -> Any:

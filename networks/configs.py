@@ -212,9 +212,10 @@ def _block(block: Any, place: str) -> Config:
         raise UserError(f"{place}: a ResidualBlock was expected, not {_short(name or block)}")
     key = "conv" if "conv" in block else "mobile_inverted_conv"
     _refuse_unknown(block, {"name", key, "shortcut"}, place)
-    shortcut = block.get("shortcut")
+    shortcut = None if block.get("shortcut") is None \
+        else _layer(block, "shortcut", "IdentityLayer", place)
     return {"name": "ResidualBlock", "conv": _layer(block, key, "MBConvLayer", place),
-            "shortcut": shortcut and _layer(block, "shortcut", "IdentityLayer", place)}
+            "shortcut": shortcut}
 
 
 def _layer(parent: Config, key: str, name: str, source: str) -> Config:

@@ -27,8 +27,9 @@ class _Observer:
         y = torch.batch_norm(x, bn.weight, bn.bias, mean, var, True, 1.0, bn.eps,
                              torch.backends.cudnn.enabled)
         n = x.numel() // x.shape[1]
-        biased = var.double() * ((n - 1) / n) if n > 1 else torch.zeros_like(self.sums[1])
-        for total, value in zip(self.sums, (mean.double(), biased), strict=True):
+        if n == 1:  # the kernel's unbiased variance of one value is NaN
+            var.zero_()
+        for total, value in zip(self.sums, (mean, var.double() * ((n - 1) / n)), strict=True):
             total += value * len(x)
         self.n_images += len(x)
         return y
