@@ -106,7 +106,7 @@ def read_yaml(path: str | os.PathLike, what: str = "YAML file",
     """Reads a YAML file with the safe (C, where there is one) loader; errors as `read_json`."""
     text = read_text(path, what)
     try:
-        value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        value = yaml.load(text, Loader=_UniqueKeysLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
@@ -115,6 +115,14 @@ def read_yaml(path: str | os.PathLike, what: str = "YAML file",
     except (ValueError, RecursionError, OverflowError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a valid {what}: {error}") from None
     return _of_type(path, value, what, expect)
+
+
+class _UniqueKeysLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) != len(node.value):
+            _unique_keys([(self.construct_object(key), None) for key, _ in node.value])
+        return mapping
 
 
 def _of_type(path: Any, value: Any, what: str, expect: type | tuple[type, ...]) -> Any:
