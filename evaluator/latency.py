@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN_KEYS = 5
 WARM_UP, MIN_REPEATS = 3, 20
-# Modules that take turns; more would not fit in a device's caches and memory any better.
+# Modules that take turns: enough to even out slow spells, few enough for the memory.
 GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
 INTERRUPTED = 1.5

@@ -2,7 +2,6 @@
 
 import argparse
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -28,10 +27,9 @@ from evaluator.latency import (
 )
 from evaluator.layers import Layer, read_config_layers, space_layers
 from search_space import SEARCH_SPACES, get_search_space
+from search_space.backbones import width_from_name
 from utils.errors import UserError, run_script
 from utils.files import read_yaml, write_text
-
-WIDTH_IN_NAME = re.compile(r"w(\d+\.\d+)$")
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
@@ -43,8 +41,11 @@ def wanted_layers(args: argparse.Namespace) -> list[Layer]:
                   for layer in read_config_layers(path, resolution)[0]]
     else:
         space = get_search_space(args.search_space, resolutions=resolutions)
-        width = args.width or float(WIDTH_IN_NAME.search(info.supernet)[1])
-        layers = space_layers(space, args.n_classes or info.n_classes, width)
+        n_classes = info.n_classes if args.n_classes is None else args.n_classes
+        if n_classes is None:
+            raise UserError(f"{info.name}: the number of classes is not known; give --n_classes")
+        width = width_from_name(info.supernet) if args.width is None else args.width
+        layers = space_layers(space, n_classes, width)
     return list({layer.key: layer for layer in layers if layer.key}.values())
 
 

@@ -195,6 +195,7 @@ def test_checking_a_table(run_command, tmp_path, small_space):
 @pytest.mark.parametrize(("script", "flags", "match"), [
     ("build_lut", ("--device", "cuda:77"), "device"), ("build_lut", ("--threads", "0"), "threads"),
     ("build_lut", ("--rel_err", "2"), "rel_err"), ("build_lut", ("--config", "none"), "none"),
+    ("build_lut", ("--width", "0"), "width"), ("build_lut", ("--resolutions", "0"), "resolutions"),
     ("check_lut", ("--n", "2"), "--n"), ("check_lut", ("--width", "1.0"), "build_lut.py")])
 def test_bad_flags(fails_clearly, tmp_path, script, flags, match):
     path = tmp_path / "lut.yaml"
