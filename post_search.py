@@ -288,9 +288,6 @@ def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[s
     Raises:
         UserError: the supernet or the data set is missing, or does not fit.
     """
-    import torch
-
-    from evaluator.accuracy import SupernetEvaluator
     from networks import cut_subnet, load_supernet
 
     if settings["dataset"] is None:
@@ -301,6 +298,10 @@ def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[s
     if settings["n_epochs"]:
         print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
               "net.inherited holds the supernet's weights, to be fine-tuned", file=sys.stderr)
+    import torch
+
+    from evaluator.accuracy import SupernetEvaluator
+
     on_gpu = torch.cuda.is_available() and settings["n_gpus"] != 0
     evaluator = SupernetEvaluator(
         device="cuda:0" if on_gpu else "cpu",

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -220,3 +221,154 @@ def test_the_flag_goes_before_what_the_search_stored():
     assert (resolved["supernet_path"], resolved["dataset"], resolved["seed"]) == (
         "mine", "digits", 3)
     assert resolved["n_classes"] is None
+
+
+# ------------------------------------------------------------------------------- writing networks
+
+REBUILD = """
+import json, sys, torch
+from networks import build_from_config, load_weights, read_config
+config = read_config(sys.argv[1] + "/net.config")
+net = build_from_config(config).eval()
+load_weights(net, sys.argv[1] + "/net.inherited")
+r = config["resolution"]
+with torch.inference_mode():
+    print(json.dumps(net(torch.linspace(-1, 1, 3 * r * r).reshape(1, 3, r, r))[0].tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def digits_search(tmp_path_factory):
+    """A finished search on the digits over a small random supernet, of real evaluations."""
+    import torch
+
+    from evaluator.accuracy import SupernetEvaluator
+    from networks import build_supernet, save_weights
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("a search of digits")
+    supernet = folder / "ofa_w0.35"
+    torch.manual_seed(0)
+    save_weights(build_supernet(10, 0.35, dropout=0.0), supernet)
+    options = {"supernet_path": str(supernet), "dataset": "digits", "seed": 5, "n_epochs": 0}
+    evaluator = SupernetEvaluator(**options)
+    archs = OFASearchSpace(resolutions=[32, 36]).sample(3, d=[2], e=[3, 4],
+                                                         rng=np.random.default_rng(1))
+    measured = [evaluator.evaluate(arch) for arch in archs]
+    records = [Record(arch, 100 - stats["top1"], stats["flops"])
+               for arch, stats in zip(archs, measured, strict=True)]
+    write_stats(folder / "search" / "iter_1.stats", Stats(records, records, 0.5, sec_obj="flops"))
+    (folder / "search" / "settings.json").write_text(json.dumps({**options, "n_gpus": 0}))
+    return SimpleNamespace(folder=folder / "search", records=records, evaluator=evaluator,
+                           supernet=supernet)
+
+
+def run_post_search(*flags):
+    post_search.main(post_search.get_args_parser().parse_args([*map(str, flags)]))
+
+
+def test_chosen_networks_repeat_their_accuracy_and_logits(digits_search, tmp_path, capsys,
+                                                          run_command):
+    import torch
+
+    import validation
+    from networks import load_checkpoint
+
+    save = tmp_path / "chosen ones"
+    run_post_search("-n", 9, "--expr", digits_search.folder, "--save", save, "--format", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert sorted(row["chosen"] for row in rows) == sorted(path.name for path in save.iterdir())
+    recorded = {json.dumps(record.arch): record for record in digits_search.records}
+    for row in rows:
+        net = save / row["chosen"]
+        assert sorted(path.name for path in net.iterdir()) == ["net.config", "net.inherited",
+                                                               "net.subnet"]
+        assert json.loads((net / "net.subnet").read_text()) == row["arch"]
+        record = recorded[json.dumps(row["arch"])]
+        validation.main(validation.get_args_parser().parse_args([
+            "--dataset", "digits", "--split", "valid", "-j", "0", "--device", "cpu", "--model",
+            str(net / "net.config"), "--pretrained", str(net / "net.inherited")]))
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["top1_err"] == pytest.approx(record.top1_err, abs=1e-6)
+        assert (result["flops"], result["resolution"]) == (record.sec_obj, record.arch["r"])
+        assert result["transform"] == "squash"
+    subnet, r = digits_search.evaluator.calibrated(rows[0]["arch"]), rows[0]["resolution"]
+    with torch.inference_mode():
+        expected = subnet(torch.linspace(-1, 1, 3 * r * r).reshape(1, 3, r, r))[0].tolist()
+    written = load_checkpoint(save / rows[0]["chosen"] / "net.inherited")
+    assert all(written[key].equal(value) for key, value in subnet.state_dict().items())
+    done = run_command("-c", REBUILD, save / rows[0]["chosen"])
+    assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-4), done.stderr
+
+
+def test_the_old_naming_holds_the_same_network(digits_search, tmp_path, capsys):
+    import torch
+
+    from networks import build_from_config, load_weights, read_config
+
+    for name, flags in (("new", []), ("old", ["--old_naming"])):
+        run_post_search("--expr", digits_search.folder, "--save", tmp_path / name, *flags)
+    folders = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert folders == sorted(path.name for path in (tmp_path / "old").iterdir())
+    old, new = (tmp_path / name / folders[0] for name in ("old", "new"))
+    assert "mobile_inverted_conv" in (old / "net.config").read_text()
+    keys = torch.load(old / "net.inherited", weights_only=True)["state_dict"]
+    assert any("mobile_inverted_conv" in key for key in keys)
+    states = []
+    for folder in (old, new):
+        net = build_from_config(read_config(folder / "net.config"))
+        load_weights(net, folder / "net.inherited")
+        states.append(net.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+
+
+def test_without_a_data_set_the_supernets_statistics_are_kept(digits_search, tmp_path, capsys):
+    from networks import cut_subnet, load_checkpoint, load_supernet
+
+    write_stats(tmp_path / "iter_1.stats", Stats(digits_search.records, [], 0.5))
+    run_post_search("--expr", tmp_path, "--save", tmp_path / "out", "--n_classes", 10,
+                    "--supernet_path", digits_search.supernet)
+    assert "keeps the supernet's batch-norm statistics" in capsys.readouterr().err
+    folder = min((tmp_path / "out").iterdir())
+    arch = json.loads((folder / "net.subnet").read_text())
+    expected = cut_subnet(load_supernet(digits_search.supernet), arch).state_dict()
+    written = load_checkpoint(folder / "net.inherited")
+    assert all(written[key].equal(value) for key, value in expected.items())
+
+
+def test_a_second_run_repeats_the_files_and_spares_those_of_others(digits_search, tmp_path, capsys):
+    flags = ("--expr", digits_search.folder, "--save", tmp_path / "out")
+    run_post_search(*flags)
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("net.*")}
+    run_post_search(*flags)
+    assert files == {path: path.read_bytes() for path in (tmp_path / "out").rglob("net.*")}
+    subnet = next(path for path in files if path.name == "net.subnet")
+    subnet.write_text(json.dumps(OFASearchSpace(resolutions=[64]).extremes()[0]))
+    with pytest.raises(UserError, match="holds another network"):
+        run_post_search(*flags)
+
+
+class Malice:
+    """Unpickles by creating a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_supernet_that_carries_code_is_refused(digits_search, tmp_path):
+    with open(tmp_path / "ofa_w1.0", "wb") as file:
+        pickle.dump(Malice(tmp_path / "created"), file)
+    with pytest.raises(UserError, match=r"ofa_w1\.0: carries code"):
+        run_post_search("--expr", digits_search.folder, "--save", tmp_path / "out",
+                        "--supernet_path", tmp_path / "ofa_w1.0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ofa_w1.0"]
+
+
+@pytest.mark.parametrize("settings", [{"seed": "x"}, {"dataset": 3}, {"n_workers": True}])
+def test_damaged_settings_are_refused(settings):
+    args = post_search.get_args_parser().parse_args(["--expr", "x", "--supernet_path", "w"])
+    with pytest.raises(UserError, match="must be of type"):
+        post_search.resolve(args, settings)

@@ -1,5 +1,6 @@
 import argparse
 import json
+import pickle
 import re
 
 import pytest
@@ -68,6 +69,7 @@ def test_one_complete_pair_of_files_is_needed(flags):
 def files(tmp_path_factory):
     """A small random supernet for ten classes, and a network cut from it with its files."""
     folder = tmp_path_factory.mktemp("a net")
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     supernet = build_supernet(10, 0.35, dropout=0.0).eval()
     save_weights(supernet, folder / "ofa_w0.35")
@@ -157,6 +159,28 @@ def test_bad_input_fails_clearly(files, fails_clearly, flags, match):
 def test_bad_weights_fail_clearly(files, fails_clearly):
     fails_clearly("validation.py", "--dataset", "digits", "--model", files.config, "--pretrained",
                   files.config, match="net.config: no checkpoint")
+
+
+class Malice:
+    """Unpickles by creating a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("flags", [["--model", "{config}", "--pretrained", "{evil}"],
+                                   ["--subnet", "{subnet}", "--supernet_path", "{evil}"]])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(
+    pickle.dumps(value))])
+def test_weights_that_carry_code_are_refused(files, tmp_path, flags, save):
+    evil = tmp_path / "ofa_w0.35"
+    save({"state_dict": Malice(tmp_path / "created")}, evil)
+    with pytest.raises(UserError, match=r"ofa_w0\.35: "):
+        validate(*[flag.format(evil=evil, **vars(files)) for flag in flags])
+    assert not (tmp_path / "created").exists()
 
 
 def test_the_transforms_are_those_of_the_data_providers():
