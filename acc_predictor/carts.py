@@ -32,7 +32,7 @@ class CARTs(AccPredictor):
         splits = _Splits.of(X, y - self._mean)
         seeds = np.random.SeedSequence(self.seed).spawn(N_TREES // TREES_PER_BLOCK)
         with ThreadPoolExecutor(self.n_jobs) as pool:
-            blocks = list(pool.map(lambda seed: _grow_block(splits, np.random.default_rng(seed)),
+            blocks = list(pool.map(lambda seed: _random_block(splits, np.random.default_rng(seed)),
                                    seeds))
         self._forest = _Forest.join(blocks)
 
@@ -137,12 +137,23 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _grow_block(splits: _Splits, rng: np.random.Generator) -> _Forest:
-    """Grows a block of trees level by level, all nodes of a level at once."""
-    n, d = splits.X.shape
-    trees = np.arange(TREES_PER_BLOCK, dtype=np.int32)
-    allowed = rng.random((len(trees), d)).argsort(axis=1) < rng.integers(1, d + 1, (len(trees), 1))
-    allowed = allowed[:, splits.feature]
+def _random_block(splits: _Splits, rng: np.random.Generator) -> _Forest:
+    """Grows a block of trees, each on a random subset, of random size, of the genes."""
+    d = splits.X.shape[1]
+    ranks = rng.random((TREES_PER_BLOCK, d)).argsort(axis=1)
+    return _grow(splits, ranks < rng.integers(1, d + 1, (TREES_PER_BLOCK, 1)), rng)
+
+
+def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Forest:
+    """Grows trees level by level, all nodes of a level at once.
+
+    Args:
+        splits: the training set and its splits.
+        genes: (t, d) which genes each tree may use.
+        rng: breaks ties.
+    """
+    n, allowed = len(splits.X), genes[:, splits.feature]
+    trees = np.arange(len(genes), dtype=np.int32)
     level = _Level(trees, np.tile(np.arange(n), len(trees)), _starts(np.full(len(trees), n)))
     features, thresholds, children, values, first = [], [], [], [], 0
     while len(level.tree):
