@@ -1,0 +1,142 @@
+"""Trains a Once-for-All supernet on any of the data sets, from nothing but its images.
+
+First the full network, then progressive shrinking: kernel sizes, depths and expansion ratios become
+elastic one after the other, each step trains the largest, the smallest and some random subnets.
+The result serves `msunas.py --supernet_path`.
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from data_providers.table import DATASETS, get_dataset_info
+from search_space.backbones import width_from_name
+from utils.errors import UserError, run_script
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command-line parser."""
+    p = argparse.ArgumentParser(prog="train_supernet.py", description=__doc__.split("\n\n")[0],
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--save", required=True, default=argparse.SUPPRESS,
+                   help="checkpoint to write; its name ends with the width multiplier, as in "
+                        "ofa_digits_d234_e346_k357_w0.35 (required)")
+    p.add_argument("--resume", action="store_true",
+                   help="go on from the state beside --save (<save>.state)")
+    p.add_argument("--init", default=None, help="supernet checkpoint to start from, of the same "
+                                                "width; its classifier is replaced where needed")
+    g = p.add_argument_group("data")
+    g.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="data set")
+    g.add_argument("--data", default=None, help="its folder; digits needs none")
+    g.add_argument("--vld_size", type=int, default=None,
+                   help="training images kept apart for validation; None: the data set's own")
+    g.add_argument("--resolutions", type=int, nargs="+", default=None,
+                   help="input resolutions, ascending; None: the data set's own")
+    g.add_argument("--n_workers", type=int, default=0, help="processes that load images")
+    g = p.add_argument_group("training")
+    g.add_argument("--epochs", type=int, nargs=4, metavar=("FULL", "KERNEL", "DEPTH", "EXPAND"),
+                   default=[60, 20, 20, 60], help="epochs of the four phases; 0 skips one")
+    g.add_argument("--batch_size", type=int, default=128, help="images for each step")
+    g.add_argument("--opt", default="adamw", help="optimiser, a name that timm knows")
+    g.add_argument("--lr", type=float, default=4e-3, help="learning rate of the first phase")
+    g.add_argument("--shrink_lr", type=float, default=2e-3,
+                   help="learning rate of the later phases; it falls to 0 in each as a cosine")
+    g.add_argument("--weight_decay", type=float, default=0.05, help="weight decay")
+    g.add_argument("--clip_grad", type=float, default=5.0, help="largest norm of the gradient")
+    g.add_argument("--smoothing", type=float, default=0.1, help="label smoothing")
+    g.add_argument("--dropout", type=float, default=0.1, help="dropout before the classifier")
+    g.add_argument("--n_random", type=int, default=2,
+                   help="random subnets for each step, besides the largest and the smallest")
+    g.add_argument("--kd_ratio", type=float, default=1.0,
+                   help="weight of the largest subnet's output against the labels")
+    g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
+                   help="mixed precision")
+    g.add_argument("--seed", type=int, default=0, help="of weights, images and subnets")
+    g = p.add_argument_group("machine")
+    g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")
+    g.add_argument("--threads", type=int, default=None, help="CPU threads; None: torch's choice")
+    g.add_argument("--eval_every", type=int, default=10,
+                   help="epochs between two measurements of the largest and smallest subnet")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Trains, measures, and writes the checkpoint after each epoch."""
+    checkpoint, info = Path(args.save), get_dataset_info(args.dataset)
+    state = checkpoint.with_name(checkpoint.name + ".state")
+    _check(args, checkpoint, state)
+
+    import torch
+
+    from data_providers import DataProvider
+    from networks import Recipe, SupernetTraining, save_weights
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
+                            n_workers=args.n_workers)
+    resolutions = args.resolutions or list(info.resolutions)
+    recipe = Recipe(resolutions=resolutions, **{
+        field.name: getattr(args, field.name) for field in fields(Recipe)
+        if field.name != "resolutions"})
+    training = SupernetTraining(_network(args, provider.n_classes), provider, recipe,
+                                dataset=args.dataset, vld_size=args.vld_size, init=args.init)
+    if args.resume:
+        training.resume(state)
+    print(f"{provider.n_train} training images of {args.dataset}, resolutions {resolutions}",
+          flush=True)
+    while not training.finished:
+        print(training.train_one_epoch(), flush=True)
+        save_weights(training.net, checkpoint)
+        training.save_state(state)
+        if training.epoch % args.eval_every == 0 and provider.n_valid:
+            print(f"  validation images: {_percent(training.measure('valid'))}", flush=True)
+    print(f"test images: {_percent(training.measure('test'))}")
+    print(f"wrote {checkpoint}")
+
+
+def _network(args: argparse.Namespace, n_classes: int) -> Any:
+    """Returns the supernet to train, new or from --init, on the device."""
+    import torch
+
+    from networks import build_supernet, load_supernet, replace_classifier
+    from utils.training import seeded
+
+    generator = torch.Generator().manual_seed(args.seed)
+    if args.init:
+        net = load_supernet(args.init)
+        if net.classifier.out_features != n_classes:
+            replace_classifier(net, n_classes, generator)
+    else:
+        with seeded(args.seed):
+            net = build_supernet(n_classes, width_from_name(args.save), args.dropout)
+    return net.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _percent(top1: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f} %" for name, value in top1.items())
+
+
+def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
+    if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name:
+        raise UserError(f"{checkpoint}: the name must end with the width multiplier, as in "
+                        "ofa_digits_d234_e346_k357_w0.35")
+    if checkpoint.exists() and not args.resume:
+        raise UserError(f"{checkpoint}: exists; choose another --save, or go on with --resume")
+    if args.init and width_from_name(args.init) != width_from_name(checkpoint):
+        raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
+    if args.resume and not state.exists():
+        raise UserError(f"{state}: no such state of a training; start it without --resume")
+    if min(args.epochs) < 0 or not sum(args.epochs):
+        raise UserError(f"--epochs: four numbers of 0 or more, not all 0, not {args.epochs}")
+    resolutions = args.resolutions or [8]
+    if min(resolutions) < 8 or sorted(set(resolutions)) != resolutions:
+        raise UserError("--resolutions: different numbers of 8 or more in ascending order, "
+                        f"not {resolutions}")
+
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
