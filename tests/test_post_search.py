@@ -221,6 +221,7 @@ def test_the_flag_goes_before_what_the_search_stored():
     assert (resolved["supernet_path"], resolved["dataset"], resolved["seed"]) == (
         "mine", "digits", 3)
     assert resolved["n_classes"] is None
+    assert post_search.resolve(args, {**stored, "evaluator": "oracle"})["dataset"] is None
 
 
 # ------------------------------------------------------------------------------- writing networks

@@ -71,6 +71,7 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
     if fitted:
         right = axes.twinx()
         right.plot(*zip(*fitted, strict=True), "s--", color=ORANGE, ms=4, lw=1.2)
+        right.set_ylim(min(0.0, *(value for _, value in fitted)), 1.02)
         right.set_ylabel("Kendall's tau of the predictor", color=ORANGE)
         right.spines["top"].set_visible(False)
     _save(figure, path)
