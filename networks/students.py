@@ -8,11 +8,10 @@ from torch import nn
 from networks.checkpoints import load_checkpoint, load_state, load_weights
 from networks.configs import read_config
 from networks.static import build_from_config, replace_classifier
-from networks.supernets import DEPTHS, EXPANSIONS, KERNEL_SIZES, cut_subnet, load_supernet
+from networks.supernets import cut_subnet, load_supernet
+from search_space import OFASearchSpace
 from utils.errors import UserError
 from utils.training import seeded
-
-MAX_LAYERS, MAX_STAGES = 20, 5
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,
@@ -61,7 +60,7 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> tuple[nn.M
         load_weights(net, checkpoint)
         classes = net.classifier.out_features
     else:
-        net, calibrate = cut_subnet(load_supernet(who), _full_size()), True
+        net, calibrate = cut_subnet(load_supernet(who), OFASearchSpace().extremes()[1]), True
         classes = net.classifier.out_features
     if classes != n_classes:
         raise UserError(f"{who}: teaches {classes} classes, but the data set has {n_classes}; "
@@ -83,8 +82,3 @@ def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:
         net = timm.create_model(name, num_classes=1000 if bias is None else len(bias))
         load_state(net, state, checkpoint)
     return net, net.num_classes
-
-
-def _full_size() -> dict[str, list[int]]:
-    return {"ks": [max(KERNEL_SIZES)] * MAX_LAYERS, "e": [max(EXPANSIONS)] * MAX_LAYERS,
-            "d": [max(DEPTHS)] * MAX_STAGES}
