@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from data_providers.table import DATASETS, get_dataset_info
+from networks import read_config
 from search_space import read_arch
 from utils.errors import UserError, run_script
 from utils.files import write_json
@@ -68,14 +69,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the stats of what the arguments name.
+    """Returns the stats of what the arguments name; reads the small files before it loads torch.
 
     Raises:
         UserError: a file or an option is wrong.
     """
     arch = read_arch(args.subnet) if args.subnet else None
+    config = read_config(args.config) if args.config else None
     from evaluator.accuracy import NetEvaluator, SupernetEvaluator, parse_latency
-    from networks import build_from_config, cut_subnet, load_weights, read_config
+    from networks import build_from_config, cut_subnet, load_weights
 
     latency = parse_latency(args.latency)
     options = {key: getattr(args, key) for key in (
@@ -87,7 +89,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         net, resolution = cut_subnet(evaluator.supernet, arch), arch["r"]
         stats = evaluator.evaluate(arch)
     else:
-        config = read_config(args.config)
         net = build_from_config(config)
         load_weights(net, args.init)
         resolution = args.resolution or config.get("resolution") or config.get("img_size") \

@@ -183,8 +183,8 @@ class SupernetEvaluator(NetEvaluator):
     """
 
     def __init__(self, *, supernet_path: str, oracle_path: str | None = None, **options) -> None:
-        super().__init__(**options)
         self.supernet = load_supernet(supernet_path)
+        super().__init__(**options)
         if not self.n_epochs:
             self._check_classes(supernet_path)
 

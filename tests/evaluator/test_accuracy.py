@@ -1,0 +1,266 @@
+"""One evaluation: repeatable, by every path the same, and clear about bad input."""
+
+import copy
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import networks
+from data_providers import DataProvider
+from evaluator import OFAEvaluator, build_evaluator
+from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
+from search_space import OFASearchSpace
+from utils.errors import UserError
+from utils.training import evaluate
+
+ARCH, OTHER = OFASearchSpace(resolutions=[32]).sample(2, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def supernet_path(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("supernet") / "ofa_test_w0.35"
+    networks.save_weights(networks.build_supernet(10, width_mult=0.35), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def evaluator(supernet_path, cache):
+    return build_evaluator("ofa", {
+        "supernet_path": supernet_path, "dataset": "digits", "data": None, "n_classes": 10,
+        "vld_size": 200, "seed": 1, "cache_dir": cache, "device": "cpu", "gpus": [], "threads": 1,
+        "oracle_path": None, "latency_batch_size": 2, "latency_device": "cpu"})
+
+
+def test_stats_of_an_evaluation(evaluator):
+    stats = evaluator.evaluate(ARCH)
+    assert list(stats) == ["params", "flops", "gpu", "cpu", "loss", "top1", "top5", "resolution",
+                           "transform"]
+    assert (stats["resolution"], stats["transform"]) == (32, "squash")
+    assert stats["gpu"] is stats["cpu"] is None
+    net = networks.cut_subnet(evaluator.supernet, ARCH)
+    assert stats["params"] == round(sum(p.numel() for p in net.parameters()) / 1e6, 2)
+    assert 0 <= stats["top1"] <= stats["top5"] <= 100
+    json.dumps(stats, allow_nan=False)
+
+
+def test_it_is_cut_calibrate_validate(evaluator, cache):
+    """The same by hand, with a provider of its own."""
+    provider = DataProvider("digits", vld_size=200, seed=1, cache_dir=cache)
+    net = networks.cut_subnet(evaluator.supernet, ARCH)
+    assert networks.recalibrate_bn(net, provider.calibration_batches(32)) == provider.n_train
+    expected = evaluate(net, provider.eval_batches("valid", 32))
+    assert expected.pop("n_images") == 200
+    stats = evaluator.evaluate(ARCH)
+    assert {key: stats[key] for key in expected} == expected
+
+
+def test_repeatable_in_any_order(evaluator):
+    first = [evaluator.evaluate(arch) for arch in (ARCH, OTHER)]
+    again = [evaluator.evaluate(arch) for arch in (OTHER, ARCH)]
+    assert first == again[::-1]
+    assert first[0] != first[1]
+
+
+def test_smaller_batches_change_the_calibration_alone(evaluator, supernet_path, cache):
+    stats = evaluator.evaluate(ARCH, batch_scale=0.5)
+    assert stats.pop("batch_scale") == 0.5
+    assert stats["loss"] == pytest.approx(evaluator.evaluate(ARCH)["loss"], rel=0.05)
+
+    net = networks.cut_subnet(evaluator.supernet, ARCH)
+    measured = [evaluator.measure(copy.deepcopy(net), 32, recalibrate=False, batch_scale=scale)
+                for scale in (1, 0.1)]
+    for key in ("loss", "top1", "top5"):
+        assert measured[0][key] == pytest.approx(measured[1][key], rel=1e-6)
+
+
+def test_fine_tuning_replaces_the_classifier_and_is_repeatable(supernet_path, cache):
+    options = {"dataset": "digits", "vld_size": 1000, "n_epochs": 1, "cache_dir": cache}
+    tuned = build_evaluator("ofa", {"supernet_path": supernet_path, **options})
+    stats = tuned.evaluate(ARCH)
+    assert stats == tuned.evaluate(ARCH)
+    other_seed = build_evaluator("ofa", {"supernet_path": supernet_path, **options, "seed": 1})
+    assert stats["loss"] != other_seed.evaluate(ARCH)["loss"]
+    net = networks.cut_subnet(tuned.supernet, ARCH)
+    networks.replace_classifier(net, 7, torch.Generator().manual_seed(0))
+    tuned.measure(net, 36)
+    assert net.classifier.out_features == 10
+    assert not net.training
+
+
+def test_test_images_and_mixed_precision(supernet_path, cache):
+    scores = [build_evaluator("ofa", {"supernet_path": supernet_path, "dataset": "digits",
+                                      "cache_dir": cache, **options}).evaluate(ARCH)["loss"]
+              for options in ({}, {"test": True}, {"amp": True})]
+    assert scores[0] != scores[1]
+    assert scores[2] == pytest.approx(scores[0], rel=0.05)
+
+
+def test_latency_is_measured_when_asked(evaluator):
+    latency = evaluator.latency(ARCH)
+    assert list(latency) == ["cpu"]
+    assert latency["cpu"] > 0
+
+
+def test_options_that_cannot_work(supernet_path, tmp_path, cache):
+    def build(**options):
+        return build_evaluator("ofa", {"supernet_path": supernet_path, "dataset": "digits",
+                                       "cache_dir": cache, **options})
+
+    with pytest.raises(UserError, match="10 classes"):
+        build(n_classes=11)
+    with pytest.raises(UserError, match="digits_missing"):
+        build(dataset="digits_missing")
+    with pytest.raises(UserError, match="device 'tpu'"):
+        build(device="tpu")
+    with pytest.raises(UserError, match="'cuda:77' cannot be used"):
+        build(device="cuda:77")
+    with pytest.raises(UserError, match="GPU cannot be measured"):
+        build(latency_device="gpu")
+    with pytest.raises(UserError, match="1197 images"):
+        build(vld_size=5000)
+    path = tmp_path / "three_w0.35"
+    networks.save_weights(networks.build_supernet(3, width_mult=0.35), path)
+    with pytest.raises(UserError, match="a supernet of 3 classes, but the data set has 10"):
+        build(supernet_path=str(path))
+    assert build(supernet_path=str(path), n_epochs=1).n_epochs == 1
+    with pytest.raises(UserError, match="'ks' of the architecture"):
+        build().evaluate({**ARCH, "ks": [9] * len(ARCH["ks"])})
+    with pytest.raises(UserError, match="the network has 4 classes"):
+        net = networks.cut_subnet(build().supernet, ARCH)
+        networks.replace_classifier(net, 4, torch.Generator())
+        build().measure(net, 32)
+
+
+def test_the_original_s_interface(supernet_path, tmp_path, cache, evaluator):
+    ofa = OFAEvaluator(n_classes=10, model_path=supernet_path)
+    subnet, config = ofa.sample(ARCH)
+    assert config == ARCH
+    assert ofa.sample()[1]["d"]
+    without_r, _ = ofa.sample({key: ARCH[key] for key in ("ks", "e", "d")})
+    assert without_r.config == subnet.config
+    with pytest.raises(UserError, match="'d' of the architecture"):
+        ofa.sample({**ARCH, "d": [2]})
+    with pytest.raises(UserError, match="10 classes, not 1000"):
+        OFAEvaluator(model_path=supernet_path)
+    ofa.save_net_config(tmp_path, subnet, "net.config", resolution=32)
+    ofa.save_net(tmp_path, subnet, "net.inherited")
+    rebuilt = networks.build_from_config(networks.read_config(tmp_path / "net.config")).eval()
+    networks.load_weights(rebuilt, tmp_path / "net.inherited")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(rebuilt(x), subnet(x))
+    stats = OFAEvaluator.eval(rebuilt, None, dataset="digits", resolution=32, valid_size=200,
+                              num_workers=0, is_test=False, log_dir=tmp_path / "log", seed=1,
+                              measure_latency="cpu", cache_dir=cache)
+    assert stats == json.loads((tmp_path / "log" / "net.stats").read_text())
+    assert stats.pop("cpu") > 0
+    expected = evaluator.evaluate(ARCH)
+    assert expected.pop("cpu") is None
+    assert stats == expected
+
+
+@pytest.mark.parametrize("text, expected", [
+    (None, []), ("cpu", [("cpu", 1)]), ("gpu64#cpu", [("gpu", 64), ("cpu", 1)])])
+def test_latency_settings(text, expected):
+    assert parse_latency(text) == expected
+
+
+@pytest.mark.parametrize("text", ["tpu", "gpu0", "cpu-1", "cpu#", "gpu²"])
+def test_latency_settings_that_are_wrong(text):
+    with pytest.raises(UserError, match="gpu64#cpu"):
+        parse_latency(text)
+
+
+def test_seeds_depend_on_seed_and_architecture_alone():
+    shuffled = {key: ARCH[key] for key in reversed(ARCH)}
+    assert arch_seed(ARCH, 0) == arch_seed(shuffled, 0)
+    assert len({arch_seed(ARCH, 0), arch_seed(ARCH, 1), arch_seed(OTHER, 0)}) == 3
+
+
+# ------------------------------------------------------------------------------ python -m evaluator
+
+COMMON = ["-m", "evaluator", "--dataset", "digits", "--n_workers", "0", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def files(evaluator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("it's a folder")
+    (folder / "net.subnet").write_text(json.dumps(ARCH))
+    net = networks.cut_subnet(evaluator.supernet, ARCH)
+    networks.write_config(net, folder / "net.config", old_naming=True, resolution=32)
+    networks.save_weights(net, folder / "net.init", old_naming=True)
+    return folder
+
+
+def test_command_on_a_subnet_and_on_a_network(run_command, files, supernet_path, evaluator, cache):
+    common = [*COMMON, "--cache_dir", cache, "--vld_size", "200", "--seed", "1"]
+    save = files / "new" / "net.stats"
+    done = run_command(*common, "--subnet", files / "net.subnet", "--supernet_path",
+                       supernet_path, "--save", save)
+    assert done.returncode == 0, done.stderr
+    stats = json.loads(save.read_text())
+    assert done.stdout == json.dumps(stats) + "\n"
+    assert stats == evaluator.evaluate(ARCH)
+    done = run_command(*common, "--config", files / "net.config", "--init", files / "net.init",
+                       "--reset_running_statistics")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == stats
+
+
+def write_bad_files(folder):
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch '{folder / 'created'}'",)
+
+    torch.save({"state_dict": Attack()}, folder / "attack_w0.35")
+    (folder / "attack.pkl").write_bytes(pickle.dumps(Attack()))
+    (folder / "html").write_text("<html>not found</html>")
+    (folder / "truncated.json").write_text('{"ks": [3, 3')
+    (folder / "foreign.subnet").write_text(json.dumps({**ARCH, "ks": [4] * len(ARCH["ks"])}))
+    (folder / "file").write_text("x")
+    config = json.loads((folder / "net.config").read_text())
+    config["first_conv"]["out_channels"] = 10**9
+    (folder / "absurd.config").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("arguments, match", [
+    ([], "give either --subnet"), (["--config", "net.config"], "--config needs --init"),
+    (["--subnet", "net.subnet", "--resolution", "32"], "--resolution 32"),
+    (["--subnet", "missing"], "missing: no such subnet file"),
+    (["--subnet", "truncated.json"], "truncated"), (["--subnet", "html"], "HTML"),
+    (["--subnet", "foreign.subnet"], "the space has 3, 5, 7"),
+    (["--subnet", "net.subnet", "--supernet_path", "missing_w1.0"], "no such checkpoint"),
+    (["--subnet", "net.subnet", "--supernet_path", "attack_w0.35"], "carries code"),
+    (["--subnet", "net.subnet", "--vld_size", "0"], "--vld_size 0"),
+    (["--subnet", "net.subnet", "--save", "file/net.stats"], "is a file"),
+    (["--config", "absurd.config", "--init", "net.init"], "1..16384, not 1000000000"),
+    (["--config", "net.config", "--init", "attack.pkl"], "carries code")])
+def test_bad_input_on_the_command_line(fails_clearly, files, cache, arguments, match):
+    write_bad_files(files)
+    paths = [files / a if (files / a).exists() or a.startswith(("missing", "file/")) else a
+             for a in arguments]
+    fails_clearly(*COMMON, "--cache_dir", cache, *paths, match=match)
+    assert not (files / "created").exists()
+
+
+def test_a_network_evaluator_needs_no_supernet(cache, evaluator):
+    alone = NetEvaluator(dataset="digits", vld_size=200, seed=1, cache_dir=cache)
+    net = networks.cut_subnet(evaluator.supernet, ARCH)
+    assert alone.evaluate_net(net, 32) == evaluator.evaluate(ARCH)
