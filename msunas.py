@@ -29,7 +29,7 @@ from tqdm import tqdm
 from acc_predictor import PREDICTORS, get_acc_predictor
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator import EVALUATORS
-from evaluator.jobs import EvaluatorSpec, Job, Result, get_engine, plan_slots
+from evaluator.jobs import EvaluatorSpec, Job, Result, WorkerError, get_engine, plan_slots
 from evaluator.objectives import OBJECTIVES, SecondObjective
 from search_space import SEARCH_SPACES, Arch, SearchSpace, get_search_space, read_arch
 from search_space.backbones import width_from_name
@@ -37,7 +37,7 @@ from search_space.base import rows_in, unique_rows
 from utils import archive as archives
 from utils.archive import Record, Stats, objectives
 from utils.errors import TypedFlagsParser, UserError, run_script
-from utils.files import read_json, write_json
+from utils.files import read_json, write_json, write_text
 from utils.metrics import get_correlation
 from utils.operators import (
     CanonicalRepair,
@@ -653,6 +653,17 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, dict
     return folder, source, settings
 
 
+def run_to_the_end(search: MSuNAS) -> Path:
+    """Runs the search; workers that cannot start are one line, their log a file beside it."""
+    try:
+        return search.run()
+    except WorkerError as error:
+        log = search.folder.path / "failed" / "worker.log"
+        write_text(log, f"{error}\n")
+        raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and go on "
+                        f"with --resume {search.folder.path})") from None
+
+
 def main(args: argparse.Namespace) -> None:
     """Runs, resumes, or plans a search."""
     if not is_compiled():
@@ -674,12 +685,13 @@ def main(args: argparse.Namespace) -> None:
             write_json(folder.settings, settings, indent=1)
             engine = get_engine(settings["backend"], make_spec(settings, objective), slots=slots,
                                 timeout=settings["timeout"], retries=settings["retries"],
-                                ray_address=settings["ray_address"])
+                                ray_address=settings["ray_address"] if settings["backend"] == "ray"
+                                else None)
             with engine:
                 search = MSuNAS(settings, folder, engine, len(slots))
                 if args.resume and settings_are_new:
                     search.adopt()
-                last = search.run()
+                last = run_to_the_end(search)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: python msunas.py --resume {settings['save']}") \
             from None

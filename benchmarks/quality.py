@@ -46,7 +46,6 @@ class Direct:
 
     def __init__(self, oracle: OracleEvaluator) -> None:
         self.oracle = oracle
-        self.slots = (None,)
 
     def run(self, jobs: list[Job]) -> Iterator[Result]:
         """Yields the results in the order of the jobs."""

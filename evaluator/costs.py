@@ -193,7 +193,7 @@ class CostModel:
         rows = rows * len(s.exp_ratio) + expansions
         rows = rows * len(s.resolution) + X[:, -1, None, None] + 1
         used = np.arange(s.max_depth) < np.array(s.depth)[stages[..., :1]]
-        return (rows * used).reshape(len(X), -1)
+        return (rows * used).reshape(len(X), slots.size)
 
     def _tables(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Returns, by measure, the fixed costs (resolutions,) and the flat table of the blocks."""

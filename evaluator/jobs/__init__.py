@@ -8,13 +8,13 @@ places where workers run: `local` (processes of this machine), `ray` (actors of 
 import importlib
 import os
 
-from evaluator.jobs.base import STATUSES, EvaluatorSpec, Job, Result, Slot
+from evaluator.jobs.base import STATUSES, EvaluatorSpec, Job, Result, Slot, WorkerError
 from evaluator.jobs.plan import plan_slots
 from evaluator.jobs.scheduler import Engine
 from utils.errors import UserError
 
 __all__ = ["BACKENDS", "STATUSES", "Engine", "EvaluatorSpec", "Job", "Result", "Slot",
-           "get_engine", "plan_slots"]
+           "WorkerError", "get_engine", "plan_slots"]
 
 # name -> "module:class" of its slots, and the options of `get_engine` that it understands.
 BACKENDS = {

@@ -16,6 +16,10 @@ STATUSES = ("ok", "failed", "timeout", "oom", "nan", "lost")
 READY, REFUSED, BROKEN = "ready", "refused", "broken"
 
 
+class WorkerError(RuntimeError):
+    """Workers cannot be started; the first line is the reason, then comes the worker's log."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One architecture to evaluate.
@@ -123,6 +127,11 @@ class Outcome:
                 and isinstance(outcome.seconds, float | int | None)):
             raise ValueError(f"not an outcome: {text[:80]!r}")
         return outcome
+
+
+def isolated(spec: EvaluatorSpec, slots: list[Slot]) -> bool:
+    """Whether latencies can be measured on all slots at once: on GPUs that no two of them share."""
+    return all(slot.gpus for slot in slots) and spec.options.get("latency_device") != "cpu"
 
 
 class Slots(ABC):

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from evaluator.jobs.base import BROKEN, READY, REFUSED, Job, Outcome, Result, Slots
+from evaluator.jobs.base import BROKEN, READY, REFUSED, Job, Outcome, Result, Slots, WorkerError
 from utils.errors import UserError
 
 # After anything else the worker is replaced: what an exception leaves behind (a half-built model,
@@ -69,7 +69,8 @@ class Engine:
     Latency jobs run alone unless the slots are isolated from each other.
 
     Only a lost worker is worth another try (`retries` of them), and memory that ran out one at
-    half the batch. Without a `timeout` no job is ever killed, however slow it is.
+    half the batch. Without a `timeout` no job is ever killed, however slow it is. A slot whose
+    workers die again and again before they are ready is given up for the run.
     """
 
     def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2) -> None:
@@ -77,11 +78,12 @@ class Engine:
         self._slots = slots
         self._timeout = timeout
         self._retries = retries
-        self._closed = set(range(slots.n))  # every slot is in one of these four
+        # Every slot is in one of these, or was given up until the next run.
+        self._closed = set(range(slots.n))
         self._ready: set[int] = set()
         self._opening: set[int] = set()
         self._running: dict[int, _Ticket] = {}
-        self._lost_in_setup = 0
+        self._lost_in_setup = [0] * slots.n  # in a row
 
     def __enter__(self) -> "Engine":
         return self
@@ -96,10 +98,15 @@ class Engine:
 
         Raises:
             UserError: a worker refused its options (a missing supernet, wrong data, ...).
-            RuntimeError: workers cannot be started; the message holds the worker's traceback.
+            WorkerError: workers cannot be started; the message holds the worker's traceback.
             ValueError: two jobs have the same name.
+            RuntimeError: the previous run has neither ended nor been closed.
         """
+        if self._running:
+            raise RuntimeError("one run at a time: exhaust or close the previous iterator first")
         queue = _Queue(jobs, self._slots.isolated)
+        self._lost_in_setup = [0] * self._slots.n
+        self._closed = set(range(self._slots.n)) - self._ready - self._opening
         try:
             while queue or self._running:
                 self._assign(queue)
@@ -155,7 +162,7 @@ class Engine:
 
     def _settle_setup(self, slot: int, outcome: Outcome) -> None:
         if outcome.status == READY:
-            self._lost_in_setup = 0
+            self._lost_in_setup[slot] = 0
             self._opening.discard(slot)
             self._ready.add(slot)
             return
@@ -163,9 +170,12 @@ class Engine:
         self._drop(slot)
         if outcome.status == REFUSED:
             raise UserError(outcome.error)
-        self._lost_in_setup += in_setup
-        if outcome.status == BROKEN or self._lost_in_setup > self._retries:
-            raise RuntimeError(f"a worker could not be started: {outcome.error}\n{outcome.log}")
+        self._lost_in_setup[slot] += in_setup
+        if self._lost_in_setup[slot] > self._retries:
+            self._closed.remove(slot)
+        working = self._closed or self._opening or self._ready or self._running
+        if outcome.status == BROKEN or not working:
+            raise WorkerError(f"a worker could not be started: {outcome.error}\n{outcome.log}")
 
     def _deserves_retry(self, ticket: _Ticket, status: str) -> bool:
         if status == "lost":

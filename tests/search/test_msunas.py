@@ -32,6 +32,15 @@ def contents(folder: Path) -> dict[str, bytes]:
             if path.is_file() and path.name != "settings.json"}
 
 
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Waits until a file of a running search is there."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, "the search ended before the moment of the test"
+        assert time.monotonic() < deadline, f"no {path.name} after a minute"
+        time.sleep(0.005)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """An undisturbed run, shared by the tests; nobody writes to it."""
@@ -92,10 +101,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, run_command,
     process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                env={**os.environ, "MSUNAS_TEST_SLEEP": "0.01"})
-    deadline = time.monotonic() + 60
-    while not (save / moment).exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for(save / moment, process)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -111,8 +117,7 @@ def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_c
     process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env={**os.environ, "MSUNAS_TEST_SLEEP": "0.2"})
-    while not (save / "iter_0/net_3.stats").exists():
-        time.sleep(0.01)
+    wait_for(save / "iter_0/net_3.stats", process)
     children = psutil.Process(process.pid).children(recursive=True)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -186,8 +191,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, fails_clearly):
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                env={**os.environ, "MSUNAS_TEST_SLEEP": "0.5"})
     try:
-        while not (save / "iter_0").exists():
-            time.sleep(0.01)
+        wait_for(save / "iter_0", process)
         fails_clearly("msunas.py", "--resume", save, match=f"pid {process.pid}")
     finally:
         process.kill()
@@ -233,7 +237,7 @@ def test_a_damaged_stats_file_is_named_and_kept(finished, tmp_path, fails_clearl
 
 
 def test_too_few_points_for_the_predictor_is_said(tmp_path, fails_clearly):
-    fails_clearly(*command(tmp_path / "run"), "--n_doe", 2, match="points")
+    fails_clearly(*command(tmp_path / "run"), "--n_doe", 2, match="at least")
 
 
 def test_a_folder_of_the_original_is_continued(finished, tmp_path, run_command):
