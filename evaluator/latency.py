@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHOWN_KEYS = 5
-WARM_UP, MIN_REPEATS = 3, 20
+TURN, MIN_REPEATS = 5, 20
 # Modules that take turns: enough to even out slow spells, few enough for the memory.
 GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
@@ -143,25 +143,23 @@ def measure(calls: Sequence[Callable[[], object]],
             max_repeats: int = MAX_REPEATS) -> list[Latency]:
     """Times calls until the mean of each is known well enough.
 
-    The calls take turns, one sample each, for two reasons: a slow spell of the machine does not
-    fall on one of them alone, and each finds the caches as it would in a whole network, filled by
-    others. The first rounds warm up and do not count. A call drops out when the standard error of
-    its mean is below `rel_err` of the mean, or after `max_repeats` samples. Samples above one and
-    a half times the median are interruptions by other processes and are left out.
+    The calls take turns, so that a slow spell of the machine does not fall on one of them alone.
+    A turn is one pass to warm up and a few that are timed. A call drops out when the standard
+    error of its mean is below `rel_err` of the mean, or after `max_repeats` samples. Samples above
+    one and a half times the median are interruptions by other processes and are left out.
 
     Args:
         calls: what to time.
         synchronize: waits until the device has finished; called around each sample.
         rel_err: the bound on the relative standard error.
-        max_repeats: the most samples of each call, 3 or more.
+        max_repeats: the most samples of each call, rounded up to whole turns of five.
     """
     samples: list[list[float]] = [[] for _ in calls]
     results: dict[int, Latency] = {}
-    for call in calls * WARM_UP:
-        call()
     while len(results) < len(calls):
         for i in (i for i in range(len(calls)) if i not in results):
-            samples[i].append(_time(calls[i], synchronize))
+            calls[i]()
+            samples[i] += [_time(calls[i], synchronize) for _ in range(TURN)]
             if len(samples[i]) >= min(MIN_REPEATS, max_repeats):
                 latency = _summary(np.array(samples[i]))
                 if latency.rel_err <= rel_err or len(samples[i]) >= max_repeats:
@@ -224,11 +222,10 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
 def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
                      max_repeats: int) -> None:
     """Raises UserError for values out of range and for a device that is not there."""
-    counts = {"threads": (threads, 1), "batch_size": (batch_size, 1),
-              "max_repeats": (max_repeats, 3)}
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise UserError(f"{name} must be {least} or more, not {value}")
+    counts = {"threads": threads, "batch_size": batch_size, "max_repeats": max_repeats}
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} must be 1 or more, not {value}")
     if not 0 < rel_err < 1:
         raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
     import torch
