@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,6 +20,7 @@ from utils.errors import UserError, describe_os_error, one_line
 from utils.files import atomic_path, read_json, write_json
 
 _CHUNK = 2**24
+_HEADER = 128  # bytes of an .npy file before its data
 # Calls with a dict to fill, yields the array's bytes in order.
 Maker = Callable[[dict[str, Any]], Iterator[np.ndarray]]
 
@@ -35,7 +37,7 @@ def content_key(**identity: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """A cached array, memory-mapped; what is written to it stays private.
 
@@ -60,10 +62,12 @@ class ArrayCache:
         max_gb: bound of the folder in GB; 0 switches the cache off.
     """
 
+    # (file, id) -> array, of every array that somebody in this process still holds.
+    _mapped: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
+
     def __init__(self, folder: str | os.PathLike | None, max_gb: float) -> None:
         self.folder = Path(folder) if folder is not None else default_cache_dir()
         self.max_bytes = int(max_gb * 1e9)
-        self._in_use: weakref.WeakValueDictionary[str, Entry] = weakref.WeakValueDictionary()
         self._verified: set[tuple] = set()
 
     def get(self, key: str, shape: tuple[int, ...], make: Maker) -> Entry | None:
@@ -77,7 +81,8 @@ class ArrayCache:
         Returns:
             The entry; None where it does not fit or the folder cannot be written: go without.
         """
-        if self.max_bytes <= 0 or int(np.prod(shape)) > self.max_bytes:
+        size = _HEADER + int(np.prod(shape))
+        if size > self.max_bytes:
             return None
         entry = self._open(key, shape)
         if entry is not None:
@@ -88,7 +93,7 @@ class ArrayCache:
                 entry = self._open(key, shape)
                 for left in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
                     left.unlink(missing_ok=True)
-                if entry is None and self._make_room(int(np.prod(shape))):
+                if entry is None and self._make_room(size):
                     self._write(key, shape, make)
                     entry = self._open(key, shape)
         except OSError as error:
@@ -130,7 +135,7 @@ class ArrayCache:
             if stamp not in self._verified:
                 _verify(array, meta)
                 self._verified.add(stamp)
-        except FileNotFoundError:
+        except OSError:  # not there, evicted just now, or not to be read
             return None
         except (ValueError, EOFError, KeyError, TypeError, UserError) as error:
             print(f"note: {data}: damaged ({one_line(error)}), made again", file=sys.stderr)
@@ -139,15 +144,15 @@ class ArrayCache:
             return None
         with contextlib.suppress(OSError):  # another user's folder, or evicted just now
             os.utime(notes)
-        entry = Entry(array, meta["notes"])
-        self._in_use[key] = entry
-        return entry
+        self._mapped[data, id(array)] = array
+        return Entry(array, meta["notes"])
 
     def _write(self, key: str, shape: tuple[int, ...], make: Maker) -> None:
         data, notes = self._paths(key)
         meta: dict[str, Any] = {}
         size, crc = 0, 0
         with atomic_path(data) as temporary, open(temporary, "wb") as file:
+            file.truncate(_HEADER + int(np.prod(shape)))  # counts from the start for `_make_room`
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
             for chunk in make(meta):
@@ -155,23 +160,24 @@ class ArrayCache:
                 crc = zlib.crc32(chunk, crc)
                 size += chunk.nbytes
                 file.write(chunk.data)
-            file.truncate(file.tell() - size + int(np.prod(shape)))
         write_json(notes, {"bytes": size, "crc32": crc, "notes": meta})
 
     def _make_room(self, size: int) -> bool:
         """Removes the least recently used until `size` more bytes fit; False where they cannot."""
         with FileLock(self.folder / "evict.lock"):
-            sizes = {path: path.stat().st_size
-                     for path in self.folder.iterdir() if self._counts(path)}
-            total = sum(sizes.values())
+            files = [path for path in self.folder.iterdir() if self._counts(path)]
+            sizes = {path: status.st_size for path in files if (status := _stat(path))}
+            total, in_use = sum(sizes.values()), {path for path, _ in self._mapped}
             for path in sorted(sizes, key=_last_use):
                 if total + size <= self.max_bytes:
                     break
-                if path.suffix == ".npy" and path.stem not in self._in_use:
+                if path.suffix == ".npy" and path not in in_use:
                     path.with_suffix(".json").unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
                     total -= sizes[path]
-        return total + size <= self.max_bytes
+            # Half of what is free stays free: a full disk would end the search itself.
+            return (total + size <= self.max_bytes
+                    and size <= shutil.disk_usage(self.folder).free // 2)
 
     def _counts(self, path: Path) -> bool:
         """Whether a file takes up room; a half-written one whose writer died is removed."""
@@ -186,9 +192,17 @@ class ArrayCache:
         return False
 
 
+def _stat(path: Path) -> os.stat_result | None:
+    """Returns the file's status; None where another process has just removed or renamed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
 def _last_use(path: Path) -> int:
-    notes = path.with_suffix(".json")
-    return (notes if notes.exists() else path).stat().st_mtime_ns
+    status = _stat(path.with_suffix(".json")) or _stat(path)
+    return status.st_mtime_ns if status else 0
 
 
 def _verify(array: np.ndarray, meta: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,8 +61,9 @@ class Images:
         """Returns (height, width) in pixels without decoding; (0, 0) for a damaged file."""
         raise NotImplementedError
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Returns a digest of the images and labels, equal only where these are."""
+        """A digest of the images and labels, equal only where these are; taken once."""
         digest = hashlib.blake2b(self.targets.tobytes(), digest_size=16)
         for part in self._parts():
             digest.update(part)
@@ -99,7 +100,7 @@ class FileImages(Images):
                 stamp = (status.st_size, status.st_mtime_ns)
             except OSError:
                 stamp = None
-            yield f"{path}|{stamp}\n".encode("utf-8", "surrogateescape")
+            yield f"{os.path.abspath(path)}|{stamp}\n".encode("utf-8", "surrogateescape")
 
 
 class ArrayImages(Images):
@@ -310,7 +311,8 @@ def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Lay
     for layout in layouts:
         # Also when --data names the folder that the archive unpacks to, not the one above it.
         for base in (root, root.parent):
-            if base == root or layout.needs[split][0].split("/")[0] == root.name:
+            unpacked = layout.downloads and layout.needs[split][0].split("/")[0] == root.name
+            if base == root or unpacked:
                 lacks = layout.missing(base, split)
                 if lacks is None:
                     return layout, base

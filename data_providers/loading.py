@@ -99,7 +99,7 @@ class DecodedImages(Images):
 
     def __init__(self, images: FileImages, entry: Entry) -> None:
         super().__init__(images.items, images.targets, images.total)
-        self.name, self.fingerprint = images.name, images.fingerprint
+        self.name = images.name
         self.entry, self.sizes = entry, entry.meta["sizes"]
         self.ends = np.cumsum([3 * height * width for height, width in self.sizes])
 

@@ -228,7 +228,7 @@ class DataProvider:
         if info.mean and info.std:
             return info
         images = self._listed("train")
-        key = content_key(kind="statistics", images=images.fingerprint(), versions=_VERSIONS)
+        key = content_key(kind="statistics", images=images.fingerprint, versions=_VERSIONS)
         mean, std = self.cache.note(key, lambda: measured_statistics(images))
         return replace(info, mean=info.mean or tuple(mean), std=info.std or tuple(std))
 
@@ -244,7 +244,7 @@ class DataProvider:
                 notes["damaged"] += raw.damaged
                 yield raw.images.numpy()
 
-        key = content_key(kind="batches", images=images.fingerprint(), geometry=repr(geometry),
+        key = content_key(kind="batches", images=images.fingerprint, geometry=repr(geometry),
                           seeds=[request.seed for request in requests], versions=_VERSIONS)
         entry = self.cache.get(key, (len(images), resolution, resolution, 3), make)
         loader = _mapped(entry, batch_size) if entry else stream(
@@ -268,7 +268,7 @@ class DataProvider:
                 notes["sizes"] += [pixels.shape[:2] for pixels in raw.images]
                 yield np.concatenate([pixels.ravel() for pixels in raw.images])
 
-        identity = {"images": images.fingerprint(), "versions": _VERSIONS}
+        identity = {"images": images.fingerprint, "versions": _VERSIONS}
         n_bytes = self.cache.note(
             content_key(kind="size", **identity),
             lambda: sum(_n_bytes(images.size(i)) for i in range(len(images))))
