@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots
+from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots, isolated
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
          "from evaluator.jobs.worker import main; main(int(sys.argv[2]))")
@@ -68,7 +68,7 @@ class LocalSlots(Slots):
             memory_limit: bound of a worker's address space in bytes (RLIMIT_AS).
         """
         self.n = len(slots)
-        self.isolated = all(slot.gpus for slot in slots)
+        self.isolated = isolated(spec, slots)
         self._spec = spec
         self._slots = slots
         self._log_dir = Path(log_dir) if log_dir is not None else None

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evaluator.jobs.base import BROKEN, EvaluatorSpec, Job, Outcome, Slot, Slots
+from evaluator.jobs.base import BROKEN, EvaluatorSpec, Job, Outcome, Slot, Slots, isolated
 from evaluator.jobs.worker import answer, prepare
 from utils.errors import UserError, one_line
 
@@ -103,12 +103,13 @@ class RaySlots(Slots):
             ray_address: see `connect`.
         """
         self.n = len(slots)
-        self.isolated = all(slot.gpus for slot in slots)
+        self.isolated = isolated(spec, slots)
         self._slots = slots
         self._name = spec.name
-        self._inputs = {option: os.path.abspath(spec.options[option])
-                        for option in spec.input_options}
-        self._options = spec.options | self._inputs
+        paths = {option: os.path.abspath(spec.options[option]) for option in spec.input_options}
+        self._options = spec.options | paths
+        # Only what exists here can be shipped; the evaluator says what else it lacks.
+        self._inputs = {option: path for option, path in paths.items() if os.path.exists(path)}
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, str]] = {}  # reference -> (slot, method)
         self._archives: dict[str, Any] = {}  # option -> reference; each is packed once
@@ -203,10 +204,8 @@ def pack(path: Path) -> bytes:
     """Returns a file or a folder as a tar archive.
 
     Raises:
-        UserError: it does not exist here either, or is too large to ship.
+        UserError: it is too large to ship.
     """
-    if not path.exists():
-        raise UserError(f"{path}: found neither here nor on the cluster's nodes; check the path")
     files = path.rglob("*") if path.is_dir() else [path]
     if (size := sum(file.stat().st_size for file in files)) > MAX_SHIPPED_BYTES:
         raise UserError(f"{path}: {size / 2**30:.1f} GiB are too much to ship to the nodes; "

@@ -101,7 +101,8 @@ class Obedient:
 
     def read_inputs(self, _argument, _scale):
         weights = Path(self.options["supernet_path"])
-        return {"name": weights.name, "content": weights.read_text(), "data": self.options["data"]}
+        return {"path": str(weights), "name": weights.name, "content": weights.read_text(),
+                "data": self.options["data"]}
 
     def torch_threads(self, _argument, _scale):
         import torch

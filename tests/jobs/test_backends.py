@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import EvaluatorSpec, Job, Slot, WorkerError, get_engine
 from utils.errors import UserError
 
 MODULE = "tests.jobs.evaluators"
@@ -95,8 +95,8 @@ def test_a_job_that_hangs_is_killed_and_the_rest_goes_on(engine, tmp_path):
 @pytest.mark.parametrize(("name", "error", "match"), [
     (f"{MODULE}:Refusing", UserError, "no such supernet"),
     (f"{MODULE}:Missing", UserError, "no evaluator"),
-    (f"{MODULE}:Broken", RuntimeError, "ZeroDivisionError: a fault in the set-up\nTraceback"),
-    (f"{MODULE}:DyingInSetup", RuntimeError, "could not be started"),
+    (f"{MODULE}:Broken", WorkerError, "ZeroDivisionError: a fault in the set-up\nTraceback"),
+    (f"{MODULE}:DyingInSetup", WorkerError, "could not be started"),
 ])
 def test_faults_of_the_set_up_end_the_run(backend, name, error, match):
     with get_engine(backend, EvaluatorSpec(name), slots=[Slot()], retries=0) as engine, \

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from evaluator.jobs import Slot, plan, plan_slots
+from evaluator.jobs import EvaluatorSpec, Slot, plan, plan_slots
+from evaluator.jobs.base import isolated
 from utils.errors import UserError
 
 
@@ -32,6 +33,13 @@ def test_without_gpus_there_are_as_many_workers_as_cores(gpus):
 def test_gpus_are_not_counted_when_none_are_wanted(monkeypatch):
     monkeypatch.setattr(plan, "visible_gpus", lambda: pytest.fail("counted"))
     assert plan_slots(0, cpu_workers=3, threads=2) == [Slot(threads=2)] * 3
+
+
+def test_latencies_on_gpus_of_their_own_need_not_wait_for_each_other():
+    on_gpu, on_cpu = EvaluatorSpec("ofa"), EvaluatorSpec("ofa", {"latency_device": "cpu"})
+    assert isolated(on_gpu, [Slot(("0",)), Slot(("1",))])
+    assert not isolated(on_cpu, [Slot(("0",)), Slot(("1",))])
+    assert not isolated(on_gpu, [Slot()])
 
 
 @pytest.mark.parametrize(("arguments", "match"), [

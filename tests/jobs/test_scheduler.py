@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from evaluator.jobs import Engine, Job
+from evaluator.jobs import Engine, Job, WorkerError
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome, Slots
 from evaluator.jobs.simulated import SimulatedSlots
 from utils.errors import UserError
@@ -170,6 +170,8 @@ def test_a_run_given_up_leaves_nothing_running():
     runner, _ = engine(2, lambda job, _: (job.expected, OK))
     results = runner.run([job("a", 1), job("b", 50), job("c", 50)])
     next(results)
+    with pytest.raises(RuntimeError, match="one run at a time"):
+        next(runner.run([job("d")]))
     results.close()
     assert [r.job.name for r in runner.run([job("d", 1)])] == ["d"]
 
@@ -220,7 +222,7 @@ def test_a_refused_set_up_is_the_users_error_at_once():
 
 def test_a_broken_set_up_shows_the_workers_traceback():
     broken = Outcome(BROKEN, error="ZeroDivisionError", log="Traceback: line 7")
-    with pytest.raises(RuntimeError, match="line 7"):
+    with pytest.raises(WorkerError, match="line 7"):
         list(Engine(SetupScript([broken])).run([job("a")]))
 
 
@@ -228,5 +230,20 @@ def test_workers_lost_in_set_up_are_replaced_a_few_times_only():
     lost, ready = Outcome("lost", error="signal 9"), Outcome(READY)
     (result,) = Engine(SetupScript([lost, lost, ready]), retries=2).run([job("a")])
     assert result.ok and result.attempts == 1
-    with pytest.raises(RuntimeError, match="signal 9"):
+    with pytest.raises(WorkerError, match="signal 9"):
         list(Engine(SetupScript([lost, lost, lost]), retries=2).run([job("a")]))
+
+
+def test_a_slot_whose_workers_cannot_start_is_given_up_while_others_work():
+    opened = []
+
+    class OneBad(SimulatedSlots):
+        def open(self, slot):
+            opened.append(slot)
+            self._schedule(slot, 1, Outcome("lost") if slot == 0 else Outcome(READY))
+
+    runner = Engine(OneBad(2, lambda *_: (10, OK)), retries=2)
+    assert all(r.ok for r in runner.run([job(f"j{i}") for i in range(5)]))
+    assert opened.count(0) == 3
+    assert all(r.ok for r in runner.run([job("a"), job("b")]))
+    assert opened.count(0) > 3, "the next run gives it another chance"
