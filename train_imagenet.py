@@ -14,9 +14,8 @@ from utils.errors import UserError, run_script
 from utils.flags import ConfigParser, add_network_flags, add_optimisation_flags, add_run_flags
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from data_providers import DataProvider
+    from networks.students import Networks
     from utils.fit import World
 
 # Learning rate where none is given: this for each 256 images of a step.
@@ -89,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
 
     if args.check is not None:
         check_devices(args.check, args.device)
-        load_all(args, Path(args.data))
+        load_all(args)
         return
     with processes(args.device, args.threads) as world:
         train(args, world)
@@ -106,19 +105,12 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
 
 
-def load_all(args: argparse.Namespace, data: Path) -> tuple["DataProvider", "nn.Module", Any]:
-    """Returns the data, the network and the teacher (with its flag), or None for the latter."""
-    from networks import load_student, load_teacher
+def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
+    """Returns the data and the networks; raises UserError for whatever is wrong with them."""
+    from networks.students import load_networks
 
-    provider = open_data(args, data)
-    n_classes = args.num_classes or provider.n_classes
-    if n_classes < provider.n_classes:
-        raise UserError(f"--num-classes {n_classes}: the data has {provider.n_classes}")
-    net = load_student(args.model_config, args.initial_checkpoint, n_classes, drop=args.drop,
-                       drop_path=args.drop_path, seed=args.seed)
-    teacher = load_teacher(args.teacher, args.teacher_checkpoint, n_classes) \
-        if args.teacher else None
-    return provider, net, teacher
+    provider = open_data(args, Path(args.data))
+    return provider, load_networks(args, provider.n_classes)
 
 
 def open_data(args: argparse.Namespace, data: Path) -> "DataProvider":
@@ -135,32 +127,24 @@ def open_data(args: argparse.Namespace, data: Path) -> "DataProvider":
 
 def train(args: argparse.Namespace, world: "World") -> None:
     """Trains in this process, which is one of `world`."""
-    from networks import load_state, load_training_state, read_config
+    from networks.students import resume_run, write_pair
     from utils.fit import Output, Run, fit, output_folder, start_logging
     from utils.training import evaluate
 
-    provider, net, teacher = load_all(args, Path(args.data))
-    size = args.img_size or resolution_of(read_config(args.model_config))
+    provider, networks = load_all(args)
+    size = networks.resolution
     folder = output_folder(args, args.output, f"{args.model}-{size}")
     start_logging(world, folder)
     args = with_lr(args, world)
-    batches, validation = make_loaders(args, provider, size, world, net.classifier.out_features)
-    run = Run(args, net, world, len(batches))
-    history = None
-    if args.resume:
-        state = load_training_state(args.resume)
-        run.resume(state, args.resume, load_state)
-        history = state.get("saver")
-    objective = make_objective(args, teacher, batches, world)
-    output = Output(run, folder, lambda best, where: write_pair(best, where, size, provider),
-                    history)
+    n_classes = networks.student.classifier.out_features
+    batches, validation = make_loaders(args, provider, size, world, n_classes)
+    run = Run(args, networks.student, world, len(batches))
+    history = resume_run(run, args.resume)
+    objective = objective_of(args, networks, batches, world)
+    output = Output(run, folder, lambda net, where: write_pair(
+        net, where, size, provider.info.eval_resize), history)
     fit(run, batches, objective, lambda n: evaluate(n, validation, amp=run.amp, reduce=world.sum),
         output, lambda epoch: set_epoch(args, batches, epoch))
-
-
-def resolution_of(config: dict[str, Any]) -> int:
-    """Returns the resolution that a network config names, or 224."""
-    return config.get("img_size") or config.get("resolution") or 224
 
 
 def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:
@@ -228,47 +212,25 @@ def set_epoch(args: argparse.Namespace, batches: Any, epoch: int) -> None:
         batches.mixup_enabled = False
 
 
-def make_objective(args: argparse.Namespace, teacher: Any, batches: Any, world: "World") -> Any:
-    """Returns what is minimised: the labels' cross-entropy, and the teacher's where there is one.
-
-    The BN statistics of a teacher that was cut from a supernet are recomputed on training images.
-    """
+def objective_of(args: argparse.Namespace, networks: "Networks", batches: Any,
+                 world: "World") -> Any:
+    """Returns what is minimised; a supernet that teaches is calibrated on training images."""
     from functools import partial
 
     from timm.utils import distribute_bn, random_seed
     from torch.nn.functional import cross_entropy
 
-    from networks import recalibrate_bn
-    from utils.training import distilled, supervised
+    from networks.students import first_images, make_objective
 
-    smoothing = 0.0 if uses_mixup(args) else args.smoothing
-    criterion = partial(cross_entropy, label_smoothing=smoothing)
-    if teacher is None:
-        return supervised(criterion)
-    net, calibrate = teacher
-    net.to(world.device)
-    if calibrate:
-        random_seed(args.seed, world.rank)
-        set_epoch(args, batches, 0)
-        n_batches = -(-CALIBRATION_IMAGES // (args.batch_size * world.size))
-        recalibrate_bn(net, (images for images, _ in first(batches, n_batches)))
-        if world.size > 1:
-            distribute_bn(net, world.size, reduce=True)
-    return distilled(net, args.kd_ratio, criterion)
-
-
-def first(batches: Any, n: int) -> Any:
-    """Yields the first `n` batches."""
-    for _, batch in zip(range(n), batches, strict=False):
-        yield batch
-
-
-def write_pair(net: "nn.Module", folder: Path, size: int, provider: "DataProvider") -> None:
-    """Writes net.config and net.init, which validation.py reads."""
-    from networks import save_weights, write_config
-
-    write_config(net, folder / "net.config", resolution=size, transform=provider.info.eval_resize)
-    save_weights(net, folder / "net.init")
+    random_seed(args.seed, world.rank)
+    set_epoch(args, batches, 0)
+    n_batches = -(-CALIBRATION_IMAGES // (args.batch_size * world.size))
+    criterion = partial(cross_entropy, label_smoothing=0.0 if uses_mixup(args) else args.smoothing)
+    objective = make_objective(networks.teacher, args.kd_ratio, criterion,
+                               lambda: first_images(batches, n_batches), world.device)
+    if networks.teacher and world.size > 1:
+        distribute_bn(networks.teacher.net, world.size, reduce=True)
+    return objective
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ _MODULES = {
     "shrinking": ("PHASES", "Recipe", "Sandwich", "SupernetTraining"),
     "configs": ("check_config", "read_config", "to_old_naming", "write_config"),
     "static": ("NSGANetV2", "ProxylessNASNets", "build_from_config", "replace_classifier"),
-    "students": ("load_student", "load_teacher"),
+    "students": ("load_networks", "load_student", "load_teacher", "make_objective", "write_pair"),
     "supernets": ("build_supernet", "cut_subnet", "load_supernet", "subnet_config"),
     "statistics": ("recalibrate_bn",),
 }

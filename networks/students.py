@@ -1,17 +1,111 @@
 """The networks of a fine-tuning: the one that learns, and the one that teaches."""
 
+import argparse
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from networks.checkpoints import load_checkpoint, load_state, load_weights
-from networks.configs import read_config
+from networks.checkpoints import (
+    load_checkpoint,
+    load_state,
+    load_training_state,
+    load_weights,
+    save_weights,
+)
+from networks.configs import read_config, write_config
 from networks.static import build_from_config, replace_classifier
+from networks.statistics import recalibrate_bn
 from networks.supernets import cut_subnet, load_supernet
 from search_space import OFASearchSpace
 from utils.errors import UserError
-from utils.training import seeded
+from utils.fit import Run
+from utils.training import Criterion, Objective, distilled, seeded, supervised
+
+DEFAULT_RESOLUTION = 224
+
+
+class Teacher(NamedTuple):
+    """A network in eval mode, and whether its BN statistics must be recomputed first."""
+
+    net: nn.Module
+    calibrate: bool
+
+
+class Networks(NamedTuple):
+    """What a fine-tuning needs: the network that learns, its teacher or None, the resolution."""
+
+    student: nn.Module
+    teacher: Teacher | None
+    resolution: int
+
+
+def load_networks(args: argparse.Namespace, n_classes: int) -> Networks:
+    """Returns the networks that the flags of `utils.flags.add_network_flags` describe.
+
+    Args:
+        args: the flags, with `seed`.
+        n_classes: of the data.
+
+    Raises:
+        UserError: see `load_student` and `load_teacher`; fewer classes than the data has.
+    """
+    wanted = args.num_classes or n_classes
+    if wanted < n_classes:
+        raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
+    config = read_config(args.model_config)
+    resolution = (args.img_size or config.get("img_size") or config.get("resolution")
+                  or DEFAULT_RESOLUTION)
+    student = load_student(args.model_config, args.initial_checkpoint, wanted, drop=args.drop,
+                           drop_path=args.drop_path, seed=args.seed)
+    teacher = load_teacher(args.teacher, args.teacher_checkpoint, wanted) if args.teacher else None
+    return Networks(student, teacher, resolution)
+
+
+def make_objective(teacher: Teacher | None, ratio: float, criterion: Criterion,
+                   calibration: Callable[[], Iterable[Tensor]], device: torch.device) -> Objective:
+    """Returns what is minimised: the labels' loss, and the teacher's where there is one.
+
+    Args:
+        teacher: or None; it moves to the device.
+        ratio: weight of its output.
+        criterion: (logits, labels) -> scalar.
+        calibration: gives batches of training images (b, 3, r, r) for its BN statistics.
+        device: of the training.
+    """
+    if teacher is None:
+        return supervised(criterion)
+    net = teacher.net.to(device, memory_format=torch.channels_last)
+    if teacher.calibrate:
+        recalibrate_bn(net, calibration())
+    return distilled(net, ratio, criterion)
+
+
+def first_images(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Iterable[Tensor]:
+    """Yields the images of the first `n` batches."""
+    return (images for images, _ in islice(batches, n))
+
+
+def write_pair(net: nn.Module, folder: Path, resolution: int, transform: str) -> None:
+    """Writes `net.config` and `net.init`, which validation.py reads, into the folder."""
+    save_weights(net, folder / "net.init")
+    write_config(net, folder / "net.config", resolution=resolution, transform=transform)
+
+
+def resume_run(run: Run, path: str | None) -> dict | None:
+    """Lets a `utils.fit.Run` go on from a checkpoint; returns the history of its best ones.
+
+    Raises:
+        UserError: no checkpoint of a training, or one of another network.
+    """
+    if path is None:
+        return None
+    state = load_training_state(path)
+    run.resume(state, path, load_state)
+    return state.get("saver")
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,
@@ -38,8 +132,8 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
     return net
 
 
-def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> tuple[nn.Module, bool]:
-    """Returns the teacher in eval mode, and whether its BN statistics must be recomputed.
+def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
+    """Returns the network that teaches; its weights do not change.
 
     Args:
         who: a supernet's checkpoint, which teaches at its full size; a net.config; or the name of
@@ -65,7 +159,7 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> tuple[nn.M
     if classes != n_classes:
         raise UserError(f"{who}: teaches {classes} classes, but the data set has {n_classes}; "
                         "choose a teacher of the same classes")
-    return net.eval().requires_grad_(False), calibrate
+    return Teacher(net.eval().requires_grad_(False), calibrate)
 
 
 def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:

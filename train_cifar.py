@@ -1,0 +1,231 @@
+"""Fine-tunes a network on CIFAR-10 or another small data set, on one device or many.
+
+Small images are augmented at their own size and enlarged on the device; the evaluation resizes them
+straight to the input resolution. Several processes: `SCRIPT=train_cifar.py sh
+scripts/distributed_train.sh N --flags`.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from data_providers.table import DATASETS
+from utils.errors import UserError, run_script
+from utils.flags import ConfigParser, add_network_flags, add_optimisation_flags, add_run_flags
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data_providers import DataProvider
+    from networks.students import Networks
+    from utils.fit import Run, World
+
+# Data sets whose images are cropped at their own size; the others are cropped at the resolution.
+NATIVE_SIZE = {"cifar10": 32, "cifar100": 32, "cinic10": 32}
+CROP_PADDING = 4
+# The recipe of NSGANetV2 for small data sets.
+RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad": 5.0,
+          "epochs": 150, "sched": "cosine"}
+TRANSFORM = "squash"
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command-line parser."""
+    p = ConfigParser(prog="train_cifar.py", description=__doc__.split("\n\n")[0])
+    g = p.add_argument_group("data")
+    g.add_argument("--dataset", choices=sorted(DATASETS), default="cifar10", help="data set")
+    g.add_argument("--data", default=None, help="its folder; digits needs none")
+    g.add_argument("--vld-size", type=int, default=None,
+                   help="training images to judge epochs by; None: the data set's own, or its "
+                        "test images")
+    g.add_argument("-b", "--batch-size", type=int, default=96, help="images of each process")
+    g.add_argument("-j", "--workers", type=int, default=0, help="loading processes of each")
+    g = p.add_argument_group("augmentation")
+    g.add_argument("--autoaugment", nargs="?", const="cifar10", default=None,
+                   choices=("cifar10", "imagenet", "svhn"),
+                   help="torchvision's AutoAugment; its policy defaults to cifar10")
+    g.add_argument("--cutout", action="store_true", help="blank a square of each image")
+    g.add_argument("--cutout-length", type=int, default=16,
+                   help="its side, in pixels before the images are enlarged")
+    g.add_argument("--smoothing", type=float, default=0.0, help="label smoothing")
+    add_network_flags(p)
+    add_optimisation_flags(p)
+    p.add_argument("--lr", type=float, default=0.01, help="learning rate")
+    add_run_flags(p)
+    p.set_defaults(**RECIPE)
+    p.add_argument("--save", nargs="?", const="runs/train", default=None, metavar="DIR",
+                   help="keep checkpoints and logs in a new folder in DIR (runs/train if none is "
+                        "named); None: keep nothing")
+    p.add_argument("--evaluate", action="store_true",
+                   help="only measure the network (--initial-checkpoint or --resume)")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Trains, or with --evaluate measures, or with --check only looks whether it could."""
+    check_flags(args)
+    from utils.fit import check_devices, processes
+
+    if args.check is not None:
+        check_devices(args.check, args.device)
+        load_all(args)
+        return
+    with processes(args.device, args.threads) as world:
+        train(args, world)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError where flags are missing or contradict each other."""
+    if not args.model_config:
+        raise UserError("--model-config: name the net.config of the network to train")
+    for name in ("batch_size", "epochs", "grad_accum_steps", "checkpoint_hist", "log_interval",
+                 "cutout_length"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')}: 1 or more, not {getattr(args, name)}")
+    if args.evaluate and not (args.initial_checkpoint or args.resume):
+        raise UserError("--evaluate: needs --initial-checkpoint or --resume")
+
+
+def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
+    """Returns the data and the networks; raises UserError for whatever is wrong with them."""
+    from data_providers import DataProvider
+    from networks.students import load_networks
+
+    provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
+                            n_workers=args.workers, transform=TRANSFORM)
+    return provider, load_networks(args, provider.n_classes)
+
+
+def train(args: argparse.Namespace, world: "World") -> None:
+    """Trains in this process, which is one of `world`."""
+    from functools import partial
+
+    from torch.nn.functional import cross_entropy
+
+    from networks.students import make_objective, resume_run, write_pair
+    from utils.fit import Output, Run, fit, output_folder, start_logging
+
+    provider, networks = load_all(args)
+    size = networks.resolution
+    root = args.save or args.resume
+    folder = output_folder(args, root, f"{args.model}-{args.dataset}-{size}") if root else None
+    start_logging(world, None if args.evaluate else folder)
+    batches = make_batches(args, provider, size, world)
+    run = Run(args, networks.student, world, len(batches))
+    history = resume_run(run, args.resume)
+    if args.evaluate:
+        log_accuracy(run, provider, size)
+        return
+    objective = make_objective(
+        networks.teacher, args.kd_ratio, partial(cross_entropy, label_smoothing=args.smoothing),
+        lambda: provider.calibration_batches(size), world.device)
+    output = Output(run, folder, lambda net, where: write_pair(net, where, size, TRANSFORM),
+                    history)
+    fit(run, batches, objective, lambda net: measure(run, net, provider, "valid", size), output,
+        batches.set_epoch)
+    log_accuracy(run, provider, size)
+
+
+def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,
+                 world: "World") -> "Enlarged":
+    """Returns the training batches of this process, on its device, `size` pixels wide."""
+    native = NATIVE_SIZE.get(args.dataset)
+    batches = provider.train_loader(
+        size, args.batch_size, drop_last=provider.n_train >= args.batch_size * world.size,
+        rank=world.rank, world_size=world.size, device=world.device,
+        transform=geometry(args, provider, native, size))
+    cutout_length = args.cutout_length if args.cutout else 0
+    return Enlarged(batches, size, cutout_length, args.seed, world.rank)
+
+
+def geometry(args: argparse.Namespace, provider: "DataProvider", native: int | None,
+             size: int) -> Any:
+    """Returns the training transform, PIL -> PIL: crop, flip, AutoAugment."""
+    from torchvision import transforms as tv
+
+    from data_providers.transforms import train_geometry
+
+    steps = [tv.RandomCrop(native, padding=CROP_PADDING), tv.RandomHorizontalFlip()] if native \
+        else [train_geometry(provider.info, size)]
+    if args.autoaugment:
+        steps.append(tv.AutoAugment(tv.AutoAugmentPolicy(args.autoaugment)))
+    return tv.Compose(steps)
+
+
+class Enlarged:
+    """Training batches after Cutout and bicubic up-sampling, both on the device.
+
+    Args:
+        batches: normalised images (b, 3, s, s) and labels, with `len` and `set_epoch`.
+        size: r, in pixels.
+        cutout_length: side of the blank square; 0 for none.
+        seed, rank: with the epoch they decide where the squares lie.
+    """
+
+    def __init__(self, batches: Any, size: int, cutout_length: int, seed: int, rank: int) -> None:
+        self.batches, self.size, self.cutout_length = batches, size, cutout_length
+        self.seed, self.rank, self.epoch = seed, rank, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the next pass."""
+        self.epoch = epoch
+        self.batches.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple["Tensor", "Tensor"]]:
+        import torch
+        from torch.nn.functional import interpolate
+
+        key = hash((self.seed, self.epoch, self.rank)) % 2**63
+        generator = torch.Generator().manual_seed(key)
+        for images, labels in self.batches:
+            if self.cutout_length:
+                images = cutout(images, self.cutout_length, generator)
+            if images.shape[-1] != self.size:
+                images = interpolate(images, size=self.size, mode="bicubic", align_corners=False)
+            yield images, labels
+
+
+def cutout(images: "Tensor", length: int, generator: Any) -> "Tensor":
+    """Sets a square of each normalised image (b, 3, h, w) to 0, the mean; returns a new tensor.
+
+    Its centre is uniform over the image, so that the square may reach over the edge. Source:
+    Cutout (DeVries and Taylor, 2017).
+    """
+    import torch
+
+    b, _, height, width = images.shape
+    masks = []
+    for size in (height, width):
+        centre = torch.randint(size, (b, 1), generator=generator)
+        offset = torch.arange(size) - (centre - length // 2)
+        masks.append((offset >= 0) & (offset < length))
+    hole = masks[0][:, None, :, None] & masks[1][:, None, None, :]
+    return images.masked_fill(hole.to(images.device), 0.0)
+
+
+def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
+            size: int) -> dict[str, float]:
+    """Returns loss, top-1 and top-5 of a network; each process evaluates every n-th batch."""
+    from utils.training import evaluate
+
+    batches = provider.eval_batches(split, size)
+    part = islice(batches, run.world.rank, None, run.world.size)
+    return evaluate(net, part, amp=run.amp, reduce=run.world.sum)
+
+
+def log_accuracy(run: "Run", provider: "DataProvider", size: int) -> None:
+    """Logs what the network reaches on the test images."""
+    from utils.fit import log
+
+    figures = measure(run, run.best, provider, "test", size)
+    log.info("test images: top1 %.4f, top5 %.4f, loss %.5f", figures["top1"], figures["top5"],
+             figures["loss"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
