@@ -18,6 +18,7 @@ EPOCHS = 2000
 LEARNING_RATE = 8e-4
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 TRAIN_SHARE = 0.8
+ADAM_SLICES = 16
 SHARDS = 2  # parts of the batch and of the weights, one for each of two threads
 
 
@@ -49,67 +50,82 @@ class MLP(AccPredictor):
             self._weights = _train(_initial_weights(X.shape[1], rng), shards, pool)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
-        output = _forward(_layers(self._weights, X.shape[1]), self._scaled(X))[-1]
-        return output * self._y_std + self._y_mean
+        values = _buffers(self._scaled(X))
+        _forward(_layers(self._weights, X.shape[1]), values)
+        return values[-1] * self._y_std + self._y_mean
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         return ((X - self._x_mean) / self._x_std).astype(np.float32)
 
 
 class _Shard:
-    """One part of the training and validation points, with its own stream of dropout masks."""
+    """One part of the training and validation points, with its own stream of dropout masks.
+
+    All arrays of a pass are allocated once: new ones would cost as much time as the arithmetic.
+    """
 
     def __init__(self, X_train: np.ndarray, y_train: np.ndarray, X_valid: np.ndarray,
                  y_valid: np.ndarray, rng: np.random.Generator) -> None:
         self.n_train, self.rng = len(X_train), rng
-        self.X, self.y = np.vstack([X_train, X_valid]), np.vstack([y_train, y_valid])
-        self.keep = np.ones((len(self.X), HIDDEN[-1]), dtype=np.float32)
+        self.y = np.vstack([y_train, y_valid])
+        self.values = _buffers(np.vstack([X_train, X_valid]))
+        self.deltas = _buffers(X_train)
+        self.keep = np.ones((len(self.y), HIDDEN[-1]), dtype=np.float32)
 
-    def gradient(self, weights: np.ndarray) -> tuple[np.ndarray, float]:
-        """Returns the gradient of the summed training loss, and the summed validation loss."""
-        n, layers = self.n_train, _layers(weights, self.X.shape[1])
-        gradient = np.empty_like(weights)
+    def gradient(self, weights: np.ndarray, out: np.ndarray) -> float:
+        """Writes the gradient of the summed training loss; returns the summed validation loss."""
+        n, d = self.n_train, self.values[0].shape[1]
+        layers, parts = _layers(weights, d), _layers(out, d)
         draws = self.rng.random((n, HIDDEN[-1]), dtype=np.float32)
         np.multiply(draws >= DROPOUT, 1 / (1 - DROPOUT), out=self.keep[:n], casting="same_kind")
-        *inputs, output = _forward(layers, self.X, self.keep)
-        error = output - self.y
-        delta = np.clip(error[:n], -1, 1)
-        parts = list(zip(layers, _layers(gradient, self.X.shape[1]), inputs, strict=True))
-        for i, (layer, part, x) in reversed(list(enumerate(parts))):
-            np.matmul(x[:n].T, delta, out=part[:-1])
-            part[-1] = delta.sum(axis=0)
+        _forward(layers, self.values, self.keep)
+        error = self.values[-1] - self.y
+        np.clip(error[:n], -1, 1, out=self.deltas[-1])
+        for i in reversed(range(len(layers))):
+            x, delta, below = self.values[i][:n], self.deltas[i + 1], self.deltas[i]
+            np.matmul(x.T, delta, out=parts[i][:-1])
+            np.sum(delta, axis=0, out=parts[i][-1])
             if i:
-                delta = delta @ layer[:-1].T
-                delta *= x[:n] > 0
+                np.matmul(delta, layers[i][:-1].T, out=below)
+                below *= x > 0
             if i == len(HIDDEN):
-                delta *= self.keep[:n]
-        return gradient, float(_smooth_l1(error[n:]).sum())
+                below *= self.keep[:n]
+        return float(_smooth_l1(error[n:]).sum())
+
+
+class _Adam:
+    """Kingma and Ba, 2015, on flat weights, in slices that stay in the cache."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights, self.mean, self.square = weights, *np.zeros((2, *weights.shape), np.float32)
+        self.gradients = np.empty((SHARDS, *weights.shape), dtype=weights.dtype)
+        edges = np.linspace(0, len(weights), ADAM_SLICES + 1).astype(int)
+        self.slices = [slice(*edge) for edge in itertools.pairwise(edges)]
+
+    def step(self, shard: int, t: int, rate: float, n: int) -> None:
+        """Moves one shard's slices along the gradient, a sum over n points, for the t-th time."""
+        step, scale = rate / (1 - BETA1 ** t), math.sqrt(1 - BETA2 ** t)
+        for part in self.slices[shard::SHARDS]:
+            g, mean, square = self.gradients[0, part], self.mean[part], self.square[part]
+            for other in self.gradients[1:, part]:
+                g += other
+            g /= n
+            mean += (1 - BETA1) * (g - mean)
+            square += (1 - BETA2) * (g * g - square)
+            self.weights[part] -= step * mean / (np.sqrt(square) / scale + EPSILON)
 
 
 def _train(weights: np.ndarray, shards: list[_Shard], pool: ThreadPoolExecutor) -> np.ndarray:
     """Returns the weights with the least validation loss of all epochs."""
     n_train = sum(shard.n_train for shard in shards)
-    mean, square = np.zeros_like(weights), np.zeros_like(weights)
-    bounds = np.linspace(0, len(weights), SHARDS + 1).astype(int)
-    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    adam = _Adam(weights)
     best, best_loss = weights, math.inf
     for epoch in range(EPOCHS + 1):
-        gradients, losses = zip(*pool.map(lambda s: s.gradient(weights), shards), strict=True)
-        if epoch and sum(losses) < best_loss:  # the loss of the weights before this epoch's step
-            best, best_loss = weights.copy(), sum(losses)
+        loss = sum(pool.map(_Shard.gradient, shards, itertools.repeat(weights), adam.gradients))
+        if epoch and loss < best_loss:  # the loss of the weights before this epoch's step
+            best, best_loss = weights.copy(), loss
         rate = LEARNING_RATE * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
-        step = rate / (1 - BETA1 ** (epoch + 1))
-        scale = math.sqrt(1 - BETA2 ** (epoch + 1))
-
-        def adam(part: slice, step: float = step, scale: float = scale,
-                 gradients: tuple = gradients) -> None:
-            """Kingma and Ba, 2015: moves one part of the weights."""
-            g = sum(gradient[part] for gradient in gradients) / n_train
-            mean[part] += (1 - BETA1) * (g - mean[part])
-            square[part] += (1 - BETA2) * (g * g - square[part])
-            weights[part] -= step * mean[part] / (np.sqrt(square[part]) / scale + EPSILON)
-
-        list(pool.map(adam, slices))
+        list(pool.map(adam.step, range(SHARDS), *map(itertools.repeat, (epoch + 1, rate, n_train))))
     return best
 
 
@@ -135,16 +151,21 @@ def _initial_weights(n_genes: int, rng: np.random.Generator) -> np.ndarray:
     return weights
 
 
-def _forward(layers: list[np.ndarray], x: np.ndarray, keep: np.ndarray | float = 1.0,
-             ) -> list[np.ndarray]:
-    """Returns the input of each layer, then the (n, 1) output; `keep` is the dropout mask."""
-    values = [x]
-    for layer in layers[:-1]:
-        x = x @ layer[:-1]
-        x += layer[-1]
-        values.append(np.maximum(x, 0, out=x))
-    x *= keep
-    return [*values, x @ layers[-1][:-1] + layers[-1][-1]]
+def _buffers(X: np.ndarray) -> list[np.ndarray]:
+    """Returns the (n, d) rows, and room for n values behind each layer."""
+    return [X, *(np.empty((len(X), width), dtype=X.dtype) for width in (*HIDDEN, 1))]
+
+
+def _forward(layers: list[np.ndarray], values: list[np.ndarray],
+             keep: np.ndarray | float = 1.0) -> None:
+    """Fills `values[1:]` from the rows in `values[0]`; `keep` is the dropout mask."""
+    for layer, x, out in zip(layers, values, values[1:], strict=False):
+        np.matmul(x, layer[:-1], out=out)
+        out += layer[-1]
+        if out is not values[-1]:
+            np.maximum(out, 0, out=out)
+        if out is values[-2]:
+            out *= keep
 
 
 def _smooth_l1(error: np.ndarray) -> np.ndarray:
