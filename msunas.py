@@ -492,7 +492,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                          help="data-loading processes per evaluation, where images are streamed")
     devices.add_argument("--backend", choices=("local", "ray"), default="local",
                          help="this machine, or a Ray cluster (requirements-ray.txt)")
-    devices.add_argument("--ray_address", default="auto", help="address of the Ray cluster")
+    devices.add_argument("--ray_address", default="auto", help="address of the Ray "
+                         "cluster; auto: the running one, else one that is started here")
     devices.add_argument("--timeout", type=float, help="seconds after which an evaluation is "
                          "stopped and recorded as failed (default: none)")
     devices.add_argument("--retries", type=count(0), default=2,
@@ -670,7 +671,9 @@ def main(args: argparse.Namespace) -> None:
         print("warning: pymoo's compiled functions are missing, the search will be slower; "
               "reinstall pymoo from its wheel", file=sys.stderr)
     folder, source, settings = prepare(args)
-    slots = plan_slots(settings["n_gpus"], settings["gpu"], settings["cpu_workers"])
+    ray_address = settings["ray_address"] if settings["backend"] == "ray" else None
+    slots = plan_slots(settings["n_gpus"], settings["gpu"], settings["cpu_workers"],
+                       ray_address=ray_address)
     if args.dry_run:
         print_plan(settings, len(slots))
         return
@@ -685,8 +688,7 @@ def main(args: argparse.Namespace) -> None:
             write_json(folder.settings, settings, indent=1)
             engine = get_engine(settings["backend"], make_spec(settings, objective), slots=slots,
                                 timeout=settings["timeout"], retries=settings["retries"],
-                                ray_address=settings["ray_address"] if settings["backend"] == "ray"
-                                else None)
+                                ray_address=ray_address)
             with engine:
                 search = MSuNAS(settings, folder, engine, len(slots))
                 if args.resume and settings_are_new:

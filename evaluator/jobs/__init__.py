@@ -37,8 +37,8 @@ def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Slot],
         retries: how often a job whose worker was lost is tried again.
         log_dir: `local` writes `worker_<slot>.log` there; None keeps no logs.
         memory_limit: bound in bytes of a `local` worker's address space; for workers on the CPU.
-        ray_address: the cluster that `ray` joins (`auto`: the one of this machine); None starts
-            one on this machine.
+        ray_address: the cluster that `ray` joins; `auto` or None for the running one, and where
+            none is running, for one that is started here and ended with the engine.
 
     Raises:
         UserError: an unknown backend, an option that it lacks, or a number out of range.

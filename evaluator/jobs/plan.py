@@ -26,7 +26,8 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
             (affinity and cgroup limits count).
         threads: threads of each worker's CPU work; None for 1 without GPUs, so that results do not
             depend on the number of cores, and an equal share of the cores beside GPUs.
-        ray_address: the cluster whose devices count; None for this machine's.
+        ray_address: the cluster whose devices count (`auto`: the running one, if there is one);
+            None for this machine's.
 
     Raises:
         UserError: a number is out of range, or one job needs more GPUs than there are.
@@ -35,8 +36,7 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
                                ("cpu_workers", cpu_workers, 1), ("threads", threads, 1)):
         if value is not None and value < least:
             raise UserError(f"{flag} is {value}, but must be {least} or more")
-    gpus, cores = _cluster_devices(ray_address) if ray_address else \
-        (visible_gpus() if n_gpus else [], cpu_count())
+    gpus, cores = _cluster_devices(ray_address) or (visible_gpus() if n_gpus else [], cpu_count())
     gpus = gpus[:n_gpus]
     if not gpus:
         return [Slot(threads=threads or 1)] * (cpu_workers or cores)
@@ -49,7 +49,9 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
             for i in range(n_slots)]
 
 
-def _cluster_devices(address: str) -> tuple[list[str], int]:
+def _cluster_devices(address: str | None) -> tuple[list[str], int] | None:
+    if address is None:
+        return None
     from evaluator.jobs.ray import cluster_devices  # Ray is optional
     return cluster_devices(address)
 

@@ -27,36 +27,47 @@ MAX_SHIPPED_BYTES = 4 * 2**30
 
 _GRACE = 2.0  # seconds for idle actors to leave by themselves
 _WARN_AFTER = 60.0  # seconds without any worker
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 _log = logging.getLogger(__name__)
 
 
-def connect(address: str | None, n_cpus: int = 1) -> None:
-    """Joins the cluster at `address` (or `RAY_ADDRESS`), or starts one here with >= `n_cpus`.
+def join(address: str | None) -> bool:
+    """Connects this process to a running cluster.
+
+    Args:
+        address: of the cluster; `auto` or None for `RAY_ADDRESS`, then for one on this machine.
+
+    Returns:
+        False if none is running and none was named.
 
     Raises:
-        UserError: no cluster answers there.
+        UserError: no cluster answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
-    common = {"log_to_driver": False, "logging_level": logging.ERROR}
+    named = address not in (None, "auto") or "RAY_ADDRESS" in os.environ
     try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(address="local", include_dashboard=False,
-                     num_cpus=max(n_cpus, os.cpu_count() or 1), **common)
+        ray.init(address=address or "auto", **_QUIET)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if not named and isinstance(error, ConnectionError):
+            return False
         raise UserError(f"no Ray cluster at {address}: {one_line(error)}; start one with "
                         "`ray start --head`, or leave --ray_address out") from None
+    return True
 
 
-def cluster_devices(address: str) -> tuple[list[str], int]:
-    """Returns the GPUs (as names to be counted) and the number of CPUs of a cluster."""
-    connect(address)
-    try:
-        resources = ray.cluster_resources()
-    finally:
-        ray.shutdown()
+def connect(address: str | None, n_cpus: int = 1) -> None:
+    """As `join`, but starts a cluster here, of `n_cpus` or more, where `join` returns False."""
+    if not join(address):
+        ray.init(address="local", include_dashboard=False,
+                 num_cpus=max(n_cpus, os.cpu_count() or 1), **_QUIET)
+
+
+def cluster_devices(address: str | None) -> tuple[list[str], int] | None:
+    """Returns a cluster's GPUs (as names to be counted) and CPUs; None where `join` is False."""
+    if not join(address):
+        return None
+    resources = ray.cluster_resources()
+    ray.shutdown()
     return ["any"] * int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
 
 

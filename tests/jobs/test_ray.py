@@ -95,7 +95,30 @@ def test_folders_too_large_to_ship_are_refused(tmp_path, monkeypatch):
         backend.pack(tmp_path)
 
 
-def test_an_address_where_no_cluster_is(monkeypatch):
-    monkeypatch.setattr(backend.ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError))
-    with pytest.raises(UserError, match="no Ray cluster at auto"):
+def no_cluster(**_options):
+    raise ConnectionError("nobody there")
+
+
+def test_a_named_cluster_must_be_there(monkeypatch):
+    monkeypatch.setattr(backend.ray, "init", no_cluster)
+    with pytest.raises(UserError, match="no Ray cluster at head:6379: nobody there"):
+        backend.connect("head:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(UserError, match="nobody there"):
         backend.connect("auto")
+
+
+@pytest.mark.parametrize("address", ["auto", None])
+def test_without_a_running_cluster_one_is_started_here(monkeypatch, address):
+    calls = []
+
+    def init(**options):
+        calls.append(options)
+        if options["address"] == "auto":
+            no_cluster()
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(backend.ray, "init", init)
+    assert backend.cluster_devices(address) is None
+    backend.connect(address, n_cpus=500)
+    assert calls[-1]["address"] == "local" and calls[-1]["num_cpus"] == 500
