@@ -35,9 +35,10 @@ _EMA_WRAPPERS = ("state_dict_ema", "model_ema")
 # added by DistributedDataParallel and torch.compile
 _PREFIXES = ("module.", "_orig_mod.")
 _OLD_BLOCK, _NEW_BLOCK = ".mobile_inverted_conv.", ".conv."
-# what unpickling damaged bytes can raise
+# what reading damaged bytes can raise
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError,
-           AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError, struct.error)
+           AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError, OSError,
+           struct.error, zipfile.BadZipFile)
 _UNSAFE = re.compile(r"GLOBAL (\S+)|class (\S+) that is blocked|executing (\S+)")
 
 
@@ -112,16 +113,12 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
     """
     state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
              for key, tensor in net.state_dict().items()}
-    content = io.BytesIO()  # torch would report a full disk as a RuntimeError without the reason
-    torch.save({"state_dict": state, **extra}, content)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    _write(path, {"state_dict": state, **extra})
 
 
 def save_training_state(path: str | os.PathLike, **state: Any) -> None:
     """Writes what a training run needs to go on: tensors and plain Python, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    _write(path, state)
 
 
 def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
@@ -138,6 +135,13 @@ def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path}: not the state of a training run; weights alone can only start a "
                         "new one")
     return content
+
+
+def _write(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()  # torch would report a full disk as a RuntimeError without the reason
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _check_file(path: Path) -> int:
@@ -177,7 +181,7 @@ def _check_zip(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, *_DAMAGE):
+    except _DAMAGE:
         raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
     declared = sum(entry.file_size for entry in entries)
     pickles = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
@@ -221,7 +225,7 @@ def _code_in(path: Path, zipped: bool, message: str) -> str | None:
                 return ".".join(strings[-2:])
             if isinstance(argument, str):
                 strings.append(argument)
-    except (*_DAMAGE, zipfile.BadZipFile):  # the end of a damaged pickle: nothing was found
+    except _DAMAGE:  # the end of a damaged pickle: nothing was found
         pass
     return None
 
