@@ -67,22 +67,25 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def compare(args: argparse.Namespace, data: Path, cache: Path, n_workers: int) -> list[tuple]:
-    """Returns the figures of training, of a first and of a repeated evaluation."""
+    """Returns the rows of training and of evaluation, each on `n_images` training images."""
     from data_providers import DataProvider
 
-    options = {"n_workers": n_workers, "vld_size": args.n_images}
-    provider = DataProvider("cifar10", data, cache_dir=cache, **options)
-    streamed = DataProvider("cifar10", data, cache_gb=0, **options)
-    bare_train = bare_loop(provider, "train", args, n_workers)
-    bare_eval = bare_loop(provider, "valid", args, n_workers)
+    def provider(vld_size: int, **options: Any) -> DataProvider:
+        return DataProvider("cifar10", data, vld_size=vld_size, n_workers=n_workers, **options)
+
+    n_others = len(provider(1).images("train")) + 1 - args.n_images
+    kept, streamed = {"cache_dir": cache}, {"cache_gb": 0}
+    sizes = args.resolution, args.batch_size
+    bare_train = bare_loop(provider(n_others), "train", args, n_workers)
+    bare_eval = bare_loop(provider(args.n_images), "valid", args, n_workers)
     passes = {
-        "training": (bare_train, streamed.train_loader(args.resolution, args.batch_size)),
+        "training": (bare_train, provider(n_others, **streamed).train_loader(*sizes)),
         "training, decoded files kept": (
-            bare_train, provider.train_loader(args.resolution, args.batch_size)),
+            bare_train, provider(n_others, **kept).train_loader(*sizes)),
         "evaluation, not cached": (
-            bare_eval, streamed.eval_batches("valid", args.resolution, args.batch_size)),
+            bare_eval, provider(args.n_images, **streamed).eval_batches("valid", *sizes)),
         "evaluation, cached": (
-            bare_eval, provider.eval_batches("valid", args.resolution, args.batch_size)),
+            bare_eval, provider(args.n_images, **kept).eval_batches("valid", *sizes)),
     }
     return [measure(name, n_workers, *pair, args) for name, pair in passes.items()]
 
@@ -118,20 +121,17 @@ def measure(name: str, n_workers: int, bare: Iterable, ours: Iterable,
     speeds: dict[str, list[float]] = {"bare": [], "ours": []}
     for _ in range(args.rounds + 1):
         for key, loader in (("bare", bare), ("ours", ours)):
-            speeds[key].append(images_per_s(loader, args.n_images))
+            speeds[key].append(images_per_s(loader))
     bare_speeds, our_speeds = (speeds[key][1:] for key in ("bare", "ours"))  # the first warms up
     ratio = statistics.median(o / b for o, b in zip(our_speeds, bare_speeds, strict=True))
     return (name, n_workers, f"{statistics.median(bare_speeds):.0f}",
             f"{statistics.median(our_speeds):.0f}", f"{ratio:.2f}")
 
 
-def images_per_s(loader: Iterable, n_images: int) -> float:
-    """Returns the speed of a pass over the first `n_images` images."""
-    start, n = time.perf_counter(), 0
-    for images, _ in loader:
-        n += len(images)
-        if n >= n_images:
-            break
+def images_per_s(loader: Iterable) -> float:
+    """Returns the speed of a whole pass."""
+    start = time.perf_counter()
+    n = sum(len(images) for images, _ in loader)
     return n / (time.perf_counter() - start)
 
 

@@ -103,7 +103,7 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
         device: where to; None stays.
 
     Returns:
-        float32 (n, 3, h, w); equal to the last bit to ToTensor and Normalize.
+        float32 (n, 3, h, w); on the CPU equal to ToTensor and Normalize to the last bit.
     """
     n, height, width, _ = images.shape
     rows = images.to(device, non_blocking=True).to(torch.float32).view(n, height, width * 3)
