@@ -23,6 +23,7 @@ from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.core.problem import Problem
 from pymoo.functions import is_compiled
 from pymoo.operators.crossover.pntx import TwoPointCrossover
+from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.optimize import minimize
 from tqdm import tqdm
 
@@ -45,6 +46,7 @@ from utils.operators import (
     SubsetCrossover,
     SubsetMutation,
     SubsetSampling,
+    fitter_parents,
     gap_deviation,
 )
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
@@ -142,6 +144,7 @@ def select_subset(candidates: np.ndarray, front: np.ndarray, k: int, seed: int) 
         np.put_along_axis(masks, chosen, True, axis=1)
         return chosen[gap_deviation(masks, candidates, front).argmin()]
     algorithm = GA(pop_size=SUBSET_POPULATION, sampling=SubsetSampling(),
+                   selection=TournamentSelection(func_comp=fitter_parents),
                    crossover=SubsetCrossover(), mutation=SubsetMutation(),
                    eliminate_duplicates=True)
     result = minimize(SubsetProblem(candidates, front, k), algorithm,

@@ -93,6 +93,15 @@ def _top_k(score: np.ndarray, k: int) -> np.ndarray:
     return masks
 
 
+def fitter_parents(pop, P, **kwargs):
+    """Returns (n, 1) winners of the binary tournaments `P` (n, 2) between single objectives.
+
+    pymoo's own comparison is a Python loop over the tournaments, the slowest part of a search step.
+    """
+    F = pop.get("F")[:, 0]
+    return np.take_along_axis(P, F[P].argmin(axis=1)[:, None], axis=1)
+
+
 class SubsetSampling(Sampling):
     """Random masks with exactly `problem.n_max` ones."""
 
