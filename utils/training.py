@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[], Tensor]
@@ -132,8 +133,9 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
     """Trains for one pass over the batches.
 
     Args:
-        net: the network, on its device; it is left in training mode.
-        batches: (images, targets); `len` is needed only to accumulate.
+        net: the network, on its device; it is left in training mode. Put it into `channels_last`
+            before you wrap it for several processes.
+        batches: (images, targets).
         optimizer: of the parameters of `net`.
         objective: see the module's docstring; the default is `supervised()`.
         amp: None, or the precision of the forward pass: bfloat16 or float16.
@@ -150,7 +152,9 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
     objective = objective or supervised()
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     device, start = device_of(net), time.perf_counter()
-    net.train().to(memory_format=torch.channels_last)
+    net.train()
+    if not isinstance(net, DistributedDataParallel):  # its buckets keep the layout they began with
+        net.to(memory_format=torch.channels_last)
     total, n_images, step = torch.zeros((), device=device), 0, 0
     for group in _groups(batches, accumulate):
         loss = torch.zeros((), device=device)

@@ -1,0 +1,136 @@
+"""train_cifar.py: the recipe's parts, its files, and going on after a kill."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from data_providers import DataProvider
+from networks import build_from_config, load_weights, read_config
+from tests.fine_tuning import (
+    RUN_FILES,
+    SIZE,
+    assert_same_weights,
+    kill_when_logged,
+    make_networks,
+    only_run,
+)
+from train_cifar import Enlarged, cutout, get_args_parser, main
+from utils.training import evaluate
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("net")
+    make_networks(folder, n_classes=10)
+    return folder
+
+
+@pytest.fixture
+def command(files):
+    return ["train_cifar.py", "--dataset", "digits", "--model", "NAME", "--model-config",
+            files / "net.config", "--initial-checkpoint", files / "net.inherited", "--img-size",
+            SIZE, "--drop", 0.2, "--drop-path", 0.2, "--cutout", "--autoaugment", "--threads", 1]
+
+
+def test_the_recipe_is_the_default():
+    args = get_args_parser().parse_args(["--save"])
+    assert (args.epochs, args.lr, args.batch_size, args.clip_grad) == (150, 0.01, 96, 5.0)
+    assert (args.momentum, args.weight_decay, args.sched) == (0.9, 4e-5, "cosine")
+    assert args.save == "runs/train"
+
+
+def test_cutout_blanks_one_square_of_each_image():
+    images = torch.ones(200, 3, 32, 32)
+    result = cutout(images, 16, torch.Generator().manual_seed(0))
+    assert images.min() == 1, "the argument is left as it is"
+    blank = (result == 0)
+    assert torch.equal(blank[:, 0], blank[:, 2])
+    rows, columns = blank[:, 0].any(2).sum(1), blank[:, 0].any(1).sum(1)
+    assert torch.equal(blank[:, 0].sum((1, 2)), rows * columns), "a rectangle"
+    assert rows.max() == columns.max() == 16
+    assert rows.min() >= 8, "at least half of it lies in the image"
+    assert len(rows.unique()) > 4, "it may reach over the edge"
+
+
+def test_batches_are_enlarged_and_depend_on_seed_epoch_and_rank_alone():
+    class Source(list):
+        def set_epoch(self, epoch):
+            pass
+
+    def images(seed, epoch, rank):
+        batches = Enlarged(source, 48, 16, seed, rank)
+        batches.set_epoch(epoch)
+        return next(iter(batches))[0]
+
+    source = Source([(torch.ones(8, 3, 32, 32), torch.zeros(8))])
+    reference = images(1, 2, 0)
+    assert reference.shape == (8, 3, 48, 48)
+    assert torch.equal(reference, images(1, 2, 0))
+    for other in ((0, 2, 0), (1, 1, 0), (1, 2, 1)):
+        assert not torch.equal(reference, images(*other))
+
+
+def run_here(command: list, *more) -> None:
+    """Runs the script in this process, which has loaded torch already."""
+    main(get_args_parser().parse_args([str(word) for word in (*command[1:], *more)]))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_ends_like_an_uninterrupted_one(command, tmp_path, caplog):
+    command += ["--epochs", 2, "--model-ema", "--log-interval", 1]
+    run_here(command, "--save", tmp_path / "whole")
+    whole = only_run(tmp_path / "whole")
+    assert {path.name for path in whole.iterdir()} == RUN_FILES
+
+    kill_when_logged([*command, "--save", tmp_path / "cut"], tmp_path / "cut", "epoch 1 step 1")
+    cut = only_run(tmp_path / "cut")
+    run_here(command, "--resume", cut / "last.pth.tar")
+    assert_same_weights(whole / "last.pth.tar", cut / "last.pth.tar")
+    assert {path.name for path in cut.iterdir()} == RUN_FILES
+    rows = list(csv.DictReader((cut / "summary.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert yaml.safe_load((whole / "args.yaml").read_text())["drop_path"] == 0.2
+
+    # --evaluate and validation.py's way agree on the pair, by the transform written beside it
+    caplog.clear()
+    run_here(["", "--dataset", "digits", "--evaluate", "--model-config", whole / "net.config",
+              "--initial-checkpoint", whole / "net.init"])
+    config = read_config(whole / "net.config")
+    net = build_from_config(config)
+    load_weights(net, whole / "net.init")
+    provider = DataProvider("digits", transform=config["transform"])
+    top1 = evaluate(net, provider.eval_batches("test", config["resolution"]))["top1"]
+    assert f"test images: top1 {top1:.4f}" in caplog.text
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (["--evaluate"], "--model-config"),
+    (["--model-config", "absent.config"], "absent.config"),
+    (["--model-config", "x", "--epochs", 0], "--epochs"),
+    (["--model-config", "x", "--evaluate"], "--initial-checkpoint"),
+    (["--sched", "magic"], "--sched"),
+    (["-c", "absent.yaml"], "absent.yaml"),
+])
+def test_bad_input(fails_clearly, flags, match):
+    fails_clearly("train_cifar.py", "--dataset", "digits", *flags, match=match)
+
+
+def test_config_file_replaces_defaults_and_the_command_line_wins(tmp_path):
+    path = tmp_path / "args.yaml"
+    path.write_text("lr: 0.5\nepochs: 7\n")
+    args = get_args_parser().parse_args(["-c", str(path), "--epochs", "9"])
+    assert (args.lr, args.epochs) == (0.5, 9)
+
+
+def test_unknown_flag_in_a_config_file_is_named(tmp_path, fails_clearly):
+    path = tmp_path / "args.yaml"
+    path.write_text("learning: 0.5\n")
+    fails_clearly("train_cifar.py", "-c", path, match="unknown flag 'learning'")
