@@ -44,7 +44,7 @@ def test_imports_point_down_only(package):
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_light_modules_load_no_torch(module):
     code = (f"import {module}, sys; "
-            "sys.exit(' '.join({{'torch', 'matplotlib', 'ray'}} & set(sys.modules)) or 0)")
+            "sys.exit(' '.join({'torch', 'matplotlib', 'ray'} & set(sys.modules)) or 0)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"import {module} loads {done.stderr}"
 
