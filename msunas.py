@@ -274,7 +274,7 @@ class MSuNAS:
     def _evaluate(self, archs: Sequence[Arch], iteration: int) -> Outcome:
         """Evaluates what is not finished on disk; every result is stored the moment it arrives."""
         slots: list[Record | tuple[str, str] | None] = [None] * len(archs)
-        failures = {} if self.settings["retry_failed"] else self.folder.read_failed()
+        failures = {} if self.settings["retry_failed"] else self.folder.read_failed(self.space.encode)
         for index, arch in enumerate(archs):
             slots[index] = self._finished(iteration, index, arch, failures)
         waiting = [i for i, slot in enumerate(slots) if slot is None]
@@ -372,7 +372,8 @@ class MSuNAS:
         stats = archives.read_stats(path, check_arch=self.space.encode)
         self.archive = list(stats.archive)
         done = int(path.stem.removeprefix("iter_"))
-        self.failed = [arch for (iteration, _), arch in self.folder.read_failed().items()
+        self.failed = [arch for (iteration, _), arch in self.folder.read_failed(
+                           self.space.encode).items()
                        if iteration <= done and not self.settings["retry_failed"]]
         reference = stats.reference_point or reference_point(
             objectives(stats.archive[:self.settings["n_doe"]]))
@@ -484,7 +485,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--amp", action="store_true", help="evaluate in mixed precision")
     data.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
                       "~/.cache/msunas)")
-    data.add_argument("--cache_gb", type=float, default=20.0, help="its greatest size in GiB")
+    data.add_argument("--cache_gb", type=float, default=32.0, help="its greatest size in GiB")
     devices = p.add_argument_group("devices and faults")
     devices.add_argument("--n_gpus", type=count(0), default=8,
                          help="GPUs to use, at most those present; 0, or none present: the CPU")
@@ -544,7 +545,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     if args.test:
         row["vld_size"] = None
     settings |= {key: value for key, value in row.items() if settings[key] is None}
-    settings["n_classes"] = info.check_n_classes(settings["n_classes"])
+    settings["n_classes"] = info.check_n_classes(settings["n_classes"], args.data)
     if args.resolutions is None:
         settings["resolutions"] = list(info.resolutions)
     elif isinstance(args.resolutions, str):

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from data_providers.table import DatasetInfo, get_dataset_info
+from data_providers.table import DatasetInfo, count_class_folders, get_dataset_info
 from utils.errors import UserError, one_line
 
 SPLITS = ("train", "test")
@@ -324,18 +324,13 @@ def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout
                    split: str) -> None:
     if not len(images):
         raise UserError(f"{root}: {layout.name} without an image for {split}; get it again")
-    found = _n_class_folders(root / layout.needs[split][0]) if not layout.downloads else None
+    found = count_class_folders(root / layout.needs[split][0]) if not layout.downloads else None
     if info.n_classes is None:
         return
     if found not in (None, info.n_classes) or images.targets.max() >= info.n_classes:
         found = found or int(images.targets.max()) + 1
         raise UserError(f"{root}: {found} classes, but {info.name} has {info.n_classes}; "
                         "use --dataset folder for other data")
-
-
-def _n_class_folders(folder: Path) -> int:
-    with os.scandir(folder) as entries:
-        return sum(entry.is_dir() for entry in entries)
 
 
 def build_dataset(name: str, path: str | os.PathLike | None, split: str,
@@ -350,7 +345,7 @@ def count_classes(name: str, path: str | os.PathLike | None) -> int:
     if info.n_classes is not None:
         return info.n_classes
     layout, root = _find_layout(name, _root(name, path, False), "train", False)
-    return _n_class_folders(root / layout.needs["train"][0])
+    return count_class_folders(root / layout.needs["train"][0])
 
 
 def has_split(name: str, path: str | os.PathLike | None, split: str,

@@ -1,5 +1,6 @@
 """The table of data sets: a data set is a row, not a class. Torch-free."""
 
+import os
 from dataclasses import dataclass
 
 from utils.errors import UserError
@@ -49,13 +50,18 @@ class DatasetInfo:
     resolutions: tuple[int, ...] = tuple(range(192, 257, 4))
     supernet: str = IMAGENET_SUPERNET
 
-    def check_n_classes(self, n_classes: int | None) -> int:
+    def check_n_classes(self, n_classes: int | None, path: str | None = None) -> int:
         """Returns the number of classes: the data set's, which `n_classes` must not contradict.
+
+        Args:
+            n_classes: what was asked for, if anything.
+            path: the data; where the row does not know, its `train/<class>` folders are counted.
 
         Raises:
             UserError: `n_classes` is given and another number, or is not given but needed.
         """
-        known = self.n_classes or n_classes
+        counted = count_class_folders(os.path.join(path, "train")) if path else 0
+        known = self.n_classes or counted or n_classes
         if known is None:
             raise UserError(f"{self.name}: the number of classes is not known; "
                             "give --n_classes, or --data to count the class folders")
@@ -72,7 +78,8 @@ _RAND = ("rrc", "flip", "rand-m9-mstd0.5")
 # Sizes, normalisation and fine-tuning defaults: NSGANetV2 (arXiv 2007.10396) and its scripts.
 _ROWS = (
     DatasetInfo("imagenet", 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-                1_281_167, 50_000, train_aug=("rrc", "flip", "jitter"), n_epochs=0),
+                1_281_167, 50_000, train_aug=("rrc", "flip", "jitter"), n_epochs=0,
+                batch_size=128),
     DatasetInfo("cifar10", 10, **_CIFAR),
     DatasetInfo("cifar100", 100, **_CIFAR),
     DatasetInfo("cinic10", 10, (0.47889522, 0.47227842, 0.43047404),
@@ -98,6 +105,15 @@ _ROWS = (
     DatasetInfo("folder", None, None, None, batch_size=32),
 )
 DATASETS: dict[str, DatasetInfo] = {row.name: row for row in _ROWS}
+
+
+def count_class_folders(path: str | os.PathLike) -> int:
+    """Returns how many folders there are in `path`; 0 where it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return sum(entry.is_dir() for entry in entries)
+    except OSError:
+        return 0
 
 
 def get_dataset_info(name: str) -> DatasetInfo:

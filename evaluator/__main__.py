@@ -42,7 +42,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                       help="batch size of validation (default: 200)")
     data.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
                       "~/.cache/msunas)")
-    data.add_argument("--cache_gb", type=float, default=20.0,
+    data.add_argument("--cache_gb", type=float, default=32.0,
                       help="its greatest size in GiB (default: 20)")
     tune = p.add_argument_group("fine-tuning")
     tune.add_argument("--n_epochs", type=int, help="epochs with a new classifier; 0 evaluates as "

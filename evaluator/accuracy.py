@@ -63,7 +63,7 @@ class NetEvaluator:
                  n_workers: int = 0, trn_batch_size: int | None = None, vld_batch_size: int = 200,
                  n_epochs: int | None = None, seed: int = 0, device: str = "cpu",
                  gpus: list[int] | None = None, cache_dir: str | None = None,
-                 cache_gb: float = 20.0, amp: bool | str = False, threads: int | None = None,
+                 cache_gb: float = 32.0, amp: bool | str = False, threads: int | None = None,
                  latency_batch_size: int = 1, latency_device: str | None = None) -> None:
         self.device = checked_device(device)
         self.gpus = gpus or []
