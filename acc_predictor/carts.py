@@ -12,6 +12,7 @@ N_TREES = 5000
 TREES_PER_BLOCK = 50
 ROWS_PER_BLOCK = 64
 TIE = 1e-9  # splits whose gains differ by less than this, relatively, are equally good
+NO_GAIN = 1e-30  # lifts splits that reduce no variance above none at all
 
 
 class CARTs(AccPredictor):
@@ -19,7 +20,8 @@ class CARTs(AccPredictor):
 
     Each tree sees all points and a random subset, of random size, of the genes. It is a plain CART
     (Breiman et al., 1984): at each node the split with the largest reduction of variance, ties
-    broken at random, threshold in the middle between the neighbouring values, until a node is pure.
+    broken by a random order of the tree's genes, threshold in the middle between the neighbouring
+    values, until a node is pure.
 
     Genes take few values, so all splits of a node come from one histogram, and the histograms of
     all nodes of a level, over a block of trees, from one sparse matrix product.
@@ -150,9 +152,10 @@ def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Fore
     Args:
         splits: the training set and its splits.
         genes: (t, d) which genes each tree may use.
-        rng: breaks ties.
+        rng: draws the order of the genes of each tree, by which ties are broken.
     """
-    n, allowed = len(splits.X), genes[:, splits.feature]
+    n = len(splits.X)
+    preference = np.where(genes, 1 + TIE * rng.random(genes.shape), -1)[:, splits.feature]
     trees = np.arange(len(genes), dtype=np.int32)
     level = _Level(trees, np.tile(np.arange(n), len(trees)), _starts(np.full(len(trees), n)))
     features, thresholds, children, values, first = [], [], [], [], 0
@@ -164,7 +167,7 @@ def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Fore
         values.append(level.reduce(np.add, y) / level.size)
         split = level.reduce(np.maximum, y) > level.reduce(np.minimum, y)
         open_nodes = level.only(split)
-        column = _best_splits(splits, open_nodes, allowed, rng)
+        column = _best_splits(splits, open_nodes, preference)
         split[split] = column >= 0
         level, cut = _divide(splits, open_nodes.only(column >= 0), column[column >= 0])
         feature[split], threshold[split] = splits.feature[column[column >= 0]], cut
@@ -176,12 +179,12 @@ def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Fore
     return _Forest(trees, *map(np.concatenate, (features, thresholds, children, values)))
 
 
-def _best_splits(splits: _Splits, level: _Level, allowed: np.ndarray,
-                 rng: np.random.Generator) -> np.ndarray:
+def _best_splits(splits: _Splits, level: _Level, preference: np.ndarray) -> np.ndarray:
     """Returns the (m,) best split of each node, as an index into `splits`; -1 where none divides.
 
     With `d = sum of the left targets - left size x mean`, the reduction of the sum of squares is
-    `d^2 x size / (left size x right size)`.
+    `d^2 x size / (left size x right size)`. The (t, c) `preference` of each tree multiplies it: a
+    little more than 1, by which ties are broken, or -1 for genes that the tree may not use.
     """
     m, c = len(level.tree), len(splits.feature)
     if not m:
@@ -194,12 +197,12 @@ def _best_splits(splits: _Splits, level: _Level, allowed: np.ndarray,
     divisor = n_left * (size - n_left)
     gain = sum_left - n_left * mean
     gain *= gain
+    gain += NO_GAIN
     gain /= np.maximum(divisor, 1)
-    gain[(divisor == 0) | ~allowed[level.tree]] = -1
-    best = gain.max(axis=1)
-    luck = rng.random((m, splits.X.shape[1]), dtype=np.float32)[:, splits.feature]
-    column = np.where(gain >= best[:, None] * (1 - TIE), luck, -1).argmax(axis=1)
-    return np.where(best >= 0, column, -1)
+    gain *= preference[level.tree]
+    gain[divisor == 0] = -1
+    column = gain.argmax(axis=1)
+    return np.where(gain[np.arange(m), column] > 0, column, -1)
 
 
 def _divide(splits: _Splits, level: _Level, column: np.ndarray) -> tuple[_Level, np.ndarray]:

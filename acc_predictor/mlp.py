@@ -1,7 +1,7 @@
 """`mlp`: a multi-layer perceptron, trained in numpy.
 
-The network is small (0.2 million weights, a batch of a few hundred rows), so that a tensor library
-would add its import (seconds, 600 MB) and a result that depends on its number of threads.
+The network is small: 0.2 million weights, a batch of a few hundred rows. torch would add little but
+its import (seconds, 600 MB in the search's own process), and numbers that depend on its threads.
 """
 
 import itertools

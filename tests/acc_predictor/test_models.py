@@ -5,7 +5,7 @@ import pytest
 from scipy.interpolate import RBFInterpolator
 from sklearn.tree import DecisionTreeRegressor
 
-from acc_predictor import get_acc_predictor, mlp
+from acc_predictor import carts, get_acc_predictor, mlp
 from acc_predictor.carts import _grow, _Splits
 from utils.metrics import kendall
 
@@ -82,7 +82,8 @@ def test_a_tree_uses_only_its_genes_and_ends_in_pure_leaves(plane):
     assert np.allclose(alone.predict(X), y)
 
 
-def test_adaptive_switching_answers_as_its_winner(plane):
+def test_adaptive_switching_answers_as_its_winner(plane, monkeypatch):
+    monkeypatch.setattr(carts, "N_TREES", 200)
     X, y = plane[0][:60], plane[1][:60]
     model = get_acc_predictor("as", X, y, seed=2)
     assert set(model.scores) == {"rbf", "gp", "carts"}
