@@ -47,7 +47,7 @@ class AdaptiveSwitching(AccPredictor):
         """Returns Kendall's tau on the fold of each candidate fitted on all other points."""
         rest = np.setdiff1d(np.arange(len(X)), fold)
         models = [self._build(c, X, n_jobs=1).fit(X[rest], y[rest]) for c in CANDIDATES]
-        return [np.nan_to_num(kendall(model.predict(X[fold]), y[fold])) for model in models]
+        return [kendall(model.predict(X[fold]), y[fold]) for model in models]
 
     def _build(self, candidate: type[AccPredictor], X: np.ndarray, n_jobs: int) -> AccPredictor:
         lower, upper = self._bounds(X)

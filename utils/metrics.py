@@ -1,4 +1,8 @@
-"""How well predictions agree with measurements."""
+"""How well predictions agree with measurements.
+
+A rank correlation with a constant, which is not defined, counts as 0: a constant ranks nothing, and
+JSON has no NaN.
+"""
 
 import numpy as np
 
@@ -12,19 +16,19 @@ def rmse(pred: np.ndarray, target: np.ndarray) -> float:
 
 
 def spearman(pred: np.ndarray, target: np.ndarray) -> float:
-    """Spearman's rank correlation rho; both (n,) or (n, 1). NaN where one side is constant."""
+    """Spearman's rank correlation rho; both (n,) or (n, 1). 0 where one side is constant."""
     from scipy.stats import spearmanr  # takes a second to import
 
     pred, target = _pair(pred, target)
-    return float(spearmanr(pred, target).statistic) if _vary(pred, target) else float("nan")
+    return float(spearmanr(pred, target).statistic) if _vary(pred, target) else 0.0
 
 
 def kendall(pred: np.ndarray, target: np.ndarray) -> float:
-    """Kendall's rank correlation tau-b; both (n,) or (n, 1). NaN where one side is constant."""
+    """Kendall's rank correlation tau-b; both (n,) or (n, 1). 0 where one side is constant."""
     from scipy.stats import kendalltau  # takes a second to import
 
     pred, target = _pair(pred, target)
-    return float(kendalltau(pred, target).statistic) if _vary(pred, target) else float("nan")
+    return float(kendalltau(pred, target).statistic) if _vary(pred, target) else 0.0
 
 
 def get_correlation(pred: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:
