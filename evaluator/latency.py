@@ -1,6 +1,7 @@
 """Latency: look-up tables of single layers, and measurement on the device at hand."""
 
 import copy
+import ctypes
 import math
 import os
 import platform
@@ -30,6 +31,8 @@ GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
 INTERRUPTED = 1.5
 REL_ERR, MAX_REPEATS = 0.02, 1000
+# Of malloc.h; the largest block that glibc takes from the heap by default is 32 MiB.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**30
 
 
 class LookUpTable:
@@ -186,7 +189,8 @@ def measure_latency(net: "nn.Module", resolution: int, batch_size: int = 1, devi
                     max_repeats: int = MAX_REPEATS) -> Latency:
     """Measures the latency in ms of a network on a device; the network is not changed.
 
-    A copy runs in eval and inference mode, batch normalisation included.
+    A copy runs in eval and inference mode, batch normalisation included; the process keeps the
+    memory that it frees (`keep_freed_memory`).
 
     Args:
         net: a network that takes images.
@@ -210,6 +214,7 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
     """
     import torch
 
+    keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     calls = [partial(module.to(device).eval(), torch.randn(*shape, generator=generator).to(device))
              for module, shape in modules]
@@ -234,6 +239,19 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device}: {str(error).splitlines()[0]}") from None
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory that it frees (glibc only), for good.
+
+    By default glibc may hand the large activations of early layers back to the system after every
+    pass and ask for them again in the next; whether it does depends on chance, and it can double
+    the latency of a layer.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, KEPT_BYTES)
 
 
 @contextmanager

@@ -59,6 +59,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
         "device": torch.device(args.device).type,
         "device_name": device_name(args.device),
         "threads": args.threads,
+        "memory": "freed memory is kept by the process (mallopt), where the C library is glibc",
         "batch_size": args.batch_size,
         "rel_err": args.rel_err,
         "max_repeats": args.max_repeats,

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_providers.table import get_dataset_info
 from evaluator.costs import CostModel
 from evaluator.latency import (
     LookUpTable,
@@ -22,6 +23,8 @@ from evaluator.latency import (
 )
 from evaluator.layers import arch_layers, space_layers
 from search_space import OFASearchSpace
+from search_space.backbones import width_from_name
+from tests.conftest import ROOT
 from utils.errors import UserError
 
 SMALL = ("--width", "0.35", "--n_classes", "10", "--resolutions", "32")
@@ -63,6 +66,17 @@ def test_the_published_table_covers_its_two_widths(published):
     assert published.missing(space_layers(space)) == []
     assert published.missing(space_layers(space, width_mult=1.2)) == []
     assert published.missing(space_layers(space, 10)) == ["classifier-input:1280-output:10"]
+
+
+def test_the_table_that_comes_with_the_program_covers_both_supernets():
+    table = LookUpTable.read(ROOT / "data" / "cpu_lut_mbv3.yaml")
+    for name in ("imagenet", "digits"):
+        info = get_dataset_info(name)
+        space = OFASearchSpace(resolutions=info.resolutions)
+        assert not table.missing(space_layers(space, info.n_classes,
+                                              width_from_name(info.supernet)))
+    assert (table.header["device"], table.header["threads"]) == ("cpu", 1)
+    assert table.header["device_name"] and table.header["torch"]
 
 
 def test_many_missing_layers_are_listed_in_short(published, small_space):
