@@ -268,7 +268,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         description="Prints the exact costs of networks, one JSON line per file. "
         f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
-    p.add_argument("--lut", help="latency table (YAML); adds cpu, in ms")
+    p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
     p.add_argument("--n_classes", type=int, default=1000, help="classes, for a net.subnet")
     p.add_argument("--width", type=float, default=1.0,
                    help="width multiplier of the supernet, for a net.subnet")

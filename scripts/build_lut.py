@@ -117,10 +117,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--search_space", choices=sorted(SEARCH_SPACES), default="mbv3",
                    help="search space whose layers are measured")
     p.add_argument("--resolutions", type=int, nargs="+",
-                   help="input resolutions in px (default: those of the data set)")
-    p.add_argument("--n_classes", type=int, help="classes (default: those of the data set)")
+                   help="input resolutions in px; None: those of the data set")
+    p.add_argument("--n_classes", type=int, help="classes; None: those of the data set")
     p.add_argument("--width", type=float,
-                   help="width multiplier (default: that of the data set's supernet)")
+                   help="width multiplier; None: that of the data set's supernet")
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")

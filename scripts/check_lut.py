@@ -39,11 +39,11 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="input resolutions in px")
     p.add_argument("--n_classes", type=int, default=1000, help="classes")
     p.add_argument("--width", type=float, default=1.0, help="width multiplier")
-    p.add_argument("--device", help="cpu, or cuda:0 and so on (default: that of the table, or cpu)")
+    p.add_argument("--device", help="cpu, or cuda:0 and so on; None: as the table says, or cpu")
     p.add_argument("--threads", type=int,
-                   help="CPU threads (default: as many as the table says, or 1)")
+                   help="CPU threads; None: as many as the table says, or 1")
     p.add_argument("--batch_size", type=int,
-                   help="images in one pass (default: what the table says, or 1)")
+                   help="images in one pass; None: what the table says, or 1")
     p.add_argument("--rel_err", type=float, default=REL_ERR,
                    help="repeat until the standard error is below this part of the mean ...")
     p.add_argument("--max_repeats", type=int, default=MAX_REPEATS,
