@@ -66,11 +66,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --evaluate measures, or with --check only looks whether it could."""
     check_flags(args)
-    from utils.fit import check_devices, processes
+    from utils.fit import processes
 
     if args.check is not None:
-        check_devices(args.check, args.device)
-        load_all(args)
+        check(args)
         return
     with processes(args.device, args.threads) as world:
         train(args, world)
@@ -86,6 +85,16 @@ def check_flags(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')}: 1 or more, not {getattr(args, name)}")
     if args.evaluate and not (args.initial_checkpoint or args.resume):
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for whatever would keep `args.check` processes from training."""
+    from networks.students import resume_run
+    from utils.fit import Run, check_devices, lone_world
+
+    check_devices(args.check, args.device)
+    _, networks = load_all(args)
+    resume_run(Run(args, networks.student, lone_world(args.device), 1), args.resume)
 
 
 def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
@@ -111,7 +120,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     size = networks.resolution
     root = args.save or args.resume
     folder = output_folder(args, root, f"{args.model}-{args.dataset}-{size}") if root else None
-    start_logging(world, None if args.evaluate else folder)
+    start_logging(world)
     batches = make_batches(args, provider, size, world)
     run = Run(args, networks.student, world, len(batches))
     history = resume_run(run, args.resume)

@@ -84,11 +84,10 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --check only looks whether it could."""
     check_flags(args)
-    from utils.fit import check_devices, processes
+    from utils.fit import processes
 
     if args.check is not None:
-        check_devices(args.check, args.device)
-        load_all(args)
+        check(args)
         return
     with processes(args.device, args.threads) as world:
         train(args, world)
@@ -103,6 +102,25 @@ def check_flags(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')}: 1 or more, not {getattr(args, name)}")
     if not Path(args.data).is_dir():
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for whatever would keep `args.check` processes from training."""
+    from networks.students import resume_run
+    from utils.fit import Run, check_devices, lone_world
+
+    check_devices(args.check, args.device)
+    provider, networks = load_all(args)
+    check_batch(args, provider.n_train, args.check)
+    world = lone_world(args.device)
+    resume_run(Run(with_lr(args, world), networks.student, world, 1), args.resume)
+
+
+def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> None:
+    """Raises UserError where the training images do not fill one batch of each process."""
+    if n_images < args.batch_size * n_processes:
+        raise UserError(f"-b {args.batch_size}: with {n_processes} process(es) a step takes more "
+                        f"than the {n_images} training images that there are")
 
 
 def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
@@ -134,7 +152,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     provider, networks = load_all(args)
     size = networks.resolution
     folder = output_folder(args, args.output, f"{args.model}-{size}")
-    start_logging(world, folder)
+    start_logging(world)
     args = with_lr(args, world)
     n_classes = networks.student.classifier.out_features
     batches, validation = make_loaders(args, provider, size, world, n_classes)
@@ -174,9 +192,7 @@ def make_loaders(args: argparse.Namespace, provider: "DataProvider", size: int, 
     from data_providers.transforms import eval_geometry
 
     images, held_out = provider.images("train"), provider.images("valid")
-    if len(images) < args.batch_size * world.size:
-        raise UserError(f"-b {args.batch_size}: {world.size} processes take more images for a "
-                        f"batch than the {len(images)} that there are")
+    check_batch(args, len(images), world.size)
     shared = {"input_size": (3, size, size), "mean": provider.info.mean, "std": provider.info.std,
               "device": world.device, "num_workers": args.workers, "pin_memory": args.pin_mem,
               "persistent_workers": False}

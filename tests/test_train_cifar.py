@@ -130,7 +130,23 @@ def test_config_file_replaces_defaults_and_the_command_line_wins(tmp_path):
     assert (args.lr, args.epochs) == (0.5, 9)
 
 
-def test_unknown_flag_in_a_config_file_is_named(tmp_path, fails_clearly):
+@pytest.mark.parametrize(("text", "match"), [
+    ("learning: 0.5", "unknown flag 'learning'"),
+    ("epochs: many", "epochs cannot be 'many'"),
+    ("epochs: [1, 2]", "epochs cannot be"),
+    ("sched: magic", "sched cannot be 'magic'"),
+    ("amp: 3", "amp cannot be '3'"),
+    ("lr: 0.5\n\tx", "not YAML"),
+])
+def test_what_is_wrong_in_a_config_file_is_named(tmp_path, fails_clearly, text, match):
     path = tmp_path / "args.yaml"
-    path.write_text("learning: 0.5\n")
-    fails_clearly("train_cifar.py", "-c", path, match="unknown flag 'learning'")
+    path.write_text(text)
+    fails_clearly("train_cifar.py", "-c", path, match=match)
+
+
+def test_the_flags_that_a_run_wrote_can_be_read_again(tmp_path):
+    args = vars(get_args_parser().parse_args(["--opt-betas", "0.9", "0.99", "--save", "--amp"]))
+    path = tmp_path / "args.yaml"
+    path.write_text(yaml.safe_dump(args))
+    again = vars(get_args_parser().parse_args(["-c", str(path)]))
+    assert {**again, "config": None} == args

@@ -23,7 +23,7 @@ from tests.fine_tuning import (
     make_networks,
     only_run,
 )
-from train_imagenet import get_args_parser, load_all, with_lr
+from train_imagenet import get_args_parser, load_all, main, with_lr
 from utils.errors import UserError
 from utils.fit import Run, World, check_devices
 from utils.training import evaluate, seeded, train_one_epoch
@@ -157,6 +157,17 @@ def test_missing_data_is_one_line_under_sh(published):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "absent: no such folder" in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (["-b", 500], "more than the 36 training images"),
+    (["--opt", "magic"], "--opt magic"),
+    (["--sync-bn", "--device", "cpu"], "--sync-bn works on GPUs only"),
+    (["--resume", "absent/last.pth.tar"], "absent/last.pth.tar"),
+])
+def test_check_finds_what_would_stop_all_processes(published, flags, match):
+    with pytest.raises(UserError, match=match):
+        main(parsed(published, "--check", 2, *flags))
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"], ["0", "data"], ["2x", "data"]])

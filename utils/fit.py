@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,11 @@ class World(NamedTuple):
 def default_device(device: str | None) -> str:
     """Returns `device`, or for None `cuda` where there is a GPU and `cpu` elsewhere."""
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def lone_world(device: str | None) -> World:
+    """Returns a world of this process alone."""
+    return World(torch.device(default_device(device)))
 
 
 def check_devices(n_processes: int, device: str | None) -> None:
@@ -158,7 +163,16 @@ class Run:
             self.net, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup,
             device=torch.device("cpu") if args.model_ema_force_cpu else None)
         self.start_epoch = 0
-        self.trained = self._wrapped()
+
+    @cached_property
+    def trained(self) -> nn.Module:
+        """The network as it is trained: shared between processes, compiled."""
+        net, device = self.net, self.world.device
+        if self.world.size > 1:
+            net = DistributedDataParallel(
+                net, device_ids=[device] if device.type == "cuda" else None,
+                forward_sync_buffers=not self.args.no_ddp_bb)
+        return torch.compile(net, backend=self.args.torchcompile) if self.args.torchcompile else net
 
     @property
     def best(self) -> nn.Module:
@@ -236,14 +250,6 @@ class Run:
         except (ValueError, TypeError) as error:
             raise UserError(f"--opt {self.args.opt}: {error}") from None
 
-    def _wrapped(self) -> nn.Module:
-        net, device = self.net, self.world.device
-        if self.world.size > 1:
-            net = DistributedDataParallel(
-                net, device_ids=[device] if device.type == "cuda" else None,
-                forward_sync_buffers=not self.args.no_ddp_bb)
-        return torch.compile(net, backend=self.args.torchcompile) if self.args.torchcompile else net
-
     def _clip(self) -> Callable[[], None] | None:
         if self.args.clip_grad is None:
             return None
@@ -252,7 +258,7 @@ class Run:
 
 
 class Output:
-    """The files of a run: args.yaml, summary.csv, checkpoints, TensorBoard scalars.
+    """The files of a run: args.yaml, summary.csv, train.log, checkpoints, TensorBoard scalars.
 
     Args:
         run: the run.
@@ -279,6 +285,7 @@ class Output:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in [*folder.glob(".*.tmp"), *folder.glob("*.link")]:  # of a killed process
             leftover.unlink()
+        log.addHandler(logging.FileHandler(folder / "train.log"))
         text = yaml.safe_dump(_plain(vars(self.run.args)), sort_keys=False)
         write_text(folder / "args.yaml", text)
 
@@ -362,14 +369,12 @@ def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
     return Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
 
 
-def start_logging(world: World, folder: Path | None) -> None:
-    """Lets the first process log to stderr and to `train.log`; the others stay quiet."""
+def start_logging(world: World) -> None:
+    """Lets the first process log to stderr; the others stay quiet."""
     if not world.primary:
         logging.disable(logging.WARNING)
         return
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    setup_default_logging(log_path=str(folder / "train.log") if folder else "")
+    setup_default_logging()
     logging.getLogger("timm").setLevel(logging.WARNING)
 
 

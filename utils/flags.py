@@ -7,6 +7,49 @@ from utils.errors import UserError
 from utils.files import read_yaml
 
 
+def checked_values(parser: argparse.ArgumentParser, values: dict[str, Any],
+                   source: str) -> dict[str, Any]:
+    """Returns values for flags that were read from a file, converted as argparse would.
+
+    Args:
+        parser: whose flags they are; values of other names are left out.
+        values: by the flag's name in the parsed arguments.
+        source: the file, for messages.
+
+    Raises:
+        UserError: a value that its flag cannot have.
+    """
+    actions = [action for action in parser._actions if action.dest in values]
+    return {action.dest: _checked_value(action, values[action.dest], source) for action in actions}
+
+
+def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
+    if value is None and action.default is None:
+        return None
+    if action.nargs == 0 and isinstance(value, bool):
+        return value
+    several = action.nargs == "+" or (isinstance(action.nargs, int) and action.nargs > 0)
+    items = value if several and isinstance(value, list) else [value]
+    try:
+        if action.nargs == 0 or (several and len(items) != action.nargs != "+") or not items:
+            raise ValueError
+        converted = [_converted(action, item) for item in items]
+    except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
+        raise UserError(f"{source}: {action.dest!r} cannot be {str(value)[:60]!r}; see --help") \
+            from None
+    return converted if several else converted[0]
+
+
+def _converted(action: argparse.Action, item: Any) -> Any:
+    """Returns one value of a flag; a text may stand for a number, nothing else for another type."""
+    converted = (action.type or str)(str(item))
+    if not isinstance(item, str) and (isinstance(item, bool) or converted != item):
+        raise ValueError
+    if action.choices and converted not in action.choices:
+        raise ValueError
+    return converted
+
+
 class ConfigParser(argparse.ArgumentParser):
     """A parser whose defaults a YAML file can replace: `-c config.yaml`, such as an args.yaml."""
 
@@ -28,15 +71,35 @@ class ConfigParser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def _set_from_file(self, path: str) -> None:
-        values, known = read_yaml(path, "YAML file of flags"), {a.dest for a in self._actions}
+        values = read_yaml(path, "YAML file of flags")
+        known = {action.dest: action for action in self._actions}
         unknown = [key for key in values if key not in known]
         if unknown:
             raise UserError(f"{path}: unknown flag {unknown[0]!r}; known are those of --help")
-        self.set_defaults(**values)
+        self.set_defaults(**{key: _checked(path, known[key], value)
+                             for key, value in values.items()})
 
     def error(self, message: str) -> NoReturn:
         """Ends with one line: the usage of a hundred flags would hide it."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _checked(path: str, action: argparse.Action, value: Any) -> Any:
+    """Returns a value of the file as its flag would have read it."""
+    if value is None or (action.nargs == 0 and isinstance(value, bool)):
+        return value
+    several = isinstance(value, list)
+    items = value if several else [value]
+    try:
+        if action.nargs == 0 or several != (action.nargs not in (None, "?")):
+            raise ValueError
+        items = [action.type(str(item)) if action.type else str(item) for item in items]
+        if action.choices and not set(items) <= set(action.choices):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"{path}: {action.dest} cannot be {str(value)[:60]!r}; see --help") \
+            from None
+    return items if several else items[0]
 
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:
