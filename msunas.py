@@ -32,13 +32,14 @@ from data_providers.table import DATASETS, get_dataset_info
 from evaluator import EVALUATORS
 from evaluator.jobs import EvaluatorSpec, Job, Result, WorkerError, get_engine, plan_slots
 from evaluator.objectives import OBJECTIVES, SecondObjective
-from search_space import SEARCH_SPACES, Arch, SearchSpace, get_search_space, read_arch
+from search_space import RESOLUTIONS, SEARCH_SPACES, Arch, SearchSpace, get_search_space, read_arch
 from search_space.backbones import width_from_name
 from search_space.base import rows_in, unique_rows
 from utils import archive as archives
 from utils.archive import Record, Stats, objectives
 from utils.errors import TypedFlagsParser, UserError, run_script
 from utils.files import read_json, write_json, write_text
+from utils.flags import checked_values
 from utils.metrics import get_correlation
 from utils.operators import (
     CanonicalRepair,
@@ -62,11 +63,12 @@ DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
 # Images on which an evaluation recomputes the statistics of batch normalisation.
 CALIBRATION_IMAGES = 2000
 CPU_MACS_PER_SECOND = 8e9
+GIB = 2**30
 
 # Flags that may differ from those that a search was started with: they change no result.
 CHANGEABLE = {"save", "resume", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers",
-              "backend", "ray_address", "timeout", "retries", "retry_failed", "cache_dir",
-              "cache_gb", "dry_run"}
+              "backend", "ray_address", "timeout", "memory_limit", "retries", "retry_failed",
+              "cache_dir", "cache_gb", "dry_run"}
 
 
 # ------------------------------------------------------------------------------- the two problems
@@ -274,7 +276,8 @@ class MSuNAS:
     def _evaluate(self, archs: Sequence[Arch], iteration: int) -> Outcome:
         """Evaluates what is not finished on disk; every result is stored the moment it arrives."""
         slots: list[Record | tuple[str, str] | None] = [None] * len(archs)
-        failures = {} if self.settings["retry_failed"] else self.folder.read_failed(self.space.encode)
+        failures = {} if self.settings["retry_failed"] \
+            else self.folder.read_failed(self.space.encode)
         for index, arch in enumerate(archs):
             slots[index] = self._finished(iteration, index, arch, failures)
         waiting = [i for i, slot in enumerate(slots) if slot is None]
@@ -444,7 +447,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     run.add_argument("--save", default=".tmp", help="folder of the search; must be empty")
     run.add_argument("--resume", help="folder of a search to go on with, ours or the original's; "
                      "with another --save it is copied there first")
-    run.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    run.add_argument("--seed", type=count(0, 2**63), default=0, help="seed of every random draw")
     run.add_argument("--dry_run", action="store_true",
                      help="print the plan and its estimated cost, evaluate nothing")
     search = p.add_argument_group("search")
@@ -485,7 +488,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--amp", action="store_true", help="evaluate in mixed precision")
     data.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
                       "~/.cache/msunas)")
-    data.add_argument("--cache_gb", type=float, default=32.0, help="its greatest size in GiB")
+    data.add_argument("--cache_gb", type=amount, default=32.0, help="its greatest size in GiB")
     devices = p.add_argument_group("devices and faults")
     devices.add_argument("--n_gpus", type=count(0), default=8,
                          help="GPUs to use, at most those present; 0, or none present: the CPU")
@@ -498,8 +501,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                          help="this machine, or a Ray cluster (requirements-ray.txt)")
     devices.add_argument("--ray_address", default="auto", help="address of the Ray "
                          "cluster; auto: the running one, else one that is started here")
-    devices.add_argument("--timeout", type=float, help="seconds after which an evaluation is "
+    devices.add_argument("--timeout", type=amount, help="seconds after which an evaluation is "
                          "stopped and recorded as failed (default: none)")
+    devices.add_argument("--memory_limit", type=amount, metavar="GIB", help="addresses that "
+                         "a worker on the CPU may use (default: no limit)")
     devices.add_argument("--retries", type=count(0), default=2,
                          help="new attempts when a worker or a node is lost")
     devices.add_argument("--retry_failed", action="store_true",
@@ -507,17 +512,26 @@ def get_args_parser() -> argparse.ArgumentParser:
     return p
 
 
-def count(least: int) -> Callable[[str], int]:
-    """Returns an argparse type: an integer of at least `least`."""
+def count(least: int, most: int = 10**6) -> Callable[[str], int]:
+    """Returns an argparse type: an integer in `least`..`most`."""
 
     def convert(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more, not {value}")
+        if not least <= value <= most:
+            bound = f"{least} or more" if value < least else f"{most} or less"
+            raise argparse.ArgumentTypeError(f"must be {bound}, not {text[:20]}")
         return value
 
     convert.__name__ = "integer"
     return convert
+
+
+def amount(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text[:20]}")
+    return value
 
 
 def parse_resolutions(text: str) -> list[int]:
@@ -525,11 +539,16 @@ def parse_resolutions(text: str) -> list[int]:
     try:
         if ":" in text:
             first, last, step = map(int, text.split(":"))
-            return list(range(first, last + 1, step))
-        return [int(part) for part in text.split(",")]
+            found = range(first, last + 1, step)
+        else:
+            found = [int(part) for part in text.split(",")]
+        if not found or any(r not in RESOLUTIONS for r in found):
+            raise ValueError
     except ValueError:
-        raise UserError(f"--resolutions {text!r}: write first:last:step, as 192:256:4, or a list, "
-                        "as 192,224,256") from None
+        raise UserError(f"--resolutions {text[:60]!r}: write first:last:step, as 192:256:4, or a "
+                        f"list, as 192,224,256, of {RESOLUTIONS[0]}..{RESOLUTIONS[-1]} pixels") \
+            from None
+    return list(found)
 
 
 def resolve(args: argparse.Namespace) -> dict[str, Any]:
@@ -562,7 +581,11 @@ def resume_settings(args: argparse.Namespace, stored: dict[str, Any]) -> dict[st
     Raises:
         UserError: a typed flag that would change the results differs from the stored one.
     """
-    merged = {key: value if key in args.typed else stored.get(key, value)
+    flags = dict(stored)
+    if isinstance(stored.get("resolutions"), list):  # as they are typed
+        flags["resolutions"] = ",".join(map(str, stored["resolutions"]))
+    flags = checked_values(get_args_parser(), flags, f"{args.resume}: settings")
+    merged = {key: value if key in args.typed else flags.get(key, value)
               for key, value in vars(args).items()}
     settings = resolve(argparse.Namespace(**merged))
     changed = [f"--{key} is {settings[key]}, was {stored[key]}" for key in sorted(args.typed)
@@ -690,8 +713,10 @@ def main(args: argparse.Namespace) -> None:
                 folder.import_from(source)
             settings_are_new = not folder.settings.exists()
             write_json(folder.settings, settings, indent=1)
+            limit = settings["memory_limit"]
             engine = get_engine(settings["backend"], make_spec(settings, objective), slots=slots,
                                 timeout=settings["timeout"], retries=settings["retries"],
+                                memory_limit=limit and int(limit * GIB),
                                 ray_address=ray_address)
             with engine:
                 search = MSuNAS(settings, folder, engine, len(slots))

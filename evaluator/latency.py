@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import math
 import os
 import platform
 import shlex
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN_KEYS = 5
 TURN, MIN_REPEATS = 5, 20
+MAX_MS = 1e9
 # Modules that take turns: enough to even out slow spells, few enough for the memory.
 GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
@@ -119,7 +119,7 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
 def _checked_mean(path: str | os.PathLike, key: Any, row: Any) -> float:
     mean = row.get("mean") if isinstance(row, dict) else None
     if not isinstance(key, str) or isinstance(mean, bool) or not isinstance(mean, int | float) \
-            or not 0 < mean < math.inf:
+            or not 0 < mean < MAX_MS:
         raise UserError(f"{path}: entry {str(key)[:80]!r}: expected a mean in ms above 0, found "
                         f"{str(row)[:60]!r}; measure it again or take it out")
     return float(mean)

@@ -7,9 +7,10 @@ from search_space.ofa import OFASearchSpace
 from utils.errors import UserError
 from utils.files import read_json
 
-__all__ = ["SEARCH_SPACES", "Arch", "OFASearchSpace", "SearchSpace", "check_arch",
+__all__ = ["RESOLUTIONS", "SEARCH_SPACES", "Arch", "OFASearchSpace", "SearchSpace", "check_arch",
            "get_search_space", "read_arch"]
 
+RESOLUTIONS = range(8, 4097)
 SEARCH_SPACES: dict[str, type[SearchSpace]] = {OFASearchSpace.name: OFASearchSpace}
 
 
@@ -36,8 +37,9 @@ def check_arch(arch: Arch, space: SearchSpace | None = None) -> Arch:
     """
     if space is None:
         r = arch.get("r") if isinstance(arch, dict) else None
-        if isinstance(r, bool) or not isinstance(r, int) or not 8 <= r <= 4096:
-            raise UserError(f"'r', the input resolution, must be 8..4096, not {r!r}")
+        if isinstance(r, bool) or not isinstance(r, int) or r not in RESOLUTIONS:
+            raise UserError(f"'r', the input resolution, must be {RESOLUTIONS[0]}.."
+                            f"{RESOLUTIONS[-1]}, not {str(r)[:60]!r}")
         space = OFASearchSpace(resolutions=[r])
     return space.decode(space.encode(arch))
 

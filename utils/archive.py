@@ -4,6 +4,7 @@
 `net_<j>.stats` each architecture and what was measured of it.
 """
 
+import json
 import math
 import os
 import re
@@ -113,7 +114,7 @@ def read_stats(path: str | os.PathLike,
     Raises:
         UserError: the file is missing or damaged; the message names the place and what is expected.
     """
-    value = read_json(path, "stats file")
+    value = read_json(path, "stats file", allow_nan=True)
     missing = [key for key in REQUIRED_KEYS if key not in value]
     if missing:
         raise UserError(f"{path}: the key {missing[0]!r} is missing; a stats file of a search has "
@@ -131,10 +132,15 @@ def read_stats(path: str | os.PathLike,
         point = _list(f"{path}: reference_point", point, 2)
         point = [_number(f"{path}: reference_point", v, low=0) for v in point]
     known = (*REQUIRED_KEYS, "sec_obj", "reference_point")
+    extra = {key: v for key, v in value.items() if key not in known}
+    surrogate = _surrogate(f"{path}: surrogate", value["surrogate"])
+    try:
+        json.dumps([surrogate, extra], allow_nan=False)
+    except ValueError:
+        raise UserError(f"{path}: NaN or infinity, which only {', '.join(SURROGATE_SCORES)} of "
+                        "'surrogate' can be") from None
     return Stats(**records, hv=_number(f"{path}: hv", value["hv"], low=0), sec_obj=sec_obj,
-                 surrogate=_surrogate(f"{path}: surrogate", value["surrogate"]),
-                 reference_point=point,
-                 extra={key: v for key, v in value.items() if key not in known})
+                 surrogate=surrogate, reference_point=point, extra=extra)
 
 
 def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
@@ -233,10 +239,13 @@ def _surrogate(place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{place}: must be a dict with model, name, winner, rmse, rho, tau, not "
                         f"{_short(value)}")
-    for key in SURROGATE_SCORES:
-        if value.get(key) is not None:
-            _number(f"{place}: {key}", value[key])
-    return value
+    scores = {key: value[key] for key in SURROGATE_SCORES if value.get(key) is not None}
+    for key, score in scores.items():
+        if isinstance(score, float) and math.isnan(score):  # predictions that were all equal
+            scores[key] = None
+        else:
+            _number(f"{place}: {key}", score)
+    return value | scores
 
 
 def _list(place: str, value: Any, length: int | None = None) -> list:

@@ -82,8 +82,14 @@ def read_text(path: str | os.PathLike, what: str = "text file",
 
 
 def read_json(path: str | os.PathLike, what: str = "JSON file",
-              expect: type | tuple[type, ...] = dict) -> Any:
+              expect: type | tuple[type, ...] = dict, allow_nan: bool = False) -> Any:
     """Reads a JSON file whose top level is of type `expect`.
+
+    Args:
+        path: the file.
+        what: its kind, for messages.
+        expect: the type of its top level.
+        allow_nan: return the NaN and infinities that Python's own writer may have left.
 
     Raises:
         UserError: the file is missing, empty, truncated, not JSON, holds NaN or a key twice, or
@@ -91,7 +97,8 @@ def read_json(path: str | os.PathLike, what: str = "JSON file",
     """
     text = read_text(path, what)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = json.loads(text, parse_constant=float if allow_nan else _refuse_constant,
+                           object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         hint = "HTML" if text.lstrip()[:1] == "<" else "not JSON, or truncated"
         raise UserError(f"{path}: {hint} at line {error.lineno} column {error.colno}, but a {what} "

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,26 @@ class RunFolder:
         write_text(path.with_name(path.name + ".log"), text)
         write_json(path, {**arch, "status": status, "error": error})
 
-    def read_failed(self) -> dict[tuple[int, int], dict[str, Any]]:
-        """Returns {(iteration, index): architecture, with `status` and `error`} of all failures."""
+    def read_failed(self, check_arch: Callable[[dict], object]) -> \
+            dict[tuple[int, int], dict[str, Any]]:
+        """Returns {(iteration, index): architecture, with `status` and `error`} of all failures.
+
+        Args:
+            check_arch: raises UserError for an architecture of another space.
+
+        Raises:
+            UserError: a damaged record.
+        """
         found = {}
         for path in sorted((self.path / "failed").glob("it_*_net_*")):
             _, iteration, _, index = (path.name.split("_") + [""] * 4)[:4]
             if iteration.isdecimal() and index.isdecimal():
-                found[int(iteration), int(index)] = read_json(path, "record of a failure")
+                record = read_json(path, "record of a failure")
+                try:
+                    check_arch(record)
+                except UserError as error:
+                    raise UserError(f"{path}: {error}") from None
+                found[int(iteration), int(index)] = record
         return found
 
 
