@@ -72,10 +72,9 @@ class _Shard:
         self.deltas = _buffers(X_train)
         self.keep = np.ones((len(self.y), HIDDEN[-1]), dtype=np.float32)
 
-    def gradient(self, weights: np.ndarray, out: np.ndarray) -> float:
+    def gradient(self, layers: list[np.ndarray], parts: list[np.ndarray]) -> float:
         """Writes the gradient of the summed training loss; returns the summed validation loss."""
-        n, d = self.n_train, self.values[0].shape[1]
-        layers, parts = _layers(weights, d), _layers(out, d)
+        n = self.n_train
         draws = self.rng.random((n, HIDDEN[-1]), dtype=np.float32)
         np.multiply(draws >= DROPOUT, 1 / (1 - DROPOUT), out=self.keep[:n], casting="same_kind")
         _forward(layers, self.values, self.keep)
@@ -85,11 +84,13 @@ class _Shard:
             x, delta, below = self.values[i][:n], self.deltas[i + 1], self.deltas[i]
             np.matmul(x.T, delta, out=parts[i][:-1])
             np.sum(delta, axis=0, out=parts[i][-1])
-            if i:
-                np.matmul(delta, layers[i][:-1].T, out=below)
-                below *= x > 0
-            if i == len(HIDDEN):
+            if i == len(HIDDEN):  # one output: the product of a column and a row
+                np.multiply(delta, layers[i][:-1].T, out=below)
                 below *= self.keep[:n]
+            elif i:
+                np.matmul(delta, layers[i][:-1].T, out=below)
+            if i:
+                below *= x > 0
         return float(_smooth_l1(error[n:]).sum())
 
 
@@ -119,9 +120,12 @@ def _train(weights: np.ndarray, shards: list[_Shard], pool: ThreadPoolExecutor) 
     """Returns the weights with the least validation loss of all epochs."""
     n_train = sum(shard.n_train for shard in shards)
     adam = _Adam(weights)
+    n_genes = shards[0].values[0].shape[1]
+    layers = _layers(weights, n_genes)
+    parts = [_layers(gradient, n_genes) for gradient in adam.gradients]
     best, best_loss = weights, math.inf
     for epoch in range(EPOCHS + 1):
-        loss = sum(pool.map(_Shard.gradient, shards, itertools.repeat(weights), adam.gradients))
+        loss = sum(pool.map(_Shard.gradient, shards, itertools.repeat(layers), parts))
         if epoch and loss < best_loss:  # the loss of the weights before this epoch's step
             best, best_loss = weights.copy(), loss
         rate = LEARNING_RATE * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2

@@ -100,9 +100,10 @@ def test_mlp_gradient_is_the_derivative_of_its_loss(monkeypatch):
     weights = mlp._initial_weights(3, rng).astype(float)
     weights += rng.normal(size=weights.shape) * 0.01
     direction, gradient = rng.normal(size=weights.shape), np.empty_like(weights)
-    after, before = (shard.gradient(weights + sign * 1e-6 * direction, gradient)
+    parts = mlp._layers(gradient, 3)
+    after, before = (shard.gradient(mlp._layers(weights + sign * 1e-6 * direction, 3), parts)
                      for sign in (1, -1))
-    shard.gradient(weights, gradient)
+    shard.gradient(mlp._layers(weights, 3), parts)
     assert (after - before) / 2e-6 == pytest.approx(gradient @ direction, rel=1e-4)
 
 
