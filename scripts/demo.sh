@@ -22,7 +22,7 @@ done
 setup_env requirements.txt
 [ -z "$fresh" ] || rm -rf "$run"
 if [ -n "$train" ]; then
-    mkdir -p "$run.supernet"
+    rm -rf "$run.supernet" && mkdir -p "$run.supernet"
     supernet=$run.supernet/$(basename "$supernet")
     echo "[demo] training the supernet: $supernet"
     PYTHON="$PYTHON" bash scripts/train_digits_supernet.sh "$supernet"
