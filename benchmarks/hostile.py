@@ -1,5 +1,6 @@
 """Hostile inputs for readers: random bytes, random JSON, and mutations of valid files."""
 
+import copy
 import io
 import json
 import os
@@ -26,7 +27,7 @@ def random_value(rng: random.Random, depth: int = 3) -> Any:
     """Returns what JSON can hold, and NaN and infinity."""
     kind = rng.randrange(6 if depth else 4)
     if kind < 3:
-        return rng.choice(ODD)
+        return copy.deepcopy(rng.choice(ODD))
     if kind == 3:
         return rng.choice((rng.randint(-10, 300), rng.uniform(-2, 120), rng.choice(KEYS)))
     values = [random_value(rng, depth - 1) for _ in range(rng.randrange(5))]
@@ -74,9 +75,9 @@ def change(value: Any, rng: random.Random) -> Any:
     elif rng.random() < 0.5:
         value.pop(key)
     elif isinstance(value, dict):
-        value[rng.choice(KEYS)] = value[key]
+        value[rng.choice(KEYS)] = copy.deepcopy(value[key])
     else:
-        value.insert(key, value[key])
+        value.insert(key, copy.deepcopy(value[key]))
     return value
 
 

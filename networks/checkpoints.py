@@ -13,6 +13,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ N_NAMED = 3
 # where training scripts keep the weights, in the order of preference
 _WRAPPERS = ("state_dict", "model", "net")
 _EMA_WRAPPERS = ("state_dict_ema", "model_ema")
+# both in the state of a training run, the second one not always
+_STATES = ("state_dict", "state_dict_ema")
 # added by DistributedDataParallel and torch.compile
 _PREFIXES = ("module.", "_orig_mod.")
 _OLD_BLOCK, _NEW_BLOCK = ".mobile_inverted_conv.", ".conv."
@@ -129,11 +132,16 @@ def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
             of a training run.
     """
     path = Path(path)
-    _check_file(path)
+    size = _check_file(path)
     content = _load(path)
-    if not isinstance(content, dict) or not {"epoch", "optimizer"} <= set(content):
+    parts = {"epoch": int, "optimizer": dict, **dict.fromkeys(_STATES, dict)}
+    if not isinstance(content, dict) or not all(
+            isinstance(({"state_dict_ema": {}} | content).get(key), kind)
+            for key, kind in parts.items()):
         raise UserError(f"{path}: not the state of a training run; weights alone can only start a "
                         "new one")
+    for key, tensor in chain(*(content.get(name, {}).items() for name in _STATES)):
+        _check_tensor(path, key, tensor, size)
     return content
 
 

@@ -202,7 +202,9 @@ class SupernetTraining:
             UserError: no state of a supernet training, or one of other settings.
         """
         state = load_training_state(path)
-        stored = state.get("settings", {})
+        stored = state.get("settings")
+        if not isinstance(stored, dict):
+            raise UserError(f"{path}: not the state of a supernet training")
         for key, value in self.settings.items():
             if stored.get(key) != value:
                 raise UserError(f"{path}: was trained with {key} {stored.get(key)!r}, not "
@@ -210,9 +212,13 @@ class SupernetTraining:
         load_state(self.net, state["state_dict"], str(path))
         self.epoch = state["epoch"]
         self._start_phase()
-        self.step = state["step"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.step = int(state["step"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: no complete state of a supernet training ({error}); start "
+                            "again from its weights with --init") from None
 
     def _start_phase(self) -> None:
         """Makes the optimiser and the schedule of the current phase anew."""

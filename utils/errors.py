@@ -1,6 +1,7 @@
 """One kind of error for bad input, and the one place where a script turns it into an exit code."""
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
 
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and try again",
@@ -39,17 +41,23 @@ def run_script(main: Callable[[argparse.Namespace], object],
     """Parses the command line, calls `main(args)`, and returns the exit code.
 
     `UserError` and errors of the file system become one line on stderr and exit code 2, Ctrl-C
-    becomes 130. Anything else is a fault of the program and keeps its traceback.
+    becomes 130, and a reader of the output that has left (`| head`) a quiet 141. Anything else is a
+    fault of the program and keeps its traceback.
     """
     args = parser.parse_args(argv)
     try:
         main(args)
+        _flush_output()
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt as interrupt:
         print(f"\n{parser.prog}: interrupted{one_line(interrupt) and f'; {one_line(interrupt)}'}",
               file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            _flush_output()
+        return EXIT_CLOSED_PIPE
     except OSError as error:
         if error.errno is None:
             raise
@@ -58,6 +66,15 @@ def run_script(main: Callable[[argparse.Namespace], object],
         return 0
     print(f"{parser.prog}: error: {one_line(message)}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def _flush_output() -> None:
+    """Flushes stdout; what cannot be written is thrown away, or Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 class TypedFlagsParser(argparse.ArgumentParser):

@@ -206,7 +206,7 @@ class Run:
         if not self.args.no_resume_opt:
             try:
                 self.optimizer.load_state_dict(state["optimizer"])
-            except (ValueError, KeyError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise UserError(f"{source}: its optimiser is another than --opt "
                                 f"{self.args.opt}: {error}; use --no-resume-opt") from None
             self.scaler.load_state_dict(state["amp_scaler"] if self.scaler.is_enabled() else {})

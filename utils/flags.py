@@ -35,7 +35,7 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
             raise ValueError
         converted = [_converted(action, item) for item in items]
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
-        raise UserError(f"{source}: {action.dest!r} cannot be {str(value)[:60]!r}; see --help") \
+        raise UserError(f"{source}: {action.dest} cannot be {str(value)[:60]!r}; see --help") \
             from None
     return converted if several else converted[0]
 
@@ -71,35 +71,15 @@ class ConfigParser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def _set_from_file(self, path: str) -> None:
-        values = read_yaml(path, "YAML file of flags")
-        known = {action.dest: action for action in self._actions}
+        values, known = read_yaml(path, "YAML file of flags"), {a.dest for a in self._actions}
         unknown = [key for key in values if key not in known]
         if unknown:
             raise UserError(f"{path}: unknown flag {unknown[0]!r}; known are those of --help")
-        self.set_defaults(**{key: _checked(path, known[key], value)
-                             for key, value in values.items()})
+        self.set_defaults(**checked_values(self, values, path))
 
     def error(self, message: str) -> NoReturn:
         """Ends with one line: the usage of a hundred flags would hide it."""
         self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _checked(path: str, action: argparse.Action, value: Any) -> Any:
-    """Returns a value of the file as its flag would have read it."""
-    if value is None or (action.nargs == 0 and isinstance(value, bool)):
-        return value
-    several = isinstance(value, list)
-    items = value if several else [value]
-    try:
-        if action.nargs == 0 or several != (action.nargs not in (None, "?")):
-            raise ValueError
-        items = [action.type(str(item)) if action.type else str(item) for item in items]
-        if action.choices and not set(items) <= set(action.choices):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"{path}: {action.dest} cannot be {str(value)[:60]!r}; see --help") \
-            from None
-    return items if several else items[0]
 
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:

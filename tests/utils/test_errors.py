@@ -1,0 +1,53 @@
+"""What a script tells its caller: exit codes, and an output that cannot be written."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from utils.errors import UserError, run_script
+
+PRINTS = ("import argparse, sys; from utils.errors import run_script; "
+          "p = argparse.ArgumentParser(prog='prints'); p.add_argument('n', type=int); "
+          "sys.exit(run_script(lambda args: [print('x' * 50) for _ in range(args.n)], p))")
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(("error", "code", "message"), [
+    (UserError("a\nb: wrong"), 2, "tool: error: a\\nb: wrong\n"),
+    (FileExistsError(17, "File exists", "some/file"), 2, "tool: error: some/file: File exists\n"),
+    (KeyboardInterrupt("go on so"), 130, "\ntool: interrupted; go on so\n")])
+def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, message):
+    parser = argparse.ArgumentParser(prog="tool")
+    assert run_script(lambda args: fail(error), parser, []) == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_script(lambda args: fail(ZeroDivisionError()), argparse.ArgumentParser(), [])
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_a_reader_that_leaves_ends_the_script_quietly(lines):
+    process = subprocess.Popen([sys.executable, "-c", PRINTS, str(lines)], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    with process:
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_an_output_on_a_full_disk_is_one_line(lines):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", PRINTS, str(lines)], cwd=ROOT, text=True,
+                              stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.startswith("prints: error: ") and "disk is full" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
