@@ -110,8 +110,8 @@ class NetEvaluator:
                             "--n_epochs 1 or more, or take another supernet")
         if self.n_epochs or recalibrate:
             self.recalibrate(net, resolution, batch_scale)
-        batches = self.provider.eval_batches(self.split, resolution,
-                                             _scaled(self.vld_batch_size, batch_scale))
+        batches = self.provider.eval_batches(
+            self.split, resolution, _scaled(self.vld_batch_size, batch_scale), device=self.device)
         result = evaluate(self._parallel(net), batches, amp=self.amp)
         stats = {key: result[key] for key in ("loss", "top1", "top5")}
         return stats if batch_scale == 1 else {**stats, "batch_scale": batch_scale}
@@ -119,7 +119,8 @@ class NetEvaluator:
     def recalibrate(self, net: nn.Module, resolution: int, batch_scale: float = 1.0) -> None:
         """Recomputes the BN statistics of `net` on 2,000 training images in batches of 200."""
         recalibrate_bn(net, self.provider.calibration_batches(
-            resolution, N_CALIBRATION, _scaled(CALIBRATION_BATCH, batch_scale)))
+            resolution, N_CALIBRATION, _scaled(CALIBRATION_BATCH, batch_scale),
+            device=self.device))
 
     def evaluate_net(self, net: nn.Module, resolution: int, recalibrate: bool = True) -> Stats:
         """Returns the stats of a static network, as `SupernetEvaluator.evaluate` does of a subnet.

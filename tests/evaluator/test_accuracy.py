@@ -14,6 +14,7 @@ from data_providers import DataProvider
 from evaluator import OFAEvaluator, build_evaluator
 from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
 from search_space import OFASearchSpace
+from tests.data_providers import layouts
 from utils.errors import UserError
 from utils.training import evaluate
 
@@ -77,6 +78,26 @@ def test_repeatable_in_any_order(evaluator):
     again = [evaluator.evaluate(arch) for arch in (OTHER, ARCH)]
     assert first == again[::-1]
     assert first[0] != first[1]
+
+
+def test_the_second_evaluation_decodes_nothing_and_the_cache_changes_nothing(
+        supernet_path, tmp_path):
+    """From files; with the cache, another worker on the same cache, and without."""
+    data = layouts.folders(tmp_path / "data", "cifar10", 10, ("train",), "test", n_train=6)
+    options = {"supernet_path": supernet_path, "dataset": data.name, "data": data.root,
+               "vld_size": 20, "n_epochs": 0}
+    cached, other, plain = (
+        build_evaluator("ofa", {**options, **cache}) for cache in (
+            {"cache_dir": tmp_path / "cache"}, {"cache_dir": tmp_path / "cache"}, {"cache_gb": 0}))
+    archs = OFASearchSpace(resolutions=[32, 40]).sample(4, rng=np.random.default_rng(1))
+    stats = [cached.evaluate(arch) for arch in archs]
+    assert cached.provider.image_count_decoded == data.n_train
+    assert stats == [cached.evaluate(arch) for arch in archs]
+    assert cached.provider.image_count_decoded == data.n_train
+    assert stats == [other.evaluate(arch) for arch in archs]
+    assert other.provider.image_count_decoded == 0
+    assert stats == [plain.evaluate(arch) for arch in archs]
+    assert plain.provider.image_count_decoded == len(archs) * data.n_train
 
 
 def test_smaller_batches_change_the_calibration_alone(evaluator, supernet_path, cache):
