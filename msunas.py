@@ -19,11 +19,9 @@ from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.core.problem import Problem
 from pymoo.functions import is_compiled
 from pymoo.operators.crossover.pntx import TwoPointCrossover
-from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.optimize import minimize
 from tqdm import tqdm
 
@@ -44,10 +42,7 @@ from utils.metrics import get_correlation
 from utils.operators import (
     CanonicalRepair,
     IntegerPolynomialMutation,
-    SubsetCrossover,
-    SubsetMutation,
-    SubsetSampling,
-    fitter_parents,
+    evolve_subsets,
     gap_deviation,
 )
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
@@ -71,7 +66,7 @@ CHANGEABLE = {"save", "resume", "iterations", "n_gpus", "gpu", "n_workers", "cpu
               "cache_dir", "cache_gb", "dry_run"}
 
 
-# ------------------------------------------------------------------------------- the two problems
+# ------------------------------------------------------------------------------ the inner problem
 
 
 class AuxiliarySingleLevelProblem(Problem):
@@ -91,25 +86,6 @@ class AuxiliarySingleLevelProblem(Problem):
 
     def _evaluate(self, x, out, *args, **kwargs):
         out["F"] = np.column_stack([self.predictor.predict(x)[:, 0], self.cost(x)])
-
-
-class SubsetProblem(Problem):
-    """Chooses exactly `n_max` candidates that spread evenly between the points of the front.
-
-    Args:
-        candidates: (m,) second objective of the candidates.
-        front: (f,) second objective of the archive's front.
-        n_max: how many to choose. The operators keep that number, so no constraint is needed.
-    """
-
-    def __init__(self, candidates: np.ndarray, front: np.ndarray, n_max: int) -> None:
-        super().__init__(n_var=len(candidates), n_obj=1, xl=0, xu=1, vtype=bool)
-        self.candidates = candidates
-        self.front = front
-        self.n_max = n_max
-
-    def _evaluate(self, x, out, *args, **kwargs):
-        out["F"] = gap_deviation(x.astype(bool), self.candidates, self.front)[:, None]
 
 
 # -------------------------------------------------------------------------- one step of the search
@@ -145,13 +121,8 @@ def select_subset(candidates: np.ndarray, front: np.ndarray, k: int, seed: int) 
         masks = np.zeros((len(chosen), len(candidates)), dtype=bool)
         np.put_along_axis(masks, chosen, True, axis=1)
         return chosen[gap_deviation(masks, candidates, front).argmin()]
-    algorithm = GA(pop_size=SUBSET_POPULATION, sampling=SubsetSampling(),
-                   selection=TournamentSelection(func_comp=fitter_parents),
-                   crossover=SubsetCrossover(), mutation=SubsetMutation(),
-                   eliminate_duplicates=True)
-    result = minimize(SubsetProblem(candidates, front, k), algorithm,
-                      ("n_gen", SUBSET_GENERATIONS), seed=seed)
-    return np.flatnonzero(result.X)
+    return np.flatnonzero(evolve_subsets(candidates, front, k, SUBSET_POPULATION,
+                                         SUBSET_GENERATIONS, np.random.default_rng(seed)))
 
 
 def top_up(space: SearchSpace, X: np.ndarray, known: np.ndarray, k: int,

@@ -68,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
     print(machine())
     print(table(("objective", "predictor", "original", "ours (median)", "range"), rows))
     if args.profile:
-        write_profile(lambda: step(SecondObjective("flops", space), 1), args.profile)
+        objective = SecondObjective("flops", space)
+        write_profile(lambda: step(objective, 1), args.profile)
 
 
 def write_profile(call, path: str) -> None:

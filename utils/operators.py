@@ -1,10 +1,8 @@
-"""Evolutionary operators on integers and subset masks: pure functions, then thin pymoo classes."""
+"""Evolutionary operators on integers and subset masks: pure functions, and thin pymoo classes."""
 
 import numpy as np
-from pymoo.core.crossover import Crossover
 from pymoo.core.mutation import Mutation
 from pymoo.core.repair import Repair
-from pymoo.core.sampling import Sampling
 from pymoo.operators.mutation.pm import mut_pm
 
 # ------------------------------------------------------------------------------ integer vectors
@@ -87,40 +85,28 @@ def gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) 
     return np.diff(np.sort(np.hstack([fixed, chosen]), axis=1), axis=1).std(axis=1)
 
 
+def evolve_subsets(candidates: np.ndarray, front: np.ndarray, k: int, population: int,
+                   generations: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the (m,) mask of `k` candidates with the smallest gap deviation that was found.
+
+    A genetic algorithm: binary tournaments, crossover, one swap in every child, the best of
+    parents and children survive, no duplicates. It runs on whole arrays: in pymoo, where each of
+    the 6,000 masks is an object, it took most of a search step.
+    """
+    masks = np.unique(random_subsets(population, len(candidates), k, rng), axis=0)
+    fitness = gap_deviation(masks, candidates, front)
+    for _ in range(generations - 1):
+        rivals = rng.integers(len(masks), size=(2, population, 2))
+        parents = np.take_along_axis(rivals, fitness[rivals].argmin(axis=2)[..., None], 2)[..., 0]
+        children = swap_one(cross_subsets(*masks[parents], rng), rng)
+        masks = np.unique(np.vstack([masks, children]), axis=0)
+        fitness = gap_deviation(masks, candidates, front)
+        best = np.argsort(fitness, kind="stable")[:population]
+        masks, fitness = masks[best], fitness[best]
+    return masks[fitness.argmin()]
+
+
 def _top_k(score: np.ndarray, k: int) -> np.ndarray:
     masks = np.zeros(score.shape, dtype=bool)
     np.put_along_axis(masks, np.argpartition(-score, k - 1, axis=1)[:, :k], True, axis=1)
     return masks
-
-
-def fitter_parents(pop, P, **kwargs):
-    """Returns (n, 1) winners of the binary tournaments `P` (n, 2) between single objectives.
-
-    pymoo's own comparison is a Python loop over the tournaments, the slowest part of a search step.
-    """
-    F = pop.get("F")[:, 0]
-    return np.take_along_axis(P, F[P].argmin(axis=1)[:, None], axis=1)
-
-
-class SubsetSampling(Sampling):
-    """Random masks with exactly `problem.n_max` ones."""
-
-    def _do(self, problem, n_samples, *args, random_state=None, **kwargs):
-        return random_subsets(n_samples, problem.n_var, problem.n_max, random_state)
-
-
-class SubsetCrossover(Crossover):
-    """See `cross_subsets`: two parents, one child."""
-
-    def __init__(self) -> None:
-        super().__init__(n_parents=2, n_offsprings=1)
-
-    def _do(self, problem, X, *args, random_state=None, **kwargs):
-        return cross_subsets(*X.astype(bool), random_state)[None]
-
-
-class SubsetMutation(Mutation):
-    """See `swap_one`: every child."""
-
-    def _do(self, problem, X, *args, random_state=None, **kwargs):
-        return swap_one(X.astype(bool), random_state)
