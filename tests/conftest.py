@@ -1,5 +1,6 @@
 """Fixtures for every test: the project's root, the optional real data, one way to run a script."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,20 @@ def run_command():
                               capture_output=True, text=True, timeout=timeout, **options)
 
     return run
+
+
+@pytest.fixture
+def read_only_folder(tmp_path):
+    """An empty folder that nobody can write to: a mount, since permissions do not stop root."""
+    folder = tmp_path / "read only"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=64k", "none", folder],
+                      capture_output=True).returncode:
+        pytest.skip("this machine does not let the test mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture

@@ -116,6 +116,13 @@ def test_a_full_disk_is_survived(tmp_path, capsys):
     assert cache.get("a", SHAPE, make) is None and capsys.readouterr().err == ""
 
 
+def test_a_folder_that_cannot_be_written_is_done_without(read_only_folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for folder in (read_only_folder, read_only_folder / "new", tmp_path / "file"):
+        assert ArrayCache(folder, 1).get("a", SHAPE, maker(1)) is None
+        assert "going on without the cache" in capsys.readouterr().err
+
+
 def test_half_of_the_free_disk_stays_free(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2000))

@@ -2,14 +2,11 @@
 
 import json
 import os
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
 
-from tests.search.test_msunas import command, contents, finished  # noqa: F401
+from tests.search.runs import command, contents
 from utils.archive import read_stats
 
 FAULTS = {2: "hang", 5: "memory", 8: "nan", 11: "raise", 14: "die", 17: "half", 20: "die once"}
@@ -39,7 +36,7 @@ def alive(mark: Path) -> list[psutil.Process]:
 
 
 def test_every_fault_of_a_worker_is_told_apart_and_the_search_completes(
-        finished, tmp_path, run_command):  # noqa: F811
+        finished, tmp_path, run_command):
     save, mark = tmp_path / "run", tmp_path / "mark"
     done = run_command(*command(save), "--timeout", 8, "--memory_limit", 2,
                        env=faulty(finished[0], FAULTS, mark))
@@ -58,7 +55,7 @@ def test_every_fault_of_a_worker_is_told_apart_and_the_search_completes(
     assert not alive(mark)
 
 
-def test_slow_workers_are_waited_for(finished, tmp_path, run_command):  # noqa: F811
+def test_slow_workers_are_waited_for(finished, tmp_path, run_command):
     """They take a hundred times the median."""
     save = tmp_path / "run"
     done = run_command(*command(save), env=faulty(
@@ -67,25 +64,9 @@ def test_slow_workers_are_waited_for(finished, tmp_path, run_command):  # noqa: 
     assert contents(save) == contents(finished[0])
 
 
-@contextmanager
-def read_only(folder: Path):
-    """Mounts a read-only file system over the folder; permissions would not stop root."""
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a file system")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=64k", "none", folder],
-                      capture_output=True).returncode:
-        pytest.skip("this machine does not let the test mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-def test_a_read_only_place_for_the_search_is_named(tmp_path, fails_clearly):
-    with read_only(tmp_path / "fixed"):
-        for save in (tmp_path / "fixed", tmp_path / "fixed/run"):
-            fails_clearly(*command(save), match=f"{save}")
+def test_a_read_only_place_for_the_search_is_named(read_only_folder, fails_clearly):
+    for save in (read_only_folder, read_only_folder / "run"):
+        fails_clearly(*command(save), match=f"{save}")
 
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path, fails_clearly):

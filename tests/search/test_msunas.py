@@ -14,22 +14,9 @@ import pytest
 
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
+from tests.search.runs import command, contents
 from utils.archive import objectives, read_stats
 from utils.pareto import non_dominated
-
-EVALUATOR = "tests.search.evaluators:Formula"
-BUDGET = ("--n_doe", 52, "--iterations", 2, "--n_iter", 4)
-
-
-def command(save, *flags) -> list[str]:
-    return ["msunas.py", "--evaluator", EVALUATOR, "--save", str(save),
-            *map(str, BUDGET + flags)]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but its settings, which name the folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != "settings.json"}
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -39,16 +26,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, "the search ended before the moment of the test"
         assert time.monotonic() < deadline, f"no {path.name} after a minute"
         time.sleep(0.005)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An undisturbed run, shared by the tests; nobody writes to it."""
-    save = tmp_path_factory.mktemp("search") / "run"
-    done = subprocess.run([sys.executable, *command(save)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return save, done.stdout
 
 
 def test_the_files_are_those_of_the_original(finished):
@@ -217,6 +194,9 @@ def test_a_non_empty_save_is_refused(finished, fails_clearly):
     (["--resume", "no/such"], "no search"), (["--sec_obj", "speed"], "flops"),
     (["--predictor", "tree"], "invalid choice"), (["--dataset", "mnist"], "invalid choice"),
     (["--n_doe", 1], "2 or more"), (["--n_doe", "x"], "invalid integer"),
+    (["--n_doe", 10**12], "1000000 or less"), (["--seed", -1], "0 or more"),
+    (["--timeout", "inf"], "above 0"), (["--cache_gb", "nan"], "above 0"),
+    (["--memory_limit", 0], "above 0"), (["--resolutions", f"192:{10**15}:1"], "8..4096"),
     (["--n_classes", 7], "1000 classes"), (["--resolutions", "big"], "192:256:4"),
     (["--evaluator", "oracle"], "--oracle_path"), (["--evaluator", "magic"], "magic"),
     (["--sec_obj", "cpu", "--lut", "absent.yaml"], "absent.yaml"),
@@ -234,6 +214,18 @@ def test_a_damaged_stats_file_is_named_and_kept(finished, tmp_path, fails_clearl
     fails_clearly("msunas.py", "--resume", tmp_path / "run", "--iterations", 3,
                   match="iter_2.stats")
     assert (tmp_path / "run/iter_2.stats").read_bytes() == content
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"n_doe": "many"}, "n_doe cannot be 'many'"), ({"n_iter": 0}, "n_iter cannot be '0'"),
+    ({"test": 1}, "test cannot be '1'"), ({"dataset": ["digits"]}, "dataset cannot be"),
+    ({"seed": None}, "seed cannot be 'None'"), ({"sec_obj": 3}, "sec_obj cannot be"),
+    ({"resolutions": [192, 10**9]}, "192:256:4"), ({"cache_gb": 1e999}, "settings.json: ")])
+def test_damaged_settings_are_named(finished, tmp_path, fails_clearly, change, message):
+    shutil.copytree(finished[0], tmp_path / "run")
+    path = tmp_path / "run/settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    fails_clearly("msunas.py", "--resume", tmp_path / "run", match=message)
 
 
 def test_too_few_points_for_the_predictor_is_said(tmp_path, fails_clearly):

@@ -65,7 +65,21 @@ def test_the_originals_files_lose_their_failures_and_repetitions(tmp_path, capsy
     assert "left out 2 of 4 records" in capsys.readouterr().err
 
 
+def test_scores_of_constant_predictions_may_be_nan(tmp_path):
+    scores = {"rmse": 0.5, "rho": float("nan"), "tau": float("nan")}
+    stats = read_stats(write(tmp_path / "a", {**ORIGINAL, "surrogate": SURROGATE | scores}))
+    assert stats.surrogate == SURROGATE | {"rmse": 0.5, "rho": None, "tau": None}
+    write_stats(tmp_path / "b", stats)
+    assert read_stats(tmp_path / "b") == stats
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    ({"hv": float("nan")}, "hv: must be a finite number"),
+    ({"archive": [[SMALL, float("nan"), 3]]}, "top-1 error: must be a finite number"),
+    ({"surrogate": {"rmse": float("inf")}}, "rmse: must be a finite number"),
+    ({"surrogate": {"other": float("nan")}}, "NaN or infinity"),
+    ({"extra": [1, {"a": float("inf")}]}, "NaN or infinity"),
+    ({"reference_point": [float("nan"), 1]}, "reference_point: must be a finite number"),
     ({"hv": "high"}, "hv: must be a number, not 'high'"),
     ({"hv": -1}, "hv: must be a finite number in 0..inf, not -1"),
     ({"archive": {}}, "archive: must be a list"),

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.files import write_json
@@ -85,6 +86,13 @@ def test_failures_are_recorded_with_their_reason(tmp_path):
         (3, 5): {"r": 1, "status": "timeout", "error": "after 5 s"},
         (0, 12): {"r": 2, "status": "nan", "error": "loss is nan"}}
     assert (tmp_path / "failed" / "it_3_net_5.log").read_text() == "timeout: after 5 s\n\na log\n"
+
+
+def test_a_damaged_record_of_a_failure_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_failed(0, 3, {"r": 1}, "nan", "top1 is nan", "")
+    with pytest.raises(UserError, match="it_0_net_3: the architecture lacks ks"):
+        folder.read_failed(OFASearchSpace().encode)
 
 
 def test_an_empty_folder_is_one_without_results(tmp_path):

@@ -1,0 +1,17 @@
+"""What the tests of the search share: its command on a tiny budget, and the files of a run."""
+
+from pathlib import Path
+
+EVALUATOR = "tests.search.evaluators:Formula"
+BUDGET = ("--n_doe", 52, "--iterations", 2, "--n_iter", 4)
+
+
+def command(save, *flags) -> list[str]:
+    return ["msunas.py", "--evaluator", EVALUATOR, "--save", str(save),
+            *map(str, BUDGET + flags)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but its settings, which name the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name != "settings.json"}
