@@ -81,13 +81,18 @@ def use_stats(path: Path) -> None:
     select(front_within(search.stats.archive, []), 2, {}, search.sec_obj)
 
 
+@cache
+def parsed(make_parser: Callable[[], argparse.ArgumentParser], *flags: str) -> argparse.Namespace:
+    """Returns the parsed flags, which nobody changes."""
+    return make_parser().parse_args(flags)
+
+
 def use_settings(path: Path) -> None:
     """Resumes a search with these settings, and selects from it."""
-    args = search_parser().parse_args(["--resume", str(path.parent)])
-    _, _, settings = prepare(args)
+    _, _, settings = prepare(parsed(search_parser, "--resume", str(path.parent)))
     space = make_space(settings)
     SecondObjective(settings["sec_obj"], space)
-    post_resolve(post_parser().parse_args(["--expr", "x", "--supernet_path", "x"]), settings)
+    post_resolve(parsed(post_parser, "--expr", "x", "--supernet_path", "x"), settings)
 
 
 def use_failed(path: Path) -> None:

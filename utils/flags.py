@@ -1,6 +1,7 @@
 """Flags that the fine-tuning scripts share, under the names of timm's training script."""
 
 import argparse
+import os
 from typing import Any, NoReturn
 
 from utils.errors import UserError
@@ -42,6 +43,8 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
 
 def _converted(action: argparse.Action, item: Any) -> Any:
     """Returns one value of a flag; a text may stand for a number, nothing else for another type."""
+    if b"\0" in os.fsencode(str(item)):  # which itself raises for what no path can hold
+        raise ValueError
     converted = (action.type or str)(str(item))
     if not isinstance(item, str) and (isinstance(item, bool) or converted != item):
         raise ValueError

@@ -220,7 +220,8 @@ def test_a_damaged_stats_file_is_named_and_kept(finished, tmp_path, fails_clearl
     ({"n_doe": "many"}, "n_doe cannot be 'many'"), ({"n_iter": 0}, "n_iter cannot be '0'"),
     ({"test": 1}, "test cannot be '1'"), ({"dataset": ["digits"]}, "dataset cannot be"),
     ({"seed": None}, "seed cannot be 'None'"), ({"sec_obj": 3}, "sec_obj cannot be"),
-    ({"resolutions": [192, 10**9]}, "192:256:4"), ({"cache_gb": 1e999}, "settings.json: ")])
+    ({"resolutions": [192, 10**9]}, "192:256:4"), ({"data": "\ud800"}, "data cannot be"),
+    ({"data": "a\0b"}, "data cannot be")])
 def test_damaged_settings_are_named(finished, tmp_path, fails_clearly, change, message):
     shutil.copytree(finished[0], tmp_path / "run")
     path = tmp_path / "run/settings.json"
