@@ -2,16 +2,18 @@
 
     python benchmarks/evaluation_speed.py --data CIFAR10_FOLDER [--only loop workers ...]
 
-`loop`: one worker against a bare loop that only runs the same forward passes (calibration with
-batch statistics, validation) on preloaded tensors. `workers`: two workers against one. `processes`:
-two workers against the original program's way, a process for each job, in waves of two. `cache`:
-images decoded, and results with and without the cache. `forward`: variants of the forward pass.
-`memory`: what workers take. Contestants take turns, so that a busy machine slows both.
+`loop`: one worker against bare loops on preloaded tensors that run only the same forward passes
+(calibration with batch statistics, validation), or plain ones. `workers`: two workers against one.
+`processes`: two workers against the original program's way, a process for each job, in waves of
+two. `cache`: images decoded, and results with and without the cache. `forward`: variants of the
+forward pass. `memory`: what workers take. Contestants take turns, so that a busy machine slows
+both.
 """
 
 import argparse
 import json
 import math
+import operator
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,47 +143,53 @@ def same(left: Any, right: Any, what: str) -> None:
 
 
 def measure_loop(args: argparse.Namespace, folder: Path) -> str:
-    """One worker, job by job, against the bare loop on the same subnet."""
+    """One worker, job by job, against bare loops over the same subnet."""
     options = cifar_options(args, folder)
-    archs, seconds = draw(args.n_nets, args.seed), []
-    bare = bare_loop(options, args.device)
+    seconds = []
+    bare = bare_loops(options, args.device)
     with workers(1, options, {**SMALLEST, "r": RESOLUTION}, args.device) as engine:
-        for i, arch in enumerate(archs):
-            run = bare(arch)
-            contestants = [("worker", lambda arch=arch: stats_of(engine, [arch])), ("loop", run)]
-            order = contestants if i % 2 else contestants[::-1]
-            seconds.append({name: timed(function)[0] for name, function in order})
-    worker, loop = (sum(row[name] for row in seconds) for name in ("worker", "loop"))
-    ratio = statistics.median(row["loop"] / row["worker"] for row in seconds)
-    rows = [(len(archs), f"{3600 * len(archs) / loop:.0f}", f"{3600 * len(archs) / worker:.0f}",
-             f"{loop / worker:.3f}", f"{ratio:.3f}")]
-    return (f"One worker ({args.device}) against a bare loop of the same forward passes: "
+        for i, arch in enumerate(draw(args.n_nets, args.seed)):
+            runs = {"worker": lambda arch=arch: stats_of(engine, [arch]), **bare(arch)}
+            order = list(runs) if i % 2 else list(runs)[::-1]
+            took = {name: timed(runs[name])[0] for name in order}
+            seconds.append([took[name] for name in runs])
+    worker, *loops = zip(*seconds, strict=True)
+    rows = [(name, rate(loop), rate(worker), f"{sum(loop) / sum(worker):.3f}",
+             f"{statistics.median(map(operator.truediv, loop, worker)):.3f}")
+            for name, loop in zip(list(runs)[1:], loops, strict=True)]
+    return (f"One worker ({args.device}) against bare loops on tensors: {len(worker)} subnets, "
             f"{N_IMAGES} + {N_IMAGES} images of CIFAR-10 at {RESOLUTION} px, width 1.0.\n\n"
-            + table(("subnets", "loop, evaluations/h", "worker, evaluations/h", "ratio",
+            + table(("loop", "loop, evaluations/h", "worker, evaluations/h", "ratio",
                      "median of pairs"), rows))
 
 
-def bare_loop(options: dict[str, Any], device: str) -> Callable[[Arch], Callable[[], None]]:
-    """Returns what makes, of an architecture, a function that runs nothing but its passes."""
+def rate(seconds: Sequence[float]) -> str:
+    """Returns evaluations per hour."""
+    return f"{3600 * len(seconds) / sum(seconds):.0f}"
+
+
+def bare_loops(options: dict[str, Any], device: str) -> Callable[[Arch], dict[str, Callable]]:
+    """Returns what makes, of an architecture, functions that run nothing but its passes."""
     import torch
+
+    from networks import cut_subnet
 
     evaluator = evaluator_of(options, device)
     calibration, valid = tensors(evaluator)
 
-    def prepare(arch: Arch) -> Callable[[], None]:
-        from networks import cut_subnet
-
+    def prepare(arch: Arch) -> dict[str, Callable]:
         net = cut_subnet(evaluator.supernet, arch).to(device, memory_format=torch.channels_last)
 
         @torch.inference_mode()
-        def run() -> None:
-            for images in calibration:
-                net.train()(images)  # normalises with the batch's statistics
-            for images in valid:
-                logits = net.eval()(images)
+        def run(batch_statistics: bool) -> None:
+            for training, batches in ((batch_statistics, calibration), (False, valid)):
+                net.train(training)
+                for images in batches:
+                    logits = net(images)
             logits.cpu()  # waits for the device
 
-        return run
+        return {"the same passes": partial(run, True), "without batch statistics":
+                partial(run, False)}
 
     return prepare
 
@@ -320,7 +329,8 @@ def measure_forward(args: argparse.Namespace, folder: Path) -> str:
     rows = [(name, f"{sum(map(len, valid)) / value:.0f}", f"{value / base:.2f}")
             for name, value in median.items()]
     return (f"Forward passes of a subnet of width 1.0 at {RESOLUTION} px on one thread. Fusing "
-            f"changes the logits (by up to {change:.0e} here).\n\n"
+            f"changes the logits (by up to {change:.0e} here), and with them what a validation of "
+            "the exported network must repeat to the last digit, so evaluations do without.\n\n"
             + table(("form", "images/s", "relative time"), rows))
 
 
