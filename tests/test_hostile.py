@@ -141,7 +141,7 @@ def test_pickles_in_a_data_set_are_only_read_where_they_are_the_published_ones(t
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
         (folder / name).write_bytes(pickle.dumps(Attack(tmp_path / "created")))
     with pytest.raises(UserError, match="corrupted"):
-        DataProvider("cifar10", tmp_path)
+        DataProvider("cifar10", tmp_path).images("train")
     assert not (tmp_path / "created").exists()
 
 
