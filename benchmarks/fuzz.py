@@ -3,9 +3,10 @@
     python benchmarks/fuzz.py [--inputs 20000] [--seed 0] [--reader NAME [--first I]]
 
 Random bytes, random JSON, and mutations of valid files; the number of an input and the seed decide
-it, so that `--reader NAME --first I --inputs 1` repeats one. A reader must return an object that
-can be used, or raise `UserError`. Anything else is counted as `other`: another exception, a crash,
-more than five seconds of work, more memory than the limit, a file that was not there before.
+it, so that `--reader NAME --first I --inputs 1` repeats one (checkpoints in torch's old format
+excepted: it writes memory addresses). A reader must return an object that can be used, or raise
+`UserError`. Anything else is counted as `other`: another exception, a crash, more than five seconds
+of work, more memory than the limit, a file that was not there before.
 """
 
 import argparse
