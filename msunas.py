@@ -632,7 +632,7 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, dict
     """
     if args.resume is None:
         folder = RunFolder(args.save)
-        if not folder.is_empty():
+        if not folder.is_empty(ignore_settings=True):  # a set-up fault leaves the settings
             raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
                             "another --save")
         return folder, None, resolve(args)
@@ -650,6 +650,11 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, dict
         raise UserError(f"{settings['save']}: not empty; choose another --save for the copy of "
                         f"{args.resume}")
     return folder, source, settings
+
+
+def interrupt(*_) -> None:
+    """Ends the search as Ctrl-C does; a job in the background ignores Ctrl-C, but not this."""
+    raise KeyboardInterrupt
 
 
 def run_to_the_end(search: MSuNAS) -> Path:
@@ -676,7 +681,7 @@ def main(args: argparse.Namespace) -> None:
         print_plan(settings, len(slots))
         return
     objective = make_objective(settings, make_space(settings))  # bad input fails before the lock
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         with folder.lock():
             folder.remove_leftovers()

@@ -1,11 +1,16 @@
 """Fixtures for every test: the project's root, the optional real data, one way to run a script."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# A shell starts background jobs with Ctrl-C ignored, and their children inherit that; the commands
+# under test must see it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -47,13 +47,18 @@ class RunFolder:
         """Path of the flags that the search was started with."""
         return self.path / SETTINGS
 
-    def is_empty(self) -> bool:
-        """Whether the folder is absent, or holds nothing but a lock."""
+    def is_empty(self, ignore_settings: bool = False) -> bool:
+        """Whether the folder is absent, or holds nothing but a lock (and perhaps the settings).
+
+        Raises:
+            UserError: the path is a file.
+        """
         if not os.path.lexists(self.path):
             return True
         if not self.path.is_dir():
             raise UserError(f"{self.path}: a file, but a folder for the search was expected")
-        return not any(entry.name != LOCK for entry in self.path.iterdir())
+        ignored = {LOCK, SETTINGS} if ignore_settings else {LOCK}
+        return all(entry.name in ignored for entry in self.path.iterdir())
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -89,7 +89,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, run_command,
     assert contents(save) == contents(finished[0])
 
 
-def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_command):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_command, number):
     save = tmp_path / "run"
     process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -97,7 +98,7 @@ def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_c
     wait_for(save / "iter_0/net_3.stats", process)
     children = psutil.Process(process.pid).children(recursive=True)
     start = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=20)
     assert time.monotonic() - start < 5
     assert process.returncode == 130
@@ -160,6 +161,13 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after_it(finished, tmp_path
         subprocess.run(["umount", small], check=True)
     assert run_command("msunas.py", "--resume", tmp_path / "run").returncode == 0
     assert contents(tmp_path / "run") == contents(finished[0])
+
+
+def test_a_mistyped_path_can_be_corrected_in_the_same_folder(tmp_path, fails_clearly):
+    for _ in range(2):
+        fails_clearly(*command(tmp_path / "run"), "--evaluator", "ofa", "--dataset", "digits",
+                      "--supernet_path", "absent", match="absent")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.json"]
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path, fails_clearly):
