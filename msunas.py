@@ -632,7 +632,7 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, dict
     """
     if args.resume is None:
         folder = RunFolder(args.save)
-        if not folder.is_empty(ignore_settings=True):  # a set-up fault leaves the settings
+        if not folder.has_no_result():
             raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
                             "another --save")
         return folder, None, resolve(args)
@@ -685,6 +685,8 @@ def main(args: argparse.Namespace) -> None:
     try:
         with folder.lock():
             folder.remove_leftovers()
+            if not args.resume:
+                folder.remove_proposals()
             if source is not None:
                 folder.import_from(source)
             settings_are_new = not folder.settings.exists()

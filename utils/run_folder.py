@@ -47,18 +47,29 @@ class RunFolder:
         """Path of the flags that the search was started with."""
         return self.path / SETTINGS
 
-    def is_empty(self, ignore_settings: bool = False) -> bool:
-        """Whether the folder is absent, or holds nothing but a lock (and perhaps the settings).
+    def is_empty(self) -> bool:
+        """Whether the folder is absent, or holds nothing but a lock.
 
         Raises:
             UserError: the path is a file.
         """
+        return not any(entry.name != LOCK for entry in self._entries())
+
+    def has_no_result(self) -> bool:
+        """Whether it holds at most what a search leaves that failed before its first result.
+
+        Raises:
+            UserError: the path is a file.
+        """
+        return all(entry.name in (LOCK, SETTINGS) or (entry.name == "iter_0" and all(
+            path.suffix == ".subnet" for path in entry.iterdir())) for entry in self._entries())
+
+    def _entries(self) -> list[Path]:
         if not os.path.lexists(self.path):
-            return True
+            return []
         if not self.path.is_dir():
             raise UserError(f"{self.path}: a file, but a folder for the search was expected")
-        ignored = {LOCK, SETTINGS} if ignore_settings else {LOCK}
-        return all(entry.name in ignored for entry in self.path.iterdir())
+        return list(self.path.iterdir())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -98,6 +109,11 @@ class RunFolder:
         """Removes the temporary files that a killed process left; call it under the lock."""
         for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+
+    def remove_proposals(self) -> None:
+        """Removes what a search that failed before its first result proposed."""
+        for proposal in self.path.glob("iter_0/net_*.subnet"):
+            proposal.unlink()
 
     def import_from(self, other: "RunFolder") -> None:
         """Copies the files of another search into this empty folder."""
