@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -53,6 +53,8 @@ POPULATION, GENERATIONS, CROSSOVER_PROB, MUTATION_ETA = 40, 20, 0.9, 1.0
 # The subset selection.
 SUBSET_POPULATION, SUBSET_GENERATIONS = 100, 60
 TOP_UP_ROUNDS = 20
+# Evaluations after which the duration of the search is estimated.
+ESTIMATE_AFTER = 8
 
 DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
 # Images on which an evaluation recomputes the statistics of batch normalisation.
@@ -196,6 +198,7 @@ class MSuNAS:
         self.failed: list[Arch] = []
         self.start = time.monotonic()
         self.n_evaluated = 0
+        self.spent = np.zeros(2)  # seconds and multiply-accumulates of what was evaluated
         self.n_planned = settings["n_doe"] + settings["iterations"] * settings["n_iter"]
 
     def run(self) -> Path:
@@ -257,10 +260,11 @@ class MSuNAS:
         bar = tqdm(total=len(archs), initial=len(archs) - len(waiting), leave=False, unit="net",
                    desc=f"iteration {iteration}", disable=not sys.stderr.isatty())
         with bar:
-            for index, result in self._measure({i: archs[i] for i in waiting}, iteration):
+            work = self.objective.work(self._encode(archs))
+            for index, result in self._measure(archs, waiting, work, iteration):
                 slots[index] = self._store(iteration, index, result)
                 bar.update()
-                self._tick(len(waiting))
+                self._estimate(result.seconds, work[index], work.mean(), len(waiting))
         outcome = Outcome([slot for slot in slots if isinstance(slot, Record)],
                           [slot for slot in slots if not isinstance(slot, Record)])
         self.failed += [arch for arch, slot in zip(archs, slots, strict=True)
@@ -272,12 +276,11 @@ class MSuNAS:
                             " the cause is mended go on with --resume and --retry_failed)")
         return outcome
 
-    def _measure(self, archs: dict[int, Arch], iteration: int):
+    def _measure(self, archs: Sequence[Arch], waiting: list[int], work: np.ndarray,
+                 iteration: int) -> Iterator[tuple[int, Result]]:
         """Yields (index, result) as they come; a latency is measured when no accuracy is."""
-        work = self.objective.work(self._encode(list(archs.values())))
-        costs = dict(zip(archs, work.tolist(), strict=True))
-        jobs = {f"iter_{iteration}/net_{i}": i for i in archs}
-        accuracy = [Job(name, archs[i], expected=costs[i]) for name, i in jobs.items()]
+        jobs = {f"iter_{iteration}/net_{i}": i for i in waiting}
+        accuracy = [Job(name, archs[i], expected=float(work[i])) for name, i in jobs.items()]
         measured = []
         for result in self.engine.run(accuracy):
             if self.objective.measured and result.ok:
@@ -393,13 +396,17 @@ class MSuNAS:
         """The generator of an iteration: it depends on the seed and the number alone."""
         return np.random.default_rng([self.settings["seed"], iteration])
 
-    def _tick(self, batch: int) -> None:
+    def _estimate(self, seconds: float, work: float, mean_work: float, batch: int) -> None:
+        """Counts an evaluation and, after the first ones, prints what the search will take.
+
+        Jobs start with the largest networks, so seconds are put in proportion to their work.
+        """
         self.n_evaluated += 1
-        if self.n_evaluated == min(batch, self.n_slots):
-            total = (time.monotonic() - self.start) / self.n_evaluated * self.n_planned
-            print(f"estimate from the first {self.n_evaluated}: {duration(total)} for "
-                  f"{self.n_planned} evaluations, {total * self.n_slots / 3600:.2f} "
-                  "device-hours", flush=True)
+        self.spent += np.array([seconds, work])
+        if self.n_evaluated == min(batch, ESTIMATE_AFTER):
+            total = self.spent[0] / self.spent[1] * mean_work * self.n_planned
+            print(f"estimate from the first {self.n_evaluated}: {duration(total / self.n_slots)} "
+                  f"for {self.n_planned} evaluations, {total / 3600:.2f} device-hours", flush=True)
 
     def _clock(self, left: int) -> str:
         elapsed = time.monotonic() - self.start

@@ -1,5 +1,6 @@
 """From listed images to batches of bytes, in this process or in several, by explicit seeds."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -203,10 +204,11 @@ def stream(reader: Reader, batches: Iterable[list[Request]], n_workers: int = 0,
     Args:
         reader: makes a batch.
         batches: lists of requests; gone through once in each pass.
-        n_workers: processes that load; 0 loads in this one.
+        n_workers: processes that load, no more than there are cores; 0 loads in this one.
         pin_memory: whether the tensors lie in page-locked memory, for copies to a GPU.
         keep_workers: whether the processes stay for the next pass.
     """
+    n_workers = min(n_workers, len(os.sched_getaffinity(0)))
     return DataLoader(reader, batch_sampler=batches, num_workers=n_workers, collate_fn=_as_is,
                       pin_memory=pin_memory, generator=torch.Generator(),
                       persistent_workers=keep_workers and n_workers > 0)
