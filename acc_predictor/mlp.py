@@ -7,6 +7,7 @@ its import (seconds, 600 MB in the search's own process), and numbers that depen
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -19,7 +20,7 @@ LEARNING_RATE = 8e-4
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 TRAIN_SHARE = 0.8
 ADAM_SLICES = 16
-SHARDS = 2  # parts of the batch and of the weights, one for each of two threads
+SHARDS = 2  # parts of the batch, one for each of two threads
 
 
 class MLP(AccPredictor):
@@ -46,7 +47,7 @@ class MLP(AccPredictor):
                   for train, valid, seed in zip(np.array_split(order[:n_train], SHARDS),
                                                 np.array_split(order[n_train:], SHARDS),
                                                 seeds[1:], strict=True)]
-        with ThreadPoolExecutor(min(self.n_jobs, SHARDS)) as pool:
+        with ThreadPoolExecutor(SHARDS - 1) if self.n_jobs > 1 else nullcontext() as pool:
             self._weights = _train(_initial_weights(X.shape[1], rng), shards, pool)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
@@ -95,7 +96,10 @@ class _Shard:
 
 
 class _Adam:
-    """Kingma and Ba, 2015, on flat weights, in slices that stay in the cache."""
+    """Kingma and Ba, 2015, on flat weights, in slices that stay in the cache.
+
+    On one thread: two would spend more time on handing over the interpreter than they save.
+    """
 
     def __init__(self, weights: np.ndarray) -> None:
         self.weights, self.mean, self.square = weights, *np.zeros((2, *weights.shape), np.float32)
@@ -103,20 +107,39 @@ class _Adam:
         edges = np.linspace(0, len(weights), ADAM_SLICES + 1).astype(int)
         self.slices = [slice(*edge) for edge in itertools.pairwise(edges)]
 
-    def step(self, shard: int, t: int, rate: float, n: int) -> None:
-        """Moves one shard's slices along the gradient, a sum over n points, for the t-th time."""
-        step, scale = rate / (1 - BETA1 ** t), math.sqrt(1 - BETA2 ** t)
-        for part in self.slices[shard::SHARDS]:
+    def step(self, t: int, rate: float, n: int) -> None:
+        """Moves the weights along the gradient, a sum over n points, for the t-th time."""
+        scale = math.sqrt(1 - BETA2 ** t)
+        step, epsilon = rate * scale / (1 - BETA1 ** t), EPSILON * scale
+        for part in self.slices:
             g, mean, square = self.gradients[0, part], self.mean[part], self.square[part]
             for other in self.gradients[1:, part]:
                 g += other
-            g /= n
+            g *= 1 / n
             mean += (1 - BETA1) * (g - mean)
-            square += (1 - BETA2) * (g * g - square)
-            self.weights[part] -= step * mean / (np.sqrt(square) / scale + EPSILON)
+            np.multiply(g, g, out=g)
+            g -= square
+            g *= 1 - BETA2
+            square += g
+            np.sqrt(square, out=g)
+            g += epsilon
+            np.divide(mean, g, out=g)
+            g *= step
+            self.weights[part] -= g
 
 
-def _train(weights: np.ndarray, shards: list[_Shard], pool: ThreadPoolExecutor) -> np.ndarray:
+def _gradients(shards: list[_Shard], layers: list[np.ndarray], parts: list[list[np.ndarray]],
+               pool: ThreadPoolExecutor | None) -> float:
+    """Lets every shard write its gradient, the first in this thread; returns the total loss."""
+    if pool is None:
+        return sum(shard.gradient(layers, part) for shard, part in zip(shards, parts, strict=True))
+    others = [pool.submit(shard.gradient, layers, part)
+              for shard, part in zip(shards[1:], parts[1:], strict=True)]
+    return shards[0].gradient(layers, parts[0]) + sum(other.result() for other in others)
+
+
+def _train(weights: np.ndarray, shards: list[_Shard],
+           pool: ThreadPoolExecutor | None) -> np.ndarray:
     """Returns the weights with the least validation loss of all epochs."""
     n_train = sum(shard.n_train for shard in shards)
     adam = _Adam(weights)
@@ -125,11 +148,11 @@ def _train(weights: np.ndarray, shards: list[_Shard], pool: ThreadPoolExecutor) 
     parts = [_layers(gradient, n_genes) for gradient in adam.gradients]
     best, best_loss = weights, math.inf
     for epoch in range(EPOCHS + 1):
-        loss = sum(pool.map(_Shard.gradient, shards, itertools.repeat(layers), parts))
+        loss = _gradients(shards, layers, parts, pool)
         if epoch and loss < best_loss:  # the loss of the weights before this epoch's step
             best, best_loss = weights.copy(), loss
         rate = LEARNING_RATE * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
-        list(pool.map(adam.step, range(SHARDS), *map(itertools.repeat, (epoch + 1, rate, n_train))))
+        adam.step(epoch + 1, rate, n_train)
     return best
 
 

@@ -26,11 +26,15 @@ def test_interpolating_models_return_the_training_targets(name, n, plane):
     assert np.allclose(pred, y[:n], atol=0.05)  # pySOT smooths by 1e-6
 
 
-def test_rbf_is_the_cubic_interpolant_with_linear_tail(plane):
-    X, y = plane
-    asked = np.random.default_rng(2).integers(0, 17, (50, 2))
-    reference = RBFInterpolator(X / 16, y, kernel="cubic", degree=1, smoothing=1e-6)(asked / 16)
-    pred = get_acc_predictor("rbf", X, y, lower=np.zeros(2), upper=np.full(2, 16)).predict(asked)
+def test_rbf_is_the_cubic_interpolant_with_linear_tail_on_compressed_ranges():
+    rng = np.random.default_rng(2)
+    upper = np.array([16, 2])
+    X = np.stack(np.divmod(np.arange(51), 3), axis=1)[rng.permutation(51)]
+    y = 30 - 0.4 * X[:, 0] + 0.01 * X[:, 0] ** 2 - np.sin(X[:, 1])
+    asked, scale = rng.uniform(0, upper, (50, 2)), np.cbrt(upper)
+    reference = RBFInterpolator(X[:40] / scale, y[:40], kernel="cubic", degree=1,
+                                smoothing=1e-6)(asked / scale)
+    pred = get_acc_predictor("rbf", X[:40], y[:40], lower=np.zeros(2), upper=upper).predict(asked)
     assert np.allclose(pred[:, 0], reference, atol=1e-6)
 
 
