@@ -308,13 +308,15 @@ class MSuNAS:
         return bool((self.space.encode(a) == self.space.encode(b)).all())
 
     def _store(self, iteration: int, index: int, result: Result) -> Record | tuple[str, str]:
+        if result.retried:
+            print(f"note: {result.job.name} took {result.attempts} attempts "
+                  f"({'; '.join(result.retried)})", file=sys.stderr)
+            self.folder.write_retried(result.job.name, result.retried)
         if not result.ok:
             self.folder.write_failed(iteration, index, result.job.arch, result.status,
                                      result.error, result.log)
             print(f"warning: {result.job.name} {result.status}: {result.error}", file=sys.stderr)
             return result.status, result.error
-        if result.attempts > 1:
-            print(f"note: {result.job.name} took {result.attempts} attempts", file=sys.stderr)
         self.folder.failed(iteration, index).unlink(missing_ok=True)
         write_json(self.folder.stats(iteration, index), result.stats)
         return self._record(result.job.arch, result.stats)

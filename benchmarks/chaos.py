@@ -3,28 +3,38 @@
     python benchmarks/chaos.py ORACLE [--kills 100] [--worker_kills 50] [--digits_kills 5]
         [--save benchmarks/results/chaos.md]
 
-ORACLE is the accuracy predictor of the OFA authors: it answers quickly, so that a small search of
-msunas.py takes seconds. `main`: SIGKILL of the search, then --resume. `worker`: SIGKILL of one of
-its workers. `digits`: SIGKILL of a search with the embedded supernet. Each must end with files
-equal to the last byte, and leave no process behind.
+ORACLE is the accuracy predictor of the OFA authors: a small search of msunas.py that it answers
+takes seconds. The search itself is killed (SIGKILL) and resumed, or one of its workers is killed;
+then the same with the embedded supernet of digits. The moments are uniform over the whole life of
+an undisturbed run, start-up included; those that came after the end, or before there was a worker,
+are drawn again. Each run must end with files equal to the last byte and leave no process behind.
 """
 
 import argparse
+import contextlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 from common import ROOT, machine, table
 
 from utils.errors import UserError, run_script
+from utils.files import write_text
+from utils.run_folder import RETRIES, SETTINGS
 
-ORACLE = ("--n_doe", "60", "--iterations", "3", "--n_iter", "8")
+ORACLE = ("--evaluator", "benchmarks.slow_oracle:SlowOracle",
+          "--n_doe", "50", "--iterations", "3", "--n_iter", "8")
 DIGITS = ("--dataset", "digits", "--n_doe", "50", "--iterations", "2", "--n_iter", "4")
+
+# Chooses what to kill of a running search.
+Victim = Callable[[psutil.Process, random.Random], psutil.Process | None]
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -33,7 +43,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--kills", type=int, default=100, help="kills of a search")
-    p.add_argument("--worker_kills", type=int, default=50, help="kills of a worker")
+    p.add_argument("--worker_kills", type=int, default=50, help="kills of one of its workers")
     p.add_argument("--digits_kills", type=int, default=5, help="kills of a search on digits")
     p.add_argument("--seed", type=int, default=0, help="of the moments")
     p.add_argument("--save", default="benchmarks/results/chaos.md", help="file for the table")
@@ -56,83 +66,94 @@ def finish(flags: list[str]) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but its settings, which name the folder."""
+    """Every file of a run but its settings, which name the folder, and the record of retries."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != "settings.json"}
+            if path.is_file() and path.name not in (SETTINGS, RETRIES)}
 
 
-def kill_search(flags: list[str], folder: Path, moment: float) -> tuple[bool, int]:
-    """Kills the search after `moment` seconds and resumes it.
+def the_search(search: psutil.Process, rng: random.Random) -> psutil.Process:
+    """The search itself is killed."""
+    return search
+
+
+def a_worker(search: psutil.Process, rng: random.Random) -> psutil.Process | None:
+    """One of its workers is killed; None while there is none."""
+    workers = []
+    for child in search.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if "evaluator.jobs.worker" in " ".join(child.cmdline()):
+                workers.append(child)
+    return rng.choice(workers) if workers else None
+
+
+def disturb(flags: list[str], folder: Path, moment: float, victim: Victim,
+            rng: random.Random) -> tuple[bool, int]:
+    """Runs a search to its end, with a kill after `moment` seconds, and --resume if it needs that.
 
     Returns:
-        Whether the kill came before its end, and how many processes outlived it by 10 s.
+        Whether there was something to kill, and how many processes outlived the kill by 10 s
+        although the search had ended.
     """
     process = start([*flags, "--save", str(folder)])
     time.sleep(moment)
-    in_time = process.poll() is None
-    children = psutil.Process(process.pid).children(recursive=True) if in_time else []
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    orphans = len(psutil.wait_procs(children, timeout=10)[1])
-    if (folder / "settings.json").exists():
-        finish(["--resume", str(folder)])
-    else:
-        finish([*flags, "--save", str(folder)])
-    return in_time, orphans
-
-
-def kill_worker(flags: list[str], folder: Path, moment: float) -> tuple[bool, int]:
-    """Kills one worker after `moment` seconds; the search must end by itself; as `kill_search`."""
-    process = start([*flags, "--save", str(folder)])
-    time.sleep(moment)
-    workers = psutil.Process(process.pid).children() if process.poll() is None else []
-    for worker in workers[:1]:
-        worker.kill()
+    family, target = [], None
+    if process.poll() is None:
+        search = psutil.Process(process.pid)
+        family, target = search.children(recursive=True), victim(search, rng)
+    if target is not None:
+        target.kill()
     output, _ = process.communicate()
-    if process.returncode:
+    orphans = len(psutil.wait_procs(family, timeout=10)[1])
+    if process.returncode == -signal.SIGKILL:
+        started = (folder / SETTINGS).exists()
+        finish(["--resume", str(folder)] if started else [*flags, "--save", str(folder)])
+    elif process.returncode:
         raise UserError(f"the search ended with {process.returncode}: {output[-2000:]}")
-    return bool(workers), len(psutil.wait_procs(workers, timeout=10)[1])
+    return target is not None, orphans
 
 
-def trial(kind, flags: list[str], n: int, rng: random.Random) -> tuple[int, int, int]:
-    """Returns (kills that came in time, identical endings, orphans) of n disturbed runs."""
+def trial(victim: Victim, flags: list[str], n: int, rng: random.Random) -> tuple[int, int, int]:
+    """Returns (identical endings, runs with recorded retries, orphans) of n runs with a kill."""
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference"
         begin = time.monotonic()
         finish([*flags, "--save", str(reference)])
         length = time.monotonic() - begin
         expected = contents(reference)
-        in_time = identical = orphans = 0
-        for i in range(n):
-            run = Path(folder) / f"run {i}"
-            killed, left = kind(flags, run, rng.uniform(0, length))
-            in_time, orphans = in_time + killed, orphans + left
-            identical += contents(run) == expected
-            print(f"{kind.__name__} {i + 1}/{n}: {identical} identical, {orphans} orphans",
-                  flush=True)
-    return in_time, identical, orphans
+        kills = identical = retried = orphans = 0
+        while kills < n:
+            run = Path(folder) / "a run"
+            in_time, left = disturb(flags, run, rng.uniform(0, length), victim, rng)
+            same = contents(run) == expected
+            if not (same or in_time):
+                raise UserError("an undisturbed run differs from the first one")
+            if in_time:
+                kills, identical, orphans = kills + 1, identical + same, orphans + left
+                retried += (run / RETRIES).exists()
+                print(f"{victim.__name__} {kills}/{n}: {identical} identical, {retried} with "
+                      f"retries, {orphans} orphans", flush=True)
+            shutil.rmtree(run)
+    return identical, retried, orphans
 
 
 def main(args: argparse.Namespace) -> None:
     """Runs the trials and writes the table."""
     rng = random.Random(args.seed)
-    oracle = ["--evaluator", "oracle", "--oracle_path", args.oracle, *ORACLE]
-    trials = [("SIGKILL of the search, then --resume (oracle)", kill_search, oracle, args.kills),
-              ("SIGKILL of a worker (oracle)", kill_worker, oracle, args.worker_kills),
-              ("SIGKILL of the search, then --resume (digits)", kill_search, list(DIGITS),
+    oracle = [*ORACLE, "--oracle_path", str(Path(args.oracle).resolve())]
+    trials = [("SIGKILL of the search, then --resume (oracle)", the_search, oracle, args.kills),
+              ("SIGKILL of a worker (oracle)", a_worker, oracle, args.worker_kills),
+              ("SIGKILL of the search, then --resume (digits)", the_search, list(DIGITS),
                args.digits_kills)]
     rows = []
-    for name, kind, flags, n in trials:
+    for name, victim, flags, n in trials:
         if n:
-            in_time, identical, orphans = trial(kind, flags, n, rng)
-            rows.append((name, n, in_time, f"{identical} of {n}", orphans))
+            identical, retried, orphans = trial(victim, flags, n, rng)
+            rows.append((name, n, f"{identical} of {n}", retried, orphans))
     text = f"{machine()}; seed {args.seed}\n\n" + table(
-        ("fault", "runs", "killed before the end", "byte-identical endings", "orphans"),
+        ("fault", "kills", "byte-identical endings", "runs with a recorded retry", "orphans"),
         rows) + "\n"
     print(text)
-    path = Path(args.save)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_text(args.save, text)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
 
 SETTINGS = "settings.json"
+RETRIES = "retries.log"
 LOCK = "search.lock"
 
 
@@ -20,7 +21,8 @@ class RunFolder:
     """The files of a search, in the original's layout.
 
     `iter_<i>/net_<j>.subnet` and `.stats`, `iter_<i>.stats`, `failed/it_<i>_net_<j>` (with `.log`),
-    and of our own `settings.json` and, while the search runs, `search.lock`.
+    and of our own `settings.json`, `retries.log` where evaluations had to be started again, and,
+    while the search runs, `search.lock`.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -130,6 +132,12 @@ class RunFolder:
         text = f"{status}: {error}\n\n{log}".rstrip() + "\n"
         write_text(path.with_name(path.name + ".log"), text)
         write_json(path, {**arch, "status": status, "error": error})
+
+    def write_retried(self, name: str, reasons: Sequence[str]) -> None:
+        """Adds a line to `retries.log` for each earlier attempt of an evaluation: why it ended."""
+        path = self.path / RETRIES
+        known = path.read_text("utf-8", "replace") if path.exists() else ""
+        write_text(path, known + "".join(f"{name}: {reason}\n" for reason in reasons))
 
     def read_failed(self, check_arch: Callable[[dict], object]) -> \
             dict[tuple[int, int], dict[str, Any]]:

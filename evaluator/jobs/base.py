@@ -48,7 +48,7 @@ class Result:
             empty unless `ok`.
         error: one line that says what went wrong.
         log: the traceback of the worker, or its last output.
-        attempts: how often the job was started.
+        retried: why each earlier attempt ended: `lost: ...` or `oom: ...`.
         seconds: duration of the last attempt.
     """
 
@@ -57,8 +57,13 @@ class Result:
     stats: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     log: str = ""
-    attempts: int = 1
+    retried: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def attempts(self) -> int:
+        """How often the job was started."""
+        return 1 + len(self.retried)
 
     @property
     def ok(self) -> bool:

@@ -14,12 +14,12 @@ _KEEP_WORKER = ("ok", "nan")
 
 @dataclass
 class _Ticket:
-    """A job on its way: how often it was started, at which batch, how often it was lost."""
+    """A job on its way: at which batch, how often it was lost, and why it was started again."""
 
     job: Job
     order: int
-    attempts: int = 0
     losses: int = 0
+    retried: tuple[str, ...] = ()
     batch_scale: float = 1.0
     started: float = 0.0
 
@@ -127,7 +127,6 @@ class Engine:
             ticket = queue.pop(alone=not self._running)
             if ticket is None:
                 break
-            ticket.attempts += 1
             ticket.started = self._slots.now()
             self._ready.remove(slot)
             self._running[slot] = ticket
@@ -155,10 +154,11 @@ class Engine:
         else:
             self._drop(slot)
         if self._deserves_retry(ticket, outcome.status):
+            ticket.retried += (f"{outcome.status}: {outcome.error}",)
             queue.push(ticket)
             return None
         return Result(ticket.job, outcome.status, outcome.stats, outcome.error, outcome.log,
-                      ticket.attempts, seconds)
+                      ticket.retried, seconds)
 
     def _settle_setup(self, slot: int, outcome: Outcome) -> None:
         if outcome.status == READY:

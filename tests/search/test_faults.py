@@ -47,7 +47,11 @@ def test_every_fault_of_a_worker_is_told_apart_and_the_search_completes(
         assert reason in failed[j]["error"]
         assert reason in (save / f"failed/it_0_net_{j}.log").read_text()
     assert len(list((save / "failed").iterdir())) == 2 * len(STATUS)
-    assert "note: iter_0/net_20 took 2 attempts" in done.stderr
+    retried = (save / "retries.log").read_text().splitlines()
+    for line in ("iter_0/net_20: lost: the worker was killed by signal 9",
+                 "iter_0/net_5: oom: "):
+        assert [one.startswith(line) for one in retried].count(True) == 1
+    assert "note: iter_0/net_20 took 2 attempts (lost: the worker was killed by" in done.stderr
     assert (save / "iter_0/net_20.stats").read_bytes() == \
         (finished[0] / "iter_0/net_20.stats").read_bytes()
     assert len(read_stats(save / "iter_0.stats").archive) == 52 - len(STATUS)
