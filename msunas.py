@@ -37,7 +37,7 @@ from utils import archive as archives
 from utils.archive import Record, Stats, objectives
 from utils.errors import TypedFlagsParser, UserError, run_script
 from utils.files import read_json, write_json, write_text
-from utils.flags import checked_values
+from utils.flags import amount, checked_values, count
 from utils.metrics import get_correlation
 from utils.operators import (
     CanonicalRepair,
@@ -490,28 +490,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     devices.add_argument("--retry_failed", action="store_true",
                          help="with --resume: evaluate and propose again what failed before")
     return p
-
-
-def count(least: int, most: int = 10**6) -> Callable[[str], int]:
-    """Returns an argparse type: an integer in `least`..`most`."""
-
-    def convert(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            bound = f"{least} or more" if value < least else f"{most} or less"
-            raise argparse.ArgumentTypeError(f"must be {bound}, not {text[:20]}")
-        return value
-
-    convert.__name__ = "integer"
-    return convert
-
-
-def amount(text: str) -> float:
-    """An argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text[:20]}")
-    return value
 
 
 def parse_resolutions(text: str) -> list[int]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from search_space import Arch, check_arch
 from utils.archive import Record, Stats, latest_stats, objectives, read_stats
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
 from utils.files import read_json, write_json
+from utils.flags import count
 from utils.pareto import asf, high_tradeoff, non_dominated
 from utils.run_folder import SETTINGS
 
@@ -343,11 +344,12 @@ def check_targets(folders: Sequence[Path], records: Sequence[Record]) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = argparse.ArgumentParser(prog="post_search.py", description=__doc__)
+    p = Parser(prog="post_search.py", description=__doc__)
     p.add_argument("--expr", required=True, help="stats file of a search, or the folder of one "
                    "(its latest iteration is taken); ours or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
-    p.add_argument("-n", type=int, default=1, help="how many to choose; the most accurate is added "
+    p.add_argument("-n", type=count(1), default=1,
+                   help="how many to choose; the most accurate is added "
                    "where it is not among them (default: 1)")
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
@@ -359,7 +361,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="of what is printed (default: table)")
     p.add_argument("--supernet_path", help="checkpoint to take the weights from (default: the "
                    "search's)")
-    p.add_argument("--n_classes", type=int, help="classes that the supernet must have, without a "
+    p.add_argument("--n_classes", type=count(1),
+                   help="classes that the supernet must have, without a "
                    "--dataset (default: those of the checkpoint)")
     p.add_argument("--dataset", help="data set to recompute the batch-norm statistics on (default: "
                    "the search's; without one they stay the supernet's)")
@@ -371,8 +374,6 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the front, or the chosen networks after writing them."""
-    if args.n < 1:
-        raise UserError(f"-n {args.n}: choose at least one network")
     search = read_search(args.expr, args.sec_obj)
     wanted = parse_preference(args.prefer, search.sec_obj)
     limits = parse_constraints(args.constraint, search.sec_obj)

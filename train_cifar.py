@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from data_providers.table import DATASETS
 from utils.errors import UserError, run_script
-from utils.flags import ConfigParser, add_network_flags, add_optimisation_flags, add_run_flags
+from utils.flags import (
+    ConfigParser,
+    add_network_flags,
+    add_optimisation_flags,
+    add_run_flags,
+    count,
+    number,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,22 +44,22 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=sorted(DATASETS), default="cifar10", help="data set")
     g.add_argument("--data", default=None, help="its folder; digits needs none")
-    g.add_argument("--vld-size", type=int, default=None,
+    g.add_argument("--vld-size", type=count(1), default=None,
                    help="training images to judge epochs by; None: the data set's own, or its "
                         "test images")
-    g.add_argument("-b", "--batch-size", type=int, default=96, help="images of each process")
-    g.add_argument("-j", "--workers", type=int, default=0, help="loading processes of each")
+    g.add_argument("-b", "--batch-size", type=count(1), default=96, help="images of each process")
+    g.add_argument("-j", "--workers", type=count(0), default=0, help="loading processes of each")
     g = p.add_argument_group("augmentation")
     g.add_argument("--autoaugment", nargs="?", const="cifar10", default=None,
                    choices=("cifar10", "imagenet", "svhn"),
                    help="torchvision's AutoAugment; its policy defaults to cifar10")
     g.add_argument("--cutout", action="store_true", help="blank a square of each image")
-    g.add_argument("--cutout-length", type=int, default=16,
+    g.add_argument("--cutout-length", type=count(1), default=16,
                    help="its side, in pixels before the images are enlarged")
-    g.add_argument("--smoothing", type=float, default=0.0, help="label smoothing")
+    g.add_argument("--smoothing", type=number(0, 1), default=0.0, help="label smoothing")
     add_network_flags(p)
     add_optimisation_flags(p)
-    p.add_argument("--lr", type=float, default=0.01, help="learning rate")
+    p.add_argument("--lr", type=number(0), default=0.01, help="learning rate")
     add_run_flags(p)
     p.set_defaults(**RECIPE)
     p.add_argument("--save", nargs="?", const="runs/train", default=None, metavar="DIR",
@@ -79,10 +86,6 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where flags are missing or contradict each other."""
     if not args.model_config:
         raise UserError("--model-config: name the net.config of the network to train")
-    for name in ("batch_size", "epochs", "grad_accum_steps", "checkpoint_hist", "log_interval",
-                 "cutout_length"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')}: 1 or more, not {getattr(args, name)}")
     if args.evaluate and not (args.initial_checkpoint or args.resume):
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from data_providers.table import DATASETS
 from utils.errors import UserError, run_script
-from utils.flags import ConfigParser, add_network_flags, add_optimisation_flags, add_run_flags
+from utils.flags import (
+    ConfigParser,
+    add_network_flags,
+    add_optimisation_flags,
+    add_run_flags,
+    amount,
+    count,
+    number,
+)
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
@@ -33,7 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     _add_data_flags(p)
     add_network_flags(p)
     add_optimisation_flags(p)
-    p.add_argument("--lr", type=float, default=None,
+    p.add_argument("--lr", type=number(0), default=None,
                    help=f"learning rate; None: {LR_BASE} for each {LR_BATCH} images of a step")
     add_run_flags(p)
     p.set_defaults(warmup_epochs=WARMUP_EPOCHS)
@@ -46,39 +54,42 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=sorted(DATASETS), default=None,
                    help="data set; None: imagenet where the folder has 1,000 classes, else folder")
-    g.add_argument("--vld-size", type=int, default=None,
+    g.add_argument("--vld-size", type=count(1), default=None,
                    help="training images to evaluate on; None: the validation images")
-    g.add_argument("-b", "--batch-size", type=int, default=128, help="images of each process")
-    g.add_argument("-vb", "--validation-batch-size", type=int, default=None,
+    g.add_argument("-b", "--batch-size", type=count(1), default=128, help="images of each process")
+    g.add_argument("-vb", "--validation-batch-size", type=count(1), default=None,
                    help="the same for the evaluation; None: --batch-size")
-    g.add_argument("-j", "--workers", type=int, default=4, help="loading processes of each")
+    g.add_argument("-j", "--workers", type=count(0), default=4, help="loading processes of each")
     g.add_argument("--pin-mem", action="store_true", help="pin the memory of batches")
     g = p.add_argument_group("augmentation")
     g.add_argument("--no-aug", action="store_true", help="none: the evaluation's crop instead")
-    g.add_argument("--scale", type=float, nargs=2, default=[0.08, 1.0], help="area of a crop")
-    g.add_argument("--ratio", type=float, nargs=2, default=[3 / 4, 4 / 3], help="its shape")
-    g.add_argument("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
-    g.add_argument("--vflip", type=float, default=0.0, help="probability of a vertical flip")
-    g.add_argument("--color-jitter", type=float, default=0.4, help="jitter, without --aa")
+    g.add_argument("--scale", type=number(0, 1), nargs=2, default=[0.08, 1.0],
+                   help="area of a crop")
+    g.add_argument("--ratio", type=amount, nargs=2, default=[3 / 4, 4 / 3], help="its shape")
+    g.add_argument("--hflip", type=number(0, 1), default=0.5,
+                   help="probability of a horizontal flip")
+    g.add_argument("--vflip", type=number(0, 1), default=0.0, help="probability of a vertical flip")
+    g.add_argument("--color-jitter", type=number(0), default=0.4, help="jitter, without --aa")
     g.add_argument("--aa", default=None, metavar="POLICY",
                    help="timm's auto-augmentation, such as rand-m9-mstd0.5; None: none")
     g.add_argument("--train-interpolation", default="random",
                    choices=("random", "bilinear", "bicubic"), help="how crops are resized")
-    g.add_argument("--reprob", type=float, default=0.0, help="probability of random erasing")
+    g.add_argument("--reprob", type=number(0, 1), default=0.0, help="probability of random erasing")
     g.add_argument("--remode", choices=("const", "rand", "pixel"), default="pixel",
                    help="what fills the erased part")
-    g.add_argument("--recount", type=int, default=1, help="parts erased")
-    g.add_argument("--smoothing", type=float, default=0.1, help="label smoothing")
-    g.add_argument("--mixup", type=float, default=0.0, help="mixup alpha; 0: off")
-    g.add_argument("--cutmix", type=float, default=0.0, help="cutmix alpha; 0: off")
-    g.add_argument("--cutmix-minmax", type=float, nargs=2, default=None,
+    g.add_argument("--recount", type=count(1), default=1, help="parts erased")
+    g.add_argument("--smoothing", type=number(0, 1), default=0.1, help="label smoothing")
+    g.add_argument("--mixup", type=number(0), default=0.0, help="mixup alpha; 0: off")
+    g.add_argument("--cutmix", type=number(0), default=0.0, help="cutmix alpha; 0: off")
+    g.add_argument("--cutmix-minmax", type=number(0, 1), nargs=2, default=None,
                    help="cutmix between these sizes")
-    g.add_argument("--mixup-prob", type=float, default=1.0, help="probability of either")
-    g.add_argument("--mixup-switch-prob", type=float, default=0.5,
+    g.add_argument("--mixup-prob", type=number(0, 1), default=1.0, help="probability of either")
+    g.add_argument("--mixup-switch-prob", type=number(0, 1), default=0.5,
                    help="probability of cutmix where both are on")
     g.add_argument("--mixup-mode", choices=("batch", "pair", "elem"), default="batch",
                    help="how they are applied")
-    g.add_argument("--mixup-off-epoch", type=int, default=0, help="epoch that ends them; 0: none")
+    g.add_argument("--mixup-off-epoch", type=count(0), default=0,
+                   help="epoch that ends them; 0: none")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -97,9 +108,6 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where flags are missing or contradict each other."""
     if not args.model_config:
         raise UserError("--model-config: name the net.config of the network to train")
-    for name in ("batch_size", "epochs", "grad_accum_steps", "checkpoint_hist", "log_interval"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')}: 1 or more, not {getattr(args, name)}")
     if not Path(args.data).is_dir():
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
 

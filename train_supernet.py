@@ -13,13 +13,14 @@ from typing import Any
 
 from data_providers.table import DATASETS, get_dataset_info
 from search_space.backbones import width_from_name
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
+from utils.flags import amount, count, number
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = argparse.ArgumentParser(prog="train_supernet.py", description=__doc__.split("\n\n")[0],
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(prog="train_supernet.py", description=__doc__.split("\n\n")[0],
+               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--save", required=True, default=argparse.SUPPRESS,
                    help="checkpoint to write; its name ends with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35 (required)")
@@ -30,34 +31,38 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="data set")
     g.add_argument("--data", default=None, help="its folder; digits needs none")
-    g.add_argument("--vld_size", type=int, default=None,
+    g.add_argument("--vld_size", type=count(1), default=None,
                    help="training images kept apart for validation; None: the data set's own")
-    g.add_argument("--resolutions", type=int, nargs="+", default=None,
+    g.add_argument("--resolutions", type=count(8, 4096), nargs="+", default=None,
                    help="input resolutions, ascending; None: the data set's own")
-    g.add_argument("--n_workers", type=int, default=0, help="processes that load images")
+    g.add_argument("--n_workers", type=count(0), default=0, help="processes that load images")
     g = p.add_argument_group("training")
-    g.add_argument("--epochs", type=int, nargs=4, metavar=("FULL", "KERNEL", "DEPTH", "EXPAND"),
+    g.add_argument("--epochs", type=count(0), nargs=4,
+                   metavar=("FULL", "KERNEL", "DEPTH", "EXPAND"),
                    default=[60, 20, 20, 60], help="epochs of the four phases; 0 skips one")
-    g.add_argument("--batch_size", type=int, default=128, help="images for each step")
+    g.add_argument("--batch_size", type=count(1), default=128, help="images for each step")
     g.add_argument("--opt", default="adamw", help="optimiser, a name that timm knows")
-    g.add_argument("--lr", type=float, default=4e-3, help="learning rate of the first phase")
-    g.add_argument("--shrink_lr", type=float, default=2e-3,
+    g.add_argument("--lr", type=amount, default=4e-3, help="learning rate of the first phase")
+    g.add_argument("--shrink_lr", type=amount, default=2e-3,
                    help="learning rate of the later phases; it falls to 0 in each as a cosine")
-    g.add_argument("--weight_decay", type=float, default=0.05, help="weight decay")
-    g.add_argument("--clip_grad", type=float, default=5.0, help="largest norm of the gradient")
-    g.add_argument("--smoothing", type=float, default=0.1, help="label smoothing")
-    g.add_argument("--dropout", type=float, default=0.1, help="dropout before the classifier")
-    g.add_argument("--n_random", type=int, default=2,
+    g.add_argument("--weight_decay", type=number(0), default=0.05, help="weight decay")
+    g.add_argument("--clip_grad", type=amount, default=5.0, help="largest norm of the gradient")
+    g.add_argument("--smoothing", type=number(0, 1), default=0.1, help="label smoothing")
+    g.add_argument("--dropout", type=number(0, 1), default=0.1,
+                   help="dropout before the classifier")
+    g.add_argument("--n_random", type=count(0), default=2,
                    help="random subnets for each step, besides the largest and the smallest")
-    g.add_argument("--kd_ratio", type=float, default=1.0,
+    g.add_argument("--kd_ratio", type=number(0), default=1.0,
                    help="weight of the largest subnet's output against the labels")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
                    help="mixed precision")
-    g.add_argument("--seed", type=int, default=0, help="of weights, images and subnets")
+    g.add_argument("--seed", type=count(0, 2**32 - 1), default=0,
+                   help="of weights, images and subnets")
     g = p.add_argument_group("machine")
     g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")
-    g.add_argument("--threads", type=int, default=None, help="CPU threads; None: torch's choice")
-    g.add_argument("--eval_every", type=int, default=10,
+    g.add_argument("--threads", type=count(1), default=None,
+                   help="CPU threads; None: torch's choice")
+    g.add_argument("--eval_every", type=count(1), default=10,
                    help="epochs between two measurements of the largest and smallest subnet")
     return p
 
@@ -129,12 +134,11 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
     if args.resume and not state.exists():
         raise UserError(f"{state}: no such state of a training; start it without --resume")
-    if min(args.epochs) < 0 or not sum(args.epochs):
-        raise UserError(f"--epochs: four numbers of 0 or more, not all 0, not {args.epochs}")
+    if not sum(args.epochs):
+        raise UserError("--epochs: four numbers, not all of them 0")
     resolutions = args.resolutions or [8]
-    if min(resolutions) < 8 or sorted(set(resolutions)) != resolutions:
-        raise UserError("--resolutions: different numbers of 8 or more in ascending order, "
-                        f"not {resolutions}")
+    if sorted(set(resolutions)) != resolutions:
+        raise UserError(f"--resolutions: different numbers in ascending order, not {resolutions}")
 
 
 

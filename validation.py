@@ -12,7 +12,8 @@ from data_providers.table import DATASETS
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from search_space import read_arch
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
+from utils.flags import count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -182,15 +183,16 @@ def check_sources(args: argparse.Namespace) -> Callable:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = argparse.ArgumentParser(prog="validation.py", description=__doc__)
+    p = Parser(prog="validation.py", description=__doc__)
     p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                    help="data set (default: %(default)s)")
     p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
     p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "
                    "validation images of a search (default: %(default)s)")
-    p.add_argument("--vld_size", type=int, help="size of that validation split (default: none; 300 "
+    p.add_argument("--vld_size", type=count(1),
+                   help="size of that validation split (default: none; 300 "
                    "for digits)")
-    p.add_argument("--seed", type=int, default=0,
+    p.add_argument("--seed", type=count(0, 2**32 - 1), default=0,
                    help="seed of that split and of the calibration (default: %(default)s)")
     p.add_argument("--model", help="net.config of the network (default: none)")
     p.add_argument("--pretrained", help="its weights: net.init, net.inherited, or a checkpoint "
@@ -200,30 +202,25 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--subnet", help="instead of --model: net.subnet, to be cut out and calibrated "
                    "(default: none)")
     p.add_argument("--supernet_path", help="the supernet for --subnet (default: none)")
-    p.add_argument("--img-size", type=int, help="input resolution where the file names none "
+    p.add_argument("--img-size", type=count(8, 4096),
+                   help="input resolution where the file names none "
                    f"(default: {DEFAULT_RESOLUTION})")
     p.add_argument("--transform", choices=TRANSFORMS, help="evaluation transform (default: the "
                    "file's, else the data set's)")
-    p.add_argument("-j", "--workers", type=int, default=4,
+    p.add_argument("-j", "--workers", type=count(0, 1024), default=4,
                    help="data-loading processes (default: %(default)s)")
-    p.add_argument("-b", "--batch-size", type=int, default=200,
+    p.add_argument("-b", "--batch-size", type=count(1), default=200,
                    help="images in a batch (default: %(default)s)")
     p.add_argument("--device", help="cpu, or cuda:0, ... (default: all visible GPUs where there are"
                    " some, else cpu)")
     p.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
-    p.add_argument("--print-freq", type=int, default=10,
+    p.add_argument("--print-freq", type=count(1), default=10,
                    help="batches from one line to the next (default: %(default)s)")
     return p
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for a number out of range, or a split without a size."""
-    for flag, least, most in (("workers", 0, 1024), ("batch_size", 1, 10**6), ("seed", 0, 2**63),
-                              ("vld_size", 1, 10**9), ("img_size", 8, 4096),
-                              ("print_freq", 1, 10**9)):
-        value = getattr(args, flag)
-        if value is not None and not least <= value <= most:
-            raise UserError(f"--{flag.replace('_', '-')} must be {least}..{most}, not {value}")
+    """Raises UserError for a split without a size."""
     if args.split == "valid" and not (args.vld_size or DATASETS[args.dataset].vld_size):
         raise UserError("--split valid needs --vld_size, the number of validation images that the "
                         "search split off")

@@ -9,7 +9,7 @@ from typing import Any
 from data_providers.table import DATASETS, get_dataset_info
 from networks import read_config
 from search_space import read_arch
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
 from utils.files import write_json
 
 DEFAULT_RESOLUTION = 224
@@ -17,7 +17,7 @@ DEFAULT_RESOLUTION = 224
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser; the original's flags keep their names."""
-    p = argparse.ArgumentParser(prog="python -m evaluator", description=__doc__)
+    p = Parser(prog="python -m evaluator", description=__doc__)
     net = p.add_argument_group("what to evaluate: --subnet, or --config with --init")
     net.add_argument("--subnet", help="net.subnet file: the architecture in JSON")
     net.add_argument("--supernet_path", help="checkpoint that --subnet takes its weights from "

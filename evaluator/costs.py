@@ -25,7 +25,7 @@ from evaluator.layers import (
 )
 from search_space import OFASearchSpace, SearchSpace, read_arch
 from search_space.backbones import make_divisible
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
 from utils.files import read_json
 
 FLOPS_CONVENTION = "torchprofile 0.0.1: conv + linear MACs, multiplications, pooling means"
@@ -262,7 +262,7 @@ def layer_table(layers: Sequence[Layer], lut: LookUpTable | None = None) -> str:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of `python -m evaluator.costs`."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m evaluator.costs",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Prints the exact costs of networks, one JSON line per file. "

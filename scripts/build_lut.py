@@ -28,7 +28,7 @@ from evaluator.latency import (
 from evaluator.layers import Layer, read_config_layers, space_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.backbones import width_from_name
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
 from utils.files import read_yaml, write_text
 
 
@@ -107,8 +107,7 @@ def measure_layers(layers: list[Layer], args: argparse.Namespace) -> dict[str, d
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", type=Path, required=True,
                    help="the table (YAML); what it already holds is kept, so that a run that was "
                         "stopped goes on")

@@ -22,14 +22,13 @@ from evaluator.latency import (
 from evaluator.layers import Layer, arch_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.ofa import DEFAULT_RESOLUTIONS
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
 from utils.files import atomic_path
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("lut", help="the table (YAML)")
     p.add_argument("--n", type=int, default=40, help="random subnets, 3 or more")
     p.add_argument("--out", type=Path, default=Path("check_lut.png"), help="scatter plot (PNG)")

@@ -8,14 +8,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.archive import latest_stats, objectives, read_stats, stats_path
-from utils.errors import UserError, run_script
+from utils.errors import Parser, UserError, run_script
 from utils.pareto import non_dominated
 from utils.plotting import plot_front, plot_history
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="plot_search.py", description=__doc__)
+    p = Parser(prog="plot_search.py", description=__doc__)
     p.add_argument("folder", help="folder of a search (its --save)")
     p.add_argument("--save", help="folder for the pictures (default: <folder>/plots)")
     p.add_argument("--sec_obj", default="flops",

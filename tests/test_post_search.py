@@ -185,7 +185,7 @@ def test_listing_loads_no_torch(search_folder, run_command):
     (["--prefer", "top1:80"], "write objective#value"),
     (["--prefer", "params#80"], "this search has top1, flops"),
     (["--constraint", "flops<=1"], "no network of the front"),
-    (["-n", "0"], "choose at least one"),
+    (["-n", "0"], "must be 1 or more"),
     (["--sec_obj", "../x"], "no name of a second objective"),
     ([], "--supernet_path is needed"),
     (["--supernet_path", "missing"], "missing: no such checkpoint")])

@@ -149,8 +149,8 @@ def test_a_network_for_other_classes_is_refused(files, tmp_path):
     (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be 8..4096"),
     (["--model", "{config}", "--pretrained", "{weights}", "--dataset", "cifar10", "--split",
       "valid"], "--split valid needs --vld_size"),
-    (["--img-size", "4", "--model", "a", "--pretrained", "b"], "--img-size must be 8..4096"),
-    (["-b", "0"], "--batch-size must be 1..")])
+    (["--img-size", "4", "--model", "a", "--pretrained", "b"], "--img-size: must be 8 or more"),
+    (["-b", "0"], "--batch-size: must be 1 or more")])
 def test_bad_input_fails_clearly(files, fails_clearly, flags, match):
     flags = [flag.format(**vars(files)) for flag in flags]
     fails_clearly("validation.py", "--dataset", "digits", "--device", "cpu", *flags, match=match)

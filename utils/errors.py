@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -77,7 +78,15 @@ def _flush_output() -> None:
         raise
 
 
-class TypedFlagsParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser that ends with one line and exit code 2: a long usage would hide what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints what is wrong and exits."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {one_line(message)}; see --help\n")
+
+
+class TypedFlagsParser(Parser):
     """A parser that also tells which flags were typed: `args.typed`, a set of their names.
 
     A resumed run takes the others from where it stored them.

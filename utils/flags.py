@@ -1,11 +1,49 @@
-"""Flags that the fine-tuning scripts share, under the names of timm's training script."""
+"""Flags: their types, their values from files, and those that the fine-tuning scripts share."""
 
 import argparse
+import math
 import os
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
-from utils.errors import UserError
+from utils.errors import Parser, UserError
 from utils.files import read_yaml
+
+
+def count(least: int, most: int = 10**6) -> Callable[[str], int]:
+    """Returns an argparse type: an integer in `least`..`most`."""
+
+    def convert(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            bound = f"{least} or more" if value < least else f"{most} or less"
+            raise argparse.ArgumentTypeError(f"must be {bound}, not {text[:20]}")
+        return value
+
+    convert.__name__ = "integer"
+    return convert
+
+
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Returns an argparse type: a finite number in `least`..`most`."""
+
+    def convert(text: str) -> float:
+        value = float(text)
+        if not (least <= value <= most and math.isfinite(value)):
+            bound = f"in {least}..{most}" if math.isfinite(most) else f"{least} or more"
+            raise argparse.ArgumentTypeError(f"must be {bound}, not {text[:20]}")
+        return value
+
+    convert.__name__ = "number"
+    return convert
+
+
+def amount(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text[:20]}")
+    return value
 
 
 def checked_values(parser: argparse.ArgumentParser, values: dict[str, Any],
@@ -53,7 +91,7 @@ def _converted(action: argparse.Action, item: Any) -> Any:
     return converted
 
 
-class ConfigParser(argparse.ArgumentParser):
+class ConfigParser(Parser):
     """A parser whose defaults a YAML file can replace: `-c config.yaml`, such as an args.yaml."""
 
     def __init__(self, **options: Any) -> None:
@@ -80,26 +118,25 @@ class ConfigParser(argparse.ArgumentParser):
             raise UserError(f"{path}: unknown flag {unknown[0]!r}; known are those of --help")
         self.set_defaults(**checked_values(self, values, path))
 
-    def error(self, message: str) -> NoReturn:
-        """Ends with one line: the usage of a hundred flags would hide it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:
-    """Adds what says which network is trained, from where, and who teaches it."""
+    """Adds what says which network is trained, from where, and who teaches it.
+
+    All names of the fine-tuning scripts are those of timm's training script.
+    """
     g = p.add_argument_group("network")
     g.add_argument("--model", default="nsganetv2", metavar="NAME", help="a label for the run")
     g.add_argument("--model-config", metavar="FILE",
                    help="net.config that describes the network (required)")
     g.add_argument("--initial-checkpoint", metavar="FILE", default=None,
                    help="weights to start from, such as net.inherited; None: from scratch")
-    g.add_argument("--num-classes", type=int, default=None,
+    g.add_argument("--num-classes", type=count(1), default=None,
                    help="classes; None: those of the data. Another count than the network's "
                         "replaces its classifier")
-    g.add_argument("--img-size", type=int, default=None, metavar="R",
+    g.add_argument("--img-size", type=count(1, 4096), default=None, metavar="R",
                    help="input resolution; None: the config's own")
-    g.add_argument("--drop", type=float, default=0.0, help="dropout before the classifier")
-    g.add_argument("--drop-path", type=float, default=0.0,
+    g.add_argument("--drop", type=number(0, 1), default=0.0, help="dropout before the classifier")
+    g.add_argument("--drop-path", type=number(0, 1), default=0.0,
                    help="drop path of the last block; it grows linearly with depth")
     g.add_argument("--teacher", default=None, metavar="WHO",
                    help="distil from: a supernet's checkpoint (at its full size), a net.config, "
@@ -107,7 +144,7 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--teacher-checkpoint", default=None, metavar="FILE",
                    help="weights of a teacher that is a net.config or a timm model; "
                         "None: timm's pretrained ones")
-    g.add_argument("--kd-ratio", type=float, default=1.0,
+    g.add_argument("--kd-ratio", type=number(0), default=1.0,
                    help="weight of the teacher's output, against 1 for the labels")
 
 
@@ -115,15 +152,15 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
     """Adds optimiser, schedule, precision and averaging."""
     g = p.add_argument_group("optimiser")
     g.add_argument("--opt", default="momentum", help="optimiser, a name that timm knows")
-    g.add_argument("--opt-eps", type=float, default=None, help="its epsilon; None: its own")
-    g.add_argument("--opt-betas", type=float, nargs="+", default=None,
+    g.add_argument("--opt-eps", type=number(0), default=None, help="its epsilon; None: its own")
+    g.add_argument("--opt-betas", type=number(0, 1), nargs="+", default=None,
                    help="its betas; None: its own")
-    g.add_argument("--momentum", type=float, default=0.9, help="momentum")
-    g.add_argument("--weight-decay", type=float, default=1e-5, help="weight decay")
-    g.add_argument("--clip-grad", type=float, default=None, help="gradient clipping; None: off")
+    g.add_argument("--momentum", type=number(0, 1), default=0.9, help="momentum")
+    g.add_argument("--weight-decay", type=number(0), default=1e-5, help="weight decay")
+    g.add_argument("--clip-grad", type=amount, default=None, help="gradient clipping; None: off")
     g.add_argument("--clip-mode", choices=("norm", "value", "agc"), default="norm",
                    help="what is clipped")
-    g.add_argument("--grad-accum-steps", type=int, default=1, help="batches for each step")
+    g.add_argument("--grad-accum-steps", type=count(1), default=1, help="batches for each step")
     g.add_argument("--amp", action="store_true", help="mixed precision")
     g.add_argument("--amp-dtype", choices=("float16", "bfloat16"), default=None,
                    help="precision of --amp; None: float16 on GPUs, bfloat16 on CPUs")
@@ -132,34 +169,36 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--channels-last", action="store_true",
                    help="accepted for timm's sake: the memory format is always channels_last")
     g = p.add_argument_group("schedule")
-    g.add_argument("--epochs", type=int, default=300, help="epochs")
+    g.add_argument("--epochs", type=count(1), default=300, help="epochs")
     g.add_argument("--sched", default="cosine",
                    choices=("cosine", "tanh", "step", "multistep", "poly", "plateau", "constant"),
                    help="schedule of the learning rate")
     g.add_argument("--sched-on-updates", action="store_true",
                    help="follow it by steps and not by epochs")
-    g.add_argument("--decay-epochs", type=float, default=30, help="epochs between two decays")
-    g.add_argument("--decay-milestones", type=int, nargs="+", default=[90, 180, 270],
+    g.add_argument("--decay-epochs", type=amount, default=30, help="epochs between two decays")
+    g.add_argument("--decay-milestones", type=count(0), nargs="+", default=[90, 180, 270],
                    help="epochs of decay (multistep)")
-    g.add_argument("--decay-rate", type=float, default=0.1, help="factor of a decay")
-    g.add_argument("--warmup-lr", type=float, default=1e-6, help="learning rate of the start")
-    g.add_argument("--warmup-epochs", type=int, default=0, help="epochs of linear warm-up")
+    g.add_argument("--decay-rate", type=number(0), default=0.1, help="factor of a decay")
+    g.add_argument("--warmup-lr", type=number(0), default=1e-6, help="learning rate of the start")
+    g.add_argument("--warmup-epochs", type=count(0), default=0, help="epochs of linear warm-up")
     g.add_argument("--warmup-prefix", action="store_true", help="warm-up before the schedule")
-    g.add_argument("--cooldown-epochs", type=int, default=0, help="epochs at the end at --min-lr")
-    g.add_argument("--patience-epochs", type=int, default=10,
+    g.add_argument("--cooldown-epochs", type=count(0), default=0,
+                   help="epochs at the end at --min-lr")
+    g.add_argument("--patience-epochs", type=count(0), default=10,
                    help="epochs without gain before a decay (plateau)")
-    g.add_argument("--min-lr", type=float, default=0.0, help="lower bound (cosine, plateau ...)")
-    g.add_argument("--lr-noise", type=float, nargs="+", default=None,
+    g.add_argument("--min-lr", type=number(0), default=0.0,
+                   help="lower bound (cosine, plateau ...)")
+    g.add_argument("--lr-noise", type=number(0), nargs="+", default=None,
                    help="parts of the schedule between which the rate is noisy")
-    g.add_argument("--lr-noise-pct", type=float, default=0.67, help="limit of the noise")
-    g.add_argument("--lr-noise-std", type=float, default=1.0, help="deviation of the noise")
-    g.add_argument("--lr-cycle-mul", type=float, default=1.0, help="growth of cycles")
-    g.add_argument("--lr-cycle-decay", type=float, default=0.1, help="decay of cycles")
-    g.add_argument("--lr-cycle-limit", type=int, default=1, help="number of cycles")
-    g.add_argument("--lr-k-decay", type=float, default=1.0, help="k-decay (cosine, poly)")
+    g.add_argument("--lr-noise-pct", type=number(0), default=0.67, help="limit of the noise")
+    g.add_argument("--lr-noise-std", type=number(0), default=1.0, help="deviation of the noise")
+    g.add_argument("--lr-cycle-mul", type=amount, default=1.0, help="growth of cycles")
+    g.add_argument("--lr-cycle-decay", type=number(0), default=0.1, help="decay of cycles")
+    g.add_argument("--lr-cycle-limit", type=count(1), default=1, help="number of cycles")
+    g.add_argument("--lr-k-decay", type=amount, default=1.0, help="k-decay (cosine, poly)")
     g = p.add_argument_group("averaged weights")
     g.add_argument("--model-ema", action="store_true", help="keep a moving average of the weights")
-    g.add_argument("--model-ema-decay", type=float, default=0.9999, help="its decay")
+    g.add_argument("--model-ema-decay", type=number(0, 1), default=0.9999, help="its decay")
     g.add_argument("--model-ema-warmup", action="store_true", help="let its decay grow at first")
     g.add_argument("--model-ema-force-cpu", action="store_true", help="keep it on the CPU")
 
@@ -172,15 +211,16 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                         "is the output again")
     g.add_argument("--no-resume-opt", action="store_true",
                    help="take only the weights and the epoch from --resume")
-    g.add_argument("--seed", type=int, default=42, help="of weights, images and everything else")
-    g.add_argument("--log-interval", type=int, default=50, help="steps between two log lines")
-    g.add_argument("--recovery-interval", type=int, default=0,
+    g.add_argument("--seed", type=count(0, 2**32 - 1), default=42,
+                   help="of weights, images and everything else")
+    g.add_argument("--log-interval", type=count(1), default=50, help="steps between two log lines")
+    g.add_argument("--recovery-interval", type=count(0), default=0,
                    help="steps between two recovery checkpoints; 0: none")
-    g.add_argument("--checkpoint-hist", type=int, default=10, help="best checkpoints to keep")
+    g.add_argument("--checkpoint-hist", type=count(1), default=10, help="best checkpoints to keep")
     g.add_argument("--eval-metric", choices=("top1", "top5", "loss"), default="top1",
                    help="what the best is judged by")
     g.add_argument("--device", default=None, help="cpu or cuda; None: a GPU if there is one")
-    g.add_argument("--threads", type=int, default=None,
+    g.add_argument("--threads", type=count(1), default=None,
                    help="CPU threads of each process; None: torch's choice")
     g.add_argument("--dist-bn", choices=("reduce", "broadcast", ""), default="reduce",
                    help="how processes agree on BN statistics after each epoch; '': not at all")
@@ -188,5 +228,5 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="BN statistics over the images of all GPUs in training")
     g.add_argument("--no-ddp-bb", action="store_true",
                    help="do not broadcast buffers before each step")
-    g.add_argument("--check", type=int, metavar="N", default=None,
+    g.add_argument("--check", type=count(1), metavar="N", default=None,
                    help="only check flags and files, and that N processes find their devices")

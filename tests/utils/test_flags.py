@@ -1,0 +1,44 @@
+"""The types of flags: ranges, and what no flag of any script may take."""
+
+import argparse
+
+import pytest
+
+import msunas
+import post_search
+import train_cifar
+import train_imagenet
+import train_supernet
+import validation
+from utils.flags import amount, count, number
+
+SCRIPTS = (msunas, post_search, train_cifar, train_imagenet, train_supernet, validation)
+
+
+@pytest.mark.parametrize(("convert", "good", "bad"), [
+    (count(0), ["0", "7", "1000000"], ["-1", "1.5", "", "x", "nan", "1000001", "9" * 5000]),
+    (count(8, 64), ["8", "64"], ["7", "65"]),
+    (number(0), ["0", "1e-9", "5"], ["-1e-9", "nan", "inf", "-inf", "x", ""]),
+    (number(0, 1), ["0", "0.5", "1"], ["1.01", "-0.01", "nan"]),
+    (amount, ["1e-9", "3"], ["0", "-1", "nan", "inf"])])
+def test_a_number_out_of_range_is_refused(convert, good, bad):
+    assert [convert(text) for text in good] == [float(text) for text in good]
+    for text in bad:
+        with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+            convert(text)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_every_number_of_every_script_has_a_range(script, capsys):
+    parser = script.get_args_parser()
+    numbers = [action for action in parser._actions if action.type]
+    assert numbers
+    for action in numbers:
+        for text in ("nan", "-1", "1e400"):
+            values = [text] * (action.nargs if isinstance(action.nargs, int) else 1)
+            with pytest.raises(SystemExit) as end:
+                parser.parse_args([action.option_strings[-1] + f"={values[0]}"]
+                                  if len(values) == 1 else [action.option_strings[-1], *values])
+            lines = capsys.readouterr().err.splitlines()
+            assert end.value.code == 2 and len(lines) == 1
+            assert "/".join(action.option_strings) in lines[0]
