@@ -35,8 +35,7 @@ class AdaptiveSwitching(AccPredictor):
         return self._model.winner
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        order = np.random.default_rng(self.seed).permutation(len(X))
-        folds = np.array_split(order, N_FOLDS)
+        folds = cross_validation_folds(len(X), self.seed)
         with ThreadPoolExecutor(self.n_jobs) as pool:
             taus = np.array(list(pool.map(lambda fold: self._taus(X, y, fold), folds)))
         scores = taus.mean(axis=0) - taus.std(axis=0)
@@ -55,3 +54,8 @@ class AdaptiveSwitching(AccPredictor):
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return self._model.predict(X)
+
+
+def cross_validation_folds(n: int, seed: int) -> list[np.ndarray]:
+    """Returns the indices of the points of each fold, drawn from the seed."""
+    return np.array_split(np.random.default_rng(seed).permutation(n), N_FOLDS)

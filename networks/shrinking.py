@@ -17,7 +17,15 @@ from networks.statistics import recalibrate_bn
 from networks.supernets import cut_subnet
 from search_space import OFASearchSpace
 from utils.errors import UserError
-from utils.training import cosine, device_of, evaluate, seeded, soft_cross_entropy, train_one_epoch
+from utils.training import (
+    cosine,
+    device_of,
+    evaluate,
+    load_optimizer,
+    seeded,
+    soft_cross_entropy,
+    train_one_epoch,
+)
 
 N_LAYERS, N_STAGES = 20, 5
 
@@ -214,7 +222,7 @@ class SupernetTraining:
         self._start_phase()
         try:
             self.step = int(state["step"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no complete state of a supernet training ({error}); start "

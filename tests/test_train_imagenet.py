@@ -1,5 +1,6 @@
 """train_imagenet.py: the published command on two processes, and the parts of its recipe."""
 
+import copy
 import csv
 import subprocess
 from argparse import Namespace
@@ -213,6 +214,39 @@ def test_resuming_another_network_is_refused(published, files, tmp_path):
     state["optimizer"]["param_groups"] = state["optimizer"]["param_groups"][:1]
     with pytest.raises(UserError, match="--no-resume-opt"):
         run.resume(state, "last.pth.tar", lambda *_: None)
+
+
+def other_shape(state):
+    state["optimizer"]["state"][0]["square_avg"] = torch.zeros(7)
+
+
+def no_tensor(state):
+    state["optimizer"]["state"][0]["momentum_buffer"] = "x"
+
+
+def no_number(state):
+    state["optimizer"]["param_groups"][0]["weight_decay"] = "x"
+
+
+def other_schedule(state):
+    state["lr_scheduler"]["base_values"] = "x"
+
+
+def no_schedule(state):
+    state["lr_scheduler"] = 5
+
+
+@pytest.mark.parametrize("damage", [other_shape, no_tensor, no_number, other_schedule, no_schedule])
+def test_a_damaged_state_is_refused_before_any_step(published, damage):
+    args = parsed(published, "--sched", "step")
+    run = Run(args, nn.Linear(2, 2), CPU, 10)
+    run.net(torch.ones(1, 2)).sum().backward()
+    run.optimizer.step()
+    state = copy.deepcopy({**run.state(), "epoch": 0})
+    Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar", lambda *_: None)
+    damage(state)
+    with pytest.raises(UserError, match="--no-resume-opt"):
+        Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar", lambda *_: None)
 
 
 @pytest.mark.parametrize("kind", ["net.config", "timm"])

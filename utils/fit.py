@@ -37,7 +37,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.files import atomic_path, write_text
-from utils.training import Batches, Objective, train_one_epoch
+from utils.training import Batches, Objective, load_optimizer, train_one_epoch
 
 log = logging.getLogger("train")
 
@@ -203,16 +203,20 @@ class Run:
         self.start_epoch = state["epoch"] + 1
         if self.ema:
             load(self.ema.module, state.get("state_dict_ema", state["state_dict"]), source)
-        if not self.args.no_resume_opt:
-            try:
-                self.optimizer.load_state_dict(state["optimizer"])
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise UserError(f"{source}: its optimiser is another than --opt "
-                                f"{self.args.opt}: {error}; use --no-resume-opt") from None
-            self.scaler.load_state_dict(state["amp_scaler"] if self.scaler.is_enabled() else {})
-            self.scheduler.load_state_dict(state.get("lr_scheduler", {}))
-        self.scheduler.step(self.start_epoch)
-        self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
+        try:
+            if not self.args.no_resume_opt:
+                load_optimizer(self.optimizer, state["optimizer"])
+                self.scaler.load_state_dict(state["amp_scaler"] if self.scaler.is_enabled() else {})
+                fresh = _plain(self.scheduler.state_dict())
+                if not _same_form(state.get("lr_scheduler", fresh), fresh):
+                    raise ValueError("the schedule has other parts")
+                self.scheduler.load_state_dict(state.get("lr_scheduler", {}))
+            self.scheduler.step(self.start_epoch)
+            self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise UserError(f"{source}: its optimiser or schedule is another than --opt "
+                            f"{self.args.opt} --sched {self.args.sched}: {error}; use "
+                            "--no-resume-opt") from None
 
     def train_one_epoch(self, epoch: int, batches: Batches, objective: Objective,
                         on_step: Callable[[int, Tensor], None]) -> dict[str, float]:
@@ -380,6 +384,19 @@ def start_logging(world: World) -> None:
 
 def _without_count(figures: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in figures.items() if key != "n_images"}
+
+
+def _same_form(value: Any, model: Any) -> bool:
+    """Whether plain Python of a file has the keys, lengths and kinds of values of `model`."""
+    if isinstance(model, dict):
+        return (isinstance(value, dict) and value.keys() == model.keys()
+                and all(_same_form(value[key], model[key]) for key in model))
+    if isinstance(model, list | tuple):
+        return (isinstance(value, list | tuple) and len(value) == len(model)
+                and all(map(_same_form, value, model)))
+    if isinstance(model, float | int):
+        return isinstance(value, float | int)
+    return model is None or isinstance(value, type(model))
 
 
 def _plain(value: Any) -> Any:

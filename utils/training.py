@@ -22,6 +22,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 Objective = Callable[[nn.Module, Tensor, Tensor], Sequence[Loss]]
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# What optimisers keep in the shape of the parameter.
+PARAMETER_SHAPED = ("momentum_buffer", "exp_avg", "square_avg", "grad_avg", "max_exp_avg_sq")
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -208,6 +210,28 @@ def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads the state of an optimiser from a file that may be anything.
+
+    Raises:
+        ValueError: buffers that do not fit their parameters, or a setting that is no number; or
+            whatever torch raises for a state of another form (LookupError, TypeError,
+            AttributeError).
+    """
+    settings = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for before, group in zip(settings, optimizer.param_groups, strict=True):
+        for name, value in before.items():
+            if isinstance(value, float) and not isinstance(group.get(name), float | int):
+                raise ValueError(f"{name} is no number")
+    for parameter, buffers in optimizer.state.items():
+        for name in PARAMETER_SHAPED:
+            buffer = buffers.get(name)
+            if buffer is not None and getattr(buffer, "shape", None) != parameter.shape:
+                raise ValueError(f"{name} does not have the shape {tuple(parameter.shape)} of its "
+                                 "parameter")
 
 
 def cosine(step: int, n_steps: int) -> float:
