@@ -60,7 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="of weights, images and subnets")
     g = p.add_argument_group("machine")
     g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")
-    g.add_argument("--threads", type=count(1), default=None,
+    g.add_argument("--threads", type=count(1, 1024), default=None,
                    help="CPU threads; None: torch's choice")
     g.add_argument("--eval_every", type=count(1), default=10,
                    help="epochs between two measurements of the largest and smallest subnet")
@@ -77,7 +77,9 @@ def main(args: argparse.Namespace) -> None:
 
     from data_providers import DataProvider
     from networks import Recipe, SupernetTraining, save_weights
+    from utils.training import checked_device
 
+    device = checked_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
@@ -86,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     recipe = Recipe(resolutions=resolutions, **{
         field.name: getattr(args, field.name) for field in fields(Recipe)
         if field.name != "resolutions"})
-    training = SupernetTraining(_network(args, provider.n_classes), provider, recipe,
+    training = SupernetTraining(_network(args, provider.n_classes).to(device), provider, recipe,
                                 dataset=args.dataset, vld_size=args.vld_size, init=args.init)
     if args.resume:
         training.resume(state)
@@ -103,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _network(args: argparse.Namespace, n_classes: int) -> Any:
-    """Returns the supernet to train, new or from --init, on the device."""
+    """Returns the supernet to train, new or from --init."""
     import torch
 
     from networks import build_supernet, load_supernet, replace_classifier
@@ -117,7 +119,7 @@ def _network(args: argparse.Namespace, n_classes: int) -> Any:
     else:
         with seeded(args.seed):
             net = build_supernet(n_classes, width_from_name(args.save), args.dropout)
-    return net.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return net
 
 
 def _percent(top1: dict[str, float]) -> str:

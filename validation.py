@@ -251,11 +251,11 @@ def measure(net: "nn.Module", provider: Any, resolution: int,
     """
     import torch
 
-    from evaluator.accuracy import amp_precision, checked_device
+    from evaluator.accuracy import amp_precision, evaluation_device
     from networks import recalibrate_bn
     from utils.training import evaluate
 
-    device = checked_device(args.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    device = evaluation_device(args.device)
     net.to(device)
     if args.subnet:
         recalibrate_bn(net, provider.calibration_batches(resolution))

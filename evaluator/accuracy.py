@@ -24,7 +24,7 @@ from networks import (
 from search_space import Arch, OFASearchSpace, check_arch
 from utils.errors import UserError
 from utils.files import write_json
-from utils.training import evaluate, fine_tune
+from utils.training import checked_device, evaluate, fine_tune
 
 N_CALIBRATION = 2000
 CALIBRATION_BATCH = 200
@@ -65,7 +65,7 @@ class NetEvaluator:
                  gpus: list[int] | None = None, cache_dir: str | None = None,
                  cache_gb: float = 32.0, amp: bool | str = False, threads: int | None = None,
                  latency_batch_size: int = 1, latency_device: str | None = None) -> None:
-        self.device = checked_device(device)
+        self.device = evaluation_device(device)
         self.gpus = gpus or []
         if threads:
             torch.set_num_threads(threads)
@@ -340,19 +340,9 @@ def amp_precision(amp: bool | str, device: torch.device) -> str | None:
     return usual if amp is True else amp or None
 
 
-def checked_device(name: str) -> torch.device:
-    """Returns the device `cpu` or `cuda:0`, ..., with cuDNN set to repeatable results.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises both for what is not there
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the device {name!r} cannot be used: {reason}; choose cpu or cuda:0, "
-                        "...") from None
+def evaluation_device(name: str | None) -> torch.device:
+    """Returns `utils.training.checked_device`, with cuDNN set to repeatable results."""
+    device = checked_device(name)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return device

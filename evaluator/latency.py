@@ -233,12 +233,9 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
             raise UserError(f"{name} must be 1 or more, not {value}")
     if not 0 < rel_err < 1:
         raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
-    import torch
+    from utils.training import checked_device
 
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device}: {str(error).splitlines()[0]}") from None
+    checked_device(device)
 
 
 def keep_freed_memory() -> None:

@@ -154,3 +154,12 @@ def test_no_option_for_a_checkpoint_is_left_out():
         untested = {option for option in options & TAKES_CHECKPOINT - tested
                     if (name, option) not in FOLDERS}
         assert not untested, f"{name}: {untested}"
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:77"])
+@pytest.mark.parametrize("command", [
+    ("train_cifar.py", "--dataset", "digits", "--model-config", "none"),
+    ("train_supernet.py", "--dataset", "digits", "--save", "none_w0.35"),
+    ("scripts/build_lut.py", "--out", "none.yaml")], ids=lambda command: command[0])
+def test_a_device_that_is_not_there_is_named(fails_clearly, command, device):
+    fails_clearly(*command, "--device", device, match=f"the device {device!r} cannot be used")

@@ -37,7 +37,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.files import atomic_path, write_text
-from utils.training import Batches, Objective, load_optimizer, train_one_epoch
+from utils.training import (
+    Batches,
+    Objective,
+    checked_device,
+    default_device,
+    load_optimizer,
+    train_one_epoch,
+)
 
 log = logging.getLogger("train")
 
@@ -64,18 +71,15 @@ class World(NamedTuple):
         return reduce_tensor(tensor.to(self.device), 1).cpu()
 
 
-def default_device(device: str | None) -> str:
-    """Returns `device`, or for None `cuda` where there is a GPU and `cpu` elsewhere."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def lone_world(device: str | None) -> World:
     """Returns a world of this process alone."""
     return World(torch.device(default_device(device)))
 
 
 def check_devices(n_processes: int, device: str | None) -> None:
-    """Raises UserError where this machine has fewer GPUs than it is to run processes on."""
+    """Raises UserError for no such device, or fewer GPUs than it is to run processes on."""
+    if device:
+        checked_device(device)
     if default_device(device).startswith("cuda") and n_processes > torch.cuda.device_count():
         raise UserError(f"{n_processes} processes for {torch.cuda.device_count()} GPUs; start at "
                         "most one for each, or add --device cpu")

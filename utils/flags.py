@@ -220,7 +220,7 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--eval-metric", choices=("top1", "top5", "loss"), default="top1",
                    help="what the best is judged by")
     g.add_argument("--device", default=None, help="cpu or cuda; None: a GPU if there is one")
-    g.add_argument("--threads", type=count(1), default=None,
+    g.add_argument("--threads", type=count(1, 1024), default=None,
                    help="CPU threads of each process; None: torch's choice")
     g.add_argument("--dist-bn", choices=("reduce", "broadcast", ""), default="reduce",
                    help="how processes agree on BN statistics after each epoch; '': not at all")

@@ -16,6 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.errors import UserError
+
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -24,6 +26,28 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Sequence[Loss]]
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # What optimisers keep in the shape of the parameter.
 PARAMETER_SHAPED = ("momentum_buffer", "exp_avg", "square_avg", "grad_avg", "max_exp_avg_sq")
+
+
+def default_device(name: str | None) -> str:
+    """Returns `name`, or for None `cuda` where there is a GPU and `cpu` elsewhere."""
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def checked_device(name: str | None) -> torch.device:
+    """Returns the device called `default_device(name)`.
+
+    Raises:
+        UserError: there is no such device here, or it holds no data.
+    """
+    name = default_device(name)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # torch raises both for what is not there
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the device {name!r} cannot be used: {reason}; choose cpu or cuda:0, "
+                        "...") from None
+    return device
 
 
 def device_of(net: nn.Module) -> torch.device:
