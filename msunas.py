@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -290,8 +290,10 @@ class MSuNAS:
         first = {result.job.name: result for result in measured}
         for result in self.engine.run([Job(r.job.name, r.job.arch, kind="latency")
                                        for r in measured]):
-            stats = {**first[result.job.name].stats, **result.stats}
-            yield jobs[result.job.name], Result(**{**vars(result), "stats": stats})
+            accurate = first[result.job.name]
+            yield jobs[result.job.name], replace(
+                result, stats={**accurate.stats, **result.stats},
+                retried=accurate.retried + result.retried)
 
     def _finished(self, iteration: int, index: int, arch: Arch,
                   failures: dict[tuple[int, int], dict]) -> Record | tuple[str, str] | None:

@@ -56,7 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="weight of the largest subnet's output against the labels")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
                    help="mixed precision")
-    g.add_argument("--seed", type=count(0, 2**32 - 1), default=0,
+    g.add_argument("--seed", type=count(0, 2**63), default=0,
                    help="of weights, images and subnets")
     g = p.add_argument_group("machine")
     g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")

@@ -192,7 +192,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--vld_size", type=count(1),
                    help="size of that validation split (default: none; 300 "
                    "for digits)")
-    p.add_argument("--seed", type=count(0, 2**32 - 1), default=0,
+    p.add_argument("--seed", type=count(0, 2**63), default=0,
                    help="seed of that split and of the calibration (default: %(default)s)")
     p.add_argument("--model", help="net.config of the network (default: none)")
     p.add_argument("--pretrained", help="its weights: net.init, net.inherited, or a checkpoint "

@@ -11,6 +11,7 @@ from networks import read_config
 from search_space import read_arch
 from utils.errors import Parser, UserError, run_script
 from utils.files import write_json
+from utils.flags import amount, count
 
 DEFAULT_RESOLUTION = 224
 
@@ -24,7 +25,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                      "(default: the data set's, ./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
     net.add_argument("--config", help="net.config file: the layers in JSON, either naming")
     net.add_argument("--init", help="weights that belong to --config")
-    net.add_argument("--resolution", type=int, help="image size in pixels for --config "
+    net.add_argument("--resolution", type=count(8, 4096), help="image size in pixels for --config "
                      f"(default: the config's own, else {DEFAULT_RESOLUTION})")
     net.add_argument("--reset_running_statistics", action="store_true", help="recompute the "
                      "batch-norm statistics of --config too (a subnet's always are)")
@@ -32,26 +33,31 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--data", help="folder of the data set (digits needs none)")
     data.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                       help="data set (default: imagenet)")
-    data.add_argument("--n_classes", type=int, help="classes (default: the data set's)")
-    data.add_argument("--vld_size", type=int, help="validation images split off the training set "
+    data.add_argument("--n_classes", type=count(1), help="classes (default: the data set's)")
+    data.add_argument("--vld_size", type=count(1),
+                      help="validation images split off the training set "
                       "(default: 300 for digits, else none: the test images are used)")
     data.add_argument("--test", action="store_true", help="score on the test images")
-    data.add_argument("--n_workers", type=int, default=4,
+    data.add_argument("--n_workers", type=count(0), default=4,
                       help="data-loading processes (default: 4)")
-    data.add_argument("--vld_batch_size", type=int, default=200,
+    data.add_argument("--vld_batch_size", type=count(1), default=200,
                       help="batch size of validation (default: 200)")
     data.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
                       "~/.cache/msunas)")
-    data.add_argument("--cache_gb", type=float, default=32.0,
-                      help="its greatest size in GiB (default: 20)")
+    data.add_argument("--cache_gb", type=amount, default=32.0,
+                      help="its greatest size in GiB (default: 32)")
     tune = p.add_argument_group("fine-tuning")
-    tune.add_argument("--n_epochs", type=int, help="epochs with a new classifier; 0 evaluates as "
+    tune.add_argument("--n_epochs", type=count(0),
+                      help="epochs with a new classifier; 0 evaluates as "
                       "it is (default: the data set's, 0 for imagenet and digits, else 5)")
-    tune.add_argument("--trn_batch_size", type=int, help="its batch size (default: the data set's)")
-    tune.add_argument("--seed", type=int, default=0, help="seed of every random draw (default: 0)")
+    tune.add_argument("--trn_batch_size", type=count(1),
+                      help="its batch size (default: the data set's)")
+    tune.add_argument("--seed", type=count(0, 2**63), default=0,
+                      help="seed of every random draw (default: 0)")
     device = p.add_argument_group("device and result")
     device.add_argument("--device", default="cpu", help="cpu or cuda:0, ... (default: cpu)")
-    device.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    device.add_argument("--threads", type=count(1, 1024),
+                        help="CPU threads (default: torch's choice)")
     device.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
     device.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
                         "batch size (default: none)")
@@ -103,15 +109,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give either --subnet, with --supernet_path, or --config, with --init")
     if args.config and not args.init:
         raise UserError("--config needs --init, the weights of that network")
-    if args.resolution is not None and not (args.config and 8 <= args.resolution <= 4096):
-        raise UserError(f"--resolution {args.resolution}: it must lie in 8..4096, and belongs to "
-                        "--config; a subnet file has its own")
-    for flag, least in (("vld_size", 1), ("trn_batch_size", 1), ("vld_batch_size", 1),
-                        ("n_epochs", 0), ("n_workers", 0), ("threads", 1), ("n_classes", 1),
-                        ("seed", 0)):
-        value = getattr(args, flag)
-        if value is not None and value < least:
-            raise UserError(f"--{flag} {value}: must be {least} or more")
+    if args.resolution is not None and not args.config:
+        raise UserError(f"--resolution {args.resolution}: belongs to --config; a subnet file has "
+                        "its own")
     folder = os.path.dirname(os.path.abspath(args.save)) if args.save else None
     if args.save and os.path.isdir(args.save):
         raise UserError(f"--save {args.save}: a folder; name the file for the stats")

@@ -27,6 +27,7 @@ from search_space import OFASearchSpace, SearchSpace, read_arch
 from search_space.backbones import make_divisible
 from utils.errors import Parser, UserError, run_script
 from utils.files import read_json
+from utils.flags import amount, count
 
 FLOPS_CONVENTION = "torchprofile 0.0.1: conv + linear MACs, multiplications, pooling means"
 MACS_CONVENTION = "conv + linear MACs"
@@ -269,10 +270,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
     p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
-    p.add_argument("--n_classes", type=int, default=1000, help="classes, for a net.subnet")
-    p.add_argument("--width", type=float, default=1.0,
+    p.add_argument("--n_classes", type=count(1), default=1000, help="classes, for a net.subnet")
+    p.add_argument("--width", type=amount, default=1.0,
                    help="width multiplier of the supernet, for a net.subnet")
-    p.add_argument("--img-size", type=int, default=224,
+    p.add_argument("--img-size", type=count(8, MAX_RESOLUTION), default=224,
                    help="input resolution, for a net.config that has none")
     p.add_argument("--layers", action="store_true", help="print a table of the layers, too")
     return p
@@ -280,8 +281,6 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the costs of every file; nothing is printed when one of them is bad."""
-    if not 8 <= args.img_size <= MAX_RESOLUTION:
-        raise UserError(f"--img-size must be 8..{MAX_RESOLUTION}, not {args.img_size}")
     lut = LookUpTable.read(args.lut) if args.lut else None
     for row, layers in [file_costs(path, args, lut) for path in args.files]:
         print(json.dumps(row))

@@ -211,7 +211,7 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                         "is the output again")
     g.add_argument("--no-resume-opt", action="store_true",
                    help="take only the weights and the epoch from --resume")
-    g.add_argument("--seed", type=count(0, 2**32 - 1), default=42,
+    g.add_argument("--seed", type=count(0, 2**31 - 1), default=42,
                    help="of weights, images and everything else")
     g.add_argument("--log-interval", type=count(1), default=50, help="steps between two log lines")
     g.add_argument("--recovery-interval", type=count(0), default=0,
