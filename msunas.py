@@ -8,6 +8,7 @@ that are evaluated for real.
 import argparse
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -691,10 +692,12 @@ def main(args: argparse.Namespace) -> None:
                     search.adopt()
                 last = run_to_the_end(search)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: python msunas.py --resume {settings['save']}") \
-            from None
-    print(f"done: {last}; choose networks with: python post_search.py --expr {last} --save "
-          f"{settings['save']}/selected --supernet_path {settings['supernet_path']}")
+        command = shlex.join(["python", "msunas.py", "--resume", settings["save"]])
+        raise KeyboardInterrupt(f"go on with: {command}") from None
+    command = shlex.join(["python", "post_search.py", "--expr", str(last), "--save",
+                          f"{settings['save']}/selected", "--supernet_path",
+                          settings["supernet_path"]])
+    print(f"done: {last}; choose networks with: {command}")
 
 
 if __name__ == "__main__":
