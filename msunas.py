@@ -27,27 +27,28 @@ from pymoo.optimize import minimize
 from tqdm import tqdm
 
 from acc_predictor import PREDICTORS, get_acc_predictor
+from cli.scripts import TypedFlagsParser, run_script
+from cli.types import amount, checked_values, count
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator import EVALUATORS
 from evaluator.jobs import EvaluatorSpec, Job, Result, WorkerError, get_engine, plan_slots
 from evaluator.objectives import OBJECTIVES, SecondObjective
-from search_space import RESOLUTIONS, SEARCH_SPACES, Arch, SearchSpace, get_search_space, read_arch
-from search_space.backbones import width_from_name
-from search_space.base import rows_in, unique_rows
-from utils import archive as archives
-from utils.archive import Record, Stats, objectives
-from utils.errors import TypedFlagsParser, UserError, run_script
-from utils.files import read_json, write_json, write_text
-from utils.flags import amount, checked_values, count
-from utils.metrics import get_correlation
-from utils.operators import (
+from search import archive as archives
+from search.archive import Record, Stats, objectives
+from search.operators import (
     CanonicalRepair,
     IntegerPolynomialMutation,
     evolve_subsets,
     gap_deviation,
 )
+from search.run_folder import RunFolder
+from search_space import RESOLUTIONS, SEARCH_SPACES, Arch, SearchSpace, get_search_space, read_arch
+from search_space.backbones import width_from_name
+from search_space.base import rows_in, unique_rows
+from utils.errors import UserError
+from utils.files import read_json, write_json, write_text
+from utils.metrics import get_correlation
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
-from utils.run_folder import RunFolder
 
 # The inner search (paper, Section 3.3 and its published code).
 POPULATION, GENERATIONS, CROSSOVER_PROB, MUTATION_ETA = 40, 20, 0.9, 1.0

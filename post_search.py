@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cli.scripts import Parser, run_script
+from cli.types import count
+from search.archive import Record, Stats, latest_stats, objectives, read_stats
+from search.run_folder import SETTINGS
 from search_space import Arch, check_arch
-from utils.archive import Record, Stats, latest_stats, objectives, read_stats
-from utils.errors import Parser, UserError, run_script
+from utils.errors import UserError
 from utils.files import read_json, write_json
-from utils.flags import count
 from utils.pareto import asf, high_tradeoff, non_dominated
-from utils.run_folder import SETTINGS
 
 FIRST_OBJECTIVE = "top1"
 COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}

@@ -11,23 +11,19 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from cli.config import ConfigParser
+from cli.scripts import run_script
+from cli.types import count, number
 from data_providers.table import DATASETS
-from utils.errors import UserError, run_script
-from utils.flags import (
-    ConfigParser,
-    add_network_flags,
-    add_optimisation_flags,
-    add_run_flags,
-    count,
-    number,
-)
+from training.flags import add_network_flags, add_optimisation_flags, add_run_flags
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from data_providers import DataProvider
-    from networks.students import Networks
-    from utils.fit import Run, World
+    from training.fit import Run, World
+    from training.students import Networks
 
 # Data sets whose images are cropped at their own size; the others are cropped at the resolution.
 NATIVE_SIZE = {"cifar10": 32, "cifar100": 32, "cinic10": 32}
@@ -73,7 +69,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --evaluate measures, or with --check only looks whether it could."""
     check_flags(args)
-    from utils.fit import processes
+    from training.fit import processes
 
     if args.check is not None:
         check(args)
@@ -92,8 +88,8 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for whatever would keep `args.check` processes from training."""
-    from networks.students import resume_run
-    from utils.fit import Run, check_devices, lone_world
+    from training.fit import Run, check_devices, lone_world
+    from training.students import resume_run
 
     check_devices(args.check, args.device)
     _, networks = load_all(args)
@@ -103,7 +99,7 @@ def check(args: argparse.Namespace) -> None:
 def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from data_providers import DataProvider
-    from networks.students import load_networks
+    from training.students import load_networks
 
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                             n_workers=args.workers, transform=TRANSFORM)
@@ -116,8 +112,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
     from torch.nn.functional import cross_entropy
 
-    from networks.students import make_objective, resume_run, write_pair
-    from utils.fit import Output, Run, fit, output_folder, start_logging
+    from training.fit import Output, Run, fit, output_folder, start_logging
+    from training.students import make_objective, resume_run, write_pair
 
     provider, networks = load_all(args)
     size = networks.resolution
@@ -223,7 +219,7 @@ def cutout(images: "Tensor", length: int, generator: Any) -> "Tensor":
 def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
             size: int) -> dict[str, float]:
     """Returns loss, top-1 and top-5 of a network; each process evaluates every n-th batch."""
-    from utils.training import evaluate
+    from training.loops import evaluate
 
     batches = provider.eval_batches(split, size)
     part = islice(batches, run.world.rank, None, run.world.size)
@@ -232,7 +228,7 @@ def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
 
 def log_accuracy(run: "Run", provider: "DataProvider", size: int) -> None:
     """Logs what the network reaches on the test images."""
-    from utils.fit import log
+    from training.fit import log
 
     figures = measure(run, run.best, provider, "test", size)
     log.info("test images: top1 %.4f, top5 %.4f, loss %.5f", figures["top1"], figures["top5"],

@@ -9,22 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.config import ConfigParser
+from cli.scripts import run_script
+from cli.types import amount, count, number
 from data_providers.table import DATASETS
-from utils.errors import UserError, run_script
-from utils.flags import (
-    ConfigParser,
-    add_network_flags,
-    add_optimisation_flags,
-    add_run_flags,
-    amount,
-    count,
-    number,
-)
+from training.flags import add_network_flags, add_optimisation_flags, add_run_flags
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
-    from networks.students import Networks
-    from utils.fit import World
+    from training.fit import World
+    from training.students import Networks
 
 # Learning rate where none is given: this for each 256 images of a step.
 LR_BASE, LR_BATCH = 0.006, 256
@@ -95,7 +90,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --check only looks whether it could."""
     check_flags(args)
-    from utils.fit import processes
+    from training.fit import processes
 
     if args.check is not None:
         check(args)
@@ -114,8 +109,8 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for whatever would keep `args.check` processes from training."""
-    from networks.students import resume_run
-    from utils.fit import Run, check_devices, lone_world
+    from training.fit import Run, check_devices, lone_world
+    from training.students import resume_run
 
     check_devices(args.check, args.device)
     provider, networks = load_all(args)
@@ -133,7 +128,7 @@ def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> No
 
 def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
-    from networks.students import load_networks
+    from training.students import load_networks
 
     provider = open_data(args, Path(args.data))
     return provider, load_networks(args, provider.n_classes)
@@ -153,9 +148,9 @@ def open_data(args: argparse.Namespace, data: Path) -> "DataProvider":
 
 def train(args: argparse.Namespace, world: "World") -> None:
     """Trains in this process, which is one of `world`."""
-    from networks.students import resume_run, write_pair
-    from utils.fit import Output, Run, fit, output_folder, start_logging
-    from utils.training import evaluate
+    from training.fit import Output, Run, fit, output_folder, start_logging
+    from training.loops import evaluate
+    from training.students import resume_run, write_pair
 
     provider, networks = load_all(args)
     size = networks.resolution
@@ -175,7 +170,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
 def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:
     """Returns the flags with the learning rate by the rule of thumb where none is given."""
-    from utils.fit import log
+    from training.fit import log
 
     if args.lr is not None:
         return args
@@ -244,7 +239,7 @@ def objective_of(args: argparse.Namespace, networks: "Networks", batches: Any,
     from timm.utils import distribute_bn, random_seed
     from torch.nn.functional import cross_entropy
 
-    from networks.students import first_images, make_objective
+    from training.students import first_images, make_objective
 
     random_seed(args.seed, world.rank)
     set_epoch(args, batches, 0)

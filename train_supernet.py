@@ -11,10 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cli.scripts import Parser, run_script
+from cli.types import amount, count, number
 from data_providers.table import DATASETS, get_dataset_info
 from search_space.backbones import width_from_name
-from utils.errors import Parser, UserError, run_script
-from utils.flags import amount, count, number
+from utils.errors import UserError
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -76,8 +77,9 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from data_providers import DataProvider
-    from networks import Recipe, SupernetTraining, save_weights
-    from utils.training import checked_device
+    from networks import save_weights
+    from training.shrinking import Recipe, SupernetTraining
+    from utils.devices import checked_device
 
     device = checked_device(args.device)
     if args.threads:
@@ -109,7 +111,7 @@ def _network(args: argparse.Namespace, n_classes: int) -> Any:
     import torch
 
     from networks import build_supernet, load_supernet, replace_classifier
-    from utils.training import seeded
+    from utils.devices import seeded
 
     generator = torch.Generator().manual_seed(args.seed)
     if args.init:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cli.scripts import Parser, run_script
+from cli.types import count
 from data_providers.table import DATASETS
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from search_space import read_arch
-from utils.errors import Parser, UserError, run_script
-from utils.flags import count
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -245,7 +246,7 @@ def main(args: argparse.Namespace) -> None:
 
 def measure(net: "nn.Module", provider: Any, resolution: int,
             args: argparse.Namespace) -> dict[str, float]:
-    """Runs the network over the chosen split; see `utils.training.evaluate`.
+    """Runs the network over the chosen split; see `training.loops.evaluate`.
 
     A subnet's BN statistics are recomputed first, as in an evaluation of a search.
     """
@@ -253,7 +254,7 @@ def measure(net: "nn.Module", provider: Any, resolution: int,
 
     from evaluator.accuracy import amp_precision, evaluation_device
     from networks import recalibrate_bn
-    from utils.training import evaluate
+    from training.loops import evaluate
 
     device = evaluation_device(args.device)
     net.to(device)

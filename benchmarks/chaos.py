@@ -25,9 +25,10 @@ from pathlib import Path
 import psutil
 from common import ROOT, machine, table
 
-from utils.errors import UserError, run_script
+from cli.scripts import run_script
+from search.run_folder import RETRIES, SETTINGS
+from utils.errors import UserError
 from utils.files import write_text
-from utils.run_folder import RETRIES, SETTINGS
 
 ORACLE = ("--evaluator", "benchmarks.slow_oracle:SlowOracle",
           "--n_doe", "50", "--iterations", "3", "--n_iter", "8")

@@ -16,10 +16,10 @@ from collections.abc import Callable
 import numpy as np
 from common import machine, table
 
+from cli.scripts import run_script
 from evaluator.costs import CostModel
 from evaluator.latency import LookUpTable
 from search_space import OFASearchSpace
-from utils.errors import run_script
 
 REPEATS = 50
 

@@ -28,10 +28,11 @@ import numpy as np
 import psutil
 from common import ROOT, machine, table
 
+from cli.scripts import run_script
 from evaluator.costs import CostModel
 from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
 from search_space import Arch, OFASearchSpace
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.files import write_json, write_text
 
 RESOLUTION, N_IMAGES, BATCH = 64, 2000, 200

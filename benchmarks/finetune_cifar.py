@@ -16,7 +16,8 @@ from pathlib import Path
 
 from common import ROOT, machine, table
 
-from utils.errors import UserError, run_script
+from cli.scripts import run_script
+from utils.errors import UserError
 from utils.files import write_text
 
 SUPERNET = "data/ofa_digits_d234_e346_k357_w0.35"

@@ -20,8 +20,8 @@ import numpy as np
 from common import machine, table
 from PIL import Image
 
+from cli.scripts import run_script
 from train_imagenet import get_args_parser as recipe_parser
-from utils.errors import run_script
 from utils.files import write_text
 
 N_CLASSES = 10
@@ -90,7 +90,7 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     from networks import build_supernet, cut_subnet
     from search_space import OFASearchSpace
     from train_imagenet import make_loaders
-    from utils.fit import World
+    from training.fit import World
 
     flags = recipe_parser().parse_args([
         str(folder), "-b", str(args.batch_size), "-j", "0", "--opt", "rmsproptf", "--lr", ".001",
@@ -106,8 +106,8 @@ def our_pass(args: argparse.Namespace, folder: Path, ema: bool) -> Callable[[int
     """Returns a function that trains epoch `index` as train_imagenet.py does."""
     from functools import partial
 
-    from utils.fit import Output, Run
-    from utils.training import supervised
+    from training.fit import Output, Run
+    from training.loops import supervised
 
     flags, net, batches, world = recipe(args, folder, ema)
     run = Run(flags, net, world, len(batches))

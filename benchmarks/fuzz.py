@@ -32,6 +32,7 @@ import yaml
 from common import ROOT, machine, peak_mib, table
 from hostile import checkpoint_inputs, string_inputs, text_inputs
 
+from cli.scripts import run_script
 from evaluator.costs import network_costs
 from evaluator.latency import LookUpTable
 from evaluator.layers import read_config_layers
@@ -41,12 +42,12 @@ from msunas import make_space, parse_resolutions, prepare
 from post_search import front_within, parse_constraints, parse_preference, read_search, select
 from post_search import get_args_parser as post_parser
 from post_search import resolve as post_resolve
+from search.archive import Record, read_net_stats, read_stats
+from search.run_folder import SETTINGS, RunFolder
 from search_space import OFASearchSpace, read_arch
 from train_imagenet import check_flags
 from train_imagenet import get_args_parser as train_parser
-from utils.archive import Record, read_net_stats, read_stats
-from utils.errors import UserError, one_line, run_script
-from utils.run_folder import SETTINGS, RunFolder
+from utils.errors import UserError, one_line
 
 INPUT, MEMORY, SECONDS = "input", 2 * 2**30, 5.0
 SHOWN = 5

@@ -19,7 +19,8 @@ from typing import Any
 
 from common import machine, table
 
-from utils.errors import UserError, run_script
+from cli.scripts import run_script
+from utils.errors import UserError
 from utils.files import write_text
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from common import machine, table
 
 from acc_predictor import PREDICTORS, get_acc_predictor
+from cli.scripts import run_script
 from search_space import OFASearchSpace
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.files import read_text, write_text
 from utils.metrics import get_correlation
 

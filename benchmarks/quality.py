@@ -24,15 +24,15 @@ from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.optimize import minimize
 
 from acc_predictor import PREDICTORS
+from cli.scripts import run_script
 from evaluator.jobs import Job, Result
 from evaluator.oracle import OracleEvaluator
 from msunas import AuxiliarySingleLevelProblem, MSuNAS, make_objective, make_space, resolve
 from msunas import get_args_parser as search_parser
-from utils.archive import objectives
-from utils.errors import run_script
-from utils.operators import CanonicalRepair, IntegerPolynomialMutation
+from search.archive import objectives
+from search.operators import CanonicalRepair, IntegerPolynomialMutation
+from search.run_folder import RunFolder
 from utils.pareto import normalized_hypervolume
-from utils.run_folder import RunFolder
 
 REFERENCE = np.array([30.0, 600.0])
 BUDGETS = (140, 180, 220, 260, 300, 340)

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import numpy as np
 from common import machine, peak_mib, table
 
+from cli.scripts import run_script
 from evaluator.jobs import Engine, EvaluatorSpec, Job, Slot, get_engine
 from evaluator.jobs.base import Outcome
 from evaluator.jobs.simulated import SimulatedSlots
-from utils.errors import run_script
 from utils.files import write_text
 
 N_JOBS, N_SLOTS, N_SEEDS = 1000, 64, 10

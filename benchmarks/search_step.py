@@ -18,11 +18,11 @@ import numpy as np
 from common import machine, table
 
 from acc_predictor import PREDICTORS, get_acc_predictor
+from cli.scripts import run_script
 from evaluator.objectives import SecondObjective
 from evaluator.oracle import OracleEvaluator
 from msunas import propose
 from search_space import OFASearchSpace
-from utils.errors import run_script
 
 ARCHIVE, K, REPEATS = 340, 8, 5
 ORIGINAL = {"flops": "14 min", "cpu": "43 min"}

@@ -24,7 +24,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from acc_predictor import get_acc_predictor
 from acc_predictor.adaptive_switching import cross_validation_folds
-from utils.errors import run_script
+from cli.scripts import run_script
 from utils.files import write_text
 
 N_TREES = 5000

@@ -17,7 +17,8 @@ import numpy as np
 import psutil
 from common import ROOT, machine, table
 
-from utils.errors import UserError, run_script
+from cli.scripts import run_script
+from utils.errors import UserError
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -6,12 +6,13 @@ import os
 import sys
 from typing import Any
 
+from cli.scripts import Parser, run_script
+from cli.types import amount, count
 from data_providers.table import DATASETS, get_dataset_info
 from networks import read_config
 from search_space import read_arch
-from utils.errors import Parser, UserError, run_script
+from utils.errors import UserError
 from utils.files import write_json
-from utils.flags import amount, count
 
 DEFAULT_RESOLUTION = 224
 

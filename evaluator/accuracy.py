@@ -22,9 +22,10 @@ from networks import (
     write_config,
 )
 from search_space import Arch, OFASearchSpace, check_arch
+from training.loops import evaluate, fine_tune
+from utils.devices import checked_device
 from utils.errors import UserError
 from utils.files import write_json
-from utils.training import checked_device, evaluate, fine_tune
 
 N_CALIBRATION = 2000
 CALIBRATION_BATCH = 200
@@ -341,7 +342,7 @@ def amp_precision(amp: bool | str, device: torch.device) -> str | None:
 
 
 def evaluation_device(name: str | None) -> torch.device:
-    """Returns `utils.training.checked_device`, with cuDNN set to repeatable results."""
+    """Returns `utils.devices.checked_device`, with cuDNN set to repeatable results."""
     device = checked_device(name)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

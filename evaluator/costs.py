@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.scripts import Parser, run_script
+from cli.types import amount, count
 from evaluator.latency import LookUpTable, build_command
 from evaluator.layers import (
     MAX_RESOLUTION,
@@ -25,9 +27,8 @@ from evaluator.layers import (
 )
 from search_space import OFASearchSpace, SearchSpace, read_arch
 from search_space.backbones import make_divisible
-from utils.errors import Parser, UserError, run_script
+from utils.errors import UserError
 from utils.files import read_json
-from utils.flags import amount, count
 
 FLOPS_CONVENTION = "torchprofile 0.0.1: conv + linear MACs, multiplications, pooling means"
 MACS_CONVENTION = "conv + linear MACs"

@@ -233,7 +233,7 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
             raise UserError(f"{name} must be 1 or more, not {value}")
     if not 0 < rel_err < 1:
         raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
-    from utils.training import checked_device
+    from utils.devices import checked_device
 
     checked_device(device)
 

@@ -9,12 +9,10 @@ from typing import Any
 _MODULES = {
     "checkpoints": ("load_checkpoint", "load_state", "load_training_state", "load_weights",
                     "save_training_state", "save_weights"),
-    "shrinking": ("PHASES", "Recipe", "Sandwich", "SupernetTraining"),
     "configs": ("check_config", "read_config", "to_old_naming", "write_config"),
     "static": ("NSGANetV2", "ProxylessNASNets", "build_from_config", "replace_classifier"),
-    "students": ("load_networks", "load_student", "load_teacher", "make_objective", "write_pair"),
     "supernets": ("build_supernet", "cut_subnet", "load_supernet", "subnet_config"),
-    "statistics": ("recalibrate_bn",),
+    "batch_norm": ("recalibrate_bn",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

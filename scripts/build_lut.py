@@ -12,6 +12,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cli.scripts import Parser, run_script
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator.latency import (
     GROUP,
@@ -28,7 +29,7 @@ from evaluator.latency import (
 from evaluator.layers import Layer, read_config_layers, space_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.backbones import width_from_name
-from utils.errors import Parser, UserError, run_script
+from utils.errors import UserError
 from utils.files import read_yaml, write_text
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cli.scripts import Parser, run_script
 from evaluator.latency import (
     GROUP,
     MAX_REPEATS,
@@ -22,7 +23,7 @@ from evaluator.latency import (
 from evaluator.layers import Layer, arch_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.ofa import DEFAULT_RESOLUTIONS
-from utils.errors import Parser, UserError, run_script
+from utils.errors import UserError
 from utils.files import atomic_path
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 # Run as a file, Python puts scripts/ on the path, not the project's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.archive import latest_stats, objectives, read_stats, stats_path
-from utils.errors import Parser, UserError, run_script
+from cli.scripts import Parser, run_script
+from search.archive import latest_stats, objectives, read_stats, stats_path
+from utils.errors import UserError
 from utils.pareto import non_dominated
-from utils.plotting import plot_front, plot_history
+from visualization.plots import plot_front, plot_history
 
 
 def get_args_parser() -> argparse.ArgumentParser:

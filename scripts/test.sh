@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
-setup_env requirements.txt requirements-ray.txt
+setup_env requirements.txt requirements-ray.txt requirements-dev.txt
 echo "[test] ruff"
 "$PYTHON" -m ruff check .
 echo "[test] pytest"

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.scripts import run_script
 from data_providers import DataProvider
 from networks import build_supernet, cut_subnet, save_weights, write_config
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 
 SIZE = 32
 SMALL = OFASearchSpace([SIZE]).extremes()[0]

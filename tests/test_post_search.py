@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import post_search
+from search.archive import Record, Stats, objectives, write_stats
 from search_space import OFASearchSpace
-from utils.archive import Record, Stats, objectives, write_stats
 from utils.errors import UserError
 from utils.pareto import non_dominated
 

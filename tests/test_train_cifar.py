@@ -18,7 +18,7 @@ from tests.fine_tuning import (
     only_run,
 )
 from train_cifar import Enlarged, cutout, get_args_parser, main
-from utils.training import evaluate
+from training.loops import evaluate
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,10 @@ from tests.fine_tuning import (
     only_run,
 )
 from train_imagenet import get_args_parser, load_all, main, with_lr
+from training.fit import Run, World, check_devices
+from training.loops import evaluate, train_one_epoch
+from utils.devices import seeded
 from utils.errors import UserError
-from utils.fit import Run, World, check_devices
-from utils.training import evaluate, seeded, train_one_epoch
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
 CPU = World(torch.device("cpu"))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from networks import PHASES, Recipe, Sandwich, SupernetTraining, build_supernet, load_supernet
+from networks import build_supernet, load_supernet
+from training.shrinking import PHASES, Recipe, Sandwich, SupernetTraining
+from utils.devices import seeded
 from utils.errors import UserError
-from utils.training import seeded
 
 RECIPE = Recipe(resolutions=[16, 24], epochs=[1, 1, 1, 1], batch_size=16, opt="adamw", lr=1e-3,
                 shrink_lr=1e-3, weight_decay=0.01, clip_grad=5.0, smoothing=0.1, n_random=1,

@@ -15,8 +15,8 @@ from evaluator import OFAEvaluator, build_evaluator
 from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
 from search_space import OFASearchSpace
 from tests.data_providers import layouts
+from training.loops import evaluate
 from utils.errors import UserError
-from utils.training import evaluate
 
 ARCH, OTHER = OFASearchSpace(resolutions=[32]).sample(2, rng=np.random.default_rng(0))
 

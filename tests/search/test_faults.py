@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from search.archive import read_stats
 from tests.search.runs import command, contents
-from utils.archive import read_stats
 
 FAULTS = {2: "hang", 5: "memory", 8: "nan", 11: "raise", 14: "die", 17: "half", 20: "die once"}
 STATUS = {2: "timeout", 5: "oom", 8: "nan", 11: "failed", 14: "lost", 17: "lost"}

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from search.archive import objectives, read_stats
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from tests.search.runs import command, contents
-from utils.archive import objectives, read_stats
 from utils.pareto import non_dominated
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.errors import TypedFlagsParser, UserError, one_line, run_script
+from cli.scripts import TypedFlagsParser, run_script
+from utils.errors import UserError, one_line
 from utils.files import atomic_path, read_json, read_yaml, write_json
 
 ODD_NAMES = ["with space", "quo'te\"s", "new\nline", "ümläut-日本", "-dash", "$(touch x)"]
@@ -51,7 +52,7 @@ def test_the_file_size_limit_keeps_the_old_file(tmp_path):
     write_json(path, {"old": True})
     code = textwrap.dedent(f"""
         import resource, signal, sys
-        from utils.errors import run_script
+        from cli.scripts import run_script
         from utils.files import write_json
         import argparse
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from utils.training import (
+from training.loops import (
     cosine,
     distilled,
     evaluate,
     fine_tune,
-    seeded,
     soft_cross_entropy,
     train_one_epoch,
 )
+from utils.devices import seeded
 
 
 @pytest.fixture(autouse=True)

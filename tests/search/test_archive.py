@@ -6,8 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from search_space import OFASearchSpace
-from utils.archive import (
+from search.archive import (
     Record,
     Stats,
     latest_stats,
@@ -18,6 +17,7 @@ from utils.archive import (
     stats_path,
     write_stats,
 )
+from search_space import OFASearchSpace
 from utils.errors import UserError
 
 SPACE = OFASearchSpace()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.pareto import non_dominated
-from utils.plotting import axis_label, plot_front, plot_history
+from visualization.plots import axis_label, plot_front, plot_history
 
 PNG = b"\x89PNG\r\n\x1a\n"
 F = np.array([[10.0, 300], [12, 200], [13, 120], [13, 250]])

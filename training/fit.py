@@ -1,7 +1,7 @@
 """A training run from its first epoch to its last: processes, averaging, checkpoints, logs.
 
 The parts are timm's; what is written here joins them. Used by train_imagenet.py and
-train_cifar.py; the epochs themselves are `utils.training.train_one_epoch`.
+train_cifar.py; the epochs themselves are `training.loops.train_one_epoch`.
 """
 
 import argparse
@@ -35,16 +35,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.errors import EXIT_BAD_INPUT, UserError
+from cli.scripts import EXIT_BAD_INPUT
+from training.loops import Batches, Objective, load_optimizer, train_one_epoch
+from utils.devices import checked_device, default_device
+from utils.errors import UserError
 from utils.files import atomic_path, write_text
-from utils.training import (
-    Batches,
-    Objective,
-    checked_device,
-    default_device,
-    load_optimizer,
-    train_one_epoch,
-)
 
 log = logging.getLogger("train")
 
@@ -144,7 +139,7 @@ class Run:
     """A network in training: optimiser, schedule, scaler, averaged weights.
 
     Args:
-        args: the flags of `utils.flags.add_optimisation_flags` and `add_run_flags`; `lr` is set.
+        args: the flags of `training.flags.add_optimisation_flags` and `add_run_flags`; `lr` is set.
         net: the network; it moves to the device.
         world: the processes.
         n_batches: batches of each epoch and process.
@@ -342,7 +337,7 @@ def fit(run: Run, batches: Batches, objective: Objective,
     Args:
         run: what is trained.
         batches: one pass is an epoch.
-        objective: see `utils.training`.
+        objective: see `training.loops`.
         evaluate: returns `loss`, `top1`, `top5` of a network over all processes.
         output: the files.
         set_epoch: told the epoch before each pass.

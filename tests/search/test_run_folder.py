@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
+from search.run_folder import RunFolder
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.errors import UserError
 from utils.files import write_json
-from utils.run_folder import RunFolder
 
 HOLD = """
 import sys, time
-from utils.run_folder import RunFolder
+from search.run_folder import RunFolder
 with RunFolder(sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(60)
@@ -50,7 +50,7 @@ def test_the_lock_is_exclusive_under_contention(tmp_path):
 import sys, time
 from pathlib import Path
 from utils.errors import UserError
-from utils.run_folder import RunFolder
+from search.run_folder import RunFolder
 folder, wins = Path(sys.argv[1]), 0
 end = time.monotonic() + 1.5
 while time.monotonic() < end:

@@ -10,9 +10,9 @@ import train_cifar
 import train_imagenet
 import train_supernet
 import validation
+from cli.types import amount, count, number
 from evaluator import __main__ as evaluation
 from evaluator import costs
-from utils.flags import amount, count, number
 
 SCRIPTS = (msunas, post_search, train_cifar, train_imagenet, train_supernet, validation, evaluation,
            costs)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.operators import (
+from search.operators import (
     cross_subsets,
     gap_deviation,
     mutate_integers,

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
+from cli.scripts import run_script
 from tests.conftest import ROOT
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 
-PRINTS = ("import argparse, sys; from utils.errors import run_script; "
+PRINTS = ("import argparse, sys; from cli.scripts import run_script; "
           "p = argparse.ArgumentParser(prog='prints'); p.add_argument('n', type=int); "
           "sys.exit(run_script(lambda args: [print('x' * 50) for _ in range(args.n)], p))")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.training import device_of, to_device
+from utils.devices import device_of, to_device
 
 
 class _Observer:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import (
     load_checkpoint,
     load_state,
@@ -18,12 +19,12 @@ from networks.checkpoints import (
 )
 from networks.configs import read_config, write_config
 from networks.static import build_from_config, replace_classifier
-from networks.statistics import recalibrate_bn
 from networks.supernets import cut_subnet, load_supernet
 from search_space import OFASearchSpace
+from training.fit import Run
+from training.loops import Criterion, Objective, distilled, supervised
+from utils.devices import seeded
 from utils.errors import UserError
-from utils.fit import Run
-from utils.training import Criterion, Objective, distilled, seeded, supervised
 
 DEFAULT_RESOLUTION = 224
 
@@ -44,7 +45,7 @@ class Networks(NamedTuple):
 
 
 def load_networks(args: argparse.Namespace, n_classes: int) -> Networks:
-    """Returns the networks that the flags of `utils.flags.add_network_flags` describe.
+    """Returns the networks that the flags of `training.flags.add_network_flags` describe.
 
     Args:
         args: the flags, with `seed`.
@@ -96,7 +97,7 @@ def write_pair(net: nn.Module, folder: Path, resolution: int, transform: str) ->
 
 
 def resume_run(run: Run, path: str | None) -> dict | None:
-    """Lets a `utils.fit.Run` go on from a checkpoint; returns the history of its best ones.
+    """Lets a `training.fit.Run` go on from a checkpoint; returns the history of its best ones.
 
     Raises:
         UserError: no checkpoint of a training, or one of another network.

@@ -12,20 +12,13 @@ import torch.nn.functional as F  # noqa: N812
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import load_state, load_training_state, save_training_state
-from networks.statistics import recalibrate_bn
 from networks.supernets import cut_subnet
 from search_space import OFASearchSpace
+from training.loops import cosine, evaluate, load_optimizer, soft_cross_entropy, train_one_epoch
+from utils.devices import device_of, seeded
 from utils.errors import UserError
-from utils.training import (
-    cosine,
-    device_of,
-    evaluate,
-    load_optimizer,
-    seeded,
-    soft_cross_entropy,
-    train_one_epoch,
-)
 
 N_LAYERS, N_STAGES = 20, 5
 
@@ -71,7 +64,7 @@ class Sandwich:
         self.n_random, self.kd_ratio, self.smoothing = n_random, kd_ratio, smoothing
 
     def __call__(self, net: nn.Module, images: Tensor, labels: Tensor) -> list[Callable]:
-        """Returns the losses of one step, one for each subnet; see `utils.training`."""
+        """Returns the losses of one step, one for each subnet; see `training.loops`."""
         images = self._resized(images)
         soft: list[Tensor] = []
 

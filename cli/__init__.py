@@ -1,0 +1,1 @@
+"""Command lines: parsers, the types of flags, and how a script ends."""

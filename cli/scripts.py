@@ -1,0 +1,79 @@
+"""What all scripts share: how a command line is parsed, and how errors become exit codes."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from utils.errors import UserError, describe_os_error, one_line
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+
+
+def run_script(main: Callable[[argparse.Namespace], object],
+               parser: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
+    """Parses the command line, calls `main(args)`, and returns the exit code.
+
+    `UserError` and errors of the file system become one line on stderr and exit code 2, Ctrl-C
+    becomes 130, and a reader of the output that has left (`| head`) a quiet 141. Anything else is a
+    fault of the program and keeps its traceback.
+    """
+    args = parser.parse_args(argv)
+    try:
+        main(args)
+        _flush_output()
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{parser.prog}: interrupted{one_line(interrupt) and f'; {one_line(interrupt)}'}",
+              file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            _flush_output()
+        return EXIT_CLOSED_PIPE
+    except OSError as error:
+        if error.errno is None:
+            raise
+        message = describe_os_error(error)
+    else:
+        return 0
+    print(f"{parser.prog}: error: {one_line(message)}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _flush_output() -> None:
+    """Flushes stdout; what cannot be written is thrown away, or Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that ends with one line and exit code 2: a long usage would hide what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints what is wrong and exits."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {one_line(message)}; see --help\n")
+
+
+class TypedFlagsParser(Parser):
+    """A parser that also tells which flags were typed: `args.typed`, a set of their names.
+
+    A resumed run takes the others from where it stored them.
+    """
+
+    def parse_args(self, args=None, namespace=None):
+        """Parses as usual and adds `typed`."""
+        parsed = super().parse_args(args, namespace)
+        untyped = object()
+        probe = argparse.Namespace(**dict.fromkeys(vars(parsed), untyped))
+        super().parse_args(args, probe)
+        parsed.typed = {name for name, value in vars(probe).items() if value is not untyped}
+        return parsed

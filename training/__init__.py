@@ -1,0 +1,1 @@
+"""Training: loops, schedules, checkpoints, students, supernets, and the flags of its scripts."""
