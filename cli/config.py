@@ -13,11 +13,11 @@ class ConfigParser(Parser):
     """A parser whose defaults a YAML file can replace: `-c config.yaml`, such as an args.yaml."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                         allow_abbrev=False, **options)
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
         self.add_argument("-c", "--config", metavar="YAML", help="file of defaults for all flags")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+    def parse_args(  # type: ignore[override]  # the base class has overloads
+            self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
         """Parses as usual; what stands on the command line wins over the file."""
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("-c", "--config")

@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.errors import UserError, describe_os_error, one_line
 
@@ -56,11 +58,35 @@ def _flush_output() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that ends with one line and exit code 2: a long usage would hide what is wrong."""
+    """A parser that ends with one line and exit code 2: a long usage would hide what is wrong.
+
+    Flags must be written out: an abbreviation would change its meaning when a flag is added.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         """Prints what is wrong and exits."""
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {one_line(message)}; see --help\n")
+
+    def parse_args(  # type: ignore[override]  # the base class has overloads
+            self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        """Parses as usual, after an unknown flag, which may hide a missing one, is refused."""
+        for text in sys.argv[1:] if args is None else args:
+            if text == "--":
+                break
+            self._check_flag(text.split("=")[0])
+        return super().parse_args(args, namespace)
+
+    def _check_flag(self, name: str) -> None:
+        """Ends the program where `name` looks like a flag and is none of this parser's."""
+        known = self._option_string_actions
+        if not re.fullmatch(r"--[A-Za-z]\S*", name) or name in known:
+            return
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        self.error(f"unknown flag {name}{hint}")
 
 
 class TypedFlagsParser(Parser):
@@ -69,7 +95,8 @@ class TypedFlagsParser(Parser):
     A resumed run takes the others from where it stored them.
     """
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(  # type: ignore[override]  # the base class has overloads
+            self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
         """Parses as usual and adds `typed`."""
         parsed = super().parse_args(args, namespace)
         untyped = object()

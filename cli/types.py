@@ -45,6 +45,36 @@ def amount(text: str) -> float:
     return value
 
 
+class Flatten(argparse.Action):
+    """Stores the lists that its `type` returns, one for each text, as one list."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        """Joins the lists of one flag."""
+        setattr(namespace, self.dest, [item for part in values for item in part])
+
+
+def integers(least: int, most: int = 10**6) -> dict[str, Any]:
+    """Returns the options of `add_argument` for a list of integers in `least`..`most`.
+
+    It can be typed as `32 36 40`, as `32,36,40`, or as `32:40:4` (first, last, step; the last one
+    is included), and these can be mixed.
+    """
+    convert = count(least, most)
+
+    def expand(text: str) -> list[int]:
+        if ":" not in text:
+            return [convert(part) for part in text.split(",")]
+        first, last, step = text.split(":")
+        values = list(range(convert(first), convert(last) + 1, count(1, most)(step)))
+        if not values:
+            raise argparse.ArgumentTypeError(f"{text[:20]} is empty: write first:last:step")
+        return values
+
+    expand.__name__ = "list"
+    return {"type": expand, "nargs": "+", "action": Flatten}
+
+
 def checked_values(parser: argparse.ArgumentParser, values: dict[str, Any],
                    source: str) -> dict[str, Any]:
     """Returns values for flags that were read from a file, converted as argparse would.
@@ -75,6 +105,8 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
         raise UserError(f"{source}: {action.dest} cannot be {str(value)[:60]!r}; see --help") \
             from None
+    if isinstance(action, Flatten):
+        return [item for part in converted for item in part]
     return converted if several else converted[0]
 
 
@@ -83,7 +115,7 @@ def _converted(action: argparse.Action, item: Any) -> Any:
     if b"\0" in os.fsencode(str(item)):  # which itself raises for what no path can hold
         raise ValueError
     converted = (action.type or str)(str(item))
-    if not isinstance(item, str) and (isinstance(item, bool) or converted != item):
+    if not isinstance(item, str) and (isinstance(item, bool) or converted not in (item, [item])):
         raise ValueError
     if action.choices and converted not in action.choices:
         raise ValueError

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cli.scripts import run_script
+from cli.scripts import Parser, run_script
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -52,3 +52,24 @@ def test_an_output_on_a_full_disk_is_one_line(lines):
     assert done.returncode == 2
     assert done.stderr.startswith("prints: error: ") and "disk is full" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("typed", "message"), [
+    (["--vld-size", "3"], "unknown flag --vld-size; did you mean --vld_size?"),
+    (["--vld_size=3", "--datset=x"], "unknown flag --datset; did you mean --dataset?"),
+    (["--data", "x"], "unknown flag --data; did you mean --dataset?"),  # no abbreviation
+    (["--colour"], "unknown flag --colour; see --help")])
+def test_a_misspelt_flag_is_refused_with_the_nearest_one(capsys, typed, message):
+    parser = Parser(prog="tool")
+    parser.add_argument("--vld_size", type=int)
+    parser.add_argument("--dataset", required=True)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(typed)
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and message in lines[0]
+
+
+def test_what_only_looks_like_a_flag_is_a_value():
+    parser = Parser(prog="tool")
+    parser.add_argument("name", nargs="*")
+    assert parser.parse_args(["--a b", "--", "--dataset"]).name == ["--a b", "--dataset"]

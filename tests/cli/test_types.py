@@ -10,9 +10,11 @@ import train_cifar
 import train_imagenet
 import train_supernet
 import validation
-from cli.types import amount, count, number
+from cli.scripts import Parser
+from cli.types import amount, checked_values, count, integers, number
 from evaluator import __main__ as evaluation
 from evaluator import costs
+from utils.errors import UserError
 
 SCRIPTS = (msunas, post_search, train_cifar, train_imagenet, train_supernet, validation, evaluation,
            costs)
@@ -29,6 +31,34 @@ def test_a_number_out_of_range_is_refused(convert, good, bad):
     for text in bad:
         with pytest.raises((ValueError, argparse.ArgumentTypeError)):
             convert(text)
+
+
+def list_parser():
+    parser = Parser(prog="tool")
+    parser.add_argument("--sizes", **integers(8, 256))
+    return parser
+
+
+@pytest.mark.parametrize("typed", [["32", "36", "40"], ["32,36,40"], ["32:40:4"], ["32:36:4", "40"],
+                                   ["32", "36,40"]])
+def test_a_list_can_be_typed_in_three_ways(typed):
+    assert list_parser().parse_args(["--sizes", *typed]).sizes == [32, 36, 40]
+
+
+@pytest.mark.parametrize("typed", [["7"], ["32,257"], ["40:32:4"], ["32:40"], ["32:40:0"],
+                                   ["32,,40"], [","], [":::"], ["1:2:3:4"], ["x"], []])
+def test_a_list_that_cannot_be_is_refused(typed, capsys):
+    with pytest.raises(SystemExit):
+        list_parser().parse_args(["--sizes", *typed])
+    assert "--sizes" in capsys.readouterr().err
+
+
+def test_a_list_from_a_file_is_checked_like_one_that_is_typed():
+    for value in ([32, 36, 40], "32,36,40", ["32:40:4"]):
+        assert checked_values(list_parser(), {"sizes": value}, "f") == {"sizes": [32, 36, 40]}
+    for value in ([7], [32.5], [True], "x", [], 40.0):
+        with pytest.raises(UserError, match="f: sizes cannot be"):
+            checked_values(list_parser(), {"sizes": value}, "f")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
