@@ -7,7 +7,7 @@ scripts/distributed_train.sh N --flags`.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Data sets whose images are cropped at their own size; the others are cropped at the resolution.
 NATIVE_SIZE = {"cifar10": 32, "cifar100": 32, "cinic10": 32}
 CROP_PADDING = 4
+# Grey, where AutoAugment moves an image away; as in the original.
+AUTOAUGMENT_FILL = [128, 128, 128]
 # The recipe of NSGANetV2 for small data sets.
 RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad": 5.0,
           "epochs": 150, "sched": "cosine"}
@@ -145,7 +147,8 @@ def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,
         rank=world.rank, world_size=world.size, device=world.device,
         transform=geometry(args, provider, native, size))
     cutout_length = args.cutout_length if args.cutout else 0
-    return Enlarged(batches, size, cutout_length, args.seed, world.rank)
+    black = [-mean / std for mean, std in zip(provider.info.mean, provider.info.std, strict=True)]
+    return Enlarged(batches, size, cutout_length, args.seed, world.rank, black)
 
 
 def geometry(args: argparse.Namespace, provider: "DataProvider", native: int | None,
@@ -158,7 +161,7 @@ def geometry(args: argparse.Namespace, provider: "DataProvider", native: int | N
     steps = [tv.RandomCrop(native, padding=CROP_PADDING), tv.RandomHorizontalFlip()] if native \
         else [train_geometry(provider.info, size)]
     if args.autoaugment:
-        steps.append(tv.AutoAugment(tv.AutoAugmentPolicy(args.autoaugment)))
+        steps.append(tv.AutoAugment(tv.AutoAugmentPolicy(args.autoaugment), fill=AUTOAUGMENT_FILL))
     return tv.Compose(steps)
 
 
@@ -170,10 +173,13 @@ class Enlarged:
         size: r, in pixels.
         cutout_length: side of the blank square; 0 for none.
         seed, rank: with the epoch they decide where the squares lie.
+        black: what a black pixel is after normalisation, one value for each channel.
     """
 
-    def __init__(self, batches: Any, size: int, cutout_length: int, seed: int, rank: int) -> None:
+    def __init__(self, batches: Any, size: int, cutout_length: int, seed: int, rank: int,
+                 black: Sequence[float]) -> None:
         self.batches, self.size, self.cutout_length = batches, size, cutout_length
+        self.black = black
         self.seed, self.rank, self.epoch = seed, rank, 0
 
     def __len__(self) -> int:
@@ -192,17 +198,18 @@ class Enlarged:
         generator = torch.Generator().manual_seed(key)
         for images, labels in self.batches:
             if self.cutout_length:
-                images = cutout(images, self.cutout_length, generator)
+                images = cutout(images, self.cutout_length, generator, self.black)
             if images.shape[-1] != self.size:
                 images = interpolate(images, size=self.size, mode="bicubic", align_corners=False)
             yield images, labels
 
 
-def cutout(images: "Tensor", length: int, generator: Any) -> "Tensor":
-    """Sets a square of each normalised image (b, 3, h, w) to 0, the mean; returns a new tensor.
+def cutout(images: "Tensor", length: int, generator: Any,
+           fill: Sequence[float]) -> "Tensor":
+    """Sets a square of each normalised image (b, 3, h, w) to `fill` (3,); returns a new tensor.
 
-    Its centre is uniform over the image, so that the square may reach over the edge. Source:
-    Cutout (DeVries and Taylor, 2017).
+    The original blanks before it normalises: its square is black. The centre is uniform over the
+    image, so that the square may reach over the edge. Source: Cutout (DeVries and Taylor, 2017).
     """
     import torch
 
@@ -213,7 +220,8 @@ def cutout(images: "Tensor", length: int, generator: Any) -> "Tensor":
         offset = torch.arange(size) - (centre - length // 2)
         masks.append((offset >= 0) & (offset < length))
     hole = masks[0][:, None, :, None] & masks[1][:, None, None, :]
-    return images.masked_fill(hole.to(images.device), 0.0)
+    colour = torch.tensor(fill, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    return torch.where(hole.to(images.device), colour, images)
 
 
 def measure(run: "Run", net: Any, provider: "DataProvider", split: str,

@@ -17,6 +17,7 @@ from torchvision import datasets as tv
 
 from data_providers.table import DatasetInfo, count_class_folders, get_dataset_info
 from utils.errors import UserError, one_line
+from utils.files import read_text
 
 SPLITS = ("train", "test")
 # What the decoders of PIL raise on a file that is missing, cut off, or not an image.
@@ -149,12 +150,14 @@ class Layout:
         needs: for each split, the relative paths without which it is not this layout.
         load: (root, split) -> Images; may raise RuntimeError, ValueError or an OSError.
         downloads: whether `load` takes `download=True`.
+        by_folder: whether each class has a folder of its own.
     """
 
     name: str
     needs: dict[str, tuple[str, ...]]
     load: Callable[..., Images]
     downloads: bool = False
+    by_folder: bool = False
 
     def missing(self, root: Path, split: str) -> str | None:
         """Returns the first path that is missing below `root`; None where nothing is."""
@@ -183,7 +186,7 @@ def folders(**splits: str) -> Layout:
     """Returns the layout of class folders; `+` joins folders that make one split together."""
     names = {split: tuple(folder.split("+")) for split, folder in splits.items()}
     return Layout(f"class folders in {', '.join(f'{name}/' for name in splits.values())}", names,
-                  partial(_load_folders, folders=names))
+                  partial(_load_folders, folders=names), by_folder=True)
 
 
 def _load_cifar(root: Path, split: str, kind: type, download: bool = False) -> Images:
@@ -207,6 +210,17 @@ def _load_listed(root: Path, split: str, kind: Callable, parts: dict[str, tuple[
     loaded = [kind(root, split=part, download=download) for part in parts[split]]
     return _of_files((path for data in loaded for path in getattr(data, files)),
                      (label for data in loaded for label in data._labels))
+
+
+def _load_aircraft(root: Path, split: str) -> Images:
+    """FGVC-Aircraft where `data/` lies in `root` itself; labels are the order of variants.txt."""
+    data = root / "data"
+    variants = read_text(data / "variants.txt", "list of variants").splitlines()
+    labels = {name.strip(): label for label, name in enumerate(variants)}
+    listed = data / f"images_variant_{_TRAINVAL[split][0]}.txt"
+    rows = [line.strip().split(" ", 1) for line in read_text(listed, "list of images").splitlines()]
+    return _of_files((data / "images" / f"{image}.jpg" for image, _ in rows),
+                     (labels[variant] for _, variant in rows))
 
 
 _TRAIN_VAL = {"train": ("train", "val"), "test": ("test",)}
@@ -234,7 +248,9 @@ def load_digits(split: str) -> Images:
     return ArrayImages(np.repeat(grey[..., None], 3, axis=3), data.target[indices])
 
 
-_PLAIN = tuple(folders(train="train", test=test) for test in ("test", "val", "valid"))
+_VALIDATION = ("val", "valid", "validation")
+_PLAIN = tuple(folders(train="train", test=test)
+               for test in ("test", *_VALIDATION))
 # The first layout that fits wins. "folder" knows a data set by its folders alone.
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "imagenet": _PLAIN[1:],
@@ -246,16 +262,18 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
                 folders(train="train+valid", test="test")),
     "stl10": (_torchvision(STL10, ("stl10_binary",), _load_stl10), *_PLAIN),
     "aircraft": (_torchvision(tv.FGVCAircraft, ("fgvc-aircraft-2013b/data",), _load_listed,
-                              parts=_TRAINVAL), *_PLAIN),
+                              parts=_TRAINVAL),
+                 Layout("FGVC-Aircraft's data/", dict.fromkeys(SPLITS, ("data/images",)),
+                        _load_aircraft), *_PLAIN),
     "dtd": (_torchvision(tv.DTD, ("dtd/dtd/images", "dtd/dtd/labels"), _load_listed,
-                         parts=_TRAIN_VAL), _PLAIN[2], *_PLAIN[:2]),
+                         parts=_TRAIN_VAL), _PLAIN[2], *_PLAIN[:2], _PLAIN[3]),
     "pets": (_torchvision(tv.OxfordIIITPet, ("oxford-iiit-pet/images",
                                              "oxford-iiit-pet/annotations"), _load_listed,
                           parts=_TRAINVAL, files="_images"), *_PLAIN),
     "flowers102": (_torchvision(tv.Flowers102, ("flowers-102/jpg", "flowers-102/setid.mat",
                                                 "flowers-102/imagelabels.mat"), _load_listed,
                                 parts=_TRAIN_VAL), *_PLAIN),
-    "folder": (*(folders(train="train", valid=valid, test="test") for valid in ("val", "valid")),
+    "folder": (*(folders(train="train", valid=valid, test="test") for valid in _VALIDATION),
                *_PLAIN[1:]),
 }
 
@@ -324,7 +342,7 @@ def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout
                    split: str) -> None:
     if not len(images):
         raise UserError(f"{root}: {layout.name} without an image for {split}; get it again")
-    found = count_class_folders(root / layout.needs[split][0]) if not layout.downloads else None
+    found = count_class_folders(root / layout.needs[split][0]) if layout.by_folder else None
     if info.n_classes is None:
         return
     if found not in (None, info.n_classes) or images.targets.max() >= info.n_classes:

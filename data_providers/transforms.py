@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torchvision import transforms as tv
 from torchvision.transforms import InterpolationMode
@@ -34,6 +35,7 @@ EVAL_RESIZES: dict[str, Callable[[int], list[Callable]]] = {"crop": _crop, "squa
 def _rand_augment(info: DatasetInfo, resolution: int) -> Callable:
     # timm's own hyper-parameters: shifts up to 45 % of the image, holes filled with the mean.
     hparams = {"translate_const": int(resolution * 0.45),
+               "interpolation": Image.Resampling.BICUBIC,
                "img_mean": tuple(min(255, round(255 * m)) for m in info.mean)}
     return rand_augment_transform("rand-m9-mstd0.5", hparams)
 
@@ -43,7 +45,8 @@ TRAIN_STEPS: dict[str, Callable[[DatasetInfo, int], Callable]] = {
     "flip": lambda info, r: tv.RandomHorizontalFlip(),
     "jitter": lambda info, r: tv.ColorJitter(brightness=32 / 255, saturation=0.5),
     "rand-m9-mstd0.5": _rand_augment,
-    "affine": lambda info, r: tv.RandomAffine(45, translate=(0.4, 0.4), scale=(0.75, 1.5)),
+    "affine": lambda info, r: tv.RandomAffine(45, translate=(0.4, 0.4), scale=(0.75, 1.5),
+                                             interpolation=InterpolationMode.BILINEAR),
     "stretch": lambda info, r: tv.Resize((r, r), interpolation=BICUBIC),
     "shake": lambda info, r: tv.RandomAffine(10, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=5,
                                             interpolation=InterpolationMode.BILINEAR),
@@ -91,7 +94,7 @@ def train_transform(info: DatasetInfo, resolution: int) -> tv.Compose:
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
               device: Any = None) -> torch.Tensor:
-    """Turns a batch of bytes into what networks eat, with the arithmetic of torchvision's.
+    """Turns a batch of bytes into normalised floats, with the arithmetic of torchvision's.
 
     The bytes travel to the device, a quarter of the floats; the result lies in memory as
     `channels_last`. Whole rows are normalised at once: three channels would be too short a loop.

@@ -2,7 +2,7 @@
 # The published searches, by name. Usage:
 #   sh scripts/search.sh list
 #   sh scripts/search.sh DATASET-OBJECTIVE --data /path/to/data [more flags of msunas.py]
-# OBJECTIVE: flops, params, cpu (latency table), or random (random search with the same budget).
+# OBJECTIVE: flops, params, cpu (latency table), or random (random search).
 # DRY=1 prints the command instead of running it; PYTHON chooses the interpreter.
 set -eu
 
@@ -17,15 +17,22 @@ list() {
     done
 }
 
-# Images split off the training set for validation: the flag that differs between data sets. Epochs
-# of fine-tuning, batch size and learning rate are in the table of data_providers.
+# Images split off the training set for validation, as published; dtd, pets and flowers102 have no
+# published command. Epochs of fine-tuning, batch size and learning rate are in the table of
+# data_providers.
 vld_size() {
     case $1 in
         imagenet | cinic10) echo 10000 ;;
         cifar10 | cifar100) echo 5000 ;;
-        aircraft) echo 667 ;;
-        stl10 | dtd | pets) echo 500 ;;
+        stl10 | aircraft | dtd | pets) echo 500 ;;
         flowers102) echo 204 ;;
+    esac
+}
+
+predictor() {
+    case $1 in
+        imagenet) echo rbf ;;
+        *) echo as ;;
     esac
 }
 
@@ -43,10 +50,10 @@ dataset=${name%-*}
 objective=${name##*-}
 
 if [ "$objective" = random ]; then
-    # 100 + 30 x 8: as many evaluations as a search makes.
-    set -- --sec_obj flops --n_doe 340 --iterations 0 "$@"
+    set -- --sec_obj flops --n_doe 350 --iterations 0 "$@"
 else
-    set -- --sec_obj "$objective" --n_doe 100 --iterations 30 --n_iter 8 --predictor as "$@"
+    set -- --sec_obj "$objective" --n_doe 100 --iterations 30 --n_iter 8 \
+        --predictor "$(predictor "$dataset")" "$@"
 fi
 set -- "${PYTHON:-python}" msunas.py --dataset "$dataset" --vld_size "$(vld_size "$dataset")" \
     --save "runs/$name" "$@"

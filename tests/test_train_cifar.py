@@ -49,10 +49,11 @@ def test_the_recipe_is_the_default():
 
 def test_cutout_blanks_one_square_of_each_image():
     images = torch.ones(200, 3, 32, 32)
-    result = cutout(images, 16, torch.Generator().manual_seed(0))
+    result = cutout(images, 16, torch.Generator().manual_seed(0), (-1.0, -2.0, -3.0))
     assert images.min() == 1, "the argument is left as it is"
-    blank = (result == 0)
+    blank = (result < 0)
     assert torch.equal(blank[:, 0], blank[:, 2])
+    assert [result[:, i].min().item() for i in range(3)] == [-1, -2, -3]
     rows, columns = blank[:, 0].any(2).sum(1), blank[:, 0].any(1).sum(1)
     assert torch.equal(blank[:, 0].sum((1, 2)), rows * columns), "a rectangle"
     assert rows.max() == columns.max() == 16
@@ -66,7 +67,7 @@ def test_batches_are_enlarged_and_depend_on_seed_epoch_and_rank_alone():
             pass
 
     def images(seed, epoch, rank):
-        batches = Enlarged(source, 48, 16, seed, rank)
+        batches = Enlarged(source, 48, 16, seed, rank, (0.0, 0.0, 0.0))
         batches.set_epoch(epoch)
         return next(iter(batches))[0]
 

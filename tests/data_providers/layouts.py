@@ -6,7 +6,7 @@ import pickle
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +136,13 @@ def aircraft(root: Path, monkeypatch) -> Miniature:
     return Miniature("aircraft", root, 100, test)
 
 
+def aircraft_original(root: Path, monkeypatch) -> Miniature:
+    """The same in the folder that the original names: ROOT/data/images."""
+    miniature = aircraft(root / "unpacked", monkeypatch)
+    (root / "unpacked" / "fgvc-aircraft-2013b" / "data").rename(root / "data")
+    return replace(miniature, root=root)
+
+
 def dtd(root: Path, monkeypatch) -> Miniature:
     """DTD: ten partitions of three lists; the first is the one to read."""
     data = root / "dtd" / "dtd"
@@ -221,6 +228,7 @@ LAYOUTS: dict[str, Callable] = {
     "stl10": stl10,
     "stl10 folders": _folders("stl10", 10),
     "aircraft": aircraft,
+    "aircraft in data/": aircraft_original,
     "aircraft folders": _folders("aircraft", 100),
     "dtd": dtd,
     "dtd folders": _folders("dtd", 47, test="valid"),
@@ -231,6 +239,7 @@ LAYOUTS: dict[str, Callable] = {
     "digits": digits,
     "folder with test": _folders("folder", 3),
     "folder with val": _folders("folder", 4, test="val", suffix=".png"),
+    "folder with validation": _folders("folder", 3, test="validation"),
     "folder with valid": _folders("folder", 5, test="valid"),
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import datasets as tv
+from torchvision.transforms import InterpolationMode
 
 from data_providers import DATASETS, DataProvider, build_dataset, eval_transform, get_dataset_info
 from data_providers.datasets import LAYOUTS as KNOWN
@@ -201,3 +202,13 @@ def test_the_evaluation_transform_can_be_chosen(tmp_path, monkeypatch):
     assert np.allclose(pixels * 255, plain_pil(miniature.test[0][0], "crop", RESOLUTION), atol=0.01)
     with pytest.raises(UserError, match="crop, squash"):
         DataProvider("dtd", tmp_path, transform="stretch")
+
+
+def test_augmentation_interpolates_and_fills_as_the_original():
+    flowers, aircraft = get_dataset_info("flowers102"), get_dataset_info("aircraft")
+    affine = TRAIN_STEPS["affine"](flowers, 224)
+    assert (affine.interpolation, affine.fill) == (InterpolationMode.BILINEAR, 0)
+    steps = TRAIN_STEPS["rand-m9-mstd0.5"](aircraft, 224).ops
+    moving = [step.kwargs["resample"] for step in steps if "resample" in step.kwargs]
+    assert moving and set(moving) == {Image.Resampling.BICUBIC}
+    assert {step.kwargs["fillcolor"] for step in steps} == {(125, 132, 137)}
