@@ -304,22 +304,6 @@ def test_help_is_quick_and_states_the_defaults(run_command):
         assert default in " ".join(done.stdout.split()), default
 
 
-@pytest.mark.parametrize("name", subprocess.run(
-    ["sh", "scripts/search.sh", "list"], cwd=ROOT, capture_output=True, text=True,
-    check=True).stdout.split())
-def test_every_published_search_parses(name):
-    from msunas import get_args_parser, resolve
-
-    done = subprocess.run(["sh", "scripts/search.sh", name, "--data", "/some where/data"],
-                          cwd=ROOT, capture_output=True, text=True, env={**os.environ, "DRY": "1"})
-    python, script, *flags = done.stdout.splitlines()
-    assert (python, script) == ("python", "msunas.py")
-    settings = resolve(get_args_parser().parse_args(flags))
-    assert name.startswith(settings["dataset"]) and settings["data"] == "/some where/data"
-    assert settings["n_doe"] + settings["iterations"] * settings["n_iter"] == \
-        (350 if name.endswith("random") else 340)
-
-
 def test_an_unknown_published_search_is_named():
     done = subprocess.run(["sh", "scripts/search.sh", "mnist-flops"], cwd=ROOT,
                           capture_output=True, text=True)
