@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data_providers import DataProvider
-    from training.fit import Run, World
+    from training.fit import Run
     from training.students import Networks
+    from training.world import World
 
 # Data sets whose images are cropped at their own size; the others are cropped at the resolution.
 NATIVE_SIZE = {"cifar10": 32, "cifar100": 32, "cinic10": 32}
@@ -71,7 +72,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --evaluate measures, or with --check only looks whether it could."""
     check_flags(args)
-    from training.fit import processes
+    from training.world import processes
 
     if args.check is not None:
         check(args)
@@ -90,8 +91,9 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for whatever would keep `args.check` processes from training."""
-    from training.fit import Run, check_devices, lone_world
+    from training.fit import Run
     from training.students import resume_run
+    from training.world import check_devices, lone_world
 
     check_devices(args.check, args.device)
     _, networks = load_all(args)
@@ -114,7 +116,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
     from torch.nn.functional import cross_entropy
 
-    from training.fit import Output, Run, fit, output_folder, start_logging
+    from training.fit import Run, fit
+    from training.output import Output, output_folder, start_logging
     from training.students import make_objective, resume_run, write_pair
 
     provider, networks = load_all(args)
@@ -131,8 +134,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
     objective = make_objective(
         networks.teacher, args.kd_ratio, partial(cross_entropy, label_smoothing=args.smoothing),
         lambda: provider.calibration_batches(size), world.device)
-    output = Output(run, folder, lambda net, where: write_pair(net, where, size, TRANSFORM),
-                    history)
+    output = Output(run, folder, lambda net, where: write_pair(net, where, size, TRANSFORM))
+    output.take_up(history, args.resume)
     fit(run, batches, objective, lambda net: measure(run, net, provider, "valid", size), output,
         batches.set_epoch)
     log_accuracy(run, provider, size)

@@ -18,8 +18,8 @@ from utils.errors import UserError
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
-    from training.fit import World
     from training.students import Networks
+    from training.world import World
 
 # Learning rate where none is given: this for each 256 images of a step.
 LR_BASE, LR_BATCH = 0.006, 256
@@ -90,7 +90,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --check only looks whether it could."""
     check_flags(args)
-    from training.fit import processes
+    from training.world import processes
 
     if args.check is not None:
         check(args)
@@ -109,8 +109,9 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for whatever would keep `args.check` processes from training."""
-    from training.fit import Run, check_devices, lone_world
+    from training.fit import Run
     from training.students import resume_run
+    from training.world import check_devices, lone_world
 
     check_devices(args.check, args.device)
     provider, networks = load_all(args)
@@ -148,8 +149,9 @@ def open_data(args: argparse.Namespace, data: Path) -> "DataProvider":
 
 def train(args: argparse.Namespace, world: "World") -> None:
     """Trains in this process, which is one of `world`."""
-    from training.fit import Output, Run, fit, output_folder, start_logging
+    from training.fit import Run, fit
     from training.loops import evaluate
+    from training.output import Output, output_folder, start_logging
     from training.students import resume_run, write_pair
 
     provider, networks = load_all(args)
@@ -163,7 +165,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
     history = resume_run(run, args.resume)
     objective = objective_of(args, networks, batches, world)
     output = Output(run, folder, lambda net, where: write_pair(
-        net, where, size, provider.info.eval_resize), history)
+        net, where, size, provider.info.eval_resize))
+    output.take_up(history, args.resume)
     fit(run, batches, objective, lambda n: evaluate(n, validation, amp=run.amp, reduce=world.sum),
         output, lambda epoch: set_epoch(args, batches, epoch))
 

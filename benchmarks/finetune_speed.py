@@ -90,7 +90,7 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     from networks import build_supernet, cut_subnet
     from search_space import OFASearchSpace
     from train_imagenet import make_loaders
-    from training.fit import World
+    from training.world import World
 
     flags = recipe_parser().parse_args([
         str(folder), "-b", str(args.batch_size), "-j", "0", "--opt", "rmsproptf", "--lr", ".001",
@@ -106,8 +106,9 @@ def our_pass(args: argparse.Namespace, folder: Path, ema: bool) -> Callable[[int
     """Returns a function that trains epoch `index` as train_imagenet.py does."""
     from functools import partial
 
-    from training.fit import Output, Run
+    from training.fit import Run
     from training.loops import supervised
+    from training.output import Output
 
     flags, net, batches, world = recipe(args, folder, ema)
     run = Run(flags, net, world, len(batches))

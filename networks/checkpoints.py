@@ -4,6 +4,7 @@ Only tensors in plain containers are read (`weights_only=True`). What could exec
 damaged, or claims more memory than its file can fill is refused with one line.
 """
 
+import argparse
 import io
 import os
 import pickle
@@ -204,7 +205,8 @@ def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
     mapped = _is_zip(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of damaged files, which end as an error
+        with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error
+              torch.serialization.safe_globals([argparse.Namespace])):  # timm keeps its flags so
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _DAMAGE as error:
         name = _code_in(path, mapped, str(error))

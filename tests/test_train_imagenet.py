@@ -25,8 +25,9 @@ from tests.fine_tuning import (
     only_run,
 )
 from train_imagenet import get_args_parser, load_all, main, with_lr
-from training.fit import Run, World, check_devices
+from training.fit import Run
 from training.loops import evaluate, train_one_epoch
+from training.world import World, check_devices
 from utils.devices import seeded
 from utils.errors import UserError
 

@@ -1,138 +1,44 @@
-"""A training run from its first epoch to its last: processes, averaging, checkpoints, logs.
+"""A training run from its first epoch to its last: optimiser, schedule, averaging, precision.
 
 The parts are timm's; what is written here joins them. Used by train_imagenet.py and
 train_cifar.py; the epochs themselves are `training.loops.train_one_epoch`.
 """
 
 import argparse
+import ast
+import copy
 import logging
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import yaml
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import (
-    CheckpointSaver,
-    ModelEmaV3,
-    dispatch_clip_grad,
-    distribute_bn,
-    random_seed,
-    reduce_tensor,
-    setup_default_logging,
-    trim_summary,
-    update_summary,
-)
-from timm.utils.distributed import init_distributed_device_so
+from timm.utils import ModelEmaV3, dispatch_clip_grad, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
-from cli.scripts import EXIT_BAD_INPUT
 from training.loops import Batches, Objective, load_optimizer, train_one_epoch
-from utils.devices import checked_device, default_device
+from training.world import World
+from utils.devices import device_of
 from utils.errors import UserError
-from utils.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from training.output import Output
 
 log = logging.getLogger("train")
 
 # Seeds of two epochs lie further apart than there are processes.
 SEED_STRIDE = 100_003
+# What the schedule `plateau` has learnt so far; the other schedules follow from the epoch alone.
+PLATEAU_STATE = ("best", "last_epoch", "num_bad_epochs", "cooldown_counter")
 
+# The layers of --layer-decay: the first convolution, each block, and all behind the blocks.
+LAYERS = {"stem": r"^first_conv", "blocks": r"^blocks\.(\d+)"}
 
-class World(NamedTuple):
-    """The processes of a run: the device of this one, its rank, and how many there are."""
-
-    device: torch.device
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def primary(self) -> bool:
-        """Whether this is the process that writes and logs."""
-        return self.rank == 0
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Returns the sum of a CPU tensor over all processes, on the CPU."""
-        if self.size == 1:
-            return tensor
-        return reduce_tensor(tensor.to(self.device), 1).cpu()
-
-
-def lone_world(device: str | None) -> World:
-    """Returns a world of this process alone."""
-    return World(torch.device(default_device(device)))
-
-
-def check_devices(n_processes: int, device: str | None) -> None:
-    """Raises UserError for no such device, or fewer GPUs than it is to run processes on."""
-    if device:
-        checked_device(device)
-    if default_device(device).startswith("cuda") and n_processes > torch.cuda.device_count():
-        raise UserError(f"{n_processes} processes for {torch.cuda.device_count()} GPUs; start at "
-                        "most one for each, or add --device cpu")
-
-
-@contextmanager
-def processes(device: str | None, threads: int | None) -> Iterator[World]:
-    """Joins the processes that torchrun started, or stands alone; leaves them at the end.
-
-    Only the first process says what is wrong with the input; the others end with its exit code.
-    """
-    if threads:
-        torch.set_num_threads(threads)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    try:
-        check_devices(local, device)
-        world = init_distributed_device_so(default_device(device))
-        yield World(torch.device(world["device"]), world["global_rank"], world["world_size"])
-    except UserError:
-        if os.environ.get("RANK", "0") != "0":
-            raise SystemExit(EXIT_BAD_INPUT) from None
-        raise
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
-class AtomicSaver(CheckpointSaver):
-    """timm's checkpoints: last, best and top-k; each is complete or absent, whenever killed.
-
-    They hold tensors and plain Python alone, so that `weights_only=True` reads them.
-
-    Args:
-        run: its `state()` is what a checkpoint holds.
-        folder: where they lie.
-        history: how many of the best are kept.
-        decreasing: whether a smaller metric is better.
-    """
-
-    def __init__(self, run: "Run", folder: Path, history: int, decreasing: bool) -> None:
-        super().__init__(run.net, run.optimizer, checkpoint_dir=str(folder),
-                         recovery_dir=str(folder), max_history=history, decreasing=decreasing)
-        self.run = run
-
-    def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
-        # A recovery has no metric: the epoch that it stopped in is done again.
-        done = epoch if metric is not None else epoch - 1
-        with atomic_path(save_path) as temporary:
-            torch.save({**self.run.state(), "epoch": done, "metric": metric,
-                        "saver": self.state_dict(epoch, metric)}, temporary)
-
-    def _replace(self, src: str, dst: str) -> None:
-        os.replace(src, dst)
-
-    def _duplicate(self, src: str, dst: str) -> None:
-        link = f"{dst}.{os.getpid()}.link"
-        os.link(src, link)
-        os.replace(link, dst)
+Evaluation = Callable[[nn.Module], dict[str, float]]
 
 
 class Run:
@@ -143,6 +49,9 @@ class Run:
         net: the network; it moves to the device.
         world: the processes.
         n_batches: batches of each epoch and process.
+
+    Raises:
+        UserError: flags that do not go together, or that the optimiser does not take.
     """
 
     def __init__(self, args: argparse.Namespace, net: nn.Module, world: World,
@@ -150,8 +59,10 @@ class Run:
         self.args, self.world = args, world
         if args.sync_bn and world.device.type != "cuda":
             raise UserError("--sync-bn works on GPUs only; leave it away")
+        if args.torchcompile_mode and not args.torchcompile:
+            raise UserError("--torchcompile-mode: needs --torchcompile")
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.sync_bn else net
-        self.net = net.to(world.device, memory_format=torch.channels_last)
+        self.net = net.to(world.device).to(memory_format=torch.channels_last)
         self.updates_per_epoch = math.ceil(n_batches / args.grad_accum_steps)
         self.optimizer = self._optimizer()
         self.scheduler, self.n_epochs = create_scheduler_v2(
@@ -161,7 +72,8 @@ class Run:
         self.ema = None if not args.model_ema else ModelEmaV3(
             self.net, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup,
             device=torch.device("cpu") if args.model_ema_force_cpu else None)
-        self.start_epoch = 0
+        self.start_epoch = args.start_epoch or 0
+        self._go_to_start()
 
     @cached_property
     def trained(self) -> nn.Module:
@@ -169,26 +81,38 @@ class Run:
         net, device = self.net, self.world.device
         if self.world.size > 1:
             net = DistributedDataParallel(
-                net, device_ids=[device] if device.type == "cuda" else None,
+                net, device_ids=None if device.type == "cpu" else [device],
                 forward_sync_buffers=not self.args.no_ddp_bb)
-        return torch.compile(net, backend=self.args.torchcompile) if self.args.torchcompile else net
+        if self.args.torchcompile:
+            return cast(nn.Module, torch.compile(net, backend=self.args.torchcompile,
+                                                 mode=self.args.torchcompile_mode))
+        return net
 
     @property
     def best(self) -> nn.Module:
         """The network that counts: the averaged one where there is one."""
         return self.ema.module if self.ema else self.net
 
+    def placed(self, net: nn.Module) -> nn.Module:
+        """Returns a network on this process's device: itself, or a copy of one kept elsewhere."""
+        if device_of(net) == device_of(self.net):
+            return net
+        return copy.deepcopy(net).to(device_of(self.net))
+
     def state(self) -> dict[str, Any]:
         """Returns what `resume` needs, tensors and plain Python."""
         state = {"arch": self.args.model, "version": 2, "state_dict": self.net.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "amp_scaler": self.scaler.state_dict(),
-                 "lr_scheduler": _plain(self.scheduler.state_dict()),
-                 "args": _plain(vars(self.args))}
+                 "lr_scheduler": self._schedule_state(), "args": plain_part(vars(self.args))}
         return state | ({"state_dict_ema": self.ema.module.state_dict()} if self.ema else {})
 
     def resume(self, state: dict[str, Any], source: str,
                load: Callable[[nn.Module, Any, str], None]) -> None:
         """Goes on from a checkpoint.
+
+        Weights, averages and the optimiser's buffers are the checkpoint's. Learning rate, weight
+        decay and whatever else a flag says are those of the flags: a run may go on with other
+        ones, for more epochs, or on another number of processes.
 
         Args:
             state: what `state` returned, with the epoch.
@@ -199,19 +123,14 @@ class Run:
             UserError: weights of another network, or an optimiser of another kind.
         """
         load(self.net, state.get("state_dict", {}), source)
-        self.start_epoch = state["epoch"] + 1
+        if self.args.start_epoch is None:
+            self.start_epoch = state["epoch"] + 1
         if self.ema:
             load(self.ema.module, state.get("state_dict_ema", state["state_dict"]), source)
         try:
             if not self.args.no_resume_opt:
-                load_optimizer(self.optimizer, state["optimizer"])
-                self.scaler.load_state_dict(state["amp_scaler"] if self.scaler.is_enabled() else {})
-                fresh = _plain(self.scheduler.state_dict())
-                if not _same_form(state.get("lr_scheduler", fresh), fresh):
-                    raise ValueError("the schedule has other parts")
-                self.scheduler.load_state_dict(state.get("lr_scheduler", {}))
-            self.scheduler.step(self.start_epoch)
-            self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
+                self._resume_optimizer(state)
+            self._go_to_start()
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{source}: its optimiser or schedule is another than --opt "
                             f"{self.args.opt} --sched {self.args.sched}: {error}; use "
@@ -237,10 +156,9 @@ class Run:
             self.trained, batches, self.optimizer, objective=objective, amp=self.amp,
             scaler=self.scaler, clip_grad=self._clip(), accumulate=self.args.grad_accum_steps,
             on_step=after_step)
-        if self.world.size > 1 and self.args.dist_bn:
-            distribute_bn(self.net, self.world.size, self.args.dist_bn == "reduce")
-            if self.ema:
-                distribute_bn(self.ema.module, self.world.size, self.args.dist_bn == "reduce")
+        self.world.share_bn(self.net, self.args.dist_bn)
+        if self.ema:
+            self.world.share_bn(self.ema.module, self.args.dist_bn)
         loss = self.world.sum(torch.tensor(figures["loss"])).item() / self.world.size
         if not math.isfinite(loss):
             raise UserError(f"the loss is not finite in epoch {epoch}; choose a smaller --lr, or "
@@ -248,89 +166,51 @@ class Run:
         return {"loss": loss, "images_per_s": figures["images_per_s"] * self.world.size}
 
     def _optimizer(self) -> torch.optim.Optimizer:
+        options = optimizer_kwargs(self.args) | read_options(self.args.opt_kwargs)
+        if self.args.layer_decay and not hasattr(self.net, "group_matcher"):
+            self.net.group_matcher = lambda coarse=False: LAYERS  # where timm looks for it
         try:
-            return create_optimizer_v2(self.net, **optimizer_kwargs(self.args))
+            return create_optimizer_v2(self.net, **options)
         except (ValueError, TypeError) as error:
             raise UserError(f"--opt {self.args.opt}: {error}") from None
 
     def _clip(self) -> Callable[[], None] | None:
+        """Returns what clips the gradients; agc leaves the classifier alone, as its authors do."""
         if self.args.clip_grad is None:
             return None
-        return partial(dispatch_clip_grad, list(self.net.parameters()), self.args.clip_grad,
-                       self.args.clip_mode)
+        agc = self.args.clip_mode == "agc"
+        clipped = [parameter for name, parameter in self.net.named_parameters()
+                   if not (agc and name.startswith("classifier."))]
+        return partial(dispatch_clip_grad, clipped, self.args.clip_grad, self.args.clip_mode)
+
+    def _go_to_start(self) -> None:
+        """Sets the learning rate of the first step to come."""
+        if self.start_epoch:
+            self.scheduler.step(self.start_epoch)
+            self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
+
+    def _schedule_state(self) -> dict[str, Any]:
+        if self.args.sched == "plateau":
+            return {key: getattr(self.scheduler.lr_scheduler, key) for key in PLATEAU_STATE}
+        return cast(dict[str, Any], plain_part(self.scheduler.state_dict()))
+
+    def _resume_optimizer(self, state: dict[str, Any]) -> None:
+        flags = [{key: value for key, value in group.items() if key != "params"}
+                 for group in self.optimizer.param_groups]
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["amp_scaler"] if self.scaler.is_enabled() else {})
+        own = self._schedule_state()
+        saved = state.get("lr_scheduler", own)
+        if not _same_form(saved, own):
+            raise ValueError("the schedule has other parts")
+        plateau = self.args.sched == "plateau"
+        for group, settings in zip(self.optimizer.param_groups, flags, strict=True):
+            group.update(settings if not plateau else settings | {"lr": group["lr"]})
+        if plateau:
+            vars(self.scheduler.lr_scheduler).update(saved)
 
 
-class Output:
-    """The files of a run: args.yaml, summary.csv, train.log, checkpoints, TensorBoard scalars.
-
-    Args:
-        run: the run.
-        folder: where they lie; None keeps nothing.
-        on_best: called with the network and the folder whenever it is the best so far.
-        history: `saver` of the checkpoint that the run goes on from: the best so far.
-    """
-
-    def __init__(self, run: Run, folder: Path | None,
-                 on_best: Callable[[nn.Module, Path], None],
-                 history: dict[str, Any] | None = None) -> None:
-        self.run, self.folder, self.on_best = run, folder, on_best
-        self.metric = run.args.eval_metric
-        self.saver = self.board = None
-        if folder and run.world.primary:
-            self._prepare(folder)
-            self.saver = AtomicSaver(run, folder, run.args.checkpoint_hist, self.metric == "loss")
-            if history:
-                self.saver.load_state_dict(history)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=run.start_epoch)
-            trim_summary(str(folder / "summary.csv"), run.start_epoch)
-
-    def _prepare(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in [*folder.glob(".*.tmp"), *folder.glob("*.link")]:  # of a killed process
-            leftover.unlink()
-        log.addHandler(logging.FileHandler(folder / "train.log"))
-        text = yaml.safe_dump(_plain(vars(self.run.args)), sort_keys=False)
-        write_text(folder / "args.yaml", text)
-
-    def on_step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Logs every now and then, and writes a recovery checkpoint."""
-        args, total = self.run.args, self.run.updates_per_epoch
-        if not self.run.world.primary:
-            return
-        if step % args.log_interval == 0 or step == total:
-            lr = self.run.optimizer.param_groups[0]["lr"]
-            log.info("epoch %d step %d/%d: loss %.4f, lr %.3e", epoch, step, total, loss.item(), lr)
-        if self.saver and args.recovery_interval and step % args.recovery_interval == 0:
-            self.saver.save_recovery(epoch, step)
-
-    def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
-                 lr: float) -> None:
-        """Writes everything about a finished epoch."""
-        if not self.run.world.primary:
-            return
-        text = ", ".join(f"{key} {value:.4f}" for key, value in evaluation.items())
-        log.info("epoch %d: train loss %.4f, %.1f images/s; evaluation: %s", epoch, train["loss"],
-                 train["images_per_s"], text)
-        if self.saver is None:
-            return
-        update_summary(epoch, train, evaluation, str(self.folder / "summary.csv"), lr=lr)
-        for kind, values in (("train", train), ("eval", evaluation), ("", {"lr": lr})):
-            for key, value in values.items():
-                self.board.add_scalar(f"{kind}/{key}".strip("/"), value, epoch)
-        self.board.flush()
-        best, best_epoch = self.saver.save_checkpoint(epoch, evaluation[self.metric])
-        if best_epoch == epoch:
-            self.on_best(self.run.best, self.folder)
-        log.info("best %s: %.4f (epoch %d)", self.metric, best, best_epoch)
-
-    def close(self) -> None:
-        """Flushes the TensorBoard scalars."""
-        if self.board:
-            self.board.close()
-
-
-def fit(run: Run, batches: Batches, objective: Objective,
-        evaluate: Callable[[nn.Module], dict[str, float]], output: Output,
+def fit(run: Run, batches: Batches, objective: Objective, evaluate: Evaluation, output: "Output",
         set_epoch: Callable[[int], None]) -> None:
     """Trains to the last epoch; after each, evaluates and writes.
 
@@ -342,17 +222,26 @@ def fit(run: Run, batches: Batches, objective: Objective,
         output: the files.
         set_epoch: told the epoch before each pass.
     """
+    if run.start_epoch >= run.n_epochs:
+        log.info("all %d epochs are done; more of them with --epochs", run.n_epochs)
     for epoch in range(run.start_epoch, run.n_epochs):
         set_epoch(epoch)
         lr = run.optimizer.param_groups[0]["lr"]
         train = run.train_one_epoch(epoch, batches, objective, partial(output.on_step, epoch))
-        evaluation = _without_count(evaluate(run.best))
-        if run.ema:
-            plain = _without_count(evaluate(run.net))
-            evaluation |= {f"{key}_plain": value for key, value in plain.items()}
+        wanted = (epoch + 1) % run.args.val_interval == 0 or epoch + 1 == run.n_epochs
+        evaluation = evaluate_run(run, evaluate) if wanted else {}
         output.on_epoch(epoch, train, evaluation, lr)
-        run.scheduler.step(epoch + 1, evaluation[run.args.eval_metric])
+        run.scheduler.step(epoch + 1, evaluation.get(run.args.eval_metric))
     output.close()
+
+
+def evaluate_run(run: Run, evaluate: Evaluation) -> dict[str, float]:
+    """Returns the figures of the network that counts, and of the plain one under `..._plain`."""
+    evaluation = _without_count(evaluate(run.placed(run.best)))
+    if run.ema:
+        plain = _without_count(evaluate(run.net))
+        evaluation |= {f"{key}_plain": value for key, value in plain.items()}
+    return evaluation
 
 
 def precision(args: argparse.Namespace, device: torch.device) -> str | None:
@@ -361,24 +250,22 @@ def precision(args: argparse.Namespace, device: torch.device) -> str | None:
     return (args.amp_dtype or default) if args.amp else None
 
 
-def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
-    """Returns the folder of a run: that of --resume, or a new one below `root`.
+def read_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Returns the values of `key=value` texts, numbers and booleans as such, the rest as text.
 
     Raises:
-        UserError: the folder that --resume names is not there.
+        UserError: a text without `=`.
     """
-    if args.resume:
-        return Path(args.resume).parent
-    return Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-
-
-def start_logging(world: World) -> None:
-    """Lets the first process log to stderr; the others stay quiet."""
-    if not world.primary:
-        logging.disable(logging.WARNING)
-        return
-    setup_default_logging()
-    logging.getLogger("timm").setLevel(logging.WARNING)
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--opt-kwargs {pair}: write key=value, such as nesterov=True")
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
 
 
 def _without_count(figures: dict[str, float]) -> dict[str, float]:
@@ -398,12 +285,12 @@ def _same_form(value: Any, model: Any) -> bool:
     return model is None or isinstance(value, type(model))
 
 
-def _plain(value: Any) -> Any:
+def plain_part(value: Any) -> Any:
     """Returns the part of a value that is plain Python: what YAML and safe checkpoints hold."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if _is_plain(item)}
+        return {key: plain_part(item) for key, item in value.items() if _is_plain(item)}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value if _is_plain(item)]
+        return [plain_part(item) for item in value if _is_plain(item)]
     return value
 
 

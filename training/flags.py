@@ -41,6 +41,14 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--opt-eps", type=number(0), default=None, help="its epsilon; None: its own")
     g.add_argument("--opt-betas", type=number(0, 1), nargs="+", default=None,
                    help="its betas; None: its own")
+    g.add_argument("--opt-kwargs", nargs="+", default=None, metavar="KEY=VALUE",
+                   help="more of its options, such as nesterov=True")
+    g.add_argument("--layer-decay", type=amount, default=None,
+                   help="factor of the learning rate from a layer to the one before it; None: off")
+    g.add_argument("--layer-decay-min-scale", type=number(0, 1), default=0.0,
+                   help="lower bound of that factor's powers")
+    g.add_argument("--layer-decay-no-opt-scale", type=number(0, 1), default=None,
+                   help="layers below this power are not trained at all; None: all are")
     g.add_argument("--momentum", type=number(0, 1), default=0.9, help="momentum")
     g.add_argument("--weight-decay", type=number(0), default=1e-5, help="weight decay")
     g.add_argument("--clip-grad", type=amount, default=None, help="gradient clipping; None: off")
@@ -52,6 +60,9 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
                    help="precision of --amp; None: float16 on GPUs, bfloat16 on CPUs")
     g.add_argument("--torchcompile", nargs="?", const="inductor", default=None, metavar="BACKEND",
                    help="compile the network; BACKEND defaults to inductor")
+    g.add_argument("--torchcompile-mode", default=None, metavar="MODE",
+                   choices=("default", "reduce-overhead", "max-autotune",
+                            "max-autotune-no-cudagraphs"), help="its mode; None: the default one")
     g.add_argument("--channels-last", action="store_true",
                    help="accepted for timm's sake: the memory format is always channels_last")
     g = p.add_argument_group("schedule")
@@ -97,6 +108,10 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                         "is the output again")
     g.add_argument("--no-resume-opt", action="store_true",
                    help="take only the weights and the epoch from --resume")
+    g.add_argument("--start-epoch", type=count(0), default=None, metavar="N",
+                   help="first epoch, counted from 0; None: 0, or the one after --resume's")
+    g.add_argument("--val-interval", type=count(1), default=1, metavar="N",
+                   help="epochs between two evaluations; the last epoch always has one")
     g.add_argument("--seed", type=count(0, 2**31 - 1), default=42,
                    help="of weights, images and everything else")
     g.add_argument("--log-interval", type=count(1), default=50, help="steps between two log lines")

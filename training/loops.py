@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,6 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.devices import autocast, device_of, seeded, to_device
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class CountedBatches(Protocol):
+    """Batches that can be gone through many times, and whose number is known."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def __len__(self) -> int: ...
+
+
 Loss = Callable[[], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Objective = Callable[[nn.Module, Tensor, Tensor], Sequence[Loss]]
@@ -51,16 +61,16 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
     """
     device, was_training = device_of(net), net.training
     net.eval().to(memory_format=torch.channels_last)
-    sums = torch.zeros(4, dtype=torch.float64)
+    parts = []
     for images, labels in progress(batches) if progress else batches:
         labels = labels.to(device, non_blocking=True)
         with torch.inference_mode(), autocast(device, amp):
             logits = net(to_device(images, device))
-            batch_sums = _batch_sums(logits.float(), labels).cpu()
-        sums += batch_sums
+            parts.append(_batch_sums(logits.float(), labels))
         if on_batch:
-            on_batch(batch_sums)
+            on_batch(parts[-1].cpu().double())
     net.train(was_training)
+    sums = torch.stack(parts).cpu().double().sum(0) if parts else torch.zeros(4).double()
     loss, top1, top5, n = (reduce(sums) if reduce else sums).tolist()
     if n == 0:
         raise ValueError("no images to evaluate on")
@@ -68,11 +78,14 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
 
 
 def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns float64 [sum of losses, right in the first, right in the first five, images]."""
+    """Returns float32 [sum of losses, right in the first, right in the first five, images].
+
+    It stays on the device: not every one has float64 (MPS), and reading it would wait for it.
+    """
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(5, logits.shape[1]), dim=1).indices.eq(labels[:, None])
-    counts = (loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels)))
-    return torch.stack([count.double() for count in counts])
+    counts = (loss, hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels)))
+    return torch.stack([count.float() for count in counts])
 
 
 def supervised(criterion: Criterion = F.cross_entropy) -> Objective:
@@ -165,7 +178,7 @@ def _groups(batches: Batches, size: int) -> Iterator[list[tuple[Tensor, Tensor]]
 def _backward(net: nn.Module, losses: Sequence[Loss], scaler: torch.amp.GradScaler,
               precision: Any, divisor: int, last: bool) -> Tensor:
     """Adds the gradients of all losses and returns their sum; processes synchronise once."""
-    total = 0.0
+    total = torch.zeros((), device=device_of(net))
     for i, loss_fn in enumerate(losses, 1):
         synchronise = last and i == len(losses)
         with nullcontext() if synchronise else getattr(net, "no_sync", nullcontext)():
@@ -213,7 +226,7 @@ def cosine(step: int, n_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / max(n_steps, 1)))
 
 
-def fine_tune(net: nn.Module, batches: Batches, epochs: int, lr: float, *,
+def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *,
               momentum: float = 0.9, weight_decay: float = 4e-5, clip_grad: float | None = None,
               amp: str | None = None, seed: int = 0) -> list[dict[str, float]]:
     """Trains with SGD and a cosine schedule by steps: the short training of an evaluation.

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from networks.configs import read_config, write_config
 from networks.static import build_from_config, replace_classifier
 from networks.supernets import cut_subnet, load_supernet
 from search_space import OFASearchSpace
+from training.checkpoints import History, read_history
 from training.fit import Run
 from training.loops import Criterion, Objective, distilled, supervised
 from utils.devices import seeded
@@ -79,7 +80,7 @@ def make_objective(teacher: Teacher | None, ratio: float, criterion: Criterion,
     """
     if teacher is None:
         return supervised(criterion)
-    net = teacher.net.to(device, memory_format=torch.channels_last)
+    net = teacher.net.to(device).to(memory_format=torch.channels_last)
     if teacher.calibrate:
         recalibrate_bn(net, calibration())
     return distilled(net, ratio, criterion)
@@ -96,8 +97,8 @@ def write_pair(net: nn.Module, folder: Path, resolution: int, transform: str) ->
     write_config(net, folder / "net.config", resolution=resolution, transform=transform)
 
 
-def resume_run(run: Run, path: str | None) -> dict | None:
-    """Lets a `training.fit.Run` go on from a checkpoint; returns the history of its best ones.
+def resume_run(run: Run, path: str | None) -> History | None:
+    """Lets a `training.fit.Run` go on from a checkpoint; returns the record of its best ones.
 
     Raises:
         UserError: no checkpoint of a training, or one of another network.
@@ -105,8 +106,9 @@ def resume_run(run: Run, path: str | None) -> dict | None:
     if path is None:
         return None
     state = load_training_state(path)
+    history = read_history(state.get("saver"), path)
     run.resume(state, path, load_state)
-    return state.get("saver")
+    return history
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,
@@ -168,12 +170,12 @@ def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:
 
     if not timm.is_model(name):
         raise UserError(f"--teacher {name}: neither a file nor a model that timm knows")
-    state = load_checkpoint(checkpoint) if checkpoint else None
-    if state is None:
+    if checkpoint is None:
         net = timm.create_model(name, pretrained=True)
     else:
+        state = load_checkpoint(checkpoint)
         classifier = timm.get_pretrained_cfg_value(name, "classifier") or "classifier"
         bias = state.get(f"{classifier}.bias")
         net = timm.create_model(name, num_classes=1000 if bias is None else len(bias))
         load_state(net, state, checkpoint)
-    return net, net.num_classes
+    return net, cast(int, net.num_classes)

@@ -13,8 +13,30 @@ AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def default_device(name: str | None) -> str:
-    """Returns `name`, or for None `cuda` where there is a GPU and `cpu` elsewhere."""
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+    """Returns `name`, or for None the accelerator that is there (`cuda`, `xpu`, `mps`), or `cpu`.
+
+    AMD GPUs are called `cuda` by torch.
+    """
+    if name or torch.cuda.is_available():
+        return name or "cuda"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator else "cpu"
+
+
+def device_count(kind: str) -> int:
+    """Returns how many devices of a kind, such as `cuda`, this machine has."""
+    if kind == "cpu":
+        return 1
+    try:
+        return int(torch.get_device_module(kind).device_count())
+    except (RuntimeError, AttributeError):  # a kind that this build of torch does not know
+        return 0
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until an accelerator has done what it was given; a CPU always has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def checked_device(name: str | None) -> torch.device:
@@ -55,7 +77,15 @@ def autocast(device: torch.device, amp: str | None) -> Any:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds torch inside the block (dropout, drop path) and puts its generators back after it."""
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=list(devices)):
+    kind = default_device(None)
+    if kind == "mps":  # fork_rng wants an index, which its generator does not take
+        state = torch.mps.get_rng_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+        torch.mps.set_rng_state(state)
+        return
+    indices = [] if kind == "cpu" else list(range(device_count(kind)))
+    with torch.random.fork_rng(indices, device_type="cuda" if kind == "cpu" else kind):
         torch.manual_seed(seed)
         yield

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,11 +76,18 @@ def test_code_is_refused_and_not_run(tmp_path, zipped, wrap):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("value", [argparse.Namespace(a=1), np.float64(1.0), torch.nn.Linear(1, 1)])
+@pytest.mark.parametrize("value", [SimpleNamespace(a=1), np.float64(1.0), torch.nn.Linear(1, 1)])
 def test_objects_are_refused_by_name(tmp_path, value):
     torch.save({"state_dict": STATE, "args": value}, tmp_path / "w")
     with pytest.raises(UserError, match="carries code"):
         networks.load_checkpoint(tmp_path / "w")
+
+
+def test_checkpoints_of_timms_own_script_are_read(tmp_path):
+    torch.save({"state_dict": STATE, "args": argparse.Namespace(lr=0.1), "epoch": 3,
+                "optimizer": {}}, tmp_path / "w")
+    assert equal(networks.load_checkpoint(tmp_path / "w"))
+    assert networks.load_training_state(tmp_path / "w")["epoch"] == 3
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 
 from training.loops import (
+    _batch_sums,
     cosine,
     distilled,
     evaluate,
@@ -80,6 +82,22 @@ class TestEvaluate:
         evaluate(net, data[::2], reduce=lambda sums: parts.append(sums.clone()) or sums)
         figures = evaluate(net, data[1::2], reduce=lambda sums: sums + parts[0])
         assert figures == pytest.approx(evaluate(net, data))
+
+    def test_nothing_on_the_device_is_float64(self):
+        """MPS has none."""
+        class NoFloat64(TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                result = func(*args, **(kwargs or {}))
+                if isinstance(result, torch.Tensor):
+                    seen.append(result.dtype)
+                return result
+
+        seen = []
+        images, labels = batches()[0]
+        with NoFloat64():
+            _batch_sums(small_net()(images), labels)
+        assert torch.float32 in seen
+        assert torch.float64 not in seen
 
     def test_no_images_is_an_error(self):
         with pytest.raises(ValueError, match="no images"):

@@ -1,0 +1,50 @@
+"""Devices: which one is taken, and what is asked of it."""
+
+import pytest
+import torch
+
+from utils import devices
+from utils.devices import default_device, device_count, seeded, synchronize
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_any_accelerator_is_the_default(monkeypatch, kind):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator",
+                        lambda check_available=False: torch.device(kind))
+    assert default_device(None) == kind
+    assert default_device("cpu") == "cpu"
+
+
+def test_without_one_it_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator",
+                        lambda check_available=False: None)
+    assert default_device(None) == "cpu"
+
+
+def test_unknown_kinds_have_no_device():
+    assert device_count("cpu") == 1
+    assert device_count("magic") == 0
+
+
+def test_accelerators_are_waited_for_and_the_cpu_is_not(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for device in (torch.device("cpu"), torch.device("xpu", 1)):
+        synchronize(device)
+    assert waited == [torch.device("xpu", 1)]
+
+
+def test_the_generator_of_mps_is_put_back(monkeypatch):
+    states = [torch.tensor([7], dtype=torch.uint8)]
+    monkeypatch.setattr(devices, "default_device", lambda name: "mps")
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1])
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    with seeded(1):
+        torch.rand(3)
+    assert torch.equal(torch.rand(2), expected)
+    assert len(states) == 2

@@ -1,0 +1,179 @@
+"""What a training run leaves: args.yaml, summary.csv, train.log, checkpoints, scalars."""
+
+import argparse
+import csv
+import io
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from timm.utils import setup_default_logging
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from training.checkpoints import Checkpoints, History
+from training.fit import Run, plain_part
+from training.world import World
+from utils.errors import UserError, one_line
+from utils.files import read_text, write_text
+
+log = logging.getLogger("train")
+
+SUMMARY = "summary.csv"
+
+
+class Summary:
+    """summary.csv: a row for each epoch, written whole, so that a full disk or a kill leaves one.
+
+    Args:
+        path: the file; rows of a run that goes on are kept up to `epoch`.
+        epoch: the first one to come.
+    """
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self.path = path
+        self.rows = [row for row in _rows(path) if int(row["epoch"]) < epoch]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Adds an epoch's row; columns are those of all rows."""
+        self.rows.append({key: str(value) for key, value in row.items()})
+        text = io.StringIO()
+        columns = dict.fromkeys(key for row in self.rows for key in row)
+        writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a summary; what a crash of the machine left as NULs is no row."""
+    try:
+        text = read_text(path, "summary").replace("\0", "")
+    except UserError:
+        return []
+    rows = csv.DictReader(io.StringIO(text))
+    return [row for row in rows if None not in row and (row.get("epoch") or "").isdecimal()]
+
+
+class Output:
+    """The files of a run; the first process writes, the others only take part.
+
+    Args:
+        run: the run.
+        folder: where they lie; None keeps nothing.
+        on_best: called with the network and the folder whenever it is the best so far.
+    """
+
+    def __init__(self, run: Run, folder: Path | None,
+                 on_best: Callable[[nn.Module, Path], None]) -> None:
+        self.run, self.metric = run, run.args.eval_metric
+        self.files = RunFiles(run, folder, on_best) if folder and run.world.primary else None
+        self.start, self.epochs = time.monotonic(), 0
+
+    def take_up(self, history: History | None, source: str | None) -> None:
+        """Goes on with the files of the run that a checkpoint comes from."""
+        if self.files and history and source:
+            self.files.take_up(history, Path(source))
+
+    def on_step(self, epoch: int, step: int, loss: Tensor) -> None:
+        """Logs every now and then, and writes a recovery checkpoint."""
+        args, total = self.run.args, self.run.updates_per_epoch
+        if not self.run.world.primary:
+            return
+        if step % args.log_interval == 0 or step == total:
+            lr = self.run.optimizer.param_groups[0]["lr"]
+            log.info("epoch %d step %d/%d: loss %.4f, lr %.3e", epoch, step, total, loss.item(), lr)
+        if self.files and args.recovery_interval and step % args.recovery_interval == 0:
+            self.files.checkpoints.save_recovery(self.run.state(), epoch, step)
+
+    def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
+                 lr: float) -> None:
+        """Writes everything about a finished epoch; `evaluation` is empty where there was none."""
+        if not self.run.world.primary:
+            return
+        self.epochs += 1
+        text = ", ".join(f"{key} {value:.4f}" for key, value in evaluation.items()) or "none"
+        log.info("epoch %d: train loss %.4f, %.1f images/s; evaluation: %s; %s left", epoch,
+                 train["loss"], train["images_per_s"], text, self._time_left(epoch))
+        if self.files:
+            self.files.on_epoch(epoch, train, evaluation, lr)
+
+    def _time_left(self, epoch: int) -> timedelta:
+        """Returns the time that the other epochs need at the pace so far, in whole seconds."""
+        pace = (time.monotonic() - self.start) / self.epochs
+        return timedelta(seconds=round(pace * (self.run.n_epochs - epoch - 1)))
+
+    def close(self) -> None:
+        """Says where the files are."""
+        if self.files:
+            self.files.close()
+
+
+class RunFiles:
+    """The files themselves; arguments as of `Output`."""
+
+    def __init__(self, run: Run, folder: Path, on_best: Callable[[nn.Module, Path], None]) -> None:
+        self.run, self.folder, self.on_best = run, folder, on_best
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a killed process
+            leftover.unlink()
+        self.handler = logging.FileHandler(folder / "train.log", encoding="utf-8",
+                                           errors="backslashreplace")
+        log.addHandler(self.handler)
+        text = yaml.safe_dump(plain_part(vars(run.args)), sort_keys=False)
+        write_text(folder / "args.yaml", text)
+        self.metric = run.args.eval_metric
+        self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=run.start_epoch)
+        self.summary = Summary(folder / SUMMARY, run.start_epoch)
+        log.info("output: %s", one_line(folder))
+
+    def take_up(self, history: History, source: Path) -> None:
+        """Completes what a killed process left undone: the best checkpoint and its pair."""
+        if self.checkpoints.restore(history, source):
+            self.on_best(self.run.best, self.folder)
+
+    def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
+                 lr: float) -> None:
+        """Writes everything about a finished epoch."""
+        row = {"epoch": epoch, **{f"train_{key}": value for key, value in train.items()},
+               **{f"eval_{key}": value for key, value in evaluation.items()}, "lr": lr}
+        self.summary.add(row)
+        for kind, values in (("train", train), ("eval", evaluation), ("", {"lr": lr})):
+            for key, value in values.items():
+                self.board.add_scalar(f"{kind}/{key}".strip("/"), value, epoch)
+        self.board.flush()
+        if self.checkpoints.save(self.run.state(), epoch, evaluation.get(self.metric)):
+            self.on_best(self.run.best, self.folder)
+        best = self.checkpoints.best
+        if best:
+            log.info("best %s: %.4f (epoch %d)", self.metric, best.metric, best.epoch)
+
+    def close(self) -> None:
+        """Flushes the scalars and says where everything is."""
+        self.board.close()
+        log.info("output: %s", one_line(self.folder))
+        log.removeHandler(self.handler)
+        self.handler.close()
+
+
+def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
+    """Returns the folder of a run: that of --resume, or a new one below `root`."""
+    if args.resume:
+        return Path(args.resume).parent
+    return Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+
+
+def start_logging(world: World) -> None:
+    """Lets the first process log to stderr; the others stay quiet."""
+    if not world.primary:
+        logging.disable(logging.WARNING)
+        return
+    setup_default_logging()
+    logging.getLogger("timm").setLevel(logging.WARNING)
+
+
