@@ -11,7 +11,7 @@ from torch import nn
 from data_providers import DataProvider
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.latency import measure_latency
-from evaluator.layers import arch_layers, config_layers
+from evaluator.layers import config_layers
 from networks import (
     NSGANetV2,
     cut_subnet,
@@ -21,7 +21,7 @@ from networks import (
     save_weights,
     write_config,
 )
-from search_space import Arch, OFASearchSpace, check_arch
+from search_space import Arch, OFASearchSpace, check_arch, space_of
 from training.loops import evaluate, fine_tune
 from utils.devices import checked_device
 from utils.errors import UserError
@@ -230,9 +230,8 @@ class SupernetEvaluator(NetEvaluator):
 
     def costs(self, arch: Arch) -> Costs:
         """Returns the exact costs of one architecture with the data set's classifier."""
-        space = OFASearchSpace(resolutions=[arch["r"]])
-        return network_costs(arch_layers(space, arch, self.provider.n_classes,
-                                         self.supernet.width_mult))
+        return network_costs(space_of(arch).layers(arch, self.provider.n_classes,
+                                                   self.supernet.width_mult))
 
 
 class OFAEvaluator:
@@ -262,7 +261,7 @@ class OFAEvaluator:
             UserError: an invalid architecture.
         """
         (config,) = self._space.sample() if config is None else (config,)
-        check_arch({"r": self._space.resolution[0], **config} if isinstance(config, dict)
+        check_arch({"r": self._space.resolutions[0], **config} if isinstance(config, dict)
                    else config)
         return cut_subnet(self.engine, config), config
 

@@ -11,22 +11,17 @@ import json
 import sys
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from cli.scripts import Parser, run_script
 from cli.types import amount, count
-from evaluator.latency import LookUpTable, build_command
-from evaluator.layers import (
-    MAX_RESOLUTION,
-    Layer,
-    arch_layers,
-    read_config_layers,
-    supernet_of,
-)
-from search_space import OFASearchSpace, SearchSpace, read_arch
+from evaluator.latency import LookUpTable, build_command, space_command
+from evaluator.layers import MAX_RESOLUTION, read_config_layers
+from search_space import SEARCH_SPACES, SPACE_KEY, SearchSpace, check_arch, space_of
 from search_space.backbones import make_divisible
+from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json
 
@@ -35,7 +30,9 @@ MACS_CONVENTION = "conv + linear MACs"
 SE_REDUCTION = 4
 SE_DIVISOR = 8
 # Multiplications per element; ReLUs and sigmoids have none.
-ACT_MULTIPLICATIONS = {"h_swish": 1}
+ACT_MULTIPLICATIONS: dict[str | None, int] = {"h_swish": 1}
+# A part of a network with more variants than this is counted when asked, not in advance.
+MAX_OPTIONS = 100_000
 
 
 class Costs(NamedTuple):
@@ -114,7 +111,11 @@ def config_costs(path: str, resolution: int = 224) -> Costs:
     return network_costs(read_config_layers(path, resolution)[0])
 
 
-def millions(count: np.ndarray | int) -> np.ndarray | float:
+@overload
+def millions(count: np.ndarray) -> np.ndarray: ...
+@overload
+def millions(count: float) -> float: ...
+def millions(count: np.ndarray | float) -> np.ndarray | float:
     """Returns counts in millions, rounded to two digits, as stats files have them."""
     rounded = np.round(np.asarray(count) / 1e6, 2)
     return rounded if rounded.ndim else float(rounded)
@@ -139,27 +140,39 @@ def objective_values(costs: dict[str, np.ndarray], name: str) -> np.ndarray:
 class CostModel:
     """The costs of whole populations of one space, by table look-up.
 
-    Every layer that a subnet can have is counted once; a population's costs are then a gather and
-    a sum. Unused genes have no influence.
+    Every layer that a network of the space can have is counted once, for each combination of the
+    genes that decide about its slot; a population's costs are then a gather and a sum. Unused genes
+    have no influence.
 
     Args:
-        space: a space with a supernet.
+        space: a space that says which layers its networks have.
         n_classes: outputs of the classifier.
         width_mult: width multiplier of the supernet.
         lut: a latency table; with one `evaluate` also gives `cpu`.
 
     Raises:
-        UserError: the table lacks layers of the space; the message says how to measure them.
+        UserError: the space does not say, or the table lacks layers of the space; the message says
+            how to measure them.
     """
 
     def __init__(self, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
                  lut: LookUpTable | None = None) -> None:
         self.space = space
-        self.supernet = supernet_of(space, n_classes, width_mult)
         self.lut = lut
+        self._names = [*Costs._fields, *(["cpu"] if lut is not None else [])]
+        slots = space.slots(n_classes, width_mult)
+        sizes = [slot.n_options(space.lower, space.upper) for slot in slots]
+        self._slots = [slot for slot, size in zip(slots, sizes, strict=True)
+                       if size <= MAX_OPTIONS]
+        self._untabled = [slot for slot, size in zip(slots, sizes, strict=True)
+                          if size > MAX_OPTIONS]
+        options = [option for slot in self._slots
+                   for option in slot.options(space.lower, space.upper)]
         if lut is not None:
-            lut.require_space(space, n_classes, width_mult)
-        self._fixed, self._blocks = self._tables()
+            lut.require(set(chain.from_iterable(options)),
+                        space_command(space, n_classes, width_mult))
+        self._tables = self._count(options)
+        self._strides, self._starts = self._positions()
 
     def evaluate(self, X: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the costs of (n, n_var) integer vectors.
@@ -176,45 +189,47 @@ class CostModel:
         X = X.astype(np.intp)
         if np.any((X < self.space.lower) | (X > self.space.upper)):
             raise ValueError(f"genes outside the bounds of the space {self.space.name}")
-        rows = self._block_rows(X)
-        return {name: fixed[X[:, -1]] + self._blocks[name].take(rows).sum(axis=1)
-                for name, fixed in self._fixed.items()}
+        rows = (X.astype(float) @ self._strides).astype(np.intp) + self._starts
+        costs = {name: table.take(rows).sum(axis=1) for name, table in self._tables.items()}
+        for slot in self._untabled:
+            counted = self._count([slot.pick(x) for x in X])
+            costs = {name: values + counted[name] for name, values in costs.items()}
+        return costs
 
-    def of_arch(self, arch: dict) -> dict[str, int | float]:
+    def of_arch(self, arch: dict[str, Any]) -> dict[str, int | float]:
         """Returns the costs of one architecture as plain numbers."""
         costs = self.evaluate(self.space.encode(arch)[None])
         return {name: values[0].item() for name, values in costs.items()}
 
-    def _block_rows(self, X: np.ndarray) -> np.ndarray:
-        """Returns (n, slots) positions in the block tables; 0, whose cost is 0, where unused."""
-        s = self.space
-        stages = X[:, :-1].reshape(len(X), s.num_blocks, 1 + 2 * s.max_depth)
-        kernels, expansions = np.split(stages[..., 1:], 2, axis=-1)
-        slots = np.arange(s.num_blocks * s.max_depth).reshape(s.num_blocks, s.max_depth)
-        rows = slots * len(s.kernel_size) + kernels
-        rows = rows * len(s.exp_ratio) + expansions
-        rows = rows * len(s.resolution) + X[:, -1, None, None] + 1
-        used = np.arange(s.max_depth) < np.array(s.depth)[stages[..., :1]]
-        return (rows * used).reshape(len(X), slots.size)
+    def _count(self, options: Sequence[tuple[Layer, ...]]) -> dict[str, np.ndarray]:
+        """Returns, by measure, the costs (m,) of m runs of layers."""
+        known = {layer: self._layer(layer) for layer in set(chain.from_iterable(options))}
+        nothing = (0,) * len(self._names)
+        rows = [tuple(map(sum, zip(*(known[layer] for layer in layers), strict=True))) or nothing
+                for layers in options]
+        return {name: np.array([row[i] for row in rows], float if name == "cpu" else np.int64)
+                for i, name in enumerate(self._names)}
 
-    def _tables(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Returns, by measure, the fixed costs (resolutions,) and the flat table of the blocks."""
-        s, net = self.space, self.supernet
-        sizes = [net.stage_sizes(r) for r in s.resolution]
-        fixed = [net.body(r) + net.head(size[-1])
-                 for r, size in zip(s.resolution, sizes, strict=True)]
-        blocks = [net.block(stage, position, kernel, expand, size[stage + (position > 0)])
-                  for stage in range(s.num_blocks) for position in range(s.max_depth)
-                  for kernel in s.kernel_size for expand in s.exp_ratio for size in sizes]
-        known = {layer: layer_costs(layer)._asdict() for layer in chain(blocks, *fixed)}
-        names = list(Costs._fields)
-        if self.lut is not None:
-            names.append("cpu")
-            for layer, costs in known.items():
-                costs["cpu"] = self.lut.latency([layer])
-        return ({name: np.array([sum(known[x][name] for x in row) for row in fixed])
-                 for name in names},
-                {name: np.array([0] + [known[x][name] for x in blocks]) for name in names})
+    def _layer(self, layer: Layer) -> tuple[int | float, ...]:
+        latency = [] if self.lut is None else [self.lut.latency([layer])]
+        return (*layer_costs(layer), *latency)
+
+    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what turns vectors into positions in the tables: `X @ strides + starts`.
+
+        Returns:
+            (n_var, slots) float strides, whose products are exact below 2**53, and (slots,) starts.
+        """
+        lower, sizes = self.space.lower, self.space.upper - self.space.lower + 1
+        strides = np.zeros((self.space.n_var, len(self._slots)))
+        starts = np.zeros(len(self._slots), dtype=np.intp)
+        first = 0
+        for i, slot in enumerate(self._slots):
+            genes = list(slot.genes)
+            strides[genes, i] = np.cumprod([1, *sizes[genes][:0:-1]])[::-1][:len(genes)]
+            starts[i] = first - strides[genes, i] @ lower[genes]
+            first += int(np.prod(sizes[genes]))
+        return strides, starts
 
 
 def file_costs(path: str, args: argparse.Namespace,
@@ -224,20 +239,18 @@ def file_costs(path: str, args: argparse.Namespace,
     Raises:
         UserError: the file is damaged or neither of the two, or `lut` lacks some of its layers.
     """
+    resolution: int | None
     content = read_json(path, "net.subnet or net.config file")
     if "blocks" in content:
         layers, resolution = read_config_layers(path, args.img_size)
         command = build_command([resolution], config=path)
-    elif "ks" in content:
-        arch = read_arch(path)
-        resolution = arch["r"]
-        layers = arch_layers(OFASearchSpace(resolutions=[resolution]), arch, args.n_classes,
-                             args.width)
-        command = build_command([resolution], args.n_classes, args.width)
+    elif "ks" in content or args.search_space or SPACE_KEY in content:
+        layers, resolution, command = _subnet_layers(path, content, args)
     else:
-        raise UserError(f"{path}: neither a net.subnet (key 'ks') nor a net.config (key 'blocks')")
+        raise UserError(f"{path}: neither a net.subnet (key 'ks', or name the space of the "
+                        "architecture with --search_space) nor a net.config (key 'blocks')")
     costs = network_costs(layers)
-    row = {"file": str(path), "resolution": resolution,
+    row: dict[str, object] = {"file": str(path), "resolution": resolution,
            "params_count": costs.params, "flops_count": costs.flops, "macs_count": costs.macs,
            "params": millions(costs.params), "flops": millions(costs.flops),
            "flops_convention": FLOPS_CONVENTION, "macs_convention": MACS_CONVENTION}
@@ -245,6 +258,18 @@ def file_costs(path: str, args: argparse.Namespace,
         lut.require(layers, command)
         row["cpu"] = lut.latency(layers)
     return row, layers
+
+
+def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \
+        tuple[list[Layer], int | None, str]:
+    """Returns an architecture's layers, its resolution, and the command that measures them."""
+    try:
+        space = space_of(arch, args.search_space)
+        arch = check_arch(arch, space)
+        return (space.layers(arch, args.n_classes, args.width), space.resolution(arch),
+                space_command(space, args.n_classes, args.width))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def layer_table(layers: Sequence[Layer], lut: LookUpTable | None = None) -> str:
@@ -270,6 +295,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         description="Prints the exact costs of networks, one JSON line per file. "
         f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
+    p.add_argument("--search_space", metavar="NAME",
+                   help="space of a net.subnet that does not name its own: "
+                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
     p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
     p.add_argument("--n_classes", type=count(1), default=1000, help="classes, for a net.subnet")
     p.add_argument("--width", type=amount, default=1.0,

@@ -8,15 +8,17 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from evaluator.layers import Layer, space_layers
-from search_space import SearchSpace
+from evaluator.layers import space_layers
+from search_space import SearchSpace, name_of
+from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_text, read_yaml
 
@@ -81,7 +83,7 @@ class LookUpTable:
     def require_space(self, space: SearchSpace, n_classes: int, width_mult: float) -> None:
         """Raises UserError unless the table has every layer that the space can contain."""
         self.require(space_layers(space, n_classes, width_mult),
-                     build_command(space.resolution, n_classes, width_mult))
+                     space_command(space, n_classes, width_mult))
 
     def latency(self, layers: Iterable[Layer]) -> float:
         """Returns the sum in ms over `layers`, all of which the table must have."""
@@ -89,12 +91,19 @@ class LookUpTable:
 
 
 def build_command(resolutions: Sequence[int], n_classes: int = 1000, width_mult: float = 1.0,
-                  config: str | None = None) -> str:
+                  config: str | None = None, search_space: str = "mbv3") -> str:
     """Returns the command that measures a space's layers (or a net.config's) on this machine."""
-    what = ["--config", str(config)] if config else ["--n_classes", str(n_classes),
-                                                "--width", str(width_mult)]
-    return shlex.join(["python", "scripts/build_lut.py", "--out", "my_lut.yaml", *what,
-                       "--resolutions", *map(str, resolutions)])
+    what = ["--config", str(config)] if config else [
+        *([] if search_space == "mbv3" else ["--search_space", search_space]),
+        "--n_classes", str(n_classes), "--width", str(width_mult)]
+    sizes = ["--resolutions", *map(str, resolutions)] if resolutions else []
+    return shlex.join(["python", "scripts/build_lut.py", "--out", "my_lut.yaml", *what, *sizes])
+
+
+def space_command(space: SearchSpace, n_classes: int, width_mult: float) -> str:
+    """Returns the `build_command` of a search space."""
+    return build_command(getattr(space, "resolutions", ()), n_classes, width_mult,
+                         search_space=name_of(space))
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
@@ -125,7 +134,8 @@ def _checked_mean(path: str | os.PathLike, key: Any, row: Any) -> float:
     return float(mean)
 
 
-class Latency(NamedTuple):
+@dataclass(frozen=True)
+class Latency:
     """A measured duration in ms.
 
     Attributes:

@@ -67,7 +67,7 @@ class OracleEvaluator:
         if len(valid) < len(resolutions):
             raise UserError(f"the oracle knows resolutions from {RESOLUTIONS[0]} px up, not "
                             f"{', '.join(str(r) for r in resolutions if r not in valid)}")
-        space = OFASearchSpace(resolutions=valid or RESOLUTIONS)
+        space = OFASearchSpace(resolutions=valid or RESOLUTIONS.tolist())
         return self.predict(space, np.array([space.encode(arch) for arch in archs], dtype=int)
                             .reshape(-1, space.n_var))
 
@@ -77,7 +77,7 @@ class OracleEvaluator:
         Between two listed resolutions the two answers are interpolated linearly; above the last
         one the last one holds.
         """
-        r = np.clip(np.array(space.resolution)[X[:, -1]], RESOLUTIONS[0], RESOLUTIONS[-1])
+        r = np.clip(space.resolutions_of(X), RESOLUTIONS[0], RESOLUTIONS[-1])
         low = np.minimum(np.searchsorted(RESOLUTIONS, r, side="right") - 1, len(RESOLUTIONS) - 2)
         share = (r - RESOLUTIONS[low]) / (RESOLUTIONS[low + 1] - RESOLUTIONS[low])
         layers = one_hot_layers(space, X)
@@ -94,11 +94,9 @@ class OracleEvaluator:
 
 def one_hot_layers(space: OFASearchSpace, X: np.ndarray) -> np.ndarray:
     """Returns (n, 120) inputs: one-hot kernel sizes, then expansions, zeros beyond the depth."""
-    stages = X[:, :-1].reshape(len(X), space.num_blocks, 1 + 2 * space.max_depth)
-    used = np.arange(space.max_depth) < np.array(space.depth)[stages[..., :1]]
-    choices = (stages[..., 1:1 + space.max_depth], stages[..., 1 + space.max_depth:])
+    kernels, expansions, used = space.choices(X)
     return np.hstack([(np.eye(3)[choice] * used[..., None]).reshape(len(X), 3 * N_LAYERS)
-                      for choice in choices])
+                      for choice in (kernels, expansions)])
 
 
 def read_mlp(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -111,7 +109,7 @@ def read_mlp(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
     state = load_checkpoint(path)
     sizes = (6 * N_LAYERS + len(RESOLUTIONS), *HIDDEN, 1)
-    expected = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         expected |= {f"{2 * i}.weight": (outputs, inputs), f"{2 * i}.bias": (outputs,)}
     if {key: tuple(tensor.shape) for key, tensor in state.items()} != expected:

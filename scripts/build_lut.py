@@ -26,9 +26,10 @@ from evaluator.latency import (
     measure_modules,
     read_header,
 )
-from evaluator.layers import Layer, read_config_layers, space_layers
+from evaluator.layers import read_config_layers, space_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.backbones import width_from_name
+from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
 
@@ -114,8 +115,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "stopped goes on")
     p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                    help="data set whose resolutions, classes and width are the defaults below")
-    p.add_argument("--search_space", choices=sorted(SEARCH_SPACES), default="mbv3",
-                   help="search space whose layers are measured")
+    p.add_argument("--search_space", default="mbv3", metavar="NAME",
+                   help="search space whose layers are measured: "
+                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
     p.add_argument("--resolutions", type=int, nargs="+",
                    help="input resolutions in px; None: those of the data set")
     p.add_argument("--n_classes", type=int, help="classes; None: those of the data set")

@@ -20,8 +20,8 @@ from evaluator.latency import (
     input_shape,
     measure_modules,
 )
-from evaluator.layers import Layer, arch_layers
 from search_space import SEARCH_SPACES, get_search_space
+from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -33,8 +33,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("lut", help="the table (YAML)")
     p.add_argument("--n", type=int, default=40, help="random subnets, 3 or more")
     p.add_argument("--out", type=Path, default=Path("check_lut.png"), help="scatter plot (PNG)")
-    p.add_argument("--search_space", choices=sorted(SEARCH_SPACES), default="mbv3",
-                   help="search space that the subnets are drawn from")
+    p.add_argument("--search_space", default="mbv3", metavar="NAME",
+                   help="search space that the subnets are drawn from: "
+                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
     p.add_argument("--resolutions", type=int, nargs="+", default=list(DEFAULT_RESOLUTIONS),
                    help="input resolutions in px")
     p.add_argument("--n_classes", type=int, default=1000, help="classes")
@@ -108,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
     space = get_search_space(args.search_space, resolutions=args.resolutions)
     lut.require_space(space, args.n_classes, args.width)
     archs = space.sample(args.n, rng=np.random.default_rng(args.seed))
-    networks = [arch_layers(space, arch, args.n_classes, args.width) for arch in archs]
+    networks = [space.layers(arch, args.n_classes, args.width) for arch in archs]
     looked_up = np.array([lut.latency(layers) for layers in networks])
     measured = measure_networks(networks, args)
     result = statistics(looked_up, measured)

@@ -1,50 +1,102 @@
 """Search spaces: architecture dict <-> integer vector. Free of torch."""
 
 import os
+from typing import Any
 
-from search_space.base import Arch, SearchSpace
+from search_space.base import Arch, Gene, SearchSpace
+from search_space.layers import Layer, Slot
 from search_space.ofa import OFASearchSpace
 from utils.errors import UserError
 from utils.files import read_json
+from utils.registry import load_class
 
-__all__ = ["RESOLUTIONS", "SEARCH_SPACES", "Arch", "OFASearchSpace", "SearchSpace", "check_arch",
-           "get_search_space", "read_arch"]
+__all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
+           "SearchSpace", "Slot", "check_arch", "get_search_space", "name_of", "read_arch",
+           "space_of"]
 
 RESOLUTIONS = range(8, 4097)
-SEARCH_SPACES: dict[str, type[SearchSpace]] = {OFASearchSpace.name: OFASearchSpace}
+DEFAULT = "mbv3"
+# The key of a file that names its space; files without it hold architectures of `DEFAULT`.
+SPACE_KEY = "search_space"
+# name -> "module:Class"
+SEARCH_SPACES = {
+    "mbv3": "search_space.ofa:OFASearchSpace",
+}
 
 
-def get_search_space(name: str, **options) -> SearchSpace:
-    """Returns the search space called `name`; `options` go to its class.
+def search_space_class(name: str) -> type[SearchSpace]:
+    """Returns the class of the space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
 
     Raises:
         UserError: no such space; the message lists them.
     """
-    if name not in SEARCH_SPACES:
-        raise UserError(f"unknown search space {name!r}; choose from "
-                        f"{', '.join(sorted(SEARCH_SPACES))}")
-    return SEARCH_SPACES[name](**options)
+    found: type[SearchSpace] = load_class(SEARCH_SPACES, name, "search space", SearchSpace)
+    return found
 
 
-def check_arch(arch: Arch, space: SearchSpace | None = None) -> Arch:
-    """Returns a checked copy of an architecture dict.
+def get_search_space(name: str, **settings: Any) -> SearchSpace:
+    """Returns the search space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
 
-    With a `space` the architecture must belong to it. Without one it must belong to the OFA
-    MobileNetV3 space, with the resolution taken as it is.
+    Args:
+        name: which space.
+        settings: of them, those that the class names in its `options` go to its constructor;
+            None stands for the class's own default.
 
     Raises:
-        UserError: it does not.
+        UserError: no such space; the message lists them. Or a bad setting.
     """
-    if space is None:
-        r = arch.get("r") if isinstance(arch, dict) else None
-        if isinstance(r, bool) or not isinstance(r, int) or r not in RESOLUTIONS:
-            raise UserError(f"'r', the input resolution, must be {RESOLUTIONS[0]}.."
-                            f"{RESOLUTIONS[-1]}, not {str(r)[:60]!r}")
-        space = OFASearchSpace(resolutions=[r])
+    space_class = search_space_class(name)
+    return space_class(**{option: settings[option] for option in space_class.options
+                          if settings.get(option) is not None})
+
+
+def name_of(space: SearchSpace) -> str:
+    """Returns the name by which `get_search_space` finds the class of a space."""
+    own = f"{type(space).__module__}:{type(space).__qualname__}"
+    return next((name for name, row in SEARCH_SPACES.items() if row == own), own)
+
+
+def space_of(arch: Any, name: str | None = None) -> SearchSpace:
+    """Returns the space of an architecture dict, with the architecture's own resolution.
+
+    Args:
+        arch: the dict. Its key `search_space` names its space; without it that is `mbv3`.
+        name: the space that it must belong to; None takes the one that the dict names.
+
+    Raises:
+        UserError: the dict names another space or none that exists, or its resolution is none.
+    """
+    named = arch.get(SPACE_KEY) if isinstance(arch, dict) else None
+    if named is not None and not isinstance(named, str):
+        raise UserError(f"{SPACE_KEY!r} must be the name of a search space, not {named!r:.60}")
+    _check_name(named, name)
+    name = name or named or DEFAULT
+    if "resolutions" not in search_space_class(name).options:
+        return get_search_space(name)
+    r = arch.get("r") if isinstance(arch, dict) else None
+    if isinstance(r, bool) or not isinstance(r, int) or r not in RESOLUTIONS:
+        raise UserError(f"'r', the input resolution, must be {RESOLUTIONS[0]}.."
+                        f"{RESOLUTIONS[-1]}, not {str(r)[:60]!r}")
+    return get_search_space(name, resolutions=[r])
+
+
+def check_arch(arch: Arch, space: SearchSpace | str | None = None) -> Arch:
+    """Returns a checked copy of an architecture dict.
+
+    With a space the architecture must belong to it. With the name of a space, or without any (the
+    dict's own, else `mbv3`), the resolution is taken as it is.
+
+    Raises:
+        UserError: the dict is no architecture of the space, or names another one.
+    """
+    if not isinstance(space, SearchSpace):
+        space = space_of(arch, space)
+    elif isinstance(arch, dict):
+        _check_name(arch.get(SPACE_KEY), name_of(space))
     return space.decode(space.encode(arch))
 
 
-def read_arch(path: str | os.PathLike, space: SearchSpace | None = None) -> Arch:
+def read_arch(path: str | os.PathLike, space: SearchSpace | str | None = None) -> Arch:
     """Reads a `net.subnet` file: one architecture dict in JSON, checked as by `check_arch`.
 
     Raises:
@@ -55,3 +107,9 @@ def read_arch(path: str | os.PathLike, space: SearchSpace | None = None) -> Arch
         return check_arch(arch, space)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _check_name(named: str | None, expected: str | None) -> None:
+    if named is not None and expected is not None and named != expected:
+        raise UserError(f"the architecture belongs to the search space {named!r:.60}, not to "
+                        f"{expected!r}")

@@ -1,10 +1,12 @@
 """What every search space offers: bounds, sampling, and the way from architecture to integers."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from search_space.layers import Layer, Slot
 from utils.errors import UserError
 
 Arch = dict[str, Any]
@@ -12,19 +14,46 @@ Arch = dict[str, Any]
 MAX_DRAWS = 100
 
 
+@dataclass(frozen=True)
+class Gene:
+    """What one integer of the encoding stands for.
+
+    Attributes:
+        name: for people: "stage 3, layer 2: kernel".
+        values: what the integers from the lower to the upper bound mean.
+        group: genes of one group may share a weight in a surrogate: "stage 3 kernel".
+        ordered: whether the values have an order; False for a choice of operations.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    group: str
+    ordered: bool = True
+
+
 class SearchSpace(ABC):
     """A finite set of architectures and their integer encoding.
 
-    Policy: a vector may hold genes that its architecture does not use; `canonical` sets them to 0,
-    and `encode` always returns the canonical vector. Two vectors are the same architecture exactly
-    when their canonical forms are equal. Randomness comes from the generator that is passed in.
+    Policy: a vector may hold genes that its architecture does not use; `canonical` sets them to
+    their lower bound, and `encode` always returns the canonical vector. Two vectors are the same
+    architecture exactly when their canonical forms are equal. Randomness comes from the generator
+    that is passed in. Architectures are dicts that JSON can hold.
+
+    A space of your own must have `name`, `lower`, `upper`, `encode`, `decode` and `extremes`. It
+    adds `active` where genes can be unused, and `layers` or (faster) `slots` where the costs of its
+    networks are counted; nothing asks for the costs of a space unless they are an objective.
 
     Attributes:
-        name: key in `search_space.SEARCH_SPACES`.
+        name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
+        options: settings that the constructor takes as keywords. A space with "resolutions" among
+            them has the resolution under the key `r` of its architectures.
+        family: row of `networks.FAMILIES` that builds its networks; None where there is none.
         lower, upper: (n_var,) int arrays, the inclusive bounds of every gene.
     """
 
     name: str
+    options: ClassVar[tuple[str, ...]] = ()
+    family: ClassVar[str | None] = None
     lower: np.ndarray
     upper: np.ndarray
 
@@ -32,6 +61,13 @@ class SearchSpace(ABC):
     def n_var(self) -> int:
         """Number of genes."""
         return len(self.lower)
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """What each integer stands for; unless a space says more, its bounds are all there is."""
+        return tuple(Gene(f"gene {i}", tuple(range(low, high + 1)), f"gene {i}")
+                     for i, (low, high) in enumerate(zip(self.lower.tolist(), self.upper.tolist(),
+                                                         strict=True)))
 
     @abstractmethod
     def encode(self, arch: Arch) -> np.ndarray:
@@ -46,12 +82,64 @@ class SearchSpace(ABC):
         """
 
     @abstractmethod
-    def canonical(self, X: np.ndarray) -> np.ndarray:
-        """Returns a copy of the (n, n_var) integer array with all unused genes set to 0."""
-
-    @abstractmethod
     def extremes(self) -> list[Arch]:
         """Returns the smallest and the largest architecture."""
+
+    def active(self, X: np.ndarray) -> np.ndarray:
+        """Returns an (n, n_var) bool array: the genes that each architecture uses."""
+        return np.ones(np.shape(X), dtype=bool)
+
+    def canonical(self, X: np.ndarray) -> np.ndarray:
+        """Returns a copy of the (n, n_var) integer array, unused genes at their lower bound."""
+        X = np.asarray(X, dtype=int)
+        return np.where(self.active(X), X, self.lower)
+
+    def describe(self, arch: Arch) -> str:
+        """Returns one line about an architecture, for people."""
+        return ", ".join(f"{key} {_short(value)}" for key, value in arch.items())
+
+    def summary(self, arch: Arch) -> dict[str, int | float | str]:
+        """Returns what a table says about an architecture, by column: {"resolution": 224}."""
+        resolution = self.resolution(arch)
+        return {} if resolution is None else {"resolution": resolution}
+
+    def resolution(self, arch: Arch) -> int | None:
+        """Returns the input resolution in pixels; None where the space has no such choice."""
+        return arch["r"] if "resolutions" in self.options else None
+
+    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
+        """Returns the parts of the network in the order of the forward pass.
+
+        The layers of an architecture are those that its slots pick, joined.
+
+        Args:
+            n_classes: outputs of the classifier.
+            width_mult: width multiplier of the supernet.
+
+        Raises:
+            UserError: what the networks of this space consist of is not known, or a bad argument.
+        """
+        if type(self).layers is SearchSpace.layers:
+            raise UserError(f"the search space {self.name} does not say which layers its networks "
+                            "have, so their costs are unknown")
+
+        def build(*values: int) -> tuple[Layer, ...]:
+            return tuple(self.layers(self.decode(np.array(values)), n_classes, width_mult))
+
+        return [Slot(tuple(range(self.n_var)), build)]
+
+    def layers(self, arch: Arch, n_classes: int = 1000, width_mult: float = 1.0) -> list[Layer]:
+        """Returns the layers of one network, from the input to the classifier.
+
+        Args:
+            arch: an architecture of this space.
+            n_classes, width_mult: as in `slots`.
+
+        Raises:
+            UserError: as `slots`, or `arch` does not belong to the space.
+        """
+        slots, x = self.slots(n_classes, width_mult), self.encode(arch)
+        return [layer for slot in slots for layer in slot.pick(x)]
 
     def check(self, x: np.ndarray) -> np.ndarray:
         """Returns `x` as an (n_var,) int array; raises UserError where it is no valid vector."""
@@ -94,6 +182,10 @@ class SearchSpace(ABC):
                 return [self.decode(x) for x in X]
         raise UserError(f"no {n_doe} different architectures found in the space {self.name}; "
                         "choose a smaller initial sample")
+
+
+def _short(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def unique_rows(X: np.ndarray) -> np.ndarray:

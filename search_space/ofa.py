@@ -1,14 +1,98 @@
 """The Once-for-All MobileNetV3 space: 5 stages of 2-4 layers, kernel, expansion, resolution."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
 from search_space.backbones import MOBILENET_V3, Backbone
-from search_space.base import Arch, SearchSpace
+from search_space.base import Arch, Gene, SearchSpace
+from search_space.layers import POOL, Layer, Slot
 from utils.errors import UserError
 
 DEFAULT_RESOLUTIONS = tuple(range(192, 257, 4))
+WIDTH_MULTIPLIERS = (0.1, 10.0)
+MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class SupernetLayers:
+    """The layers that the subnets of one supernet can have.
+
+    Attributes:
+        backbone: the fixed part of the supernet.
+        n_classes: outputs of the classifier.
+        width_mult: the multiplier of all widths.
+    """
+
+    backbone: Backbone
+    n_classes: int = 1000
+    width_mult: float = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = WIDTH_MULTIPLIERS
+        if not low <= self.width_mult <= high:
+            raise UserError(f"a width multiplier lies in {low}..{high}, not {self.width_mult}")
+        if not 1 <= self.n_classes <= MAX_CLASSES:
+            raise UserError(f"n_classes must be 1..{MAX_CLASSES}, not {self.n_classes}")
+
+    def body(self, resolution: int) -> tuple[Layer, ...]:
+        """Returns the two fixed layers before the first stage at an input of `resolution` px."""
+        b, width = self.backbone, self._width
+        stem = Layer("conv", "first_conv", resolution, 3, width(b.stem_width), 3, 2,
+                     act=b.stem_act)
+        channels = width(b.first.width)
+        first = Layer("mbconv", "MBConv", stem.out_size, stem.out_channels, channels, 3,
+                      b.first.stride, 1, stem.out_channels, b.first.act, b.first.se,
+                      skip=b.first.stride == 1 and stem.out_channels == channels)
+        return stem, first
+
+    def block(self, stage: int, position: int, kernel: int, expand: int, size: int) -> Layer:
+        """Returns an elastic layer: number `position` of `stage`, its input `size` px wide."""
+        stages = self.backbone.stages
+        row, first = stages[stage], position == 0
+        previous = stages[stage - 1] if stage else self.backbone.first
+        out_channels = self._width(row.width)
+        in_channels = self._width(previous.width) if first else out_channels
+        stride = row.stride if first else 1
+        return Layer("mbconv", "MBConv", size, in_channels, out_channels, kernel, stride, expand,
+                     in_channels * expand, row.act, row.se,
+                     skip=stride == 1 and in_channels == out_channels)
+
+    def head(self, size: int) -> tuple[Layer, ...]:
+        """Returns the fixed layers after the last stage, which gives maps of `size` px."""
+        b, width = self.backbone, self._width
+        last, expanded = width(b.stages[-1].width), width(b.final_expand)
+        mixed = width(b.feature_mix)
+        return (
+            Layer("conv", "final_expand_layer", size, last, expanded, act=b.head_act),
+            Layer("pool", POOL, size, expanded, expanded),
+            Layer("conv", "feature_mix_layer", 1, expanded, mixed, act=b.head_act, bn=False),
+            Layer("linear", "classifier", 1, mixed, self.n_classes, bn=False, bias=True),
+        )
+
+    def stage_sizes(self, resolution: int) -> list[int]:
+        """Returns the input size of each stage, then that of the head, in pixels."""
+        sizes = [self.body(resolution)[-1].out_size]
+        for stage in self.backbone.stages:
+            sizes.append(-(-sizes[-1] // stage.stride))
+        return sizes
+
+    def _width(self, base: int) -> int:
+        return self.backbone.width(base, self.width_mult)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer of the largest subnet stands, and the genes that decide about it."""
+
+    stage: int
+    position: int
+    depth_gene: int
+    kernel_gene: int
+    expand_gene: int
 
 
 class OFASearchSpace(SearchSpace):
@@ -21,24 +105,34 @@ class OFASearchSpace(SearchSpace):
     Args:
         resolutions: the input resolutions in pixels, ascending.
         seed: seeds the generator that `sample` and `initialize` use where none is passed.
+
+    Attributes:
+        places: one for each layer of the largest subnet.
     """
 
     name = "mbv3"
-    backbone: Backbone = MOBILENET_V3
+    options: ClassVar[tuple[str, ...]] = ("resolutions",)
+    family: ClassVar[str | None] = "mbv3"
+    backbone: ClassVar[Backbone] = MOBILENET_V3
 
     def __init__(self, resolutions: Sequence[int] = DEFAULT_RESOLUTIONS, seed: int = 0) -> None:
         self.num_blocks = len(self.backbone.stages)
         self.kernel_size = [3, 5, 7]
         self.exp_ratio = [3, 4, 6]
         self.depth = [2, 3, 4]
-        self.resolution = _checked_resolutions(resolutions)
+        self.resolutions = _checked_resolutions(resolutions)
         self.max_depth = max(self.depth)
-        stage = [len(self.depth) - 1]
-        stage += [len(self.kernel_size) - 1] * self.max_depth
-        stage += [len(self.exp_ratio) - 1] * self.max_depth
-        self.upper = np.array(stage * self.num_blocks + [len(self.resolution) - 1])
+        self.places = self._places()
+        self._genes = self._named_genes()
+        self.upper = np.array([len(gene.values) - 1 for gene in self._genes])
         self.lower = np.zeros_like(self.upper)
+        self._deciding, self._least_index = self._uses()
         self._rng = np.random.default_rng(seed)
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """What each integer stands for."""
+        return self._genes
 
     def sample(self, n_samples: int = 1, nb: int | None = None, ks: Sequence[int] | None = None,
                e: Sequence[int] | None = None, d: Sequence[int] | None = None,
@@ -61,7 +155,7 @@ class OFASearchSpace(SearchSpace):
         depths = _choices("depth", self.depth, d)
         kernels = _choices("kernel size", self.kernel_size, ks)
         expansions = _choices("expansion ratio", self.exp_ratio, e)
-        resolutions = _choices("resolution", self.resolution, r)
+        resolutions = _choices("resolution", self.resolutions, r)
         archs = []
         for _ in range(n_samples):
             depth = rng.choice(depths, self.num_blocks).tolist()
@@ -76,50 +170,122 @@ class OFASearchSpace(SearchSpace):
 
     def extremes(self) -> list[Arch]:
         """Returns the smallest and the largest architecture."""
-        return [{"ks": [pick(self.kernel_size)] * layers, "e": [pick(self.exp_ratio)] * layers,
-                 "d": [pick(self.depth)] * self.num_blocks, "r": pick(self.resolution)}
-                for pick in (min, max) for layers in [pick(self.depth) * self.num_blocks]]
+        return [self.decode(self.lower), self.decode(self.upper)]
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (46,) integer vector; raises UserError for an invalid arch."""
         depths, kernels, expansions, resolution = self._parts(arch)
         x = np.zeros(self.n_var, dtype=int)
-        stages, start = self._stages(x), 0
-        for stage, depth in zip(stages, depths, strict=True):
-            layers = slice(start, start + depth)
-            stage[0] = self.depth.index(depth)
-            stage[1:1 + depth] = [self.kernel_size.index(k) for k in kernels[layers]]
-            stage[1 + self.max_depth:1 + self.max_depth + depth] = [
-                self.exp_ratio.index(e) for e in expansions[layers]]
-            start += depth
-        x[-1] = self.resolution.index(resolution)
+        choices = iter(zip(kernels, expansions, strict=True))
+        for place in self.places:
+            depth = depths[place.stage]
+            x[place.depth_gene] = self.depth.index(depth)
+            if place.position < depth:
+                kernel, expand = next(choices)
+                x[place.kernel_gene] = self.kernel_size.index(kernel)
+                x[place.expand_gene] = self.exp_ratio.index(expand)
+        x[-1] = self.resolutions.index(resolution)
         return x
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a (46,) vector; raises UserError for an invalid vector."""
-        vector = self.check(x)
-        arch: Arch = {"ks": [], "e": [], "d": [], "r": self.resolution[vector[-1]]}
-        for stage in self._stages(vector):
-            depth = self.depth[stage[0]]
-            kernels, expansions = stage[1:].reshape(2, self.max_depth)[:, :depth]
-            arch["ks"] += [self.kernel_size[i] for i in kernels]
-            arch["e"] += [self.exp_ratio[i] for i in expansions]
-            arch["d"].append(depth)
-        return arch
+        genes = self.check(x).tolist()
+        used = [place for place in self.places
+                if place.position < self.depth[genes[place.depth_gene]]]
+        return {"ks": [self.kernel_size[genes[place.kernel_gene]] for place in used],
+                "e": [self.exp_ratio[genes[place.expand_gene]] for place in used],
+                "d": [self.depth[genes[place.depth_gene]]
+                      for place in self.places if place.position == 0],
+                "r": self.resolutions[genes[-1]]}
 
-    def canonical(self, X: np.ndarray) -> np.ndarray:
-        """Returns a copy of the (n, 46) integer array with all unused genes set to 0."""
-        X = np.array(X, dtype=int)
-        stages = self._stages(X)
-        used = np.arange(self.max_depth) < np.array(self.depth)[stages[..., :1]]
-        stages[..., 1:] *= np.concatenate([used, used], axis=-1)
-        return X
+    def active(self, X: np.ndarray) -> np.ndarray:
+        """Returns an (n, 46) bool array: the genes of layers within the depth of their stage."""
+        return np.asarray(X)[..., self._deciding] >= self._least_index
 
-    def _stages(self, X: np.ndarray) -> np.ndarray:
-        """Returns a (..., 5, 9) view of (..., 46) vectors: depth, kernels, expansions by stage."""
-        return X[..., :-1].reshape(*X.shape[:-1], self.num_blocks, 1 + 2 * self.max_depth)
+    def resolutions_of(self, X: np.ndarray) -> np.ndarray:
+        """Returns the input resolutions (n,) in pixels of (n, 46) vectors."""
+        return np.array(self.resolutions)[np.asarray(X)[:, -1]]
 
-    def _parts(self, arch: Arch) -> tuple[list[int], list[int], list[int], int]:
+    def choices(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns, for each of the 20 layers, what (n, 46) vectors choose.
+
+        Returns:
+            Kernel indices, expansion indices, and whether the layer is used: (n, 20) each.
+        """
+        X = np.asarray(X)
+        kernel_genes = [place.kernel_gene for place in self.places]
+        return (X[:, kernel_genes], X[:, [place.expand_gene for place in self.places]],
+                self.active(X)[:, kernel_genes])
+
+    def describe(self, arch: Arch) -> str:
+        """Returns one line: the resolution, then kernel and expansion of the layers by stage."""
+        choices = iter(zip(arch["ks"], arch["e"], strict=True))
+        stages = [" ".join("k{}e{}".format(*next(choices)) for _ in range(depth))
+                  for depth in arch["d"]]
+        return f"{arch['r']} px: {' | '.join(stages)}"
+
+    def summary(self, arch: Arch) -> dict[str, int | float | str]:
+        """Returns the resolution and the number of elastic layers."""
+        return {"resolution": arch["r"], "layers": len(arch["ks"])}
+
+    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
+        """See `SearchSpace.slots`: the stem and first layer, 20 elastic layers, the head."""
+        net = SupernetLayers(self.backbone, n_classes, width_mult)
+        sizes = [net.stage_sizes(r) for r in self.resolutions]
+        r = self.n_var - 1
+        return [Slot((r,), lambda index: net.body(self.resolutions[index])),
+                *(self._slot(net, place, sizes) for place in self.places),
+                Slot((r,), lambda index: net.head(sizes[index][-1]))]
+
+    def _slot(self, net: SupernetLayers, place: Place, sizes: list[list[int]]) -> Slot:
+        """Returns the slot of one elastic layer; `sizes` are the stages' inputs by resolution."""
+        stage = place.stage + (place.position > 0)  # later layers see the stage's output size
+
+        def build(depth: int, kernel: int, expand: int, resolution: int) -> tuple[Layer, ...]:
+            if place.position >= self.depth[depth]:
+                return ()
+            return (net.block(place.stage, place.position, self.kernel_size[kernel],
+                              self.exp_ratio[expand], sizes[resolution][stage]),)
+
+        genes = (place.depth_gene, place.kernel_gene, place.expand_gene, self.n_var - 1)
+        if place.position < min(self.depth):  # always there, so the depth does not matter
+            return Slot(genes[1:], partial(build, 0))
+        return Slot(genes, build)
+
+    def _places(self) -> list[Place]:
+        stage_genes = 1 + 2 * self.max_depth
+        return [Place(stage, position, first, first + 1 + position,
+                      first + 1 + self.max_depth + position)
+                for stage in range(self.num_blocks) for first in [stage * stage_genes]
+                for position in range(self.max_depth)]
+
+    def _named_genes(self) -> tuple[Gene, ...]:
+        """Returns what each gene stands for, in the order of the encoding."""
+        genes = {2 * self.num_blocks * self.max_depth + self.num_blocks:
+                 Gene("resolution", tuple(self.resolutions), "resolution")}
+        for place in self.places:
+            stage = f"stage {place.stage + 1}"
+            layer = f"{stage}, layer {place.position + 1}"
+            genes[place.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth), f"{stage} depth")
+            genes[place.kernel_gene] = Gene(f"{layer}: kernel", tuple(self.kernel_size),
+                                            f"{stage} kernel")
+            genes[place.expand_gene] = Gene(f"{layer}: expansion", tuple(self.exp_ratio),
+                                            f"{stage} expansion")
+        return tuple(genes[i] for i in sorted(genes))
+
+    def _uses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns, for each gene, the gene that decides whether it is used, and from which value.
+
+        Genes that are always used are decided by themselves, from 0.
+        """
+        deciding, least = np.arange(self.n_var), np.zeros(self.n_var, dtype=int)
+        for place in self.places:
+            index = next(i for i, depth in enumerate(self.depth) if depth > place.position)
+            for gene in (place.kernel_gene, place.expand_gene):
+                deciding[gene], least[gene] = place.depth_gene, index
+        return deciding, least
+
+    def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
         if not isinstance(arch, dict):
             raise UserError(f"an architecture is a dict with the keys ks, e, d, r, not a "
                             f"{type(arch).__name__}")
@@ -129,7 +295,7 @@ class OFASearchSpace(SearchSpace):
         depths = _integers(arch, "d", self.num_blocks, self.depth)
         kernels = _integers(arch, "ks", sum(depths), self.kernel_size)
         expansions = _integers(arch, "e", sum(depths), self.exp_ratio)
-        (resolution,) = _integers({"r": [arch["r"]]}, "r", 1, self.resolution)
+        (resolution,) = _integers({"r": [arch["r"]]}, "r", 1, self.resolutions)
         return depths, kernels, expansions, resolution
 
 

@@ -20,8 +20,8 @@ from evaluator.costs import (
     objective_values,
 )
 from evaluator.latency import LookUpTable
-from evaluator.layers import Layer, arch_layers, config_layers, space_layers
-from search_space import OFASearchSpace
+from evaluator.layers import config_layers, space_layers
+from search_space import Layer, OFASearchSpace
 from utils.errors import UserError
 
 CONFIG = "ofa_specialized/flops-389M_top1-79.1_finetune-75.config"
@@ -87,7 +87,7 @@ def test_populations_agree_with_layer_lists(resolutions, n_classes, width):
     costs = CostModel(space, n_classes, width).evaluate(
         np.array([space.encode(arch) for arch in archs]))
     for i, arch in enumerate(archs):
-        expected = network_costs(arch_layers(space, arch, n_classes, width))
+        expected = network_costs(space.layers(arch, n_classes, width))
         assert tuple(costs[name][i] for name in expected._fields) == expected
 
 
@@ -158,7 +158,7 @@ def test_against_real_networks_and_their_profile(n_classes, width, resolution):
         net = cut_subnet(supernet, arch).eval()
         image = torch.zeros(1, 3, resolution, resolution)
         costs = CostModel(space, n_classes, width).of_arch(arch)
-        layers = arch_layers(space, arch, n_classes, width)
+        layers = space.layers(arch, n_classes, width)
         assert costs["params"] == sum(p.numel() for p in net.parameters())
         profile = profile_macs(net, image, reduction=None)
         assert costs["flops"] == sum(count for node, count in profile.items()
@@ -186,7 +186,7 @@ def test_every_possible_layer_is_listed_once(space):
     layers = space_layers(space)
     assert len(set(layers)) == len(layers)
     for arch in space.sample(20, rng=np.random.default_rng(3)):
-        assert set(arch_layers(space, arch)) <= set(layers)
+        assert set(space.layers(arch)) <= set(layers)
 
 
 def test_command_line(run_command, shared_data, subnet_file):
@@ -238,7 +238,8 @@ def test_bad_flags_on_the_command_line(fails_clearly, subnet_file, flags, match)
     fails_clearly("-m", "evaluator.costs", subnet_file, *flags, match=match)
 
 
-ARGS = argparse.Namespace(img_size=224, n_classes=1000, width=1.0)
+ARGS = argparse.Namespace(img_size=224, n_classes=1000, width=1.0,
+                          search_space=None)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
                     max_leaves=20)

@@ -21,7 +21,7 @@ from evaluator.latency import (
     measure_latency,
     read_header,
 )
-from evaluator.layers import arch_layers, space_layers
+from evaluator.layers import space_layers
 from search_space import OFASearchSpace
 from search_space.backbones import width_from_name
 from tests.conftest import ROOT
@@ -56,7 +56,7 @@ def test_populations_agree_with_layer_lists(published):
     archs = space.sample(30, rng=np.random.default_rng(0))
     X = np.array([space.encode(arch) for arch in archs])
     cpu = CostModel(space, lut=published).evaluate(X)["cpu"]
-    assert cpu == pytest.approx([published.latency(arch_layers(space, arch)) for arch in archs])
+    assert cpu == pytest.approx([published.latency(space.layers(arch)) for arch in archs])
 
 
 def test_the_published_table_covers_its_two_widths(published):
@@ -145,7 +145,7 @@ def test_calls_take_turns():
 def test_measuring_leaves_the_network_alone(small_space):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    net = build_network(arch_layers(small_space, small_space.extremes()[0], 10, 0.35)).train()
+    net = build_network(small_space.layers(small_space.extremes()[0], 10, 0.35)).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     threads = torch.get_num_threads()
     latency = measure_latency(net, 32, batch_size=2, rel_err=0.9, max_repeats=5)
@@ -158,7 +158,7 @@ def test_measuring_leaves_the_network_alone(small_space):
 
 def test_built_layers_are_those_of_the_supernet(small_space):
     torch = pytest.importorskip("torch")
-    layers = arch_layers(small_space, small_space.extremes()[1], 10, 0.35)
+    layers = small_space.layers(small_space.extremes()[1], 10, 0.35)
     network = build_network(layers).eval()
     costs = CostModel(small_space, 10, 0.35).of_arch(small_space.extremes()[1])
     assert sum(p.numel() for p in network.parameters()) == costs["params"]

@@ -1,4 +1,4 @@
-"""The contract of every search space, then golden figures of each."""
+"""Golden figures of the search spaces; their contract is in `test_contract.py`."""
 
 import json
 
@@ -7,15 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_space import SEARCH_SPACES, OFASearchSpace, get_search_space, read_arch
+from search_space import OFASearchSpace, read_arch
 from search_space.backbones import MOBILENET_V3, make_divisible, width_from_name
-from search_space.base import rows_in, unique_rows
+from search_space.base import rows_in
 from utils.errors import UserError
-
-
-@pytest.fixture(params=sorted(SEARCH_SPACES))
-def space(request):
-    return get_search_space(request.param)
 
 
 @pytest.fixture
@@ -23,65 +18,10 @@ def rng():
     return np.random.default_rng(0)
 
 
-def test_decode_inverts_encode(space, rng):
-    for arch in space.sample(200, rng=rng):
-        assert space.decode(space.encode(arch)) == arch
-
-
-def test_encode_inverts_decode_up_to_the_canonical_form(space, rng):
-    X = rng.integers(space.lower, space.upper, size=(200, space.n_var), endpoint=True)
-    canonical = space.canonical(X)
-    for x, expected in zip(X, canonical, strict=True):
-        np.testing.assert_array_equal(space.encode(space.decode(x)), expected)
-    np.testing.assert_array_equal(space.canonical(canonical), canonical)
-    assert (X != canonical).any(), "some random vectors have unused genes"
-
-
-def test_canonical_leaves_its_input_alone(space, rng):
-    X = rng.integers(space.lower, space.upper, size=(20, space.n_var), endpoint=True)
-    before = X.copy()
-    space.canonical(X)
-    np.testing.assert_array_equal(X, before)
-
-
-def test_the_initial_sample_is_distinct_and_starts_with_the_extremes(space, rng):
-    archs = space.initialize(60, rng=rng)
-    X = np.array([space.encode(arch) for arch in archs])
-    assert len(archs) == 60 == len(unique_rows(X))
-    assert archs[:2] == space.extremes()
-    np.testing.assert_array_equal(X[0], np.zeros(space.n_var))
-    np.testing.assert_array_equal(X[1], space.upper)
-
-
-def test_the_same_seed_draws_the_same_architectures(space):
-    draws = [space.sample(5, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
-    assert draws[0] == draws[1] != draws[2]
-
-
-def test_every_value_of_every_gene_is_drawn(space, rng):
-    X = space.draw(2000, rng)
-    for gene, upper in zip(X.T, space.upper, strict=True):
-        assert set(gene) == set(range(upper + 1))
-
-
 def test_more_than_the_space_holds_is_refused():
     space = OFASearchSpace(resolutions=[32])
     with pytest.raises(UserError, match="2 or more"):
         space.initialize(1)
-
-
-@pytest.mark.parametrize("wrong", ["short", "long", "low", "high", "fraction"])
-def test_invalid_vectors_are_refused(space, wrong):
-    x = space.upper.astype(float)
-    vector = {"short": x[:-1], "long": np.append(x, 0), "low": x - 4, "high": x + 1,
-              "fraction": x - 0.5}[wrong]
-    with pytest.raises(UserError):
-        space.decode(vector)
-
-
-def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UserError, match=r"choose from .*mbv3"):
-        get_search_space("darts")
 
 
 def test_rows_in_finds_rows(rng):
@@ -108,7 +48,26 @@ def test_bounds_of_the_ofa_space():
     space = OFASearchSpace()
     assert space.n_var == 46
     assert space.upper.tolist() == [2] * 45 + [16]
-    assert space.resolution == list(range(192, 257, 4))
+    assert space.resolutions == list(range(192, 257, 4))
+
+
+def test_extremes_of_the_ofa_space_are_its_bounds(rng):
+    space = OFASearchSpace()
+    smallest, largest = space.initialize(2, rng=rng)
+    np.testing.assert_array_equal(space.encode(smallest), np.zeros(space.n_var))
+    np.testing.assert_array_equal(space.encode(largest), space.upper)
+    X = rng.integers(space.lower, space.upper, size=(200, space.n_var), endpoint=True)
+    assert (X != space.canonical(X)).any(), "some random vectors have unused genes"
+
+
+def test_genes_of_the_ofa_space_have_names():
+    space = OFASearchSpace(resolutions=[192, 224])
+    names = [gene.name for gene in space.genes]
+    assert names[:2] == ["stage 1: depth", "stage 1, layer 1: kernel"]
+    assert (names[44], names[45]) == ("stage 5, layer 4: expansion", "resolution")
+    assert space.genes[45].values == (192, 224) and space.genes[1].group == "stage 1 kernel"
+    assert space.describe(space.extremes()[0]) == "192 px: " + " | ".join(["k3e3 k3e3"] * 5)
+    assert space.summary(space.extremes()[1]) == {"resolution": 224, "layers": 20}
 
 
 def test_sample_honours_the_choices():

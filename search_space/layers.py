@@ -1,0 +1,95 @@
+"""A network as a list of `Layer` rows: what spaces, costs and latency tables share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+POOL = "global_avg_pool"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network at a fixed input size.
+
+    Attributes:
+        kind: `conv`, `mbconv` (inverted residual), `pool` (global average) or `linear`.
+        name: its place in the network, as latency tables call it: `first_conv`, `MBConv`,
+            `final_expand_layer`, `feature_mix_layer`, `classifier`, `global_avg_pool`.
+        size: height and width of its input in pixels.
+        in_channels, out_channels: channels (features, where `kind` is `linear`).
+        expand, mid: of an `mbconv`, the nominal expansion and the channels that it makes.
+        skip: whether the input is added to the output.
+        bn, bias: whether a `conv` or `linear` has batch normalisation, a bias.
+    """
+
+    kind: str
+    name: str
+    size: int
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    expand: float = 1
+    mid: int = 0
+    act: str | None = None
+    se: bool = False
+    skip: bool = False
+    bn: bool = True
+    bias: bool = False
+
+    @property
+    def out_size(self) -> int:
+        """Height and width of the output: the padding is "same", so the quotient rounds up."""
+        return 1 if self.kind in ("pool", "linear") else -(-self.size // self.stride)
+
+    @property
+    def key(self) -> str | None:
+        """The layer's entry in a latency table, None for the pooling, which has no entry."""
+        return _KEYS[self.kind](self)
+
+
+def _conv_key(layer: Layer) -> str:
+    return (f"{layer.name}-input:{layer.size}x{layer.size}x{layer.in_channels}"
+            f"-output:{layer.out_size}x{layer.out_size}x{layer.out_channels}")
+
+
+def _mbconv_key(layer: Layer) -> str:
+    return (f"{_conv_key(layer)}-expand:{layer.expand:g}-kernel:{layer.kernel}"
+            f"-stride:{layer.stride}-idskip:{layer.skip:d}-se:{layer.se:d}")
+
+
+_KEYS: dict[str, Callable[[Layer], str | None]] = {
+    "conv": _conv_key,
+    "mbconv": _mbconv_key,
+    "pool": lambda layer: None,
+    "linear": lambda layer: f"{layer.name}-input:{layer.in_channels}-output:{layer.out_channels}",
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A part of the network, as a function of the few genes that decide what stands there.
+
+    Attributes:
+        genes: positions of these genes in the vector.
+        build: takes one value for each of them, and returns the layers: none where the part is
+            left out, as beyond the depth of a stage.
+    """
+
+    genes: tuple[int, ...]
+    build: Callable[..., tuple[Layer, ...]]
+
+    def pick(self, x: np.ndarray) -> tuple[Layer, ...]:
+        """Returns the layers that an (n_var,) vector has here."""
+        return self.build(*(int(x[gene]) for gene in self.genes))
+
+    def n_options(self, lower: np.ndarray, upper: np.ndarray) -> int:
+        """Returns the number of combinations that its genes have, given their bounds (n_var,)."""
+        return int(np.prod([int(upper[g] - lower[g]) + 1 for g in self.genes], dtype=object))
+
+    def options(self, lower: np.ndarray, upper: np.ndarray) -> Iterator[tuple[Layer, ...]]:
+        """Gives the layers of every combination of its genes, the last gene changing fastest."""
+        for values in product(*(range(lower[g], upper[g] + 1) for g in self.genes)):
+            yield self.build(*values)
