@@ -303,12 +303,11 @@ def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[s
     import torch
 
     from evaluator.accuracy import SupernetEvaluator
+    from evaluator.options import EvaluationOptions
 
     on_gpu = torch.cuda.is_available() and settings["n_gpus"] != 0
-    evaluator = SupernetEvaluator(
-        device="cuda:0" if on_gpu else "cpu",
-        **{key: settings[key] for key in ("supernet_path", "dataset", "data", "vld_size", "seed",
-                                          "n_workers", "n_epochs", "cache_dir")})
+    evaluator = SupernetEvaluator(EvaluationOptions.of(
+        {**settings, "n_classes": None, "device": "cuda:0" if on_gpu else "cpu"}))
     return evaluator.calibrated, {"transform": evaluator.provider.info.eval_resize}
 
 

@@ -118,7 +118,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
     from training.fit import Run, fit
     from training.output import Output, output_folder, start_logging
-    from training.students import make_objective, resume_run, write_pair
+    from training.students import resume_run, training_objective, write_pair
 
     provider, networks = load_all(args)
     size = networks.resolution
@@ -131,7 +131,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     if args.evaluate:
         log_accuracy(run, provider, size)
         return
-    objective = make_objective(
+    objective = training_objective(
         networks.teacher, args.kd_ratio, partial(cross_entropy, label_smoothing=args.smoothing),
         lambda: provider.calibration_batches(size), world.device)
     output = Output(run, folder, lambda net, where: write_pair(net, where, size, TRANSFORM))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cli.config import ConfigParser
 from cli.scripts import run_script
 from cli.types import amount, count, number
-from data_providers.table import DATASETS
+from data_providers.table import DATASETS, N_CALIBRATION
 from training.flags import add_network_flags, add_optimisation_flags, add_run_flags
 from utils.errors import UserError
 
@@ -26,7 +26,6 @@ LR_BASE, LR_BATCH = 0.006, 256
 # What timm's script did, unasked, when the recipe was published.
 WARMUP_EPOCHS = 3
 IMAGENET_CLASSES = 1000
-CALIBRATION_IMAGES = 2000
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -242,14 +241,14 @@ def objective_of(args: argparse.Namespace, networks: "Networks", batches: Any,
     from timm.utils import distribute_bn, random_seed
     from torch.nn.functional import cross_entropy
 
-    from training.students import first_images, make_objective
+    from training.students import first_images, training_objective
 
     random_seed(args.seed, world.rank)
     set_epoch(args, batches, 0)
-    n_batches = -(-CALIBRATION_IMAGES // (args.batch_size * world.size))
+    n_batches = -(-N_CALIBRATION // (args.batch_size * world.size))
     criterion = partial(cross_entropy, label_smoothing=0.0 if uses_mixup(args) else args.smoothing)
-    objective = make_objective(networks.teacher, args.kd_ratio, criterion,
-                               lambda: first_images(batches, n_batches), world.device)
+    objective = training_objective(networks.teacher, args.kd_ratio, criterion,
+                                   lambda: first_images(batches, n_batches), world.device)
     if networks.teacher and world.size > 1:
         distribute_bn(networks.teacher.net, world.size, reduce=True)
     return objective

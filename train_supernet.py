@@ -101,8 +101,8 @@ def main(args: argparse.Namespace) -> None:
         save_weights(training.net, checkpoint)
         training.save_state(state)
         if training.epoch % args.eval_every == 0 and provider.n_valid:
-            print(f"  validation images: {_percent(training.measure('valid'))}", flush=True)
-    print(f"test images: {_percent(training.measure('test'))}")
+            print(f"  validation images: {_percent(training.score_extremes('valid'))}", flush=True)
+    print(f"test images: {_percent(training.score_extremes('test'))}")
     print(f"wrote {checkpoint}")
 
 

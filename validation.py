@@ -13,13 +13,14 @@ from cli.types import count
 from data_providers.table import DATASETS
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
+from networks import choose_resolution, read_config, recorded_resolution
+from networks.configs import DEFAULT_RESOLUTION
 from search_space import read_arch
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DEFAULT_RESOLUTION = 224
 SPLITS = ("test", "valid")
 TRANSFORMS = ("crop", "squash")
 
@@ -80,21 +81,6 @@ class BatchLog:
         return "\t".join([f"Test: [{self.done:{width}d}/{self.n_batches}]", *parts])
 
 
-def choose_resolution(recorded: int | None, flag: int | None, source: str) -> int:
-    """Returns the input resolution: that of the network's file, then the flag, then 224.
-
-    A warning on stderr tells where the two differ, or none is given.
-    """
-    chosen = recorded or flag or DEFAULT_RESOLUTION
-    if recorded and flag and recorded != flag:
-        print(f"warning: {source} is for images of {recorded} pixels, --img-size says {flag}; "
-              f"using {chosen}", file=sys.stderr)
-    if not recorded and not flag:
-        print(f"warning: {source} names no resolution and there is no --img-size; using {chosen}",
-              file=sys.stderr)
-    return chosen
-
-
 def choose_transform(recorded: Any, flag: str | None, source: str) -> str | None:
     """Returns the evaluation transform: the flag, then the file's; None leaves the data set's.
 
@@ -122,11 +108,8 @@ def open_data(args: argparse.Namespace, transform: str | None) -> Any:
 
 def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     """Returns (network, data provider, resolution) of a `net.config` with its weights."""
-    from networks import read_config
-
     config = read_config(args.model)
-    resolution = choose_resolution(config.get("img_size", config.get("resolution")), args.img_size,
-                                   args.model)
+    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
     transform = choose_transform(config.get("transform"), args.transform, args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
 
@@ -138,7 +121,7 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
 def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     """Returns (network, data provider, resolution) of a subnet cut from a supernet."""
     arch = read_arch(args.subnet)
-    resolution = choose_resolution(arch["r"], args.img_size, args.subnet)
+    resolution = choose_resolution(args.img_size, arch["r"], args.subnet)
     from networks import cut_subnet, load_supernet
 
     net = cut_subnet(load_supernet(args.supernet_path), arch)
@@ -204,8 +187,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "(default: none)")
     p.add_argument("--supernet_path", help="the supernet for --subnet (default: none)")
     p.add_argument("--img-size", type=count(8, 4096),
-                   help="input resolution where the file names none "
-                   f"(default: {DEFAULT_RESOLUTION})")
+                   help="input resolution "
+                   f"(default: the file's, else {DEFAULT_RESOLUTION})")
     p.add_argument("--transform", choices=TRANSFORMS, help="evaluation transform (default: the "
                    "file's, else the data set's)")
     p.add_argument("-j", "--workers", type=count(0, 1024), default=4,
@@ -234,7 +217,7 @@ def main(args: argparse.Namespace) -> None:
     net, provider, resolution = load(args)
     check_classes(net, provider, args.pretrained or args.supernet_path)
     costs = network_costs(config_layers(net.config, resolution))
-    measured = measure(net, provider, resolution, args)
+    measured = validate(net, provider, resolution, args)
     say(f" * Acc@1 {measured['top1']:.3f} Acc@5 {measured['top5']:.3f}")
     say(json.dumps({
         "top1": measured["top1"], "top1_err": 100 - measured["top1"],
@@ -244,17 +227,18 @@ def main(args: argparse.Namespace) -> None:
         "transform": provider.info.eval_resize}))
 
 
-def measure(net: "nn.Module", provider: Any, resolution: int,
-            args: argparse.Namespace) -> dict[str, float]:
+def validate(net: "nn.Module", provider: Any, resolution: int,
+             args: argparse.Namespace) -> dict[str, float]:
     """Runs the network over the chosen split; see `training.loops.evaluate`.
 
     A subnet's BN statistics are recomputed first, as in an evaluation of a search.
     """
     import torch
 
-    from evaluator.accuracy import amp_precision, evaluation_device
+    from evaluator.accuracy import evaluation_device
     from networks import recalibrate_bn
     from training.loops import evaluate
+    from utils.devices import amp_precision
 
     device = evaluation_device(args.device)
     net.to(device)

@@ -212,7 +212,7 @@ def evaluator_of(options: dict[str, Any], device: str = "cpu") -> Any:
     """Returns the evaluator of a worker, in this process."""
     from evaluator.accuracy import SupernetEvaluator
 
-    return SupernetEvaluator(**options, device=device, threads=1)
+    return SupernetEvaluator.from_options({**options, "device": device, "threads": 1})
 
 
 def tensors(evaluator: Any) -> tuple[list[Any], list[Any]]:

@@ -34,7 +34,13 @@ from data_providers.loading import (
     requests_of,
     stream,
 )
-from data_providers.table import DatasetInfo, Rgb, get_dataset_info
+from data_providers.table import (
+    CALIBRATION_BATCH,
+    N_CALIBRATION,
+    DatasetInfo,
+    Rgb,
+    get_dataset_info,
+)
 from data_providers.transforms import eval_geometry, normalise, train_geometry
 from utils.errors import UserError, one_line
 
@@ -182,7 +188,8 @@ class DataProvider:
         return self._fixed(images, requests_of(range(len(images))),
                            eval_geometry(self.info, resolution), resolution, batch_size, device)
 
-    def calibration_batches(self, resolution: int, n_images: int = 2000, batch_size: int = 200, *,
+    def calibration_batches(self, resolution: int, n_images: int = N_CALIBRATION,
+                            batch_size: int = CALIBRATION_BATCH, *,
                             device: Any = None) -> Batches:
         """Returns training images to recompute the statistics of batch normalisation on.
 

@@ -7,6 +7,9 @@ from utils.errors import UserError
 
 Rgb = tuple[float, float, float]
 
+# Training images on which a subnet's batch-norm statistics are recomputed, and those in a batch
+# (Once for All's own numbers).
+N_CALIBRATION, CALIBRATION_BATCH = 2000, 200
 IMAGENET_SUPERNET = "data/ofa_mbv3_d234_e346_k357_w1.0"
 DIGITS_SUPERNET = "data/ofa_digits_d234_e346_k357_w0.35"
 

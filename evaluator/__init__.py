@@ -3,38 +3,29 @@
 import importlib
 from typing import Any
 
-from utils.errors import UserError
+from evaluator.base import Evaluator
+from utils.registry import load_class
 
-# name -> "module:class". Imported when a worker builds it: the search itself never loads torch.
-# Each class has `__init__(**options)` and `evaluate(arch, *, batch_scale=1.0) -> dict` of stats;
-# with `latency(arch) -> dict` it can measure, too.
+# name -> "module:Class", an `evaluator.base.Evaluator`. Imported when a worker builds it: the
+# search itself never loads torch.
 EVALUATORS = {
     "ofa": "evaluator.accuracy:SupernetEvaluator",
     "oracle": "evaluator.oracle:OracleEvaluator",
 }
 
 
-def build_evaluator(name: str, options: dict[str, Any]) -> Any:
+def build_evaluator(name: str, options: dict[str, Any]) -> Evaluator:
     """Imports and constructs an evaluator.
 
     Args:
         name: a key of `EVALUATORS`, or `module:Class` for one of your own.
-        options: keyword arguments of the class.
+        options: see `Evaluator.from_options`.
 
     Raises:
-        UserError: no such evaluator; the message lists the known ones.
+        UserError: no such evaluator, or options that it cannot work with.
     """
-    module, colon, attribute = EVALUATORS.get(name, name).partition(":")
-    if not colon:
-        raise UserError(f"unknown evaluator {name!r}; choose from {', '.join(sorted(EVALUATORS))}, "
-                        "or name your own as module:Class")
-    try:
-        evaluator = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        if name in EVALUATORS:
-            raise
-        raise UserError(f"no evaluator {name!r}: {error}") from None
-    return evaluator(**options)
+    evaluator: type[Evaluator] = load_class(EVALUATORS, name, "evaluator", Evaluator)
+    return evaluator.from_options(options)
 
 
 def __getattr__(attribute: str) -> Any:

@@ -4,17 +4,18 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 from cli.scripts import Parser, run_script
 from cli.types import amount, count
 from data_providers.table import DATASETS, get_dataset_info
-from networks import read_config
+from evaluator.options import EvaluationOptions
+from networks import choose_resolution, read_config, recorded_resolution
+from networks.configs import DEFAULT_RESOLUTION
 from search_space import read_arch
 from utils.errors import UserError
 from utils.files import write_json
-
-DEFAULT_RESOLUTION = 224
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -26,8 +27,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                      "(default: the data set's, ./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
     net.add_argument("--config", help="net.config file: the layers in JSON, either naming")
     net.add_argument("--init", help="weights that belong to --config")
-    net.add_argument("--resolution", type=count(8, 4096), help="image size in pixels for --config "
-                     f"(default: the config's own, else {DEFAULT_RESOLUTION})")
+    net.add_argument("--resolution", type=count(8, 4096), help="image size in pixels "
+                     f"(default: the file's own, else {DEFAULT_RESOLUTION})")
     net.add_argument("--reset_running_statistics", action="store_true", help="recompute the "
                      "batch-norm statistics of --config too (a subnet's always are)")
     data = p.add_argument_group("data")
@@ -87,22 +88,20 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from networks import build_from_config, cut_subnet, load_weights
 
     latency = parse_latency(args.latency)
-    options = {key: getattr(args, key) for key in (
-        "dataset", "data", "n_classes", "vld_size", "test", "n_workers", "trn_batch_size",
-        "vld_batch_size", "n_epochs", "seed", "device", "cache_dir", "cache_gb", "amp", "threads")}
+    options = EvaluationOptions.of(vars(args))
     if arch is not None:
         path = args.supernet_path or get_dataset_info(args.dataset).supernet
-        evaluator = SupernetEvaluator(supernet_path=path, **options)
-        net, resolution = cut_subnet(evaluator.supernet, arch), arch["r"]
-        stats = evaluator.evaluate(arch)
-    else:
-        net = build_from_config(config)
-        load_weights(net, args.init)
-        resolution = args.resolution or config.get("resolution") or config.get("img_size") \
-            or DEFAULT_RESOLUTION
-        evaluator = NetEvaluator(**options)
-        stats = evaluator.evaluate_net(net.eval(), resolution, args.reset_running_statistics)
-    return stats | evaluator.latencies(net, resolution, latency)
+        subnets = SupernetEvaluator(replace(options, supernet_path=path))
+        arch["r"] = choose_resolution(args.resolution, arch["r"], args.subnet, "--resolution")
+        net, resolution = cut_subnet(subnets.supernet, arch), arch["r"]
+        return subnets.evaluate(arch) | subnets.latencies(net, resolution, latency)
+    net = build_from_config(config)
+    load_weights(net, args.init)
+    resolution = choose_resolution(args.resolution, recorded_resolution(config), args.config,
+                                   "--resolution")
+    nets = NetEvaluator(options)
+    stats = nets.evaluate_net(net.eval(), resolution, args.reset_running_statistics)
+    return stats | nets.latencies(net, resolution, latency)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -110,9 +109,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give either --subnet, with --supernet_path, or --config, with --init")
     if args.config and not args.init:
         raise UserError("--config needs --init, the weights of that network")
-    if args.resolution is not None and not args.config:
-        raise UserError(f"--resolution {args.resolution}: belongs to --config; a subnet file has "
-                        "its own")
     folder = os.path.dirname(os.path.abspath(args.save)) if args.save else None
     if args.save and os.path.isdir(args.save):
         raise UserError(f"--save {args.save}: a folder; name the file for the stats")

@@ -3,17 +3,21 @@
 import json
 import os
 import zlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from data_providers import DataProvider
+from data_providers.table import CALIBRATION_BATCH
+from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.latency import measure_latency
 from evaluator.layers import config_layers
+from evaluator.options import SUPERNET, EvaluationOptions
 from networks import (
-    NSGANetV2,
+    StaticNetwork,
     cut_subnet,
     load_supernet,
     recalibrate_bn,
@@ -21,74 +25,55 @@ from networks import (
     save_weights,
     write_config,
 )
-from search_space import Arch, OFASearchSpace, check_arch, space_of
+from search_space import (
+    Arch,
+    OFASearchSpace,
+    SearchSpace,
+    check_arch,
+    get_search_space,
+    search_space_class,
+    space_of,
+)
 from training.loops import evaluate, fine_tune
-from utils.devices import checked_device
+from utils.devices import amp_precision, checked_device
 from utils.errors import UserError
 from utils.files import write_json
-
-N_CALIBRATION = 2000
-CALIBRATION_BATCH = 200
-Stats = dict[str, Any]
 
 
 class NetEvaluator:
     """Measures any static network on one data set; keeps the images' cache between networks.
 
     Args:
-        dataset: a row of `data_providers.DATASETS`.
-        data: its folder; None for those that need none.
-        n_classes: must agree with the data set; None takes the data set's.
-        vld_size: images split off the training set for validation; None takes the data set's own
-            number, and where it has none, scores on the test images.
-        test: score on the test images instead.
-        n_workers: data-loading processes.
-        trn_batch_size, n_epochs: of the fine-tuning; None takes the data set's. 0 epochs leave the
-            classifier and the weights as they are.
-        vld_batch_size: images in one validation step; it has no influence on the result.
-        seed: of the validation split, the images' augmentation, the new classifier, dropout.
-        device: `cpu` or `cuda:0`, ...
-        gpus: indices of the GPUs that share the batches; fewer than two mean `device` alone.
-        cache_dir, cache_gb: folder for decoded images and its greatest size.
-        amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one.
-        threads: CPU threads; None leaves torch's choice.
-        latency_batch_size: images in one pass where a latency is measured.
-        latency_device: `cpu` or `gpu`; None is the kind of `device`.
+        options: see `EvaluationOptions`.
 
     Raises:
         UserError: options that contradict each other or the data set, or a missing device.
     """
 
-    def __init__(self, *, dataset: str = "imagenet", data: str | None = None,
-                 n_classes: int | None = None, vld_size: int | None = None, test: bool = False,
-                 n_workers: int = 0, trn_batch_size: int | None = None, vld_batch_size: int = 200,
-                 n_epochs: int | None = None, seed: int = 0, device: str = "cpu",
-                 gpus: list[int] | None = None, cache_dir: str | None = None,
-                 cache_gb: float = 32.0, amp: bool | str = False, threads: int | None = None,
-                 latency_batch_size: int = 1, latency_device: str | None = None) -> None:
-        self.device = evaluation_device(device)
-        self.gpus = gpus or []
-        if threads:
-            torch.set_num_threads(threads)
-        self.provider = DataProvider(dataset, data, vld_size=vld_size, seed=seed,
-                                     n_workers=n_workers, cache_dir=cache_dir, cache_gb=cache_gb)
+    def __init__(self, options: EvaluationOptions) -> None:
+        self.options = options
+        self.device = evaluation_device(options.device)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.provider = DataProvider(
+            options.dataset, options.data, vld_size=options.vld_size, seed=options.seed,
+            n_workers=options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb)
         info = self.provider.info
-        info.check_n_classes(n_classes)
-        self.split = "test" if test else "valid"
-        self.n_epochs = info.n_epochs if n_epochs is None else n_epochs
-        self.lr, self.trn_batch_size = info.lr, trn_batch_size or info.batch_size
-        self.vld_batch_size, self.seed = vld_batch_size, seed
-        self.amp = amp_precision(amp, self.device)
-        self.latency_batch_size = latency_batch_size
-        self.latency_device = latency_device or ("gpu" if self.device.type == "cuda" else "cpu")
+        info.check_n_classes(options.n_classes)
+        self.split = "test" if options.test else "valid"
+        self.n_epochs = info.n_epochs if options.n_epochs is None else options.n_epochs
+        self.lr, self.trn_batch_size = info.lr, options.trn_batch_size or info.batch_size
+        self.amp = amp_precision(options.amp, self.device)
+        self.latency_device = options.latency_device or (
+            "gpu" if self.device.type == "cuda" else "cpu")
         self._device_of(self.latency_device)  # early, before the first evaluation
 
-    def measure(self, net: nn.Module, resolution: int, seed: int | None = None,
-                recalibrate: bool = True, batch_scale: float = 1.0) -> Stats:
+    def score(self, net: StaticNetwork, resolution: int, seed: int | None = None,
+              recalibrate: bool = True, batch_scale: float = 1.0) -> NetStats:
         """Returns `loss`, `top1` and `top5` (percent) of a network, which is changed in place.
 
         With `n_epochs > 0` it gets a new classifier and is fine-tuned. Then, unless `recalibrate`
-        is False, its BN statistics are recomputed on 2,000 training images in batches of 200.
+        is False, its BN statistics are recomputed; see `recalibrate`.
 
         Args:
             net: a static network; moved to the device.
@@ -104,7 +89,8 @@ class NetEvaluator:
         """
         net = net.to(self.device)
         if self.n_epochs:
-            self._fine_tune(net, resolution, self.seed if seed is None else seed, batch_scale)
+            self._fine_tune(net, resolution, self.options.seed if seed is None else seed,
+                            batch_scale)
         elif net.classifier.out_features != self.provider.n_classes:
             raise UserError(f"the network has {net.classifier.out_features} classes, the data set "
                             f"{self.provider.n_classes}: give it a new classifier with "
@@ -112,28 +98,29 @@ class NetEvaluator:
         if self.n_epochs or recalibrate:
             self.recalibrate(net, resolution, batch_scale)
         batches = self.provider.eval_batches(
-            self.split, resolution, _scaled(self.vld_batch_size, batch_scale), device=self.device)
+            self.split, resolution, _scaled(self.options.vld_batch_size, batch_scale),
+            device=self.device)
         result = evaluate(self._parallel(net), batches, amp=self.amp)
         stats = {key: result[key] for key in ("loss", "top1", "top5")}
         return stats if batch_scale == 1 else {**stats, "batch_scale": batch_scale}
 
     def recalibrate(self, net: nn.Module, resolution: int, batch_scale: float = 1.0) -> None:
-        """Recomputes the BN statistics of `net` on 2,000 training images in batches of 200."""
+        """Recomputes the BN statistics of `net` on the data set's calibration images."""
         recalibrate_bn(net, self.provider.calibration_batches(
-            resolution, N_CALIBRATION, _scaled(CALIBRATION_BATCH, batch_scale),
-            device=self.device))
+            resolution, batch_size=_scaled(CALIBRATION_BATCH, batch_scale), device=self.device))
 
-    def evaluate_net(self, net: nn.Module, resolution: int, recalibrate: bool = True) -> Stats:
+    def evaluate_net(self, net: StaticNetwork, resolution: int,
+                     recalibrate: bool = True) -> NetStats:
         """Returns the stats of a static network, as `SupernetEvaluator.evaluate` does of a subnet.
 
-        Arguments and errors are those of `measure`.
+        Arguments and errors are those of `score`.
         """
-        measured = self.measure(net, resolution, recalibrate=recalibrate)
+        measured = self.score(net, resolution, recalibrate=recalibrate)
         return self.stats(network_costs(config_layers(net.config, resolution)), measured,
                           resolution)
 
     def latencies(self, net: nn.Module, resolution: int,
-                  wanted: list[tuple[str, int]] | None = None) -> Stats:
+                  wanted: list[tuple[str, int]] | None = None) -> NetStats:
         """Returns the measured latency in ms by device, the network's state untouched.
 
         Args:
@@ -144,7 +131,7 @@ class NetEvaluator:
         Raises:
             UserError: a GPU is wanted, but none is in use.
         """
-        own = [(self.latency_device, self.latency_batch_size)]
+        own = [(self.latency_device, self.options.latency_batch_size)]
         return {kind: measure_latency(net, resolution, batch_size, self._device_of(kind),
                                       threads=torch.get_num_threads()).mean
                 for kind, batch_size in (own if wanted is None else wanted)}
@@ -155,13 +142,14 @@ class NetEvaluator:
                             "choose the cpu, or a machine with a GPU")
         return str(self.device) if kind == "gpu" else "cpu"
 
-    def stats(self, costs: Costs, measured: Stats, resolution: int) -> Stats:
+    def stats(self, costs: Costs, measured: NetStats, resolution: int) -> NetStats:
         """Returns what a `net.stats` file holds; costs in millions, latencies not measured."""
         return {"params": millions(costs.params), "flops": millions(costs.flops), "gpu": None,
                 "cpu": None, **measured, "resolution": resolution,
                 "transform": self.provider.info.eval_resize}
 
-    def _fine_tune(self, net: nn.Module, resolution: int, seed: int, batch_scale: float) -> None:
+    def _fine_tune(self, net: StaticNetwork, resolution: int, seed: int,
+                   batch_scale: float) -> None:
         replace_classifier(net, self.provider.n_classes, torch.Generator().manual_seed(seed))
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
@@ -170,25 +158,37 @@ class NetEvaluator:
                   amp=self.amp, seed=seed)
 
     def _parallel(self, net: nn.Module) -> nn.Module:
-        return nn.DataParallel(net, self.gpus) if len(self.gpus) > 1 else net
+        gpus = self.options.gpus
+        return nn.DataParallel(net, gpus) if len(gpus) > 1 else net
 
 
-class SupernetEvaluator(NetEvaluator):
+class SupernetEvaluator(NetEvaluator, Evaluator):
     """Answers the jobs of a search with subnets of one supernet.
 
     Args:
-        supernet_path: the checkpoint.
-        options: see `NetEvaluator`; `oracle_path`, of another evaluator, is ignored.
+        options: see `EvaluationOptions`; `supernet_path` must be there.
 
     Raises:
-        UserError: as `NetEvaluator` and `networks.load_supernet`.
+        UserError: as `NetEvaluator` and `networks.load_supernet`; a space without a supernet.
     """
 
-    def __init__(self, *, supernet_path: str, oracle_path: str | None = None, **options) -> None:
-        self.supernet = load_supernet(supernet_path)
-        super().__init__(**options)
+    def __init__(self, options: EvaluationOptions) -> None:
+        if options.supernet_path is None:
+            raise UserError("an evaluation of subnets needs its supernet: give --supernet_path "
+                            "FILE (train_supernet.py makes one)")
+        family = search_space_class(options.search_space).family
+        if family is None:
+            raise UserError(f"the search space {options.search_space} has no supernet; name an "
+                            "--evaluator for it")
+        self.supernet = load_supernet(options.supernet_path, family=family)
+        super().__init__(options)
         if not self.n_epochs:
-            self._check_classes(supernet_path)
+            self._check_classes(options.supernet_path)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """See `Evaluator.from_options`."""
+        return cls(EvaluationOptions.of(options))
 
     def _check_classes(self, path: str) -> None:
         found = self.supernet.classifier.out_features
@@ -197,41 +197,49 @@ class SupernetEvaluator(NetEvaluator):
                             f"{self.provider.n_classes}: fine-tune with --n_epochs 1 or more, or "
                             "take another supernet")
 
-    def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> Stats:
+    def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> NetStats:
         """Returns the stats of one architecture; the same for the same seed and architecture.
 
         Args:
             arch: the architecture dict.
-            batch_scale: see `NetEvaluator.measure`.
+            batch_scale: see `NetEvaluator.score`.
 
         Raises:
             UserError: an invalid architecture.
         """
-        arch = check_arch(arch)
+        arch = self._checked(arch)
         net = cut_subnet(self.supernet, arch)
-        measured = self.measure(net, arch["r"], arch_seed(arch, self.seed),
-                                batch_scale=batch_scale)
+        measured = self.score(net, arch["r"], arch_seed(arch, self.options.seed),
+                              batch_scale=batch_scale)
         return self.stats(self.costs(arch), measured, arch["r"])
 
-    def calibrated(self, arch: Arch) -> NSGANetV2:
+    def calibrated(self, arch: Arch) -> StaticNetwork:
         """Returns a subnet with inherited weights and the BN statistics that it is evaluated with.
 
         Raises:
             UserError: an invalid architecture.
         """
-        net = cut_subnet(self.supernet, check_arch(arch)).to(self.device)
+        arch = self._checked(arch)
+        net = cut_subnet(self.supernet, arch).to(self.device)
         self.recalibrate(net, arch["r"])
         return net
 
-    def latency(self, arch: Arch) -> Stats:
+    def latency(self, arch: Arch) -> NetStats:
         """Returns the measured latency of one architecture in ms, as `{"gpu": ...}` or `cpu`."""
-        arch = check_arch(arch)
+        arch = self._checked(arch)
         return self.latencies(cut_subnet(self.supernet, arch), arch["r"])
 
     def costs(self, arch: Arch) -> Costs:
         """Returns the exact costs of one architecture with the data set's classifier."""
-        return network_costs(space_of(arch).layers(arch, self.provider.n_classes,
-                                                   self.supernet.width_mult))
+        return network_costs(self._space(arch).layers(arch, self.provider.n_classes,
+                                                      self.supernet.width_mult))
+
+    def _space(self, arch: Arch) -> SearchSpace:
+        name, settings = self.options.search_space, self.options.space_options
+        return get_search_space(name, **settings) if settings else space_of(arch, name)
+
+    def _checked(self, arch: Arch) -> Arch:
+        return check_arch(arch, self._space(arch))
 
 
 class OFAEvaluator:
@@ -247,11 +255,11 @@ class OFAEvaluator:
     """
 
     def __init__(self, n_classes: int | None = 1000,
-                 model_path: str = "./data/ofa_mbv3_d234_e346_k357_w1.0", seed: int = 0) -> None:
+                 model_path: str = SUPERNET, seed: int = 0) -> None:
         self.engine = load_supernet(model_path, n_classes)
         self._space = OFASearchSpace(seed=seed)
 
-    def sample(self, config: Arch | None = None) -> tuple[NSGANetV2, Arch]:
+    def sample(self, config: Arch | None = None) -> tuple[StaticNetwork, Arch]:
         """Returns a subnet with inherited weights, in eval mode, and its architecture.
 
         Args:
@@ -266,28 +274,28 @@ class OFAEvaluator:
         return cut_subnet(self.engine, config), config
 
     @staticmethod
-    def save_net_config(path: str, net: nn.Module, config_name: str = "net.config",
-                        **extra) -> None:
+    def save_net_config(path: str, net: StaticNetwork, config_name: str = "net.config",
+                        **extra: Any) -> None:
         """Writes the layers of `net`, and `extra` (resolution, transform), into folder `path`."""
         write_config(net, os.path.join(path, config_name), **extra)
 
     @staticmethod
-    def save_net(path: str, net: nn.Module, model_name: str = "net.init") -> None:
+    def save_net(path: str, net: StaticNetwork, model_name: str = "net.init") -> None:
         """Writes the weights of `net` into the folder `path`."""
         save_weights(net, os.path.join(path, model_name))
 
     @staticmethod
-    def eval(subnet: nn.Module, data_path: str | None, dataset: str = "imagenet",
+    def eval(subnet: StaticNetwork, data_path: str | None, dataset: str = "imagenet",
              n_epochs: int = 0, resolution: int = 224, trn_batch_size: int | None = None,
              vld_batch_size: int = 200, num_workers: int = 4, valid_size: int | None = None,
              is_test: bool = True, log_dir: str | None = None, measure_latency: str | None = None,
-             reset_running_statistics: bool = True, **options) -> Stats:
+             reset_running_statistics: bool = True, **options: Any) -> NetStats:
         """Measures a network, which is changed in place, and returns its stats.
 
         Args:
             subnet: a static network.
             data_path, dataset, n_epochs, trn_batch_size, vld_batch_size, num_workers, valid_size,
-                is_test, options: see `NetEvaluator`.
+                is_test, options: see `EvaluationOptions`.
             resolution: height and width of the images in pixels.
             log_dir: a folder where `net.stats` is written; None writes nothing.
             measure_latency: latencies to measure, as `gpu64#cpu`.
@@ -296,10 +304,10 @@ class OFAEvaluator:
         Raises:
             UserError: bad options.
         """
-        evaluator = NetEvaluator(
+        evaluator = NetEvaluator(EvaluationOptions(
             dataset=dataset, data=data_path, n_epochs=n_epochs, trn_batch_size=trn_batch_size,
             vld_batch_size=vld_batch_size, n_workers=num_workers, vld_size=valid_size,
-            test=is_test, **options)
+            test=is_test, **options))
         wanted = parse_latency(measure_latency)
         stats = evaluator.evaluate_net(subnet, resolution, reset_running_statistics)
         stats |= evaluator.latencies(subnet, resolution, wanted)
@@ -332,12 +340,6 @@ def arch_seed(arch: Arch, seed: int) -> int:
 
 def _scaled(batch_size: int, scale: float) -> int:
     return max(1, round(batch_size * scale))
-
-
-def amp_precision(amp: bool | str, device: torch.device) -> str | None:
-    """Returns the precision of `--amp`; True means the usual one of the device, None is full."""
-    usual = "float16" if device.type == "cuda" else "bfloat16"
-    return usual if amp is True else amp or None
 
 
 def evaluation_device(name: str | None) -> torch.device:

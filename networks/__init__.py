@@ -8,10 +8,16 @@ from typing import Any
 
 _MODULES = {
     "checkpoints": ("load_checkpoint", "load_state", "load_training_state", "load_weights",
-                    "save_training_state", "save_weights"),
-    "configs": ("check_config", "read_config", "to_old_naming", "write_config"),
-    "static": ("NSGANetV2", "ProxylessNASNets", "build_from_config", "replace_classifier"),
-    "supernets": ("build_supernet", "cut_subnet", "load_supernet", "subnet_config"),
+                    "read_checkpoint", "save_training_state", "save_weights"),
+    "configs": ("check_config", "choose_resolution", "read_config", "recorded_resolution",
+                "to_old_naming", "write_config"),
+    "families": ("FAMILIES",),
+    "mbv3": ("NSGANetV2",),
+    "proxyless": ("ProxylessNASNets",),
+    "resnet50": ("ResNets",),
+    "static": ("StaticNetwork", "replace_classifier"),
+    "supernets": ("activate", "build_from_config", "build_supernet", "cut_subnet", "load_supernet",
+                  "subnet_config"),
     "batch_norm": ("recalibrate_bn",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

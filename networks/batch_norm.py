@@ -1,6 +1,7 @@
 """Batch-norm statistics of a subnet, recomputed on its own activations."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ class _Observer:
     The statistics of the layer itself are written by `finish` only.
     """
 
-    def __init__(self, bn: _BatchNorm) -> None:
+    def __init__(self, bn: Any) -> None:
         self.bn, self.n_images = bn, 0
         self.batch = torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)
         self.sums = [torch.zeros_like(value, dtype=torch.float64) for value in self.batch]

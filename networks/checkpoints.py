@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -46,8 +46,25 @@ _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeErro
 _UNSAFE = re.compile(r"GLOBAL (\S+)|class (\S+) that is blocked|executing (\S+)")
 
 
+class Checkpoint(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+        state: the state dict, on the CPU, in today's key naming.
+        meta: what stands beside it under `meta`: plain Python, empty where there is none.
+    """
+
+    state: StateDict
+    meta: dict[str, Any]
+
+
 def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
-    """Returns the state dict in a checkpoint, on the CPU, in today's key naming.
+    """Returns the state dict in a checkpoint; see `read_checkpoint`."""
+    return read_checkpoint(path, ema).state
+
+
+def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
+    """Returns the weights in a checkpoint, and what it says of them.
 
     Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script.
 
@@ -61,13 +78,15 @@ def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
     """
     path = Path(path)
     size = _check_file(path)
-    state = _unwrap(_load(path), ema, path)
+    content = _load(path)
+    state = _unwrap(content, ema, path)
     if not isinstance(state, Mapping) or not state:
         raise UserError(f"{path}: holds no weights (a dict of tensors was expected, not "
                         f"{type(state).__name__})")
     for key, tensor in state.items():
         _check_tensor(path, key, tensor, size)
-    return _today(state, path)
+    meta = content.get("meta") if state is not content else None
+    return Checkpoint(_today(state, path), dict(meta) if isinstance(meta, Mapping) else {})
 
 
 def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -81,7 +100,7 @@ def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -
     Raises:
         UserError: keys are missing or foreign, or shapes differ; the first ones are named.
     """
-    state, own = _today(state, source), net.state_dict()
+    state, own = _today(state, source), dict(net.state_dict())
     missing = [key for key in own if key not in state]
     foreign = [key for key in state if key not in own]
     if missing or foreign:
@@ -229,7 +248,7 @@ def _code_in(path: Path, zipped: bool, message: str) -> str | None:
     strings: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(_pickle_in(path, zipped)):
-            if opcode.name in ("GLOBAL", "INST"):
+            if opcode.name in ("GLOBAL", "INST") and isinstance(argument, str):
                 return argument.replace(" ", ".")
             if opcode.name == "STACK_GLOBAL":
                 return ".".join(strings[-2:])

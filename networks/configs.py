@@ -6,25 +6,35 @@ read everywhere and written on request. Both describe the same networks.
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from networks.families import FAMILIES, Family, Part, family_of_config
+from search_space.backbones import make_divisible
 from utils.errors import UserError
 from utils.files import read_json, write_json
 
 Config = dict[str, Any]
+
+# files that name no space are of this one
+ORIGINAL_SPACE = "mbv3"
 
 MAX_CHANNELS = 16_384
 MAX_CLASSES = 100_000
 MAX_BLOCKS = 200
 MAX_PARAMS = 250_000_000
 ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh")
+# of a network whose file and command line name none, in pixels
+DEFAULT_RESOLUTION = 224
 
+# how a ResNet's block reduces its input beside the convolutions
+DOWNSAMPLING = ("avgpool_conv", "conv")
 # old name -> today's name; the keys of the blocks were renamed as well
 _RENAMED = {"MobileInvertedResidualBlock": "ResidualBlock", "MBInvertedConvLayer": "MBConvLayer"}
 _OLD_NAMES = {new: old for old, new in _RENAMED.items()}
 # the fields that the old library does not know, by layer; they can only be left out if at default
-_NEW_FIELDS = {"ConvLayer": {"use_se": False}, "MBConvLayer": {"groups": None}}
+_NEW_FIELDS: dict[str, Config] = {"ConvLayer": {"use_se": False}, "MBConvLayer": {"groups": None}}
 _REQUIRED = object()
 
 
@@ -44,7 +54,7 @@ def _is_number(value: Any) -> bool:
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _integer(low: int, high: int, **default) -> Rule:
+def _integer(low: int, high: int, **default: Any) -> Rule:
     return Rule(lambda v: _is_int(v) and low <= v <= high, f"an integer in {low}..{high}",
                 **default)
 
@@ -80,6 +90,16 @@ SCHEMAS: dict[str, dict[str, Rule]] = {
         "mid_channels": Rule(lambda v: v is None or _CHANNELS.accepts(v),
                              f"null or {_CHANNELS.expected}", default=None),
         "act_func": _ACT, "use_se": _BOOL[False], "groups": _only(None)},
+    "ResNetBottleneckBlock": {
+        "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
+        "stride": _STRIDE,
+        "expand_ratio": Rule(lambda v: _is_number(v) and 0 < v <= 64, "a number in (0, 64]",
+                             default=0.25),
+        "mid_channels": Rule(lambda v: v is None or _CHANNELS.accepts(v),
+                             f"null or {_CHANNELS.expected}", default=None),
+        "act_func": Rule(_ACT.accepts, _ACT.expected, default="relu"), "groups": _only(1),
+        "downsample_mode": Rule(lambda v: v in DOWNSAMPLING, f"one of {', '.join(DOWNSAMPLING)}",
+                                default="avgpool_conv")},
     "IdentityLayer": {
         "in_channels": _CHANNELS, "out_channels": _CHANNELS, "use_bn": _only(False),
         "act_func": _only(None), "dropout_rate": _only(0), "ops_order": _ORDER},
@@ -95,13 +115,6 @@ SCHEMAS: dict[str, dict[str, Rule]] = {
         "ws_eps": _only(None), "gn_channel_per_group": _only(None)},
 }
 
-# network -> its layers outside the blocks, in the order of data flow; True where null is allowed
-TAILS = {"MobileNetV3": {"final_expand_layer": False, "feature_mix_layer": False},
-          "ProxylessNASNets": {"feature_mix_layer": True}}
-_ALIASES = {"NSGANetV2": "MobileNetV3"}
-_DEFAULT_EPS = {"MobileNetV3": 1e-5, "ProxylessNASNets": 1e-3}
-
-
 def read_config(path: str | os.PathLike) -> Config:
     """Reads a `net.config` of either naming; see `check_config`.
 
@@ -111,13 +124,19 @@ def read_config(path: str | os.PathLike) -> Config:
     return check_config(read_json(path, "network config"), str(path))
 
 
-def write_config(net: Any, path: str | os.PathLike, old_naming: bool = False, **extra) -> None:
+def write_config(net: Any, path: str | os.PathLike, old_naming: bool = False,
+                 **extra: Any) -> None:
     """Writes the config of a static network, with `extra` (`resolution`, `transform`) beside it.
+
+    A `search_space`, the space that the network comes from, is written where it is not `mbv3`:
+    files without it are the original's.
 
     Raises:
         UserError: the network has a part that the old naming cannot express.
     """
     config = check_config(net.config, "the network")
+    if extra.get("search_space") == ORIGINAL_SPACE:
+        del extra["search_space"]
     write_json(path, {**(to_old_naming(config) if old_naming else config), **extra}, indent=4)
 
 
@@ -133,17 +152,15 @@ def check_config(config: Any, source: str = "network config") -> Config:
     """
     if not isinstance(config, dict):
         raise UserError(f"{source}: a network config is an object, not {_short(config)}")
-    name = config.get("name")
-    name = _ALIASES.get(name, name) if isinstance(name, str) else name
-    if not isinstance(name, str) or name not in TAILS:
-        raise UserError(f"{source}: 'name' must be one of {', '.join(TAILS)}, not {_short(name)}")
-    checked = {**config, "name": name, "bn": _bn(config, name, source),
-               "first_conv": _layer(config, "first_conv", "ConvLayer", source),
-               "blocks": _blocks(config, source)}
-    for key, optional in TAILS[name].items():
-        checked[key] = None if optional and config.get(key) is None \
-            else _layer(config, key, "ConvLayer", source)
-    checked["classifier"] = _layer(config, "classifier", "LinearLayer", source)
+    family = family_of_config(config.get("name"))
+    if family is None:
+        names = ", ".join(row.config_name for row in FAMILIES.values())
+        raise UserError(f"{source}: 'name' must be one of {names}, not "
+                        f"{_short(config.get('name'))}")
+    checked = {**config, "name": family.config_name, "bn": _bn(config, family, source)}
+    for part in family.parts:
+        if part.layers:
+            checked[part.key] = _part(config, part, source)
     _check_chain(checked, source)
     _check_size(checked, source)
     _check_resolution(checked, source)
@@ -156,6 +173,8 @@ def to_old_naming(config: Config) -> Config:
     Raises:
         UserError: the network has a part that the old library does not know.
     """
+    if not config_family(config).old_naming:
+        raise UserError(f"the old library knows no {config['name']}; write today's naming instead")
     old = {key: _old_layer(value) if isinstance(value, dict) and "name" in value else value
            for key, value in config.items()}
     old["bn"] = {key: config["bn"][key] for key in ("momentum", "eps")}
@@ -166,18 +185,66 @@ def to_old_naming(config: Config) -> Config:
     return old
 
 
+def config_family(config: Config) -> Family:
+    """Returns the family of a checked config."""
+    family = family_of_config(config["name"])
+    assert family is not None  # or `check_config` would have refused it
+    return family
+
+
 def main_layers(config: Config) -> list[tuple[str, Config]]:
-    """Returns (place, layer) of a checked config in the order of data flow, shortcuts left out."""
-    tails = [(key, config[key]) for key in TAILS[config["name"]] if config[key] is not None]
-    blocks = [(f"blocks[{i}].conv", block["conv"]) for i, block in enumerate(config["blocks"])]
-    return [("first_conv", config["first_conv"]), *blocks, *tails]
+    """Returns (place, layer) of a checked config in the order of data flow.
+
+    Left out are the shortcuts, the poolings, which have no entry, and the classifier.
+    """
+    found = []
+    for part in config_family(config).parts[:-1]:
+        value: Any = config.get(part.key)
+        for i, block in enumerate(value if part.many else [value] if value else []):
+            place = f"{part.key}[{i}]" if part.many else part.key
+            found.append((f"{place}.conv", block["conv"]) if block["name"] == "ResidualBlock"
+                         else (place, block))
+    return found
+
+
+def recorded_resolution(config: Config) -> int | None:
+    """Returns the resolution that a `net.config` says, in pixels, or None."""
+    return config.get("img_size", config.get("resolution"))
+
+
+def choose_resolution(typed: int | None, recorded: int | None, source: str,
+                      flag: str = "--img-size") -> int:
+    """Returns the input resolution in pixels: what was typed, else the file's, else the default.
+
+    A warning on stderr tells where the two differ, or where there is neither.
+
+    Args:
+        typed: the flag's value, None where it was not typed.
+        recorded: what the file of the network says, or None.
+        source: the file, for messages.
+        flag: the name of the flag.
+    """
+    chosen = typed or recorded or DEFAULT_RESOLUTION
+    if typed and recorded and typed != recorded:
+        print(f"warning: {source} is for images of {recorded} pixels, {flag} says {typed}; using "
+              f"{chosen}", file=sys.stderr)
+    if not typed and not recorded:
+        print(f"warning: {source} names no resolution and there is no {flag}; using {chosen}",
+              file=sys.stderr)
+    return chosen
 
 
 def mid_channels(layer: Config) -> int:
-    """Returns the channels inside an inverted residual layer: `mid_channels`, or the product."""
-    if layer["mid_channels"] is not None:
-        return layer["mid_channels"]
-    return round(layer["in_channels"] * layer["expand_ratio"])
+    """Returns the channels inside an inverted residual or a bottleneck.
+
+    `mid_channels`, or the product of the expansion and the channels at the wide end; a bottleneck
+    rounds to a multiple of 8.
+    """
+    bottleneck = layer["name"] == "ResNetBottleneckBlock"
+    mid: int | None = layer["mid_channels"]
+    if mid is None:
+        mid = round(layer["out_channels" if bottleneck else "in_channels"] * layer["expand_ratio"])
+    return make_divisible(mid) if bottleneck else mid
 
 
 def _old_layer(layer: Config) -> Config:
@@ -191,38 +258,59 @@ def _old_layer(layer: Config) -> Config:
     return {**old, "name": _OLD_NAMES.get(layer["name"], layer["name"])}
 
 
-def _bn(config: Config, name: str, source: str) -> Config:
-    bn = config.get("bn", {"momentum": 0.1, "eps": _DEFAULT_EPS[name]})
+def _bn(config: Config, family: Family, source: str) -> Config:
+    bn = config.get("bn", {"momentum": 0.1, "eps": family.bn_eps})
     if not isinstance(bn, dict):
         raise UserError(f"{source}: 'bn' must be an object, not {_short(bn)}")
     return _fields(bn, "bn", f"{source}: bn")
 
 
-def _blocks(config: Config, source: str) -> list[Config]:
-    blocks = config.get("blocks")
-    if not isinstance(blocks, list) or not 1 <= len(blocks) <= MAX_BLOCKS:
-        found = f"{len(blocks)} entries" if isinstance(blocks, list) else _short(blocks)
-        raise UserError(f"{source}: 'blocks' must be a list of 1..{MAX_BLOCKS} blocks, not {found}")
-    return [_block(block, f"{source}: blocks[{i}]") for i, block in enumerate(blocks)]
+def _part(config: Config, part: Part, source: str) -> Any:
+    """Returns one part of a network, checked: a layer, None, or a list of blocks."""
+    value = config.get(part.key)
+    if part.optional and value is None:
+        return None
+    if not part.many:
+        return _layer(config, part.key, part.layers[0], source)
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_BLOCKS:
+        found = f"{len(value)} entries" if isinstance(value, list) else _short(value)
+        raise UserError(f"{source}: {part.key!r} must be a list of 1..{MAX_BLOCKS} blocks, not "
+                        f"{found}")
+    return [_block(block, part.layers, f"{source}: {part.key}[{i}]")
+            for i, block in enumerate(value)]
 
 
-def _block(block: Any, place: str) -> Config:
-    name = block.get("name") if isinstance(block, dict) else None
-    if not isinstance(name, str) or _RENAMED.get(name, name) != "ResidualBlock":
-        raise UserError(f"{place}: a ResidualBlock was expected, not {_short(name or block)}")
+def _block(block: Any, kinds: tuple[str, ...], place: str) -> Config:
+    """Returns an entry of a list, checked; `kinds` are those that the list may hold."""
+    name: Any = block.get("name") if isinstance(block, dict) else None
+    today = _RENAMED.get(name, name) if isinstance(name, str) else None
+    inner = {kind.split(":")[0]: kind.partition(":")[2] for kind in kinds}
+    if not isinstance(block, dict) or today not in inner:
+        raise UserError(f"{place}: a {' or '.join(inner)} was expected, not "
+                        f"{_short(name or block)}")
+    return _residual(block, inner[today], place) if inner[today] else _named(block, today, place)
+
+
+def _residual(block: Config, inner: str, place: str) -> Config:
     key = "conv" if "conv" in block else "mobile_inverted_conv"
     _refuse_unknown(block, {"name", key, "shortcut"}, place)
     shortcut = None if block.get("shortcut") is None \
         else _layer(block, "shortcut", "IdentityLayer", place)
-    return {"name": "ResidualBlock", "conv": _layer(block, key, "MBConvLayer", place),
+    return {"name": "ResidualBlock", "conv": _layer(block, key, inner, place),
             "shortcut": shortcut}
 
 
 def _layer(parent: Config, key: str, name: str, source: str) -> Config:
-    layer, place = parent.get(key), f"{source}: {key}"
+    layer: Any = parent.get(key)
+    place = f"{source}: {key}"
     found = layer.get("name") if isinstance(layer, dict) else None
     if not isinstance(found, str) or _RENAMED.get(found, found) != name:
         raise UserError(f"{place}: a {name} was expected, not {_short(found or layer)}")
+    return _named(layer, name, place)
+
+
+def _named(layer: Config, name: str, place: str) -> Config:
+    """Returns one layer of the kind `name`, checked; its own name may be the old one."""
     layer = {k: v for k, v in layer.items() if k != "name"}
     if name == "IdentityLayer":
         layer.update({k: v[0] for k, v in layer.items() if isinstance(v, list) and len(v) == 1})
@@ -258,38 +346,51 @@ def _check_chain(config: Config, source: str) -> None:
             raise UserError(f"{source}: {place} takes {layer['in_channels']} channels, but the "
                             f"layer before it gives {channels}")
         channels = layer["out_channels"]
-    for i, block in enumerate(config["blocks"]):
-        _check_block(block, f"{source}: blocks[{i}]")
+    for part in config_family(config).parts:
+        for i, block in enumerate(config[part.key] if part.many else ()):
+            _check_block(block, f"{source}: {part.key}[{i}]")
     if config["classifier"]["in_features"] != channels:
         raise UserError(f"{source}: the classifier takes {config['classifier']['in_features']} "
                         f"features, but the layer before it gives {channels}")
 
 
 def _check_block(block: Config, place: str) -> None:
-    conv, shortcut = block["conv"], block["shortcut"]
-    mid = mid_channels(conv)
-    if not 1 <= mid <= MAX_CHANNELS:
-        raise UserError(f"{place}: {mid} channels inside the layer; 1..{MAX_CHANNELS} are possible")
-    if conv["expand_ratio"] == 1 and mid != conv["in_channels"]:
-        raise UserError(f"{place}: with 'expand_ratio' 1, 'mid_channels' must be null or "
-                        f"{conv['in_channels']}, not {mid}")
+    residual = block["name"] == "ResidualBlock"
+    conv, shortcut = (block["conv"], block["shortcut"]) if residual else (block, None)
+    if "expand_ratio" in conv:
+        _check_mid(conv, place)
     ends = {conv["in_channels"], conv["out_channels"]}
     if shortcut and (conv["stride"] != 1 or len(ends) != 1
                      or ends != {shortcut["in_channels"], shortcut["out_channels"]}):
         raise UserError(f"{place}: a shortcut needs stride 1 and the same channels on both sides")
 
 
+def _check_mid(conv: Config, place: str) -> None:
+    mid = mid_channels(conv)
+    if not 1 <= mid <= MAX_CHANNELS:
+        raise UserError(f"{place}: {mid} channels inside the layer; 1..{MAX_CHANNELS} are possible")
+    if conv["name"] == "MBConvLayer" and conv["expand_ratio"] == 1 and mid != conv["in_channels"]:
+        raise UserError(f"{place}: with 'expand_ratio' 1, 'mid_channels' must be null or "
+                        f"{conv['in_channels']}, not {mid}")
+
+
 def _check_size(config: Config, source: str) -> None:
     params = config["classifier"]["in_features"] * config["classifier"]["out_features"]
-    for _, layer in main_layers(config):
-        mid = mid_channels(layer) if layer["name"] == "MBConvLayer" else 0
-        ends = layer["in_channels"], layer["out_channels"]
-        area = layer["kernel_size"] ** 2
-        params += mid * (sum(ends) + area) if mid else math.prod(ends) * area
-        params += layer["use_se"] * (mid or ends[1]) ** 2 // 2
+    params += sum(_weights(layer) for _, layer in main_layers(config))
     if params > MAX_PARAMS:
         raise UserError(f"{source}: the network has about {params // 10**6} million parameters, "
                         f"more than the {MAX_PARAMS // 10**6} million that are accepted")
+
+
+def _weights(layer: Config) -> int:
+    """Returns roughly how many weights a layer has; a float would not do for huge ones."""
+    inputs, outputs, area = layer["in_channels"], layer["out_channels"], layer["kernel_size"] ** 2
+    if layer["name"] == "ConvLayer":
+        return inputs * outputs * area + layer["use_se"] * outputs ** 2 // 2
+    mid = mid_channels(layer)
+    if layer["name"] == "ResNetBottleneckBlock":
+        return mid * (inputs + outputs + mid * area) + inputs * outputs
+    return mid * (inputs + outputs + area) + layer["use_se"] * mid ** 2 // 2
 
 
 def _check_resolution(config: Config, source: str) -> None:

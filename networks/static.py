@@ -1,21 +1,25 @@
 """Static networks: what a search finds, what fine-tuning trains, what validation runs."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
-from ofa.imagenet_classification import networks as ofa_networks
 from ofa.utils.layers import LinearLayer, ResidualBlock, set_layer_from_config
 from timm.layers import DropPath
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from networks.configs import TAILS, Config, check_config
+from networks.configs import Config, check_config, config_family
 
 
 class DropPathBlock(ResidualBlock):
     """An inverted-residual block whose residual branch is dropped per sample while training."""
+
+    conv: Any
+    shortcut: Any
+    drop_path: Any
 
     def __init__(self, conv: nn.Module, shortcut: nn.Module | None) -> None:
         super().__init__(conv, shortcut)
@@ -23,21 +27,25 @@ class DropPathBlock(ResidualBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(b, c, h, w) -> (b, c', h', w')."""
-        y = self.conv(x)
+        y: torch.Tensor = self.conv(x)
         return y if self.shortcut is None else self.drop_path(y) + x
 
 
-class _Static:
-    """What both static networks add to those of the ofa package.
+class StaticNetwork(nn.Module):
+    """What the static networks of all families add to those of the ofa package, their other base.
 
     Drop path, a settable dropout, and a `load_state_dict` that is strict by default (the one of ofa
     accepts an empty dict). `config` is that of the ofa class and keeps its name, so the original
     program reads it.
     """
 
+    blocks: Any
+    classifier: LinearLayer
+    config: Config
+
     @classmethod
     def build_from_config(cls, config: Config, drop_path_rate: float = 0.0,
-                          dropout_rate: float | None = None) -> "_Static":
+                          dropout_rate: float | None = None) -> Self:
         """Returns a network with random weights, in train mode.
 
         Args:
@@ -52,16 +60,25 @@ class _Static:
 
     @classmethod
     def _build(cls, config: Config, drop_path_rate: float = 0.0,
-               dropout_rate: float | None = None) -> "_Static":
-        parts = ("first_conv", *TAILS[config["name"]], "classifier")
-        blocks = [DropPathBlock(_layer(block["conv"]), _layer(block["shortcut"]))
-                  for block in config["blocks"]]
-        net = cls(blocks=blocks, **{part: _layer(config[part]) for part in parts})
+               dropout_rate: float | None = None) -> Self:
+        net: Any = cls(**{part.key: cls._part(config[part.key])
+                          for part in config_family(config).parts if part.layers})
         net.set_bn_param(**config["bn"])
         net.set_drop_path(drop_path_rate)
         if dropout_rate is not None:
             net.set_dropout(dropout_rate)
         return net
+
+    @classmethod
+    def _part(cls, config: Any) -> Any:
+        """Returns a part of the network from its checked config: a layer, or a list of them."""
+        return [cls._block(block) for block in config] if isinstance(config, list) \
+            else build_layer(config)
+
+    @classmethod
+    def _block(cls, config: Config) -> nn.Module:
+        """Returns one layer of a list; those in `blocks` have a `drop_path`."""
+        return DropPathBlock(build_layer(config["conv"]), build_layer(config["shortcut"]))
 
     def set_drop_path(self, rate: float) -> None:
         """Sets the probability of dropping block i of n to `rate * i / n` (0 <= rate < 1).
@@ -78,35 +95,13 @@ class _Static:
         layer.linear = self.classifier.linear
         self.classifier = layer.train(self.training)
 
-    def load_state_dict(self, state_dict: dict[str, torch.Tensor], strict: bool = True,
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True,
                         assign: bool = False) -> Any:
         """Loads today's key names as any module of torch does; `networks.load_state` reads both."""
         return nn.Module.load_state_dict(self, state_dict, strict, assign)
 
 
-class NSGANetV2(_Static, ofa_networks.MobileNetV3):
-    """A subnet of the OFA MobileNetV3 supernet; the same logits as ofa's MobileNetV3 in eval mode.
-
-    Takes (b, 3, r, r) images, gives (b, n_classes) logits. Source: NSGANetV2 (ECCV 2020).
-    """
-
-
-class ProxylessNASNets(_Static, ofa_networks.ProxylessNASNets):
-    """A ProxylessNAS network (Cai et al., ICLR 2019): (b, 3, r, r) images to (b, n_classes)."""
-
-
-NETWORKS: dict[str, type[_Static]] = {"MobileNetV3": NSGANetV2,
-                                      "ProxylessNASNets": ProxylessNASNets}
-
-
-def build_from_config(config: Config, drop_path_rate: float = 0.0,
-                      dropout_rate: float | None = None) -> NSGANetV2 | ProxylessNASNets:
-    """Returns the network that `config["name"]` says; arguments as in `NSGANetV2`'s."""
-    config = check_config(config)
-    return NETWORKS[config["name"]]._build(config, drop_path_rate, dropout_rate)
-
-
-def replace_classifier(net: nn.Module, n_classes: int, generator: torch.Generator) -> None:
+def replace_classifier(net: Any, n_classes: int, generator: torch.Generator) -> None:
     """Puts a new classifier of `n_classes` on a static network, drawn from `generator`.
 
     Weights and biases are uniform in +-1/sqrt(features), as torch initialises a linear layer.
@@ -128,8 +123,8 @@ def without_init() -> Iterator[None]:
 
 
 class _SkipInit(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -141,5 +136,6 @@ def _classifier(in_features: int, n_classes: int, bias: bool, dropout_rate: floa
         return LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
 
 
-def _layer(config: Config | None) -> nn.Module | None:
-    return set_layer_from_config(config and dict(config))  # it takes the name out of its argument
+def build_layer(config: Config | None) -> Any:
+    """Returns the layer of ofa that a checked config describes, None for None."""
+    return set_layer_from_config(copy.deepcopy(config))  # it takes the names out of its argument

@@ -252,7 +252,7 @@ def digits_search(tmp_path_factory):
     torch.manual_seed(0)
     save_weights(build_supernet(10, 0.35, dropout=0.0), supernet)
     options = {"supernet_path": str(supernet), "dataset": "digits", "seed": 5, "n_epochs": 0}
-    evaluator = SupernetEvaluator(**options)
+    evaluator = SupernetEvaluator.from_options(options)
     archs = OFASearchSpace(resolutions=[32, 36]).sample(3, d=[2], e=[3, 4],
                                                          rng=np.random.default_rng(1))
     measured = [evaluator.evaluate(arch) for arch in archs]

@@ -118,7 +118,7 @@ def test_resuming_with_other_settings_is_refused(provider, tmp_path):
 
 
 def test_measures_both_extremes(provider):
-    top1 = new_training(provider).measure("test")
+    top1 = new_training(provider).score_extremes("test")
     assert set(top1) == {"smallest", "largest"}
     assert all(0 <= value <= 100 for value in top1.values())
 

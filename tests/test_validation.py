@@ -7,7 +7,14 @@ import pytest
 import torch
 
 import validation
-from networks import build_from_config, build_supernet, cut_subnet, save_weights, write_config
+from networks import (
+    build_from_config,
+    build_supernet,
+    choose_resolution,
+    cut_subnet,
+    save_weights,
+    write_config,
+)
 from search_space import OFASearchSpace
 from utils.errors import UserError
 
@@ -30,10 +37,10 @@ def test_a_batch_line_holds_the_batchs_values_and_the_means():
 
 
 @pytest.mark.parametrize(("recorded", "flag", "expected", "warns"), [
-    (192, None, 192, ""), (192, 192, 192, ""), (192, 224, 192, "--img-size says 224; using 192"),
+    (192, None, 192, ""), (192, 192, 192, ""), (192, 224, 224, "--img-size says 224; using 224"),
     (None, 160, 160, ""), (None, None, 224, "using 224")])
-def test_the_files_resolution_goes_first(capsys, recorded, flag, expected, warns):
-    assert validation.choose_resolution(recorded, flag, "net.config") == expected
+def test_a_typed_resolution_goes_first(capsys, recorded, flag, expected, warns):
+    assert choose_resolution(flag, recorded, "net.config") == expected
     err = capsys.readouterr().err
     assert warns in err
     assert bool(err) == bool(warns)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.loops import Batches, Objective, load_optimizer, train_one_epoch
 from training.world import World
-from utils.devices import device_of
+from utils.devices import amp_precision, device_of
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -246,8 +246,7 @@ def evaluate_run(run: Run, evaluate: Evaluation) -> dict[str, float]:
 
 def precision(args: argparse.Namespace, device: torch.device) -> str | None:
     """Returns the dtype of --amp by name, or None without it."""
-    default = "float16" if device.type == "cuda" else "bfloat16"
-    return (args.amp_dtype or default) if args.amp else None
+    return amp_precision(args.amp and (args.amp_dtype or True), device)
 
 
 def read_options(pairs: list[str] | None) -> dict[str, Any]:

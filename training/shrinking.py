@@ -63,7 +63,7 @@ class Sandwich:
         self.phase, self.resolutions, self.rng = phase, list(resolutions), rng
         self.n_random, self.kd_ratio, self.smoothing = n_random, kd_ratio, smoothing
 
-    def __call__(self, net: nn.Module, images: Tensor, labels: Tensor) -> list[Callable]:
+    def __call__(self, net: Any, images: Tensor, labels: Tensor) -> list[Callable]:
         """Returns the losses of one step, one for each subnet; see `training.loops`."""
         images = self._resized(images)
         soft: list[Tensor] = []
@@ -140,7 +140,7 @@ class SupernetTraining:
         n_epochs: epochs of all phases.
     """
 
-    def __init__(self, net: nn.Module, provider: Any, recipe: Recipe, **identity: Any) -> None:
+    def __init__(self, net: Any, provider: Any, recipe: Recipe, **identity: Any) -> None:
         self.net, self.provider, self.recipe = net, provider, recipe
         self.settings = {**asdict(recipe), **identity}
         self.epoch, self.n_epochs = 0, sum(recipe.epochs)
@@ -176,7 +176,7 @@ class SupernetTraining:
         return (f"{PHASES[phase].name} {done + 1}/{recipe.epochs[phase]}: loss "
                 f"{figures['loss']:.4f}, {figures['images_per_s']:.0f} images/s, {left} left")
 
-    def measure(self, split: str) -> dict[str, float]:
+    def score_extremes(self, split: str) -> dict[str, float]:
         """Returns the top-1 accuracy in percent of the smallest and the largest subnet.
 
         Cut, calibrated and validated as an evaluation of a search is.

@@ -17,17 +17,20 @@ from networks.checkpoints import (
     load_weights,
     save_weights,
 )
-from networks.configs import read_config, write_config
-from networks.static import build_from_config, replace_classifier
-from networks.supernets import cut_subnet, load_supernet
+from networks.configs import (
+    choose_resolution,
+    read_config,
+    recorded_resolution,
+    write_config,
+)
+from networks.static import replace_classifier
+from networks.supernets import build_from_config, cut_subnet, load_supernet
 from search_space import OFASearchSpace
 from training.checkpoints import History, read_history
 from training.fit import Run
 from training.loops import Criterion, Objective, distilled, supervised
 from utils.devices import seeded
 from utils.errors import UserError
-
-DEFAULT_RESOLUTION = 224
 
 
 class Teacher(NamedTuple):
@@ -59,16 +62,16 @@ def load_networks(args: argparse.Namespace, n_classes: int) -> Networks:
     if wanted < n_classes:
         raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
     config = read_config(args.model_config)
-    resolution = (args.img_size or config.get("img_size") or config.get("resolution")
-                  or DEFAULT_RESOLUTION)
+    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config)
     student = load_student(args.model_config, args.initial_checkpoint, wanted, drop=args.drop,
                            drop_path=args.drop_path, seed=args.seed)
     teacher = load_teacher(args.teacher, args.teacher_checkpoint, wanted) if args.teacher else None
     return Networks(student, teacher, resolution)
 
 
-def make_objective(teacher: Teacher | None, ratio: float, criterion: Criterion,
-                   calibration: Callable[[], Iterable[Tensor]], device: torch.device) -> Objective:
+def training_objective(teacher: Teacher | None, ratio: float, criterion: Criterion,
+                       calibration: Callable[[], Iterable[Tensor]],
+                       device: torch.device) -> Objective:
     """Returns what is minimised: the labels' loss, and the teacher's where there is one.
 
     Args:

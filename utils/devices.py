@@ -69,6 +69,15 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
+def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
+    """Returns the precision that `amp` asks for by name; None is full precision.
+
+    True means the usual one of the device: float16 on GPUs, bfloat16 on CPUs.
+    """
+    usual = "float16" if device.type == "cuda" else "bfloat16"
+    return usual if amp is True else amp or None
+
+
 def autocast(device: torch.device, amp: str | None) -> Any:
     """Returns a context of mixed precision; `amp` is None or a key of `AMP_DTYPES`."""
     return torch.autocast(device.type, AMP_DTYPES[amp]) if amp else nullcontext()

@@ -12,7 +12,11 @@ import torch
 import networks
 from data_providers import DataProvider
 from evaluator import OFAEvaluator, build_evaluator
+from evaluator.__main__ import evaluate as evaluate_files
+from evaluator.__main__ import get_args_parser
 from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
+from evaluator.base import Evaluator
+from evaluator.options import EvaluationOptions
 from search_space import OFASearchSpace
 from tests.data_providers import layouts
 from training.loops import evaluate
@@ -106,7 +110,7 @@ def test_smaller_batches_change_the_calibration_alone(evaluator, supernet_path, 
     assert stats["loss"] == pytest.approx(evaluator.evaluate(ARCH)["loss"], rel=0.05)
 
     net = networks.cut_subnet(evaluator.supernet, ARCH)
-    measured = [evaluator.measure(copy.deepcopy(net), 32, recalibrate=False, batch_scale=scale)
+    measured = [evaluator.score(copy.deepcopy(net), 32, recalibrate=False, batch_scale=scale)
                 for scale in (1, 0.1)]
     for key in ("loss", "top1", "top5"):
         assert measured[0][key] == pytest.approx(measured[1][key], rel=1e-6)
@@ -121,7 +125,7 @@ def test_fine_tuning_replaces_the_classifier_and_is_repeatable(supernet_path, ca
     assert stats["loss"] != other_seed.evaluate(ARCH)["loss"]
     net = networks.cut_subnet(tuned.supernet, ARCH)
     networks.replace_classifier(net, 7, torch.Generator().manual_seed(0))
-    tuned.measure(net, 36)
+    tuned.score(net, 36)
     assert net.classifier.out_features == 10
     assert not net.training
 
@@ -167,7 +171,7 @@ def test_options_that_cannot_work(supernet_path, tmp_path, cache):
     with pytest.raises(UserError, match="the network has 4 classes"):
         net = networks.cut_subnet(build().supernet, ARCH)
         networks.replace_classifier(net, 4, torch.Generator())
-        build().measure(net, 32)
+        build().score(net, 32)
 
 
 def test_the_original_s_interface(supernet_path, tmp_path, cache, evaluator):
@@ -245,6 +249,46 @@ def test_command_on_a_subnet_and_on_a_network(run_command, files, supernet_path,
     assert json.loads(done.stdout) == stats
 
 
+def test_a_typed_resolution_is_obeyed(files, supernet_path, evaluator, cache, capsys):
+    flags = ["--dataset", "digits", "--n_workers", "0", "--cache_dir", cache, "--vld_size", "200",
+             "--seed", "1", "--resolution", "40"]
+    parser = get_args_parser()
+    stats = evaluate_files(parser.parse_args(
+        [*flags, "--subnet", str(files / "net.subnet"), "--supernet_path", supernet_path]))
+    assert stats == evaluator.evaluate({**ARCH, "r": 40})
+    assert "net.subnet is for images of 32 pixels, --resolution says 40" in capsys.readouterr().err
+    again = evaluate_files(parser.parse_args(
+        [*flags, "--config", str(files / "net.config"), "--init", str(files / "net.init"),
+         "--reset_running_statistics"]))
+    assert again == stats
+    assert "net.config is for images of 32 pixels" in capsys.readouterr().err
+
+
+def test_an_evaluator_of_one_s_own_keeps_to_the_contract():
+    with pytest.raises(UserError, match="must be a class derived from Evaluator"):
+        build_evaluator("tests.evaluator.test_accuracy:NoEvaluator", {})
+    with pytest.raises(UserError, match="Constant measures no latency"):
+        build_evaluator("tests.evaluator.test_accuracy:Constant", {"top1": 3}).latency(ARCH)
+    with pytest.raises(UserError, match="choose from ofa, oracle"):
+        build_evaluator("ofaa", {})
+    with pytest.raises(UserError, match="needs its supernet: give --supernet_path"):
+        build_evaluator("ofa", {"dataset": "digits"})
+
+
+class NoEvaluator:
+    """Has the methods, but does not say that it keeps to the contract."""
+
+
+class Constant(Evaluator):
+    """Knows one answer."""
+
+    def __init__(self, top1):
+        self.top1 = top1
+
+    def evaluate(self, arch, *, batch_scale=1.0):
+        return {"top1": self.top1}
+
+
 def write_bad_files(folder):
     class Attack:
         def __reduce__(self):
@@ -263,7 +307,6 @@ def write_bad_files(folder):
 
 @pytest.mark.parametrize("arguments, match", [
     ([], "give either --subnet"), (["--config", "net.config"], "--config needs --init"),
-    (["--subnet", "net.subnet", "--resolution", "32"], "--resolution 32"),
     (["--subnet", "missing"], "missing: no such subnet file"),
     (["--subnet", "truncated.json"], "truncated"), (["--subnet", "html"], "HTML"),
     (["--subnet", "foreign.subnet"], "the space has 3, 5, 7"),
@@ -282,6 +325,7 @@ def test_bad_input_on_the_command_line(fails_clearly, files, cache, arguments, m
 
 
 def test_a_network_evaluator_needs_no_supernet(cache, evaluator):
-    alone = NetEvaluator(dataset="digits", vld_size=200, seed=1, cache_dir=cache)
+    alone = NetEvaluator(EvaluationOptions(dataset="digits", vld_size=200, seed=1,
+                                           cache_dir=cache))
     net = networks.cut_subnet(evaluator.supernet, ARCH)
     assert alone.evaluate_net(net, 32) == evaluator.evaluate(ARCH)

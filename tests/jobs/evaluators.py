@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from evaluator.base import Evaluator
 from utils.errors import UserError
 
 
@@ -31,7 +32,7 @@ def note(folder: str, text: str) -> None:
         file.write(text + "\n")
 
 
-class Obedient:
+class Obedient(Evaluator):
     """Does what `arch["do"]` says, with `arch["with"]` as its argument."""
 
     def __init__(self, **options) -> None:
@@ -116,28 +117,28 @@ class NotADict(Obedient):
         return arch.get("with")
 
 
-class Refusing:
+class Refusing(Obedient):
     """Bad options."""
 
     def __init__(self, **options) -> None:
         raise UserError("net.pth: no such supernet; check --supernet_path")
 
 
-class Broken:
+class Broken(Obedient):
     """A fault of the program."""
 
     def __init__(self, **options) -> None:
         raise ZeroDivisionError("a fault in the set-up")
 
 
-class DyingInSetup:
+class DyingInSetup(Obedient):
     """Is killed before it is ready."""
 
     def __init__(self, **options) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Hungry:
+class Hungry(Obedient):
     """Wants more memory than its limit while it is built."""
 
     def __init__(self, **options) -> None:

@@ -147,4 +147,4 @@ def test_load_refuses_another_width_class_count_and_network(supernet, tmp_path):
 
 def test_unknown_supernet():
     with pytest.raises(UserError, match="choose from mbv3"):
-        networks.build_supernet(10, space="resnet")
+        networks.build_supernet(10, family="resnet")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
 from search_space import OFASearchSpace
 from tests.jobs.evaluators import channel, grandchild
@@ -67,7 +68,7 @@ def top1(space: OFASearchSpace, arch: dict) -> float:
     return float(60 + 30 * (1 - np.exp(-3 * (x @ weights) / weights.sum())) + x[5] * x[20])
 
 
-class Formula:
+class Formula(Evaluator):
     """Evaluates by `top1`; options as any evaluator's, most of them unused."""
 
     def __init__(self, **options) -> None:

@@ -1,0 +1,63 @@
+"""The options of an evaluation, shared by the commands and the workers. Free of torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+SUPERNET = "./data/ofa_mbv3_d234_e346_k357_w1.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How networks are evaluated. JSON types only, so that they can be sent to a worker.
+
+    Attributes:
+        search_space: the space of the architectures, a name or `module:Class`.
+        space_options: its settings; without any, every resolution is accepted.
+        supernet_path: the checkpoint that subnets are cut from.
+        dataset: a row of `data_providers.DATASETS`.
+        data: its folder; None for those that need none.
+        n_classes: must agree with the data set; None takes the data set's.
+        vld_size: images split off the training set for validation; None takes the data set's own
+            number, and where it has none, scores on the test images.
+        test: score on the test images instead.
+        n_workers: data-loading processes.
+        trn_batch_size, n_epochs: of the fine-tuning; None takes the data set's. 0 epochs leave the
+            classifier and the weights as they are.
+        vld_batch_size: images in one validation step; it has no influence on the result.
+        seed: of the validation split, the images' augmentation, the new classifier, dropout.
+        device: `cpu` or `cuda:0`, ...; None is a GPU where there is one.
+        gpus: indices of the GPUs that share the batches; fewer than two mean `device` alone.
+        cache_dir, cache_gb: folder for decoded images and its greatest size.
+        amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one.
+        threads: CPU threads; None leaves torch's choice.
+        latency_batch_size: images in one pass where a latency is measured.
+        latency_device: `cpu` or `gpu`; None is the kind of `device`.
+    """
+
+    search_space: str = "mbv3"
+    space_options: dict[str, Any] = field(default_factory=dict)
+    supernet_path: str | None = None
+    dataset: str = "imagenet"
+    data: str | None = None
+    n_classes: int | None = None
+    vld_size: int | None = None
+    test: bool = False
+    n_workers: int = 0
+    trn_batch_size: int | None = None
+    vld_batch_size: int = 200
+    n_epochs: int | None = None
+    seed: int = 0
+    device: str | None = "cpu"
+    gpus: list[int] = field(default_factory=list)
+    cache_dir: str | None = None
+    cache_gb: float = 32.0
+    amp: bool | str = False
+    threads: int | None = None
+    latency_batch_size: int = 1
+    latency_device: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Returns the options among `values`, such as parsed flags; other names are left out."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})

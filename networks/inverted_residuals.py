@@ -1,0 +1,59 @@
+"""Elastic stages of inverted residuals: what MobileNetV3 and ProxylessNAS supernets share."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from networks.base import Source
+from networks.configs import Config
+from search_space.backbones import make_divisible
+
+
+class ActiveLayer(NamedTuple):
+    """One elastic layer of a subnet: its block's number in the supernet, what is active."""
+
+    position: int
+    kernel: int
+    expansion: int
+
+
+def active_layers(supernet: Any, depths: Iterable[int], kernels: Iterable[int],
+                  expansions: Iterable[int]) -> list[ActiveLayer]:
+    """Returns the elastic layers of a subnet, one for each kernel and expansion."""
+    used = [position for stage, depth in zip(supernet.block_group_info, depths, strict=True)
+            for position in stage[:depth]]
+    return [ActiveLayer(*layer) for layer in zip(used, kernels, expansions, strict=True)]
+
+
+def block_configs(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Config]:
+    """Returns the configs of a subnet's blocks: the fixed first one, then the elastic ones."""
+    first = supernet.blocks[0]
+    channels, blocks = first.conv.out_channels, [first.config]
+    for position, kernel, expansion in layers:
+        block = supernet.blocks[position]
+        conv = block.conv
+        blocks.append({
+            "name": "ResidualBlock",
+            "conv": {"name": "MBConvLayer", "in_channels": channels,
+                     "out_channels": conv.out_channels, "kernel_size": kernel,
+                     "stride": conv.stride, "expand_ratio": expansion,
+                     "mid_channels": make_divisible(channels * expansion),
+                     "act_func": conv.act_func, "use_se": conv.use_se},
+            "shortcut": block.shortcut and block.shortcut.config})
+        channels = conv.out_channels
+    return blocks
+
+
+def block_sources(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Source]:
+    """Returns where the blocks of a subnet take their weights from."""
+    return [Source("blocks.0.conv", supernet.blocks[0].conv),
+            *(Source(f"blocks.{i}.conv", supernet.blocks[layer.position].conv, layer.kernel)
+              for i, layer in enumerate(layers, 1))]
+
+
+def activate_layers(supernet: Any, depths: list[int], layers: Iterable[ActiveLayer]) -> None:
+    """Makes a subnet the active one; layers beyond a stage's depth keep what they had."""
+    kernels: list[int | None] = [None] * (len(supernet.blocks) - 1)
+    expansions = kernels.copy()
+    for position, kernel, expansion in layers:
+        kernels[position - 1], expansions[position - 1] = kernel, expansion
+    supernet.set_active_subnet(ks=kernels, e=expansions, d=depths)
