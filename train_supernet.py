@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.scripts import Parser, run_script
-from cli.types import amount, count, number
+from cli.types import amount, count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
 from search_space.backbones import width_from_name
 from utils.errors import UserError
@@ -34,8 +34,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--data", default=None, help="its folder; digits needs none")
     g.add_argument("--vld_size", type=count(1), default=None,
                    help="training images kept apart for validation; None: the data set's own")
-    g.add_argument("--resolutions", type=count(8, 4096), nargs="+", default=None,
-                   help="input resolutions, ascending; None: the data set's own")
+    g.add_argument("--resolutions", **integers(8, 4096), default=None,
+                   help="input resolutions, ascending, as 32 36 40 or 32:40:4; None: the data "
+                        "set's own")
     g.add_argument("--n_workers", type=count(0), default=0, help="processes that load images")
     g = p.add_argument_group("training")
     g.add_argument("--epochs", type=count(0), nargs=4,

@@ -114,7 +114,8 @@ def _converted(action: argparse.Action, item: Any) -> Any:
     """Returns one value of a flag; a text may stand for a number, nothing else for another type."""
     if b"\0" in os.fsencode(str(item)):  # which itself raises for what no path can hold
         raise ValueError
-    converted = (action.type or str)(str(item))
+    convert: Any = action.type or str
+    converted = convert(str(item))
     if not isinstance(item, str) and (isinstance(item, bool) or converted not in (item, [item])):
         raise ValueError
     if action.choices and converted not in action.choices:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHOWN_KEYS = 5
+# The file that a message suggests for a new table, and what all entries of a table share.
+NEW_TABLE = "my_lut.yaml"
+CONDITIONS = ("device", "threads", "batch_size", "rel_err", "max_repeats")
 TURN, MIN_REPEATS = 5, 20
 MAX_MS = 1e9
 # Modules that take turns: enough to even out slow spells, few enough for the memory.
@@ -77,8 +80,17 @@ class LookUpTable:
         if missing:
             more = f" and {len(missing) - SHOWN_KEYS} more" if len(missing) > SHOWN_KEYS else ""
             raise UserError(f"{self.path}: the latency table lacks {len(missing)} layers: "
-                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; measure a table that has "
-                            f"them with: {command}")
+                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; {self._adding(command)}"
+                            f"measure a table that has them with: {command}")
+
+    def _adding(self, command: str) -> str:
+        """Returns how to add to this table, under its conditions; '' where it does not say them."""
+        if any(name not in self.header for name in CONDITIONS):
+            return ""
+        conditions = [f"--{name}={self.header[name]}" for name in CONDITIONS]
+        adding = command.replace(NEW_TABLE, shlex.quote(str(self.path)), 1)
+        return (f"on the machine of this table ({self.header.get('device_name', 'unknown')}) add "
+                f"them with: {adding} {shlex.join(conditions)}; on another one ")
 
     def require_space(self, space: SearchSpace, n_classes: int, width_mult: float) -> None:
         """Raises UserError unless the table has every layer that the space can contain."""
@@ -97,7 +109,7 @@ def build_command(resolutions: Sequence[int], n_classes: int = 1000, width_mult:
         *([] if search_space == "mbv3" else ["--search_space", search_space]),
         "--n_classes", str(n_classes), "--width", str(width_mult)]
     sizes = ["--resolutions", *map(str, resolutions)] if resolutions else []
-    return shlex.join(["python", "scripts/build_lut.py", "--out", "my_lut.yaml", *what, *sizes])
+    return shlex.join(["python", "scripts/build_lut.py", "--out", NEW_TABLE, *what, *sizes])
 
 
 def space_command(space: SearchSpace, n_classes: int, width_mult: float) -> str:

@@ -13,6 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.scripts import Parser, run_script
+from cli.types import integers
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator.latency import (
     GROUP,
@@ -118,8 +119,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--search_space", default="mbv3", metavar="NAME",
                    help="search space whose layers are measured: "
                         f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
-    p.add_argument("--resolutions", type=int, nargs="+",
-                   help="input resolutions in px; None: those of the data set")
+    p.add_argument("--resolutions", **integers(8, 4096),
+                   help="input resolutions in px, as 32 36 40 or 32:40:4; None: those of the data "
+                        "set")
     p.add_argument("--n_classes", type=int, help="classes; None: those of the data set")
     p.add_argument("--width", type=float,
                    help="width multiplier; None: that of the data set's supernet")

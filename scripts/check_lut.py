@@ -10,6 +10,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.scripts import Parser, run_script
+from cli.types import integers
 from evaluator.latency import (
     GROUP,
     MAX_REPEATS,
@@ -36,7 +37,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--search_space", default="mbv3", metavar="NAME",
                    help="search space that the subnets are drawn from: "
                         f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
-    p.add_argument("--resolutions", type=int, nargs="+", default=list(DEFAULT_RESOLUTIONS),
+    p.add_argument("--resolutions", **integers(8, 4096), default=list(DEFAULT_RESOLUTIONS),
                    help="input resolutions in px")
     p.add_argument("--n_classes", type=int, default=1000, help="classes")
     p.add_argument("--width", type=float, default=1.0, help="width multiplier")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_providers.table import get_dataset_info
+from data_providers.table import DATASETS
 from evaluator.costs import CostModel
 from evaluator.latency import (
     LookUpTable,
@@ -22,8 +24,8 @@ from evaluator.latency import (
     read_header,
 )
 from evaluator.layers import space_layers
+from scripts import build_lut
 from search_space import OFASearchSpace
-from search_space.backbones import width_from_name
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -68,15 +70,31 @@ def test_the_published_table_covers_its_two_widths(published):
     assert published.missing(space_layers(space, 10)) == ["classifier-input:1280-output:10"]
 
 
-def test_the_table_that_comes_with_the_program_covers_both_supernets():
+@pytest.mark.parametrize("info", [info for info in DATASETS.values() if info.n_classes],
+                         ids=lambda info: info.name)
+def test_the_table_that_comes_with_the_program_covers_every_data_set(info):
     table = LookUpTable.read(ROOT / "data" / "cpu_lut_mbv3.yaml")
-    for name in ("imagenet", "digits"):
-        info = get_dataset_info(name)
+    widths = (0.35,) if info.name == "digits" else (1.0, 1.2)
+    for width in widths:
         space = OFASearchSpace(resolutions=info.resolutions)
-        assert not table.missing(space_layers(space, info.n_classes,
-                                              width_from_name(info.supernet)))
+        assert not table.missing(space_layers(space, info.n_classes, width))
     assert (table.header["device"], table.header["threads"]) == ("cpu", 1)
     assert table.header["device_name"] and table.header["torch"]
+
+
+def test_the_message_for_another_class_count_names_the_command_that_adds_it(tmp_path, capsys):
+    """The command is run as it is printed; then the table holds every layer of the space."""
+    table = tmp_path / "a table.yaml"
+    smallest = ["--resolutions", "32", "--width", "0.35", "--max_repeats", "5"]
+    build_lut.main(build_lut.get_args_parser().parse_args(
+        ["--out", str(table), "--n_classes", "10", *smallest]))
+    space = OFASearchSpace(resolutions=[32])
+    with pytest.raises(UserError, match="lacks 1 layers") as error:
+        LookUpTable.read(table).require_space(space, 55, 0.35)
+    command = re.search(r"add them with: python scripts/build_lut.py (.*?); on another one measure",
+                        str(error.value))
+    build_lut.main(build_lut.get_args_parser().parse_args(shlex.split(command[1])))
+    LookUpTable.read(table).require_space(space, 55, 0.35)
 
 
 def test_many_missing_layers_are_listed_in_short(published, small_space):
