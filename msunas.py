@@ -35,18 +35,19 @@ from evaluator.jobs import EvaluatorSpec, Job, Result, WorkerError, get_engine, 
 from evaluator.objectives import OBJECTIVES, SecondObjective
 from search import archive as archives
 from search.archive import Record, Stats, objectives
+from search.inputs import check_inputs, fingerprints
 from search.operators import (
     CanonicalRepair,
     IntegerPolynomialMutation,
     evolve_subsets,
     gap_deviation,
 )
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, check_code, resume_command
 from search_space import RESOLUTIONS, SEARCH_SPACES, Arch, SearchSpace, get_search_space, read_arch
 from search_space.backbones import width_from_name
 from search_space.base import rows_in, unique_rows
 from utils.errors import UserError
-from utils.files import read_json, write_json, write_text
+from utils.files import write_json, write_text
 from utils.metrics import get_correlation
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
 
@@ -67,7 +68,7 @@ GIB = 2**30
 # Flags that may differ from those that a search was started with: they change no result.
 CHANGEABLE = {"save", "resume", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers",
               "backend", "ray_address", "timeout", "memory_limit", "retries", "retry_failed",
-              "cache_dir", "cache_gb", "dry_run"}
+              "cache_dir", "cache_gb", "dry_run", "accept_changed_inputs"}
 
 
 # ------------------------------------------------------------------------------ the inner problem
@@ -353,6 +354,7 @@ class MSuNAS:
             return 0, None
         path = archives.latest_stats(self.folder.path)
         stats = archives.read_stats(path, check_arch=self.space.encode)
+        archives.check_objective(path, stats, self.settings["sec_obj"])
         self.archive = list(stats.archive)
         done = int(path.stem.removeprefix("iter_"))
         self.failed = [arch for (iteration, _), arch in self.folder.read_failed(
@@ -431,6 +433,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     run.add_argument("--save", default=".tmp", help="folder of the search; must be empty")
     run.add_argument("--resume", help="folder of a search to go on with, ours or the original's; "
                      "with another --save it is copied there first")
+    run.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: go on "
+                     "although the supernet, the table or the data have changed since")
     run.add_argument("--seed", type=count(0, 2**63), default=0, help="seed of every random draw")
     run.add_argument("--dry_run", action="store_true",
                      help="print the plan and its estimated cost, evaluate nothing")
@@ -543,6 +547,7 @@ def resume_settings(args: argparse.Namespace, stored: dict[str, Any]) -> dict[st
     Raises:
         UserError: a typed flag that would change the results differs from the stored one.
     """
+    check_code(args.resume, stored, args.typed)
     flags = dict(stored)
     if isinstance(stored.get("resolutions"), list):  # as they are typed
         flags["resolutions"] = ",".join(map(str, stored["resolutions"]))
@@ -627,11 +632,11 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, dict
             raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
                             "another --save")
         return folder, None, resolve(args)
+    if not args.resume:
+        raise UserError("--resume '': names no folder; name the --save of a search")
     source = RunFolder(args.resume)
-    if source.is_empty():
-        raise UserError(f"{args.resume}: no search to resume in this folder")
-    stored = read_json(source.settings, "settings file") if source.settings.exists() else {}
-    settings = resume_settings(args, stored)
+    source.check_search()
+    settings = resume_settings(args, source.read_settings())
     settings["save"] = args.save if "save" in args.typed else args.resume
     settings["resume"] = None
     folder = RunFolder(settings["save"])
@@ -656,7 +661,7 @@ def run_to_the_end(search: MSuNAS) -> Path:
         log = search.folder.path / "failed" / "worker.log"
         write_text(log, f"{error}\n")
         raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and go on "
-                        f"with --resume {search.folder.path})") from None
+                        f"with: {resume_command(search.settings)})") from None
 
 
 def main(args: argparse.Namespace) -> None:
@@ -674,14 +679,19 @@ def main(args: argparse.Namespace) -> None:
     objective = make_objective(settings, make_space(settings))  # bad input fails before the lock
     signal.signal(signal.SIGTERM, interrupt)
     try:
+        settings["inputs"] = fingerprints(settings)
+        stored = (source or folder).read_settings().get("inputs")
+        if args.resume and not args.accept_changed_inputs:
+            check_inputs(args.resume, stored, settings["inputs"])
+        if source is not None:
+            folder.import_from(source)
         with folder.lock():
+            adopting = bool(args.resume) and not folder.settings.exists()
             folder.remove_leftovers()
             if not args.resume:
                 folder.remove_proposals()
-            if source is not None:
-                folder.import_from(source)
-            settings_are_new = not folder.settings.exists()
-            write_json(folder.settings, settings, indent=1)
+            if not adopting:
+                folder.write_settings(settings)
             limit = settings["memory_limit"]
             engine = get_engine(settings["backend"], make_spec(settings, objective), slots=slots,
                                 timeout=settings["timeout"], retries=settings["retries"],
@@ -689,12 +699,12 @@ def main(args: argparse.Namespace) -> None:
                                 ray_address=ray_address)
             with engine:
                 search = MSuNAS(settings, folder, engine, len(slots))
-                if args.resume and settings_are_new:
+                if adopting:
                     search.adopt()
+                    folder.write_settings(settings)
                 last = run_to_the_end(search)
     except KeyboardInterrupt:
-        command = shlex.join(["python", "msunas.py", "--resume", settings["save"]])
-        raise KeyboardInterrupt(f"go on with: {command}") from None
+        raise KeyboardInterrupt(f"go on with: {resume_command(settings)}") from None
     command = shlex.join(["python", "post_search.py", "--expr", str(last), "--save",
                           f"{settings['save']}/selected", "--supernet_path",
                           settings["supernet_path"]])

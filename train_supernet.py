@@ -16,6 +16,7 @@ from cli.types import amount, count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
 from search_space.backbones import width_from_name
 from utils.errors import UserError
+from utils.locks import locked_beside
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -71,10 +72,16 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Trains, measures, and writes the checkpoint after each epoch."""
-    checkpoint, info = Path(args.save), get_dataset_info(args.dataset)
+    checkpoint = Path(args.save)
     state = checkpoint.with_name(checkpoint.name + ".state")
     _check(args, checkpoint, state)
+    with locked_beside(checkpoint, f"{checkpoint}: the checkpoint"):
+        _check(args, checkpoint, state)  # another process may have made it since
+        train(args, checkpoint, state)
 
+
+def train(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
+    """Trains to the last epoch; nobody else may write the checkpoint meanwhile."""
     import torch
 
     from data_providers import DataProvider
@@ -87,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                             n_workers=args.n_workers)
-    resolutions = args.resolutions or list(info.resolutions)
+    resolutions = args.resolutions or list(get_dataset_info(args.dataset).resolutions)
     recipe = Recipe(resolutions=resolutions, **{
         field.name: getattr(args, field.name) for field in fields(Recipe)
         if field.name != "resolutions"})
@@ -99,8 +106,8 @@ def main(args: argparse.Namespace) -> None:
           flush=True)
     while not training.finished:
         print(training.train_one_epoch(), flush=True)
+        training.save_state(state)  # first: with the state alone, --resume makes the weights
         save_weights(training.net, checkpoint)
-        training.save_state(state)
         if training.epoch % args.eval_every == 0 and provider.n_valid:
             print(f"  validation images: {_percent(training.score_extremes('valid'))}", flush=True)
     print(f"test images: {_percent(training.score_extremes('test'))}")
@@ -133,7 +140,11 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name:
         raise UserError(f"{checkpoint}: the name must end with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35")
-    if checkpoint.exists() and not args.resume:
+    if checkpoint.exists() and not state.exists():
+        raise UserError(f"{checkpoint}: holds weights, but there is no {state.name} to go on "
+                        f"from; choose another --save, with --init {checkpoint} to begin with "
+                        "these weights")
+    if (checkpoint.exists() or state.exists()) and not args.resume:
         raise UserError(f"{checkpoint}: exists; choose another --save, or go on with --resume")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from evaluator.layers import space_layers
 from search_space import SearchSpace, name_of
 from search_space.layers import Layer
 from utils.errors import UserError
-from utils.files import read_text, read_yaml
+from utils.files import parse_yaml, read_text, read_yaml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,11 +128,8 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("#").strip())
-    try:
-        header = yaml.safe_load("\n".join(lines)) if lines else {}
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: the comments at the top are not 'name: value' lines "
-                        f"({type(error).__name__})") from None
+    header = parse_yaml("\n".join(lines), f"{path}: the comments at its top", "list of "
+                        "'name: value' lines", object) if lines else {}
     return header if isinstance(header, dict) else {}
 
 

@@ -33,6 +33,7 @@ from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
+from utils.locks import locked_beside
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
@@ -141,6 +142,12 @@ def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    with locked_beside(args.out, f"{args.out}: the table"):
+        fill_table(args, layers)
+
+
+def fill_table(args: argparse.Namespace, layers: list[Layer]) -> None:
+    """Measures what the table lacks of `layers`; nobody else may write it meanwhile."""
     header = conditions(args)
     entries = read_entries(args.out, header)
     missing = [layer for layer in layers if layer.key not in entries]

@@ -143,6 +143,13 @@ def read_stats(path: str | os.PathLike,
                  surrogate=surrogate, reference_point=point, extra=extra)
 
 
+def check_objective(path: str | os.PathLike, stats: Stats, sec_obj: str) -> None:
+    """Raises UserError where an archive says that its second objective is another one."""
+    if stats.sec_obj not in (None, sec_obj):
+        raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {sec_obj}; go on "
+                        f"with --sec_obj {stats.sec_obj}, or start anew in another --save")
+
+
 def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a `net_<j>.stats`: `params`, `flops`, `gpu`, `cpu`, `loss`, `top1`, `top5`, and more.
 

@@ -1,20 +1,44 @@
 """The folder of one search: its names, its lock, its settings, and what is finished in it."""
 
-import fcntl
+import contextlib
+import errno
 import os
+import re
+import shlex
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import read_json, write_json, write_text
+from utils.files import (
+    fsync_folder,
+    make_folder,
+    open_regular,
+    read_json,
+    where_supported,
+    write_json,
+    write_text,
+)
+from utils.locks import Lock, locked
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"
 LOCK = "search.lock"
+# Flags of one call, which its settings file must not hand on to the next.
+ONE_TIME = ("typed", "resume", "dry_run", "retry_failed", "accept_changed_inputs")
+# Flags that may name code, as module:Class: never taken from a file without being typed.
+CODE_FLAGS = ("evaluator", "search_space", "predictor", "strategy", "sec_obj")
+# By these a settings file is known as that of a search.
+_SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
+# What a search has written, ours or the original's: files, and folders with files. The original
+# may have left networks beside its iterations.
+_NETWORKS = re.compile(r"net_\d+\.(subnet|stats)", re.ASCII)
+_FILES = re.compile(rf"settings\.json|retries\.log|iter_\d+\.stats|{_NETWORKS.pattern}", re.ASCII)
+_FOLDERS = {re.compile(r"iter_\d+", re.ASCII): _NETWORKS,
+            re.compile("failed"): re.compile(r"it_\d+_net_\d+(\.log)?|worker\.log", re.ASCII)}
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]+\.tmp", re.ASCII)
 
 
 class RunFolder:
@@ -22,32 +46,43 @@ class RunFolder:
 
     `iter_<i>/net_<j>.subnet` and `.stats`, `iter_<i>.stats`, `failed/it_<i>_net_<j>` (with `.log`),
     and of our own `settings.json`, `retries.log` where evaluations had to be started again, and,
-    while the search runs, `search.lock`.
+    while the search runs, `search.lock`. No other name is ever written, copied or removed.
+
+    While the folder is locked, every path that it gives is checked to be in that folder still.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
+        self._lock: Lock | None = None
 
     def subnet(self, iteration: int, index: int) -> Path:
         """Path of an architecture that was proposed."""
-        return self.path / f"iter_{iteration}" / f"net_{index}.subnet"
+        return self._at(f"iter_{iteration}", f"net_{index}.subnet")
 
     def stats(self, iteration: int, index: int) -> Path:
         """Path of what was measured of it."""
-        return self.path / f"iter_{iteration}" / f"net_{index}.stats"
+        return self._at(f"iter_{iteration}", f"net_{index}.stats")
 
     def failed(self, iteration: int, index: int) -> Path:
         """Path of the record of an evaluation that failed."""
-        return self.path / "failed" / f"it_{iteration}_net_{index}"
+        return self._at("failed", f"it_{iteration}_net_{index}")
 
     def iteration(self, iteration: int) -> Path:
         """Path of the archive after an iteration."""
-        return self.path / f"iter_{iteration}.stats"
+        return self._at(f"iter_{iteration}.stats")
 
     @property
     def settings(self) -> Path:
         """Path of the flags that the search was started with."""
-        return self.path / SETTINGS
+        return self._at(SETTINGS)
+
+    def _at(self, *names: str) -> Path:
+        if self._lock is not None and not self._lock.holds():
+            place = self._lock.place()
+            raise UserError(f"{self.path}: renamed, replaced or removed while the search was "
+                            f"running (it is now in {place}); nothing more is written. Go on with "
+                            f"--resume {place}")
+        return self.path.joinpath(*names)
 
     def is_empty(self) -> bool:
         """Whether the folder is absent, or holds nothing but a lock.
@@ -63,8 +98,40 @@ class RunFolder:
         Raises:
             UserError: the path is a file.
         """
-        return all(entry.name in (LOCK, SETTINGS) or (entry.name == "iter_0" and all(
-            path.suffix == ".subnet" for path in entry.iterdir())) for entry in self._entries())
+        entries = {entry.name: entry for entry in self._entries() if entry.name != LOCK}
+        settings, first = entries.pop(SETTINGS, None), entries.pop("iter_0", None)
+        return not entries and (settings is None or self._settings_are_ours()) and (
+            first is None or (first.is_dir() and not first.is_symlink() and all(
+                path.suffix == ".subnet" for path in first.iterdir())))
+
+    def check_search(self) -> None:
+        """Looks, without writing, whether this is the folder of a search, ours or the original's.
+
+        Raises:
+            UserError: it is not, or its files or folders are links, which lead elsewhere.
+        """
+        entries = self._entries()
+        if not entries:
+            raise UserError(f"{str(self.path)!r}: no search to resume in this folder; name the "
+                            "--save of a search")
+        own = [entry for entry in entries if entry.name == LOCK or _FILES.fullmatch(entry.name)
+               or _inside(entry.name)]
+        for entry in own:
+            if entry.is_symlink():
+                raise UserError(f"{entry}: a link, but the files of a search lie in its own "
+                                "folder; copy them there")
+        if (self.path / SETTINGS).exists():
+            known = self._settings_are_ours()
+        else:
+            known = any(entry.suffix == ".stats" or (_inside(entry.name) is _NETWORKS and any(
+                map(_NETWORKS.fullmatch, os.listdir(entry)))) for entry in own)
+        if not known:
+            raise UserError(f"{self.path}: not the folder of a search (no {SETTINGS} of one, no "
+                            "iter_<i>.stats); name the --save of a search")
+
+    def _settings_are_ours(self) -> bool:
+        stored = read_json(self.path / SETTINGS, "settings file")
+        return all(key in stored for key in _SETTINGS_KEYS)
 
     def _entries(self) -> list[Path]:
         if not os.path.lexists(self.path):
@@ -77,40 +144,23 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the folder for this process; a second search in it is refused.
 
-        The kernel drops the lock when the holder ends, however it ends.
-
         Raises:
-            UserError: another process holds it; the message names its pid and host.
+            UserError: see `utils.locks.locked`.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / LOCK
-        handle = self._open_locked(path)
-        while not _is_same_file(handle, path):  # removed by its former holder while we opened it
-            os.close(handle)
-            handle = self._open_locked(path)
-        os.truncate(handle, 0)
-        os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(handle)
-
-    def _open_locked(self, path: Path) -> int:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            raise UserError(f"{self.path}: another search is running in this folder ({holder}); "
-                            "wait for it, or choose another --save") from None
-        return handle
+        with locked(self.path / LOCK, f"{self.path}: the folder of a search",
+                    "wait for it, or choose another --save") as self._lock:
+            try:
+                yield
+            finally:
+                self._lock = None
 
     def remove_leftovers(self) -> None:
-        """Removes the temporary files that a killed process left; call it under the lock."""
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        """Removes the temporary files that a killed search left; call it under the lock."""
+        for folder, names in self._own_folders():
+            for path in folder.iterdir():
+                temporary = _TEMPORARY.fullmatch(path.name)
+                if temporary and names.fullmatch(temporary[1]):
+                    path.unlink(missing_ok=True)
 
     def remove_proposals(self) -> None:
         """Removes what a search that failed before its first result proposed."""
@@ -118,12 +168,68 @@ class RunFolder:
             proposal.unlink()
 
     def import_from(self, other: "RunFolder") -> None:
-        """Copies the files of another search into this empty folder."""
-        for entry in sorted(other.path.iterdir()):
-            if entry.name == LOCK:
-                continue
-            copy = shutil.copytree if entry.is_dir() else shutil.copy2
-            copy(entry, self.path / entry.name)
+        """Makes this folder, which is absent or empty, a copy of another search.
+
+        The copy is made beside and then renamed: whenever it is stopped, this folder is complete
+        or not there. Only the files of the search are copied; links are not followed.
+
+        Raises:
+            UserError: one folder lies in the other, this one is not empty, or another process
+                copies to it.
+        """
+        source, target = other.path.resolve(), self.path.resolve()
+        if target.is_relative_to(source) or source.is_relative_to(target):
+            raise UserError(f"{self.path}: lies in {other.path} or the other way round; choose "
+                            "a --save outside")
+        copy = RunFolder(target.with_name(f".{target.name[:60]}.copy"))
+        with copy.lock():
+            copy._remove_all()  # what a copy that was killed left
+            try:
+                for folder, names in other._own_folders():
+                    _copy_files(folder, copy.path / folder.relative_to(other.path), names)
+                with self.lock():  # another process may hold it; one that was killed does not
+                    pass
+                os.rename(copy.path, target)
+            except BaseException as error:
+                copy._remove_all()
+                if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise UserError(f"{self.path}: not empty; choose another --save") from None
+                raise
+            else:
+                (target / LOCK).unlink(missing_ok=True)
+                fsync_folder(target.parent)
+        with contextlib.suppress(OSError):  # it is the target now
+            copy.path.rmdir()
+
+    def _remove_all(self) -> None:
+        for folder, _ in self._own_folders():
+            if folder != self.path:
+                shutil.rmtree(folder)
+        for path in self.path.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+
+    def _own_folders(self) -> list[tuple[Path, re.Pattern]]:
+        """Returns this folder and those in it that a search makes, and the names of their files."""
+        inside = [(entry, names) for entry in self._entries()
+                  if (names := _inside(entry.name)) and entry.is_dir() and not entry.is_symlink()]
+        return [(self.path, _FILES), *inside]
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Writes the flags of the search, without those that are meant for one call."""
+        write_json(self.settings, {key: value for key, value in settings.items()
+                                   if key not in ONE_TIME}, indent=1)
+
+    def read_settings(self) -> dict[str, Any]:
+        """Returns the stored flags; {} where there are none (the original's search).
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.settings.exists():
+            return {}
+        stored = read_json(self.settings, "settings file")
+        return {key: value for key, value in stored.items() if key not in ONE_TIME}
 
     def write_failed(self, iteration: int, index: int, arch: dict[str, Any], status: str,
                      error: str, log: str) -> None:
@@ -135,8 +241,10 @@ class RunFolder:
 
     def write_retried(self, name: str, reasons: Sequence[str]) -> None:
         """Adds a line to `retries.log` for each earlier attempt of an evaluation: why it ended."""
-        path = self.path / RETRIES
-        known = path.read_text("utf-8", "replace") if path.exists() else ""
+        path, known = self._at(RETRIES), ""
+        if os.path.lexists(path):
+            with open_regular(path) as file:
+                known = file.read().decode("utf-8", "replace")
         write_text(path, known + "".join(f"{name}: {reason}\n" for reason in reasons))
 
     def read_failed(self, check_arch: Callable[[dict], object]) -> \
@@ -162,8 +270,36 @@ class RunFolder:
         return found
 
 
-def _is_same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:
+    """Raises UserError where stored flags name code of its own that was not typed again.
+
+    A folder from elsewhere would otherwise decide what this machine imports and runs.
+    """
+    for name in CODE_FLAGS:
+        if ":" in str(stored.get(name, "")) and name not in typed:
+            raise UserError(f"{source}: its settings name code, --{name} {stored[name]}, which "
+                            "would be run; if you trust it, type this flag again")
+
+
+def resume_command(settings: dict[str, Any]) -> str:
+    """Returns the command that goes on with a search, with the flags that must be typed again."""
+    code = [part for name in CODE_FLAGS if ":" in str(settings.get(name, ""))
+            for part in (f"--{name}", str(settings[name]))]
+    return shlex.join(["python", "msunas.py", "--resume", str(settings["save"]), *code])
+
+
+def _inside(name: str) -> re.Pattern | None:
+    """Returns the names of the files in one of a search's folders; None for any other folder."""
+    return next((files for folder, files in _FOLDERS.items() if folder.fullmatch(name)), None)
+
+
+def _copy_files(source: Path, target: Path, names: re.Pattern) -> None:
+    """Copies the plain files of these names, and flushes them to the disk."""
+    make_folder(target)
+    for entry in sorted(source.iterdir()):
+        if names.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink():
+            with open_regular(entry) as file, open(target / entry.name, "xb") as copy:
+                shutil.copyfileobj(file, copy)
+                copy.flush()
+                where_supported(os.fsync, copy.fileno())
+    fsync_folder(target)

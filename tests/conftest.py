@@ -63,3 +63,17 @@ def fails_clearly(run_command):
         return lines[-1]
 
     return check
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB: a disk that is soon full."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder],
+                      capture_output=True).returncode:
+        pytest.skip("this machine does not let the test mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -151,5 +151,15 @@ def test_bad_input(fails_clearly, flags, match):
 def test_an_existing_checkpoint_is_left_alone(fails_clearly, tmp_path):
     path = tmp_path / "x_w0.1"
     path.write_bytes(b"precious")
-    fails_clearly("train_supernet.py", "--save", path, match="exists")
+    path.with_name("x_w0.1.state").write_bytes(b"precious")
+    fails_clearly("train_supernet.py", "--save", path, match="go on with --resume")
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_weights_without_a_state_lead_somewhere(fails_clearly, tmp_path, flags):
+    """A full disk may leave them: neither way of starting may point to the other one."""
+    path = tmp_path / "x_w0.1"
+    path.write_bytes(b"precious")
+    fails_clearly("train_supernet.py", "--save", path, *flags, match=f"with --init {path}")
     assert path.read_bytes() == b"precious"

@@ -1,18 +1,28 @@
-"""Reading and writing small files: every write is atomic, every read says what is wrong."""
+"""Reading and writing small files: every write is atomic, every read says what is wrong.
 
+What a file system lacks (FUSE, some NFS, SMB: modes, or flushing a folder) is done without.
+"""
+
+import errno
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from utils.errors import UserError
 
 MAX_TEXT_BYTES = 256 * 2**20
+# YAML: nested collections, and how many values its aliases may repeat.
+MAX_DEPTH, MAX_REPEATED = 50, 100_000
+# What a file system answers to a call that it does not have.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES,
+                errno.EBADF, errno.EISDIR, errno.ENOTTY)
 
 
 @contextmanager
@@ -23,15 +33,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     is removed and the old file stays. Folders on the way are created.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    make_folder(path.parent)
+    prefix = os.fsdecode(os.fsencode(path.name)[:100])  # a name has at most 255 bytes
+    handle, name = tempfile.mkstemp(prefix=f".{prefix}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.fsync(file.fileno())
+            where_supported(os.fchmod, file.fileno(), 0o666 & ~_umask())
+            where_supported(os.fsync, file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if error.filename in (None, name):
@@ -39,13 +50,47 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
+    fsync_folder(path.parent)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Creates a folder and its parents, and flushes their names to the disk."""
+    path = Path(path)
+    if path.is_dir():
+        return
+    missing = [path, *(parent for parent in path.parents if not parent.exists())]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync_folder(folder.parent)
+
+
+def fsync_folder(folder: str | os.PathLike) -> None:
+    """Flushes the names in a folder to the disk, where the file system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return
+    try:
+        where_supported(os.fsync, handle)
+    finally:
+        os.close(handle)
+
+
+def where_supported(call: Callable[..., Any], *args: Any) -> None:
+    """Calls the system; an answer that the file system does not have this call is no error."""
+    try:
+        call(*args)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
+    """Writes a UTF-8 text file atomically; what UTF-8 lacks (bytes of a path) is escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
@@ -53,23 +98,63 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
+def open_regular(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a file for reading.
+
+    Raises:
+        OSError: as `open`, or the path is a device, a pipe or a folder, which might never end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, "a device or a pipe, not a file", os.fspath(path))
+
+
+def open_log(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a log to add to, in a folder that may come from elsewhere; makes it where absent.
+
+    Raises:
+        UserError: the path is a link, a pipe or a device: what is written would go elsewhere.
+        OSError: as `open`.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise UserError(f"{path}: a link or a device, not a log file; remove it") from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(handle)
+        raise UserError(f"{path}: a link or a device, not a log file; remove it")
+    return os.fdopen(handle, "ab+")
+
+
 def read_text(path: str | os.PathLike, what: str = "text file",
               max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Reads a UTF-8 text file.
 
     Raises:
-        UserError: the file is missing, a folder, unreadable, empty, too large, or not UTF-8.
+        UserError: the file is missing, a folder, a device, unreadable, empty, too large, or not
+            UTF-8.
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise UserError(f"{path}: a folder, but a {what} was expected; name the file itself")
-        if size > max_bytes:
-            raise UserError(f"{path}: {size} bytes, more than a {what} can have ({max_bytes})")
-        text = path.read_bytes().decode("utf-8")
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > max_bytes:
+                raise UserError(f"{path}: {size} bytes, more than a {what} can have ({max_bytes})")
+            text = file.read(max_bytes).decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}; check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, but a {what} was expected; name the file itself") \
+            from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file, but a {what} was expected") from None
     except ValueError as error:  # an embedded null byte in the path
@@ -111,8 +196,19 @@ def read_json(path: str | os.PathLike, what: str = "JSON file",
 def read_yaml(path: str | os.PathLike, what: str = "YAML file",
               expect: type | tuple[type, ...] = dict) -> Any:
     """Reads a YAML file with the safe (C, where there is one) loader; errors as `read_json`."""
-    text = read_text(path, what)
+    return parse_yaml(read_text(path, what), path, what, expect)
+
+
+def parse_yaml(text: str, path: str | os.PathLike, what: str = "YAML file",
+               expect: type | tuple[type, ...] = dict) -> Any:
+    """Returns what YAML text stands for; `path` and `what` are for messages.
+
+    Raises:
+        UserError: no YAML, a key twice, nested deeper than `MAX_DEPTH`, or aliases that repeat
+            more than `MAX_REPEATED` values; or the top level has another type.
+    """
     try:
+        _check_structure(text)
         value = yaml.load(text, Loader=_UniqueKeysLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -124,12 +220,44 @@ def read_yaml(path: str | os.PathLike, what: str = "YAML file",
     return _of_type(path, value, what, expect)
 
 
-class _UniqueKeysLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _UniqueKeysLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         mapping = super().construct_mapping(node, deep)
         if len(mapping) != len(node.value):
             _unique_keys([(self.construct_object(key), None) for key, _ in node.value])
         return mapping
+
+
+def _check_structure(text: str) -> None:
+    """Looks at YAML without building anything: the loader's stack is C's, aliases are cheap.
+
+    Raises:
+        ValueError: nested too deeply, or aliases that repeat too much.
+    """
+    values = repeated = 0
+    open_collections: list[tuple[str | None, int]] = []
+    sizes: dict[str | None, int] = {}  # anchor -> values that it stands for, once it is complete
+    for event in yaml.parse(text, Loader=_UniqueKeysLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_collections.append((event.anchor, values))
+            values += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_collections.pop()
+            if anchor:
+                sizes[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"*{event.anchor} stands for nothing, or for itself")
+            values += sizes[event.anchor]
+            repeated += sizes[event.anchor]
+        if len(open_collections) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        if repeated > MAX_REPEATED:
+            raise ValueError(f"its aliases repeat more than {MAX_REPEATED} values")
 
 
 def _of_type(path: Any, value: Any, what: str, expect: type | tuple[type, ...]) -> Any:
@@ -145,11 +273,11 @@ def _refuse_constant(name: str) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands there twice")
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r} stands there twice")
+        result[key] = value
     return result
 
 
@@ -157,11 +285,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,6 +20,7 @@ from typing import IO
 import psutil
 
 from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots, isolated
+from utils.files import make_folder, open_log
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
          "from evaluator.jobs.worker import main; main(int(sys.argv[2]))")
@@ -27,6 +28,8 @@ _REAPER = Path(__file__).with_name("reaper.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 4000  # bytes of a dead worker's output that go into the result
 _GRACE = 2.0  # seconds for an idle worker to leave by itself
+_LONGEST_WAIT = 86_400.0  # seconds; the system counts milliseconds in 32 bits
+_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass
@@ -84,8 +87,8 @@ class LocalSlots(Slots):
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices.gpus)
         log = self._open_log(slot)
         process = subprocess.Popen(
-            [sys.executable, "-u", "-X", "faulthandler", "-c", _BOOT, json.dumps(sys.path),
-             str(os.getpid())],
+            [sys.executable, "-P", "-u", "-X", "faulthandler", "-c", _BOOT,
+             json.dumps(import_path()), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
             start_new_session=True)
         self._tell_reaper(f"+{process.pid}")
@@ -105,7 +108,8 @@ class LocalSlots(Slots):
     def wait(self, timeout: float | None) -> list[tuple[int, Outcome]]:
         """Sleeps until workers wrote something or died."""
         events = []
-        for key, _ in self._selector.select(timeout):
+        longest = None if timeout is None else min(timeout, _LONGEST_WAIT)
+        for key, _ in self._selector.select(longest):
             events += [(key.data, outcome) for outcome in self._read(key.data)]
         return events
 
@@ -151,8 +155,8 @@ class LocalSlots(Slots):
     def _open_log(self, slot: int) -> IO[bytes]:
         if self._log_dir is None:
             return tempfile.TemporaryFile("ab+")
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        return open(self._log_dir / f"worker_{slot}.log", "ab+")
+        make_folder(self._log_dir)
+        return open_log(self._log_dir / f"worker_{slot}.log")
 
     def _read(self, slot: int) -> list[Outcome]:
         worker = self._workers[slot]
@@ -194,6 +198,14 @@ class LocalSlots(Slots):
         with contextlib.suppress(BrokenPipeError):  # it was killed; workers still die with us
             self._reaper.stdin.write(line + "\n")
             self._reaper.stdin.flush()
+
+
+def import_path() -> list[str]:
+    """Returns where workers import from: as here, but never from the current folder as such.
+
+    A `json.py` or `torch.py` that lies there by chance, or by intent, would be run.
+    """
+    return [_ROOT, *(entry for entry in sys.path if entry not in ("", ".", _ROOT))]
 
 
 def _parse(line: bytes | bytearray) -> Outcome:

@@ -1,6 +1,7 @@
 """The policy, for every backend: which job runs when and where, and what follows a fault."""
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from utils.errors import UserError
 # After anything else the worker is replaced: what an exception leaves behind (a half-built model,
 # a broken CUDA context, fragmented memory) must not colour the next result.
 _KEEP_WORKER = ("ok", "nan")
+# Seconds of sleep beyond what was asked for that only a suspension explains.
+_SUSPENDED = 5.0
 
 
 @dataclass
@@ -110,7 +113,7 @@ class Engine:
         try:
             while queue or self._running:
                 self._assign(queue)
-                events = self._slots.wait(self._patience())
+                events = self._wait()
                 events += self._overdue({slot for slot, _ in events})
                 results = [self._settle(slot, outcome, queue) for slot, outcome in events]
                 self._assign(queue)
@@ -192,6 +195,22 @@ class Engine:
             return None
         first = min(ticket.started for ticket in self._running.values())
         return max(0.0, first + self._timeout - self._slots.now())
+
+    def _wait(self) -> list[tuple[int, Outcome]]:
+        """Waits for events; before a job is judged overdue, asks once more whether it has ended.
+
+        This process may have been suspended: then jobs ended meanwhile, and if the workers slept
+        too (a whole job of Slurm, a container), the time was not theirs.
+        """
+        before, patience = self._slots.now(), self._patience()
+        events = self._slots.wait(patience)
+        overslept = self._slots.now() - before - (math.inf if patience is None else patience)
+        if overslept > _SUSPENDED:
+            for ticket in self._running.values():
+                ticket.started += overslept
+        while self._overdue({slot for slot, _ in events}) and (more := self._slots.wait(0.0)):
+            events += more
+        return events
 
     def _overdue(self, heard_of: set[int]) -> list[tuple[int, Outcome]]:
         if self._timeout is None:

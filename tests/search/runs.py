@@ -3,6 +3,8 @@
 from pathlib import Path
 
 EVALUATOR = "tests.search.evaluators:Formula"
+# A settings file that names code is only obeyed where the flag is typed again.
+TRUSTED = ("--evaluator", EVALUATOR)
 BUDGET = ("--n_doe", 52, "--iterations", 2, "--n_iter", 4)
 
 

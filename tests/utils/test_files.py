@@ -1,11 +1,13 @@
 """Atomic writes and strict reads, with real faults."""
 
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,16 @@ from hypothesis import strategies as st
 
 from cli.scripts import TypedFlagsParser, run_script
 from utils.errors import UserError, one_line
-from utils.files import atomic_path, read_json, read_yaml, write_json
+from utils.files import (
+    atomic_path,
+    make_folder,
+    open_log,
+    read_json,
+    read_text,
+    read_yaml,
+    write_json,
+    write_text,
+)
 
 ODD_NAMES = ["with space", "quo'te\"s", "new\nline", "ümläut-日本", "-dash", "$(touch x)"]
 
@@ -138,3 +149,113 @@ def test_typed_flags_are_told_from_defaults():
     parser.add_argument("--b", type=int, default=2)
     args = parser.parse_args(["--a", "1"])
     assert (args.a, args.b, args.typed) == (1, 2, {"a"})
+
+
+# ------------------------------------------------------------------- hostile files and file systems
+
+DEEP = {"brackets": "[" * 100_000, "braces": "{a: " * 100_000, "dashes": "- " * 100_000,
+        "questions": "? " * 100_000,
+        "indented": "".join(" " * i + "a:\n" for i in range(3000))}
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+MERGES = "m0: &m0 {x: 1}\n" + "".join(
+    f"m{i}: &m{i} {{<<: [{','.join([f'*m{i - 1}'] * 10)}], y{i}: 1}}\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_yaml_that_is_nested_without_end_is_refused(run_command, tmp_path, name):
+    """In a process of its own: on the C loader it would be a segmentation fault."""
+    (tmp_path / "deep.yaml").write_text(DEEP[name])
+    done = run_command("-c", "import sys; from utils.files import read_yaml; "
+                       "read_yaml(sys.argv[1], 'table', object)", tmp_path / "deep.yaml")
+    assert done.returncode == 1 and "UserError" in done.stderr.splitlines()[-1], done.stderr[-500:]
+
+
+@pytest.mark.parametrize("text", [BOMB, MERGES, "a: &a [*a]", "a: *b"])
+def test_yaml_whose_aliases_explode_is_refused(tmp_path, text):
+    (tmp_path / "bomb.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"aliases repeat|stands for|not YAML"):
+        read_yaml(tmp_path / "bomb.yaml")
+
+
+def test_aliases_that_a_writer_makes_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &id001 [1, 2]\nb: *id001\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_many_keys_that_stand_there_twice_are_refused_quickly(tmp_path):
+    keys = ", ".join(f'"k{i}": 0' for i in range(60_000))
+    (tmp_path / "a.json").write_text(f"{{{keys}, {keys}}}")
+    begin = time.process_time()
+    with pytest.raises(UserError, match="'k0' stands there twice"):
+        read_json(tmp_path / "a.json")
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/random", "pipe"])
+def test_a_device_or_a_pipe_is_not_read(tmp_path, device):
+    path = tmp_path / "pipe" if device == "pipe" else device
+    if device == "pipe":
+        os.mkfifo(path)
+    for read in (read_text, read_json, read_yaml):
+        with pytest.raises(UserError, match="a device or a pipe, not a file"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "pipe"])
+def test_a_log_is_never_written_through_a_link(tmp_path, kind):
+    target, path = tmp_path / "precious", tmp_path / "log"
+    target.write_text("precious")
+    {"symlink": lambda: path.symlink_to(target), "hard link": lambda: path.hardlink_to(target),
+     "pipe": lambda: os.mkfifo(path)}[kind]()
+    if kind == "pipe":  # which opens for both directions, and is found out by its kind
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(UserError, match="a link or a device"):
+        open_log(path)
+    if kind == "pipe":
+        os.close(reader)
+    assert target.read_text() == "precious"
+
+
+def test_text_with_bytes_that_are_no_utf8_is_written(tmp_path):
+    write_text(tmp_path / "log", "lost /data/\udcff.jpg")
+    assert read_text(tmp_path / "log") == "lost /data/\\udcff.jpg"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
+def test_a_file_system_without_modes_and_folder_flushes_is_enough(tmp_path, monkeypatch, number):
+    def refuse(*_args) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_json(tmp_path / "new" / "file.json", {"a": 1})
+    assert read_json(tmp_path / "new" / "file.json") == {"a": 1}
+
+
+def test_a_disk_that_fails_to_flush_is_an_error(tmp_path, monkeypatch):
+    def fail(*_args) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write_json(tmp_path / "file.json", {"old": True})
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError):
+        write_json(tmp_path / "file.json", {"old": False})
+    assert read_json(tmp_path / "file.json") == {"old": True}
+
+
+def test_the_parents_of_a_new_folder_are_flushed(tmp_path, monkeypatch):
+    flushed, real = [], os.fsync
+
+    def note(handle: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert set(flushed) == {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a/b")}
+
+
+def test_long_names_of_several_bytes_a_letter_are_written(tmp_path):
+    write_json(tmp_path / ("ä" * 120), {})
+    assert read_json(tmp_path / ("ä" * 120)) == {}

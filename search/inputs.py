@@ -1,0 +1,89 @@
+"""Fingerprints of what a search reads, so that a resumed one reads the same."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.files import open_regular
+
+# The files that an evaluator reads besides the data; one of the user's own may read both.
+_FILES = {"ofa": ("supernet_path",), "oracle": ("oracle_path",)}
+_WITHOUT_DATA = ("oracle",)
+_CHUNK = 2**20
+
+
+def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
+    """Returns digests of a search's inputs, by the flag that names them.
+
+    Files count by their content; the folder of the data by its listing, that is by the relative
+    path and the size of each file; the split by the flags that decide it. What is not on this
+    machine (a cluster may have it) is left out.
+
+    Args:
+        settings: the resolved flags of msunas.py.
+    """
+    evaluator = settings["evaluator"]
+    names = [*_FILES.get(evaluator, ("supernet_path", "oracle_path"))]
+    if "cpu" in str(settings["sec_obj"]).split("+") and settings["lut"] != "measure":
+        names.append("lut")
+    found = {name: _of_file(settings[name]) for name in names
+             if settings[name] and os.path.isfile(settings[name])}
+    if evaluator not in _WITHOUT_DATA:
+        images = "the test images" if settings["vld_size"] is None else settings["vld_size"]
+        found["split"] = f"{settings['dataset']}: {images}, seed {settings['seed']}"
+        if settings["data"] and os.path.isdir(settings["data"]):
+            found["data"] = _of_folder(settings["data"])
+    return found
+
+
+def check_inputs(source: str | os.PathLike, stored: Any, found: dict[str, str]) -> None:
+    """Compares the inputs of a search that is resumed with those that it was started with.
+
+    Args:
+        source: the folder of the search, for the message.
+        stored: what `fingerprints` returned then, as it was read from a file.
+        found: what it returns now.
+
+    Raises:
+        UserError: an input has changed.
+    """
+    stored = stored if isinstance(stored, dict) else {}
+    changed = [name for name in found if name in stored and stored[name] != found[name]]
+    if changed:
+        raise UserError(f"{source}: what --{', --'.join(changed)} names has changed since the "
+                        "search was started, so that its results cannot be compared with new "
+                        "ones; put it back, start anew in another --save, or go on all the same "
+                        "with --accept_changed_inputs")
+
+
+def _of_file(path: str | os.PathLike) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open_regular(path) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _of_folder(path: str | os.PathLike) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, size in _listing(Path(path), "", set()):
+        digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _listing(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    """Yields (relative path, bytes) of every file below, in order; each folder once."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _listing(folder / entry.name, f"{prefix}{entry.name}/", seen)
+        elif entry.is_file():
+            yield prefix + entry.name, entry.stat().st_size

@@ -1,0 +1,265 @@
+"""A search in folders that are not its own, that come from elsewhere, move, or have changed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from search.archive import read_stats
+from search.run_folder import RunFolder
+from tests.conftest import ROOT
+from tests.search.runs import EVALUATOR, TRUSTED, command, contents
+from utils.errors import UserError
+
+MODULE = EVALUATOR.split(":")[0]
+
+
+def snapshot(folder: Path) -> dict[str, bytes | str]:
+    """Every file and link below a folder."""
+    return {str(path.relative_to(folder)): os.readlink(path) if path.is_symlink()
+            else path.read_bytes() for path in folder.rglob("*")
+            if path.is_symlink() or path.is_file()}
+
+
+def start(*flags: object, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *map(str, flags)], cwd=ROOT, text=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            env={**os.environ, **environment})
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, path
+        time.sleep(0.005)
+
+
+# --------------------------------------------------------------------------- 1: foreign folders
+
+
+@pytest.mark.parametrize("foreign", [
+    {".chapter.tmp": "one", "notes.txt": "two"}, {"settings.json": '{"editor.tabSize": 4}'},
+    {"iter_0/.net_0.stats.ab12cd34.tmp": "half"}, {}])
+def test_a_folder_that_is_no_search_is_left_alone(tmp_path, fails_clearly, foreign):
+    for name, text in foreign.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = snapshot(tmp_path)
+    fails_clearly("msunas.py", *TRUSTED, "--resume", tmp_path, match="search")
+    assert snapshot(tmp_path) == before
+
+
+def test_resume_without_a_name_is_refused(tmp_path, fails_clearly):
+    fails_clearly("msunas.py", *TRUSTED, "--resume", "", match="names no folder")
+
+
+def test_only_leftovers_of_the_search_itself_are_removed(finished, tmp_path, run_command):
+    save = tmp_path / "run"
+    shutil.copytree(finished[0], save)
+    foreign = [".chapter.tmp", "train/.last.pth.tar.ab12cd34.tmp", "iter_0/.mine.tmp"]
+    own = [".iter_1.stats.ab12cd34.tmp", "iter_0/.net_3.stats.ab12cd34.tmp"]
+    for name in foreign + own:
+        (save / name).parent.mkdir(exist_ok=True)
+        (save / name).write_text("half")
+    assert run_command("msunas.py", *TRUSTED, "--resume", save).returncode == 0
+    assert all((save / name).exists() for name in foreign)
+    assert not any((save / name).exists() for name in own)
+
+
+def test_settings_of_something_else_are_not_overwritten(tmp_path, fails_clearly):
+    (tmp_path / "settings.json").write_text('{"editor.tabSize": 4}')
+    fails_clearly(*command(tmp_path), match="not empty")
+    assert (tmp_path / "settings.json").read_text() == '{"editor.tabSize": 4}'
+
+
+# ------------------------------------------------------------------------------------- 4: links
+
+
+@pytest.mark.parametrize("name", ["search.lock", "settings.json", "iter_0", "failed", "retries.log",
+                                  "iter_2.stats"])
+def test_a_link_in_a_received_folder_leads_nowhere(finished, tmp_path, fails_clearly, name):
+    save, target = tmp_path / "run", tmp_path / "precious"
+    shutil.copytree(finished[0], save)
+    if (save / name).exists():
+        (save / name).rename(target)
+    else:
+        target.write_text("kept")
+    before = snapshot(tmp_path)
+    (save / name).symlink_to(target)
+    fails_clearly("msunas.py", *TRUSTED, "--resume", save, match="a link")
+    assert {key: value for key, value in snapshot(tmp_path).items() if key != f"run/{name}"} == \
+        before
+
+
+# ------------------------------------------------------------------------- 6, 20, 38: the copy
+
+
+def test_a_killed_copy_leaves_no_half_of_a_search(finished, tmp_path, run_command):
+    """Killed at many moments; afterwards the same command does what it would have done."""
+    expected = None
+    for delay in (0.0, 0.002, 0.01, 0.03):
+        save = tmp_path / f"copy {delay}"
+        code = ("import sys, time; from pathlib import Path; from search.run_folder import "
+                "RunFolder; print(flush=True); "
+                "RunFolder(sys.argv[1]).import_from(RunFolder(sys.argv[2]))")
+        process = subprocess.Popen([sys.executable, "-c", code, save, finished[0]], cwd=ROOT,
+                                   stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        complete = save.exists() and bool(list(save.iterdir()))
+        if complete:
+            assert contents(save) == contents(finished[0])
+            flags = ["--resume", save]
+        else:
+            flags = ["--resume", finished[0], "--save", save]
+        done = run_command("msunas.py", *TRUSTED, *flags)
+        assert done.returncode == 0, done.stderr
+        expected = expected or contents(save)
+        assert contents(save) == expected == contents(finished[0])
+        assert not (tmp_path / f".copy {delay}.copy").exists()
+
+
+def test_a_copy_takes_the_files_of_the_search_alone(finished, tmp_path, run_command):
+    source, save = tmp_path / "a", tmp_path / "b"
+    shutil.copytree(finished[0], source)
+    (source / "dangling").symlink_to("nowhere")
+    os.mkfifo(source / "pipe")
+    os.mkfifo(source / "iter_0" / "net_99.stats")
+    (source / "selected").mkdir()
+    done = run_command("msunas.py", *TRUSTED, "--resume", source, "--save", save, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert contents(save) == contents(finished[0])
+
+
+def test_a_full_disk_during_the_copy_is_one_line_and_leaves_nothing(finished, small_disk,
+                                                                    fails_clearly):
+    fails_clearly("msunas.py", *TRUSTED, "--resume", finished[0], "--save", small_disk / "b",
+                  match="disk is full")
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("place", ["run/sub", "run/iter_0/sub"])
+def test_a_copy_into_itself_is_refused(finished, tmp_path, fails_clearly, place):
+    shutil.copytree(finished[0], tmp_path / "run")
+    before = snapshot(tmp_path)
+    fails_clearly("msunas.py", *TRUSTED, "--resume", tmp_path / "run", "--save", tmp_path / place,
+                  match="lies in")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_copy_to_a_folder_in_use_is_refused(finished, tmp_path):
+    target = RunFolder(tmp_path / "b")
+    with target.lock(), pytest.raises(UserError, match="in use"):
+        RunFolder(tmp_path / "b").import_from(RunFolder(finished[0]))
+    target.path.mkdir(exist_ok=True)
+    (target.path / "mine").write_text("kept")
+    with pytest.raises(UserError, match="not empty"):
+        target.import_from(RunFolder(finished[0]))
+    assert snapshot(tmp_path) == {"b/mine": b"kept"}
+
+
+# ----------------------------------------------------------------------- 7, 8: what has changed
+
+
+def test_an_archive_of_another_objective_is_refused(finished, tmp_path, fails_clearly):
+    save = tmp_path / "run"
+    shutil.copytree(finished[0], save)
+    (save / "settings.json").unlink()
+    flags = ["--n_doe", 52, "--iterations", 3, "--n_iter", 4]
+    before = contents(save)
+    fails_clearly("msunas.py", *TRUSTED, "--resume", save, *flags, "--sec_obj", "params",
+                  match="second objective is flops, not params")
+    assert contents(save) == before
+
+
+@pytest.mark.parametrize(("flag", "change"), [
+    ("data", lambda folder: (folder / "data" / "new.jpg").write_bytes(b"x")),
+    ("data", lambda folder: (folder / "data" / "old.jpg").write_bytes(b"longer")),
+    ("supernet_path", lambda folder: (folder / "net_w1.0").write_bytes(b"other"))])
+def test_inputs_that_changed_are_noticed(tmp_path, run_command, fails_clearly, flag, change):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "old.jpg").write_bytes(b"old")
+    (tmp_path / "net_w1.0").write_bytes(b"these")
+    save = tmp_path / "run"
+    done = run_command(*command(save), "--iterations", 0, "--data", tmp_path / "data",
+                       "--supernet_path", tmp_path / "net_w1.0")
+    assert done.returncode == 0, done.stderr
+    go_on = ("msunas.py", *TRUSTED, "--resume", save, "--iterations", 1)
+    change(tmp_path)
+    fails_clearly(*go_on, match=f"what --{flag} names has changed")
+    assert not (save / "iter_1.stats").exists()
+    for flags in (["--accept_changed_inputs"], ["--iterations", 2]):
+        done = run_command(*go_on, *flags)
+        assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------ 12: a renamed run
+
+
+def test_a_search_whose_folder_is_renamed_stops_and_says_where_it_is(finished, tmp_path,
+                                                                     run_command):
+    save, moved = tmp_path / "run", tmp_path / "moved"
+    process = start(*command(save), MSUNAS_TEST_SLEEP="0.1")
+    wait_for(save / "iter_0/net_3.stats", process)
+    save.rename(moved)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in error
+    assert f"--resume {moved}" in error.splitlines()[-1]
+    assert not save.exists()
+    done = run_command("msunas.py", *TRUSTED, "--resume", moved)
+    assert done.returncode == 0, done.stderr
+    assert contents(moved) == contents(finished[0])
+
+
+# ------------------------------------------------------------------------------ 16: code by name
+
+
+def test_code_that_a_received_folder_names_is_not_run(finished, tmp_path, run_command):
+    save = tmp_path / "run"
+    shutil.copytree(finished[0], save)
+    stored = json.loads((save / "settings.json").read_text())
+    (tmp_path / "stranger.py").write_text("from pathlib import Path\n"
+                                          f"Path({str(tmp_path / 'ran')!r}).touch()\n"
+                                          "class Evil: pass\n")
+    for flag in ("evaluator", "search_space"):
+        (save / "settings.json").write_text(json.dumps(
+            {**stored, "evaluator": "ofa", flag: "stranger:Evil", "iterations": 3}))
+        done = run_command("msunas.py", "--resume", save, env={
+            **os.environ, "PYTHONPATH": str(tmp_path)})
+        assert done.returncode == 2 and "stranger:Evil" in done.stderr, done.stderr
+        assert not (tmp_path / "ran").exists()
+
+
+def test_the_hint_of_how_to_go_on_has_the_flags_that_must_be_typed(tmp_path):
+    process = start(*command(tmp_path / "run"), MSUNAS_TEST_SLEEP="0.2")
+    wait_for(tmp_path / "run/iter_0/net_0.stats", process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert f"--resume {tmp_path / 'run'} --evaluator {EVALUATOR}" in error
+
+
+# ------------------------------------------------------------------------------- 34: --retry_failed
+
+
+def test_retry_failed_is_meant_for_one_call(finished, tmp_path, run_command):
+    save = tmp_path / "run"
+    arch = json.loads((finished[0] / "iter_0/net_3.subnet").read_text())
+    faults = json.dumps({json.dumps(arch, sort_keys=True): "raise"})
+    environment = {**os.environ, "MSUNAS_TEST_FAULTS": faults}
+    assert run_command(*command(save), "--iterations", 0, env=environment).returncode == 0
+    go_on = ("msunas.py", *TRUSTED, "--resume", save)
+    assert run_command(*go_on, "--retry_failed", "--iterations", 0,
+                       env=environment).returncode == 0
+    assert not json.loads((save / "settings.json").read_text()).get("retry_failed")
+    stored = json.loads((save / "settings.json").read_text())
+    (save / "settings.json").write_text(json.dumps({**stored, "retry_failed": True}))  # as before
+    assert run_command(*go_on, "--iterations", 2, env=environment).returncode == 0
+    assert arch not in [record.arch for record in read_stats(save / "iter_2.stats").archive]

@@ -1,0 +1,155 @@
+"""One lock for whatever one process alone may write: the folder of a search, a table, a training.
+
+The lock is the kernel's (`flock`), on a small file that names its holder, and it is dropped when
+the holder ends, however that happens. It works between processes of one machine, and between
+machines where the file system passes locks on (NFS does).
+"""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import make_folder
+
+_HOLDER = re.compile(rb"(pid \d+ on [^\n]*\n?)?")
+_MAX_HOLDER = 300  # bytes
+_TRIES = 1000
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# A forked child that outlives its parent (a loading process) must not keep what the parent held.
+_held: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that this process holds.
+
+    Attributes:
+        path: of its file.
+        handle: of the open file.
+    """
+
+    path: Path
+    handle: int
+
+    def holds(self) -> bool:
+        """Whether the file is still the one at `path`: its folder was not renamed or replaced."""
+        return _is_same_file(self.handle, self.path)
+
+    def place(self) -> str:
+        """Returns where the file is now, as far as the system tells."""
+        try:
+            return os.path.dirname(os.readlink(f"/proc/self/fd/{self.handle}"))
+        except OSError:
+            return "an unknown place"
+
+
+def _forget_all() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+@contextmanager
+def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Iterator[Lock]:
+    """Holds the lock file `path`, made where it is absent and removed at the end.
+
+    Args:
+        path: of the lock file. Links and files with another content are refused, never written.
+        what: what is held, for messages: `the search in runs/a`.
+        hint: what to do where it is held by another process.
+
+    Raises:
+        UserError: another process holds it (the message names its pid and host), or the file is
+            none of this program's.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    handle = _acquire(path, what, hint)
+    for _ in range(_TRIES):
+        if _is_same_file(handle, path):  # else removed by its former holder while we opened it
+            break
+        os.close(handle)
+        handle = _acquire(path, what, hint)
+    os.truncate(handle, 0)
+    os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    _held.add(handle)
+    try:
+        yield Lock(path, handle)
+    finally:
+        if _is_same_file(handle, path):
+            path.unlink(missing_ok=True)
+        _held.discard(handle)
+        os.close(handle)
+
+
+@contextmanager
+def locked_beside(path: str | os.PathLike, what: str) -> Iterator[Lock]:
+    """Holds the file `path`, which one process alone may write, by a lock file beside it.
+
+    Raises:
+        UserError: as `locked`.
+    """
+    path = Path(path)
+    with locked(path.with_name(f".{path.name}.lock"), what,
+                "wait for it, or name another file") as lock:
+        yield lock
+
+
+def _acquire(path: Path, what: str, hint: str) -> int:
+    handle = _open(path)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise _foreign(path)
+        found = os.pread(handle, _MAX_HOLDER, 0)
+        if not _HOLDER.fullmatch(found):
+            raise _foreign(path)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        holder = found.decode(errors="replace").strip() or "unknown"
+        raise UserError(f"{what} is in use by another process ({holder}); {hint}") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            os.close(handle)
+            raise
+        print(f"note: {path.parent}: this file system has no locks; make sure that no other "
+              "process writes there", file=sys.stderr)
+    except UserError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _foreign(path) from None
+        raise
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(f"{path}: not a lock file of this program (a link, a pipe, or a file with "
+                     "another content); it was not touched. Remove it if it is not needed")
+
+
+def _is_same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat(follow_symlinks=False))
+    except OSError:
+        return False
