@@ -8,10 +8,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cli.commands import command_line
 from cli.scripts import Parser, run_script
 from cli.types import count
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
@@ -20,6 +21,13 @@ from search_space import Arch, check_arch
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.pareto import asf, high_tradeoff, non_dominated
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluator.accuracy import SupernetEvaluator
+    from evaluator.model_card import Card
+    from evaluator.rescore import Scores
 
 FIRST_OBJECTIVE = "top1"
 COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
@@ -261,31 +269,96 @@ def _cell(value: Any) -> str:
 # ----------------------------------------------------------------------------------------- writing
 
 
-def write_networks(folders: Sequence[Path], records: Sequence[Record], settings: dict[str, Any],
-                   old_naming: bool) -> None:
+def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "Cutter",
+                   old_naming: bool) -> list["nn.Module"]:
     """Writes `net.subnet`, `net.config` and `net.inherited` of each record into its folder.
 
     Args:
         folders, records: of equal length.
-        settings: of the search, see `resolve`.
+        cutter: makes the networks.
         old_naming: write what the original program reads.
+
+    Returns:
+        The networks.
     """
     from networks import save_weights, write_config
 
-    cut, extra = make_cutter(settings)
+    extra = {"transform": cutter.evaluator.provider.info.eval_resize} if cutter.evaluator else {}
+    nets = []
     for folder, record in zip(folders, records, strict=True):
-        subnet = cut(record.arch)
+        nets.append(subnet := cutter.cut(record.arch))
         write_json(folder / "net.subnet", record.arch)
         write_config(subnet, folder / "net.config", old_naming, resolution=record.arch["r"],
                      **extra)
         save_weights(subnet, folder / "net.inherited", old_naming)
+    return nets
 
 
-def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[str, Any]]:
-    """Returns a function from architecture to subnet, and what its config says beside the layers.
+def score_unseen(names: Sequence[str], records: Sequence[Record], nets: Sequence["nn.Module"],
+                 evaluator: "SupernetEvaluator", test: bool) -> "Scores":
+    """Returns the accuracy of the networks on the test images, which the search did not see.
 
-    With a data set the subnets have the BN statistics that the search evaluated them with, and the
-    config names the evaluation transform.
+    Args:
+        names, records, nets: of the networks; where the search fine-tuned, they are fine-tuned
+            again as it did.
+        evaluator: what the search scored with.
+        test: whether the search scored on the test images.
+
+    Raises:
+        UserError: no images are left that the search did not see.
+    """
+    from evaluator.rescore import check_unseen, finished_net, rescore
+
+    check_unseen(evaluator.provider, test)
+    if evaluator.n_epochs:
+        nets = [finished_net(evaluator, record.arch) for record in records]
+    scores = rescore(names, [(net, record.arch["r"])
+                             for net, record in zip(nets, records, strict=True)],
+                     evaluator.provider)
+    print("\n".join(scores.lines()), file=sys.stderr)
+    return scores
+
+
+def write_hubs(folders: Sequence[Path], records: Sequence[Record], nets: Sequence["nn.Module"],
+               cards: Sequence["Card"], evaluator: "SupernetEvaluator") -> None:
+    """Writes `hub/`, which timm loads, into each folder; says why where it cannot.
+
+    Args:
+        folders, records, nets, cards: of the networks.
+        evaluator: names the transform of the images.
+    """
+    from evaluator.model_card import HUB, Preprocessing, give_to_timm
+
+    info = evaluator.provider.info
+    for folder, record, net, card in zip(folders, records, nets, cards, strict=True):
+        images = Preprocessing(record.arch["r"], info.eval_resize, info.mean, info.std)
+        reason = give_to_timm(net, folder / HUB, images, card)
+        if reason:
+            print(f"note: no {folder / HUB}: {reason}", file=sys.stderr)
+
+
+def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, str]:
+    """Returns the command of the search, where its settings are known, and of the selection."""
+    found = {}
+    if settings:
+        import msunas
+
+        found["search"] = command_line("python msunas.py", msunas.get_args_parser(), settings)
+    found["selection"] = command_line("python post_search.py", get_args_parser(), vars(args))
+    return found
+
+
+class Cutter(NamedTuple):
+    """From architecture to subnet, with what scores it: None without a data set."""
+
+    cut: Callable[[Arch], "nn.Module"]
+    evaluator: "SupernetEvaluator | None"
+
+
+def make_cutter(settings: dict[str, Any]) -> Cutter:
+    """Returns what makes the subnets.
+
+    With a data set they have the BN statistics that the search evaluated them with.
 
     Raises:
         UserError: the supernet or the data set is missing, or does not fit.
@@ -296,7 +369,7 @@ def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[s
         print("note: no --dataset, so net.inherited keeps the supernet's batch-norm statistics; "
               "fine-tune the networks before validating them", file=sys.stderr)
         supernet = load_supernet(settings["supernet_path"], settings["n_classes"])
-        return lambda arch: cut_subnet(supernet, arch), {}
+        return Cutter(lambda arch: cut_subnet(supernet, arch), None)
     if settings["n_epochs"]:
         print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
               "net.inherited holds the supernet's weights, to be fine-tuned", file=sys.stderr)
@@ -308,7 +381,7 @@ def make_cutter(settings: dict[str, Any]) -> tuple[Callable[[Arch], Any], dict[s
     on_gpu = torch.cuda.is_available() and settings["n_gpus"] != 0
     evaluator = SupernetEvaluator(EvaluationOptions.of(
         {**settings, "n_classes": None, "device": "cuda:0" if on_gpu else "cpu"}))
-    return evaluator.calibrated, {"transform": evaluator.provider.info.eval_resize}
+    return Cutter(evaluator.calibrated, evaluator)
 
 
 def resolve(args: argparse.Namespace, stored: dict[str, Any]) -> dict[str, Any]:
@@ -367,6 +440,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", help="data set to recompute the batch-norm statistics on (default: "
                    "the search's; without one they stay the supernet's)")
     p.add_argument("--data", help="folder of the data set (default: the search's)")
+    p.add_argument("--rescore", action="store_true",
+                   help="score the chosen networks on the test images, which the search did not "
+                   "see: 95 %% intervals, and which neighbours cannot be told apart; in "
+                   "rescore.json, too (default: off)")
     p.add_argument("--old_naming", action="store_true",
                    help="write files that the original program reads")
     return p
@@ -381,13 +458,53 @@ def main(args: argparse.Namespace) -> None:
     chosen = select(front, args.n, wanted, search.sec_obj)
     names = dict(zip(chosen, folder_names([front[i].sec_obj for i in chosen], search.sec_obj),
                      strict=True))
-    if not args.list:
-        settings = resolve(args, search.settings)
-        front, names = [front[i] for i in chosen], dict(enumerate(names.values()))
-        folders = [Path(args.save) / name for name in names.values()]
-        check_targets(folders, front)
-        write_networks(folders, front, settings, args.old_naming)
-    PRINTERS[args.format](table_rows(front, search.sec_obj, names))
+    if args.list:
+        PRINTERS[args.format](table_rows(front, search.sec_obj, names))
+        return
+    scores = hand_over(args, search, front, names)
+    rows = table_rows([front[i] for i in chosen], search.sec_obj, dict(enumerate(names.values())))
+    PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
+
+
+def hand_over(args: argparse.Namespace, search: Search, front: Sequence[Record],
+              names: dict[int, str]) -> "Scores | None":
+    """Writes the chosen networks; returns what `--rescore` found, or None.
+
+    Args:
+        args: the flags.
+        search: what was read of the search.
+        front: the front.
+        names: the folder of each chosen network, by its index in the front.
+
+    Raises:
+        UserError: see `resolve`, `check_targets`, `make_cutter`, `score_unseen`.
+    """
+    settings = resolve(args, search.settings)
+    if args.rescore and settings["dataset"] is None:
+        raise UserError("--rescore needs the images: give --dataset")
+    records, folders = [front[i] for i in names], [Path(args.save) / n for n in names.values()]
+    check_targets(folders, records)
+    cutter = make_cutter(settings)
+    nets = write_networks(folders, records, cutter, args.old_naming)
+    evaluator, scores = cutter.evaluator, None
+    if args.rescore:
+        scores = score_unseen([*names.values()], records, nets, evaluator,
+                              bool(search.settings.get("test")))
+        write_json(Path(args.save) / "rescore.json", scores.report(), indent=1)
+    if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
+        from search.cards import search_cards, with_accuracies
+
+        cards = search_cards([*names.values()], front, [*names], search.sec_obj, settings,
+                             commands_of(args, search.settings))
+        cards = with_accuracies(cards, records, evaluator.provider.n_valid, scores)
+        write_hubs(folders, records, nets, cards, evaluator)
+    return scores
+
+
+def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[str, Any]]:
+    """Returns the printed rows with the accuracy on unseen images and its 95 % interval."""
+    return [{"unseen_top1": round(top1, 4), "low": round(low, 4), "high": round(high, 4), **row}
+            for row, top1, (low, high) in zip(rows, scores.top1, scores.intervals(), strict=True)]
 
 
 if __name__ == "__main__":

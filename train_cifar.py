@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script
 from cli.types import count, number
@@ -139,6 +140,13 @@ def train(args: argparse.Namespace, world: "World") -> None:
     fit(run, batches, objective, lambda net: measure(run, net, provider, "valid", size), output,
         batches.set_epoch)
     log_accuracy(run, provider, size)
+    if folder and world.primary:
+        from evaluator.tuned import write_tuned_hub
+
+        write_tuned_hub(folder, provider, size, TRANSFORM, device=str(world.device),
+                        title=f"{args.model}-{args.dataset}-{size}",
+                        command=command_line("python train_cifar.py", get_args_parser(),
+                                             vars(args)))
 
 
 def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,

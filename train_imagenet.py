@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script
 from cli.types import amount, count, number
@@ -168,6 +169,13 @@ def train(args: argparse.Namespace, world: "World") -> None:
     output.take_up(history, args.resume)
     fit(run, batches, objective, lambda n: evaluate(n, validation, amp=run.amp, reduce=world.sum),
         output, lambda epoch: set_epoch(args, batches, epoch))
+    if world.primary:
+        from evaluator.tuned import write_tuned_hub
+
+        write_tuned_hub(folder, provider, size, provider.info.eval_resize,
+                        device=str(world.device), title=f"{args.model}-{size}",
+                        command=command_line("python train_imagenet.py", get_args_parser(),
+                                             vars(args)))
 
 
 def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:

@@ -128,6 +128,11 @@ class DataProvider:
         """Number of images to test on."""
         return len(self.images("test"))
 
+    @property
+    def holds_out_validation(self) -> bool:
+        """Whether the validation images are others than the test images."""
+        return self.vld_size is not None or has_split(self.info.name, self.path, "valid")
+
     def images(self, split: str) -> Images:
         """Returns the images of `train`, `valid` or `test`; lists them when first asked for."""
         if split not in self._images:

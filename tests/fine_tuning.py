@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 N_CLASSES, SIZE = 3, 32
 RUN_FILES = {"args.yaml", "summary.csv", "last.pth.tar", "model_best.pth.tar", "net.config",
              "net.init", "tensorboard", "train.log", "checkpoint-0.pth.tar",
-             "checkpoint-1.pth.tar"}
+             "checkpoint-1.pth.tar", "hub"}
 
 
 def make_networks(folder: Path, n_classes: int = N_CLASSES) -> None:

@@ -282,8 +282,8 @@ def test_chosen_networks_repeat_their_accuracy_and_logits(digits_search, tmp_pat
     recorded = {json.dumps(record.arch): record for record in digits_search.records}
     for row in rows:
         net = save / row["chosen"]
-        assert sorted(path.name for path in net.iterdir()) == ["net.config", "net.inherited",
-                                                               "net.subnet"]
+        assert sorted(path.name for path in net.iterdir()) == ["hub", "net.config",
+                                                               "net.inherited", "net.subnet"]
         assert json.loads((net / "net.subnet").read_text()) == row["arch"]
         record = recorded[json.dumps(row["arch"])]
         validation.main(validation.get_args_parser().parse_args([
@@ -300,6 +300,67 @@ def test_chosen_networks_repeat_their_accuracy_and_logits(digits_search, tmp_pat
     assert all(written[key].equal(value) for key, value in subnet.state_dict().items())
     done = run_command("-c", REBUILD, save / rows[0]["chosen"])
     assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-4), done.stderr
+
+
+def test_rescoring_measures_on_the_test_images(digits_search, tmp_path, capsys):
+    import validation
+
+    save = tmp_path / "chosen"
+    run_post_search("-n", 9, "--expr", digits_search.folder, "--save", save, "--format", "json",
+                    "--rescore")
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    report = json.loads((save / "rescore.json").read_text())
+    assert report["n_images"] == 600
+    assert [each["name"] for each in report["networks"]] == [row["chosen"] for row in rows]
+    for row, each in zip(rows, report["networks"], strict=True):
+        low, high = each["interval"]
+        assert low <= each["top1"] <= high
+        assert each["top1"] == pytest.approx(row["unseen_top1"], abs=1e-3)
+    assert len(report["neighbours"]) == len(rows) - 1
+    for pair in report["neighbours"]:
+        assert pair["distinct"] == (pair["p_value"] < 0.05)
+        assert ("cannot be told apart" in captured.err) or pair["distinct"]
+    net = save / rows[0]["chosen"]
+    validation.main(validation.get_args_parser().parse_args([
+        "--dataset", "digits", "-j", "0", "--device", "cpu", "--model", str(net / "net.config"),
+        "--pretrained", str(net / "net.inherited")]))
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured["top1"] == pytest.approx(report["networks"][0]["top1"], abs=1e-6)
+    card = (net / "hub" / "README.md").read_text()
+    assert f"| test images | 600 | {measured['top1']:.2f} % |" in card
+    assert "place on the front | 1 of" in card
+    assert "python msunas.py" in card
+
+
+def test_rescoring_is_refused_where_the_search_saw_the_test_images(digits_search, tmp_path):
+    seen = tmp_path / "seen"
+    write_stats(seen / "iter_1.stats", Stats(digits_search.records, [], 0.5, sec_obj="flops"))
+    (seen / "settings.json").write_text(json.dumps({
+        "supernet_path": str(digits_search.supernet), "dataset": "digits", "n_epochs": 0,
+        "n_gpus": 0, "test": True}))
+    with pytest.raises(UserError, match="scored on the test images"):
+        run_post_search("--expr", seen, "--save", tmp_path / "out", "--rescore")
+    (seen / "settings.json").unlink()
+    with pytest.raises(UserError, match="give --dataset"):
+        run_post_search("--expr", seen, "--save", tmp_path / "out", "--rescore",
+                        "--supernet_path", digits_search.supernet)
+
+
+def test_scores_tell_networks_apart_where_the_images_do():
+    from evaluator.rescore import Scores
+
+    rng = np.random.default_rng(0)
+    draw = rng.random(1000)
+    scores = Scores(["a", "b", "c"], np.array([draw < 0.8, draw < 0.802, draw < 0.95]))
+    same, better = scores.report()["neighbours"]
+    assert not same["distinct"]
+    assert better["distinct"]
+    assert better["points"] == pytest.approx(14.8, abs=3)
+    lines = scores.lines()
+    assert lines[-1].startswith("c against b: +")
+    assert lines[-1].endswith("told apart")
+    assert lines[-2].endswith("cannot be told apart")
 
 
 def test_the_old_naming_holds_the_same_network(digits_search, tmp_path, capsys):

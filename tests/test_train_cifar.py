@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -110,6 +111,15 @@ def test_killed_and_resumed_run_ends_like_an_uninterrupted_one(command, tmp_path
     provider = DataProvider("digits", transform=config["transform"])
     top1 = evaluate(net, provider.eval_batches("test", config["resolution"]))["top1"]
     assert f"test images: top1 {top1:.4f}" in caplog.text
+
+    import msunas_timm  # noqa: F401
+
+    hub = timm.create_model(f"local-dir:{whole / 'hub'}", pretrained=True).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    torch.testing.assert_close(hub(images), net.eval()(images), rtol=1e-4, atol=1e-5)
+    card = (whole / "hub" / "README.md").read_text()
+    assert f"| test images | 600 | {top1:.2f} % |" in card
+    assert "python train_cifar.py --dataset digits" in card
 
 
 @pytest.mark.parametrize(("flags", "match"), [

@@ -1,0 +1,153 @@
+"""The README.md of a network that others can load: what it is, how good, and how it was made."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from evaluator.costs import FLOPS_CONVENTION, MACS_CONVENTION, millions, network_costs
+from evaluator.latency import device_name, measure_latency
+from evaluator.layers import config_layers
+from networks.hub import HUB, Preprocessing, timm_model, write_hub
+from utils.errors import UserError
+from utils.intervals import wilson
+
+__all__ = ["HUB", "Accuracy", "Card", "Preprocessing", "give_to_timm", "render"]
+
+LATENCY_REPEATS = 50
+_HEADER = """---
+library_name: timm
+pipeline_tag: image-classification
+license: apache-2.0
+tags:
+- image-classification
+- timm
+- neural-architecture-search
+---
+"""
+_USAGE = """```python
+import msunas_timm, timm
+
+net = timm.create_model("local-dir:hub", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(net)
+transform = timm.data.create_transform(**config, is_training=False)
+logits = net(transform(image)[None])    # image: a PIL image in RGB
+```
+
+`num_classes=7` gives it a new classifier, `features_only=True` the feature maps of five stages."""
+_LICENCE = """The program is under the Apache License 2.0. The weights come from the supernet and \
+the data named above,
+whose licences apply as well."""
+
+
+class Accuracy(NamedTuple):
+    """What was measured on one set of images.
+
+    Attributes:
+        images: which ones, such as `test images`.
+        n: how many.
+        top1: in percent.
+        role: what else they were used for; a reader must know who chose by them.
+    """
+
+    images: str
+    n: int
+    top1: float
+    role: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says beside the costs, which follow from the network.
+
+    Attributes:
+        title: the network's name.
+        dataset: name of the data set.
+        facts: further rows of the first table, such as the position on the front.
+        accuracies: what was measured.
+        commands: what was done, such as `search`, and the command of it.
+        notes: warnings in whole sentences.
+    """
+
+    title: str
+    dataset: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    accuracies: Sequence[Accuracy] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def give_to_timm(net: Any, folder: str | os.PathLike, images: Preprocessing,
+                 card: Card) -> str | None:
+    """Writes the folder that timm loads, with its model card.
+
+    Args:
+        net: a static network.
+        folder: the folder, see `networks.hub.write_hub`.
+        images: what the network was tuned with.
+        card: the rest of what its README says.
+
+    Returns:
+        None, or why there is no such folder: timm cannot express the network.
+    """
+    try:
+        timm_model(net.config)  # before the latency is measured
+        write_hub(net, folder, images, render(card, net, images))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def render(card: Card, net: Any, images: Preprocessing) -> str:
+    """Returns the text of a model card in Markdown; measures the latency on this machine."""
+    sections = {"Use": _USAGE, "Network": _facts(card, net, images),
+                "Accuracy": _accuracies(card.accuracies), "How it was made": _commands(card),
+                "Licence": _LICENCE}
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return f"{_HEADER}# {card.title}\n\nAn image classifier for the data set {card.dataset}, " \
+           f"found by MSuNAS.\n\n{body}\n"
+
+
+def _facts(card: Card, net: Any, images: Preprocessing) -> str:
+    costs = network_costs(config_layers(net.config, images.resolution))
+    rows = {"classes": str(net.classifier.out_features),
+            "input": f"{images.resolution} x {images.resolution} pixels, transform "
+                     f"`{images.transform}`",
+            "parameters": f"{millions(costs.params)} M",
+            "FLOPs": f"{millions(costs.flops)} M ({FLOPS_CONVENTION})",
+            "MACs": f"{millions(costs.macs)} M ({MACS_CONVENTION})",
+            "latency": _latency(net, images.resolution), **card.facts}
+    return _table(["", ""], [[name, text] for name, text in rows.items()])
+
+
+def _latency(net: Any, resolution: int) -> str:
+    import torch
+
+    device = "cuda:0" if next(net.parameters()).is_cuda else "cpu"
+    latency = measure_latency(net, resolution, device=device, max_repeats=LATENCY_REPEATS)
+    threads = "" if device != "cpu" else ", one thread"
+    return (f"{latency.mean:.2f} ms for one image, PyTorch {torch.__version__}, "
+            f"{device_name(device)}{threads}, {platform.system()}")
+
+
+def _accuracies(accuracies: Sequence[Accuracy]) -> str:
+    if not accuracies:
+        return "Not measured."
+    rows = [[a.images, a.n, f"{a.top1:.2f} %", "{:.2f} to {:.2f} %".format(*_interval(a)), a.role]
+            for a in accuracies]
+    return _table(["images", "number", "top-1", "95 % interval (Wilson)", "used before for"], rows)
+
+
+def _interval(accuracy: Accuracy) -> tuple[float, float]:
+    return wilson(round(accuracy.n * accuracy.top1 / 100), accuracy.n)
+
+
+def _commands(card: Card) -> str:
+    blocks = [f"{what}:\n\n```sh\n{command}\n```" for what, command in card.commands.items()]
+    return "\n\n".join([*blocks, *card.notes])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,0 +1,154 @@
+"""Accuracy on images that a search did not see, and which networks it cannot tell apart.
+
+The best of many networks on some images owes a part of its accuracy to luck with these images.
+Others, which chose nothing, give an honest figure; and since all networks answer for the same
+images, their difference is known better than each accuracy alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.intervals import LEVEL, Difference, Interval, compare_paired, holm, wilson
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from data_providers import DataProvider
+    from evaluator.accuracy import SupernetEvaluator
+    from search_space import Arch
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What networks answered for the same images.
+
+    Attributes:
+        names: of the networks, in the order of the front.
+        hits: (networks, images) bool, which answers are right.
+        images: what the images are.
+    """
+
+    names: Sequence[str]
+    hits: np.ndarray
+    images: str = "test images"
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return self.hits.shape[1]
+
+    @property
+    def top1(self) -> list[float]:
+        """Top-1 accuracy of each network in percent."""
+        return (100 * self.hits.mean(axis=1)).tolist()
+
+    def intervals(self) -> list[Interval]:
+        """Returns the 95 % interval of each accuracy (Wilson)."""
+        return [wilson(int(hits.sum()), self.n_images) for hits in self.hits]
+
+    def neighbours(self) -> list[Difference]:
+        """Returns the difference of each network but the first to the one before it.
+
+        The p-values are corrected for their number (Holm).
+        """
+        rng = np.random.default_rng(SEED)
+        found = [compare_paired(self.hits[i], self.hits[i + 1], rng)
+                 for i in range(len(self.hits) - 1)]
+        corrected = holm([each.p_value for each in found])
+        return [each._replace(p_value=p) for each, p in zip(found, corrected, strict=True)]
+
+    def report(self) -> dict[str, Any]:
+        """Returns everything as plain values: what `rescore.json` holds."""
+        networks = [{"name": name, "top1": top1, "interval": list(interval)}
+                    for name, top1, interval in zip(self.names, self.top1, self.intervals(),
+                                                    strict=True)]
+        pairs = [{"first": first, "second": second, "points": each.points,
+                  "interval": list(each.interval), "p_value": each.p_value,
+                  "distinct": is_distinct(each)}
+                 for first, second, each in zip(self.names[:-1], self.names[1:], self.neighbours(),
+                                                strict=True)]
+        return {"images": self.images, "n_images": self.n_images, "level": LEVEL,
+                "tests": "Wilson intervals; exact McNemar test of neighbours, Holm's correction; "
+                         "paired bootstrap intervals",
+                "networks": networks, "neighbours": pairs}
+
+    def lines(self) -> list[str]:
+        """Returns a sentence for each network and each pair of neighbours."""
+        networks = [f"{name}: top1 {top1:.2f} on {self.n_images} {self.images}, 95 % interval "
+                    f"{low:.2f} to {high:.2f}"
+                    for name, top1, (low, high) in zip(self.names, self.top1, self.intervals(),
+                                                       strict=True)]
+        pairs = [f"{second} against {first}: {each.points:+.2f} points, 95 % interval "
+                 f"{each.interval.low:+.2f} to {each.interval.high:+.2f}, p {each.p_value:.3f}: "
+                 f"{'told apart' if is_distinct(each) else 'cannot be told apart'}"
+                 for first, second, each in zip(self.names[:-1], self.names[1:], self.neighbours(),
+                                                strict=True)]
+        return networks + pairs
+
+
+def is_distinct(difference: Difference) -> bool:
+    """Whether the images tell two networks apart at the 95 % level."""
+    return difference.p_value < 1 - LEVEL
+
+
+def check_unseen(provider: "DataProvider", test: bool) -> None:
+    """Raises UserError where the test images are those that the search was scored on.
+
+    Args:
+        provider: of the search's images.
+        test: whether the search was told to score on the test images.
+    """
+    if test or not provider.holds_out_validation:
+        raise UserError("--rescore: the search was scored on the test images, so that no others "
+                        "are left; search with --vld_size to keep them unseen")
+
+
+def finished_net(evaluator: "SupernetEvaluator", arch: "Arch") -> "nn.Module":
+    """Returns a network as the search scored it: calibrated, or fine-tuned again where it was."""
+    if not evaluator.n_epochs:
+        return evaluator.calibrated(arch)
+    from evaluator.accuracy import arch_seed
+    from networks import cut_subnet
+
+    net = cut_subnet(evaluator.supernet, arch)
+    evaluator.measure(net, arch["r"], arch_seed(arch, evaluator.seed))
+    return net
+
+
+def rescore(names: Sequence[str], nets: Iterable[tuple["nn.Module", int]],
+            provider: "DataProvider", batch_size: int = 200) -> Scores:
+    """Returns what the networks answer for the test images.
+
+    Args:
+        names: of the networks.
+        nets: (network, resolution in pixels) of each.
+        provider: of the images.
+        batch_size: has no influence on the result.
+
+    Raises:
+        UserError: the data set has no test images.
+    """
+    rows = [hits(net, provider.eval_batches("test", resolution, batch_size))
+            for net, resolution in nets]
+    return Scores(names, np.array(rows))
+
+
+def hits(net: "nn.Module", batches: Iterable[Any]) -> np.ndarray:
+    """Returns (n,) bool: which images of the batches a network classifies rightly."""
+    import torch
+
+    from utils.devices import device_of, to_device
+
+    device, found = device_of(net), []
+    net.eval().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for images, labels in batches:
+            logits = net(to_device(images, device))
+            found.append((logits.argmax(dim=1).cpu() == labels.cpu()).numpy())
+    return np.concatenate(found)

@@ -1,0 +1,11 @@
+"""Lets timm build and load the networks of this project; importing it registers them.
+
+    import msunas_timm, timm
+    net = timm.create_model("local-dir:hub", pretrained=True)
+
+It needs timm alone. timm's own scripts import it with `--device-modules msunas_timm`.
+"""
+
+from msunas_timm.models import nsganetv2, nsganetv2_proxyless
+
+__all__ = ["nsganetv2", "nsganetv2_proxyless"]

@@ -1,0 +1,239 @@
+"""hub/: what timm loads gives the logits, the pixels and the accuracy of our own program."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from data_providers import DataProvider
+from data_providers.table import DIGITS_SUPERNET, get_dataset_info
+from data_providers.transforms import eval_transform
+from evaluator.model_card import Accuracy, Card, give_to_timm, render
+from networks import (
+    build_from_config,
+    build_supernet,
+    cut_subnet,
+    load_supernet,
+    read_config,
+    recalibrate_bn,
+)
+from networks.hub import (
+    Preprocessing,
+    hub_config,
+    timm_model,
+    timm_preprocessing,
+    to_timm,
+    write_hub,
+)
+from search_space import OFASearchSpace
+from tests.conftest import ROOT
+from training.loops import evaluate
+from utils.errors import UserError
+
+SPACE = OFASearchSpace([32, 48])
+
+
+def images_for(net_resolution: int, n: int = 4) -> torch.Tensor:
+    return torch.randn(n, 3, net_resolution, net_resolution,
+                       generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def difference(net, other, images) -> float:
+    expected = net(images)
+    assert expected.abs().max() > 0.05, "a dead network shows nothing"
+    return (expected - other(images)).abs().max().item()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A trained subnet of the digits, calibrated, its resolution, and the provider."""
+    arch = SPACE.sample(1, rng=np.random.default_rng(4))[0]
+    provider = DataProvider("digits", cache_gb=0)
+    net = cut_subnet(load_supernet(ROOT / DIGITS_SUPERNET), arch)
+    recalibrate_bn(net, provider.calibration_batches(arch["r"], 200))
+    return net, arch["r"], provider
+
+
+@pytest.fixture(scope="module")
+def hub(digits, tmp_path_factory):
+    net, resolution, provider = digits
+    folder = tmp_path_factory.mktemp("a search") / "hub"
+    info = provider.info
+    write_hub(net, folder, Preprocessing(resolution, "squash", info.mean, info.std), "# card\n")
+    return folder
+
+
+def load(hub, **options):
+    import msunas_timm  # noqa: F401
+
+    return timm.create_model(f"local-dir:{hub}", pretrained=True, **options).eval()
+
+
+@pytest.mark.parametrize("width", [0.35, 1.0, 1.2])
+def test_random_subnets_become_timm_models(width):
+    torch.manual_seed(0)
+    supernet = build_supernet(10, width)
+    for arch in [*SPACE.extremes(), *SPACE.sample(2, rng=np.random.default_rng(0))]:
+        net = cut_subnet(supernet, arch)
+        recalibrate_bn(net, [images_for(64, 8)])
+        assert difference(net, to_timm(net), images_for(64)) < 1e-5
+
+
+def test_published_networks_of_both_families_become_timm_models(shared_data):
+    paths = sorted((shared_data / "ofa_specialized").glob("*.config"))
+    names = set()
+    for path in paths:
+        torch.manual_seed(0)
+        net = build_from_config(read_config(path)).eval()
+        names.add(net.config["name"])
+        recalibrate_bn(net, [images_for(64, 8)])
+        assert difference(net, to_timm(net), images_for(64)) < 3e-5, path
+    assert names == {"MobileNetV3", "ProxylessNASNets"}
+
+
+def test_a_name_alone_is_the_smallest_subnet():
+    from msunas_timm.models import SMALLEST_MBV3
+
+    net = cut_subnet(build_supernet(10, 1.0), SPACE.extremes()[0])
+    assert timm_model(net.config).args["arch_def"] == [list(stage) for stage in SMALLEST_MBV3]
+
+
+def test_the_folder_gives_the_same_logits(digits, hub):
+    net, resolution, _ = digits
+    loaded = load(hub)
+    images = images_for(resolution, 16)
+    assert difference(to_timm(net), loaded, images) == 0
+    with torch.inference_mode():
+        expected, got = net(images), loaded(images)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
+
+
+def test_timm_adapts_the_folder(hub, digits):
+    resolution = digits[1]
+    images = images_for(resolution, 2)
+    other = load(hub, num_classes=7)
+    assert other(images).shape == (2, 7)
+    own = load(hub)
+    trunk = {key: value for key, value in own.state_dict().items() if "classifier" not in key}
+    assert all(other.state_dict()[key].equal(value) for key, value in trunk.items())
+    own.reset_classifier(3)
+    assert own(images).shape == (2, 3)
+    features = load(hub, features_only=True)
+    maps = features(images)
+    assert [m.shape[1] for m in maps] == features.feature_info.channels()
+    assert features.feature_info.reduction() == [2, 4, 8, 16, 32]
+    whole = load(hub).forward_features(images)
+    torch.testing.assert_close(maps[-1], whole)
+
+
+@pytest.mark.parametrize("transform", ["crop", "squash"])
+@pytest.mark.parametrize("resolution", [32, 36, 44, 192, 208, 224, 236, 252, 256])
+def test_timms_transform_gives_the_same_pixels(transform, resolution):
+    info = get_dataset_info("dtd")
+    words = timm_preprocessing(Preprocessing(resolution, transform, info.mean, info.std))
+    from timm.data import create_transform
+
+    theirs = create_transform(**words, is_training=False)
+    ours = eval_transform(info, resolution, transform)
+    rng = np.random.default_rng(resolution)
+    for shape in ((300, 201, 3), (180, 333, 3)):
+        image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+        torch.testing.assert_close(theirs(image), ours(image), rtol=0, atol=1e-6)
+
+
+def test_timms_validation_loop_finds_our_accuracy(digits, hub, tmp_path):
+    """What validate.py of timm does, with the bridge as its --device-modules."""
+    net, resolution, provider = digits
+    ours = evaluate(net, provider.eval_batches("test", resolution))
+    images = provider.images("test")
+    for i in range(len(images)):
+        folder = tmp_path / "val" / str(images.targets[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        images.read(i).save(folder / f"{i:04}.png")
+
+    importlib.import_module("msunas_timm")
+    model = timm.create_model(f"local-dir:{hub}", pretrained=True).eval()
+    config = timm.data.resolve_data_config({}, model=model)
+    dataset = timm.data.create_dataset("", root=str(tmp_path), split="validation")
+    loader = timm.data.create_loader(dataset, input_size=config["input_size"], batch_size=64,
+                                     interpolation=config["interpolation"], mean=config["mean"],
+                                     std=config["std"], crop_pct=config["crop_pct"],
+                                     crop_mode=config["crop_mode"], num_workers=0,
+                                     device=torch.device("cpu"))
+    hits = n = 0
+    with torch.inference_mode():
+        for batch, labels in loader:
+            top1, _ = timm.utils.accuracy(model(batch), labels, topk=(1, 5))
+            hits, n = hits + top1.item() * len(labels) / 100, n + len(labels)
+    assert n == ours["n_images"] == 600
+    assert 100 * hits / n == pytest.approx(ours["top1"], abs=1e-6)
+
+
+def test_the_bridge_needs_timm_alone(hub, tmp_path):
+    shutil.copytree(ROOT / "msunas_timm", tmp_path / "site" / "msunas_timm")
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+            "import msunas_timm, timm\n"
+            "net = timm.create_model('local-dir:' + sys.argv[2], pretrained=True)\n"
+            "own = {'networks', 'utils', 'search_space', 'ofa', 'evaluator'} & set(sys.modules)\n"
+            "assert not own, own\n"
+            "print(net.num_classes)")
+    done = subprocess.run([sys.executable, "-I", "-c", code, tmp_path / "site", hub], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.stdout == "10\n", done.stderr
+
+
+def test_config_json_says_what_timm_reads(hub, digits):
+    config = json.loads((hub / "config.json").read_text())
+    net, resolution, provider = digits
+    assert config == json.loads(json.dumps(hub_config(
+        net, Preprocessing(resolution, "squash", provider.info.mean, provider.info.std))))
+    assert config["architecture"] == "nsganetv2"
+    assert config["pretrained_cfg"]["input_size"] == [3, resolution, resolution]
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    (lambda c: c["blocks"][1]["conv"].update(mid_channels=25), "multiple of 8"),
+    (lambda c: c["first_conv"].update(stride=1), "logits differ"),
+    (lambda c: c["blocks"][1]["conv"].update(act_func="tanh"), "no activation 'tanh'")])
+def test_what_timm_cannot_express_is_never_written(change, match, tmp_path):
+    config = build_config()
+    change(config)
+    net = build_from_config(config).eval()
+    with pytest.raises(UserError, match=match):
+        write_hub(net, tmp_path / "hub", Preprocessing(32, "crop", (0.5,) * 3, (0.5,) * 3), "")
+    assert not (tmp_path / "hub").exists()
+    reason = give_to_timm(net, tmp_path / "hub", Preprocessing(32, "crop", (0.5,) * 3, (0.5,) * 3),
+                          Card("net", "digits"))
+    assert match in reason
+
+
+def build_config():
+    """The config of a small network without a shortcut around its second block."""
+    net = cut_subnet(build_supernet(10, 0.35), SPACE.extremes()[0])
+    config = json.loads(json.dumps(net.config))
+    following = config["blocks"][1]["conv"]
+    following["mid_channels"] = 24
+    return config
+
+
+def test_a_model_card_says_who_chose_by_the_images(digits):
+    net, resolution, provider = digits
+    card = Card("net-flops@1", "digits", {"place on the front": "2 of 9"},
+                [Accuracy("test images", 600, 97.5, "nothing")], {"search": "python msunas.py"},
+                ["A note."])
+    text = render(card, net, Preprocessing(resolution, "squash", provider.info.mean,
+                                           provider.info.std))
+    for part in ("# net-flops@1\n", "| place on the front | 2 of 9 |", "local-dir:hub",
+                 "| test images | 600 | 97.50 % | 95.92 to 98.48 % | nothing |",
+                 "search:\n\n```sh\npython msunas.py\n```", "A note.", "ms for one image",
+                 "conv + linear MACs", "Apache License 2.0"):
+        assert part in text, part
+    assert text.startswith("---\nlibrary_name: timm\n")

@@ -1,0 +1,117 @@
+"""How far an accuracy can be trusted: intervals, and paired comparisons on the same images."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+DRAWS = 10_000
+
+
+class Interval(NamedTuple):
+    """The bounds of a confidence interval."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """The second of two classifiers against the first, on the same images.
+
+    Attributes:
+        points: its top-1 accuracy minus the first one's, in percentage points.
+        interval: 95 % interval of that, by the bootstrap over images.
+        p_value: of the exact McNemar test that both are right equally often.
+    """
+
+    points: float
+    interval: Interval
+    p_value: float
+
+
+def wilson(hits: int, n: int, level: float = LEVEL) -> Interval:
+    """Returns the confidence interval of a proportion, in percent.
+
+    It stays within 0..100 and is right for few images and for accuracies near 100 %, where the
+    usual plus-minus of the normal distribution is not. Source: Wilson (1927); Brown, Cai and
+    DasGupta (2001) recommend it.
+
+    Args:
+        hits: successes, 0..n.
+        n: trials, 1 or more.
+        level: of confidence, in (0, 1).
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
+    """
+    if n < 1 or not 0 <= hits <= n:
+        raise ValueError(f"{hits} of {n} is no proportion")
+    z2 = _normal_quantile(level) ** 2
+    share = hits / n
+    centre = share + z2 / (2 * n)
+    margin = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5
+    low, high = ((centre + sign * margin) / (1 + z2 / n) for sign in (-1, 1))
+    return Interval(100 * max(0.0, low), 100 * min(1.0, high))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Returns the two-sided p-value that two classifiers are right equally often.
+
+    Args:
+        only_first: images that only the first one has right.
+        only_second: images that only the second one has right.
+
+    Source: McNemar (1947), in its exact form: under the hypothesis the images on which the two
+    differ fall to either with probability 1/2.
+    """
+    from scipy.stats import binomtest  # takes a second to import
+
+    n = only_first + only_second
+    return float(binomtest(only_first, n).pvalue) if n else 1.0
+
+
+def compare_paired(first: np.ndarray, second: np.ndarray, rng: np.random.Generator,
+                   draws: int = DRAWS) -> Difference:
+    """Returns the difference of two classifiers that saw the same images.
+
+    Args:
+        first, second: (n,) bool, which images each has right.
+        rng: of the bootstrap.
+        draws: its samples.
+
+    Raises:
+        ValueError: the lengths differ, or there is no image.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(f"the answers of two classifiers to the same images are needed, not "
+                         f"{first.shape} and {second.shape}")
+    n = len(first)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    # only these counts matter, so that a sample of images is a draw of three counts
+    counts = np.array([only_first, only_second, n - only_first - only_second])
+    samples = rng.multinomial(n, counts / n, size=draws)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(100 * (samples[:, 1] - samples[:, 0]) / n, [tail, 100 - tail])
+    return Difference(100 * (only_second - only_first) / n, Interval(float(low), float(high)),
+                      mcnemar(only_first, only_second))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values of several tests, corrected for their number, in the same order.
+
+    Source: Holm (1979): with the smallest first, the k-th of m is multiplied by m - k + 1, and
+    none becomes smaller than the one before it.
+    """
+    order = np.argsort(p_values, kind="stable")
+    corrected, largest = np.empty(len(p_values)), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected.tolist()
+
+
+def _normal_quantile(level: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf((1 + level) / 2)
