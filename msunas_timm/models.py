@@ -77,7 +77,7 @@ def _build(name: str, network: type, features: type, arch_def: Any, pretrained: 
     arch_def = [list(stage) for stage in options.pop("arch_def", arch_def)]
     norm = partial(nn.BatchNorm2d, **resolve_bn_args(options))
     head: Any = ("num_classes", "num_features", "head_bias", "head_norm", "global_pool")
-    net: nn.Module = build_model_with_cfg(
+    net: Any = build_model_with_cfg(
         features if features_only else network, name, pretrained,
         pretrained_strict=not features_only, kwargs_filter=head if features_only else None,
         **options | {"block_args": decode_arch_def(arch_def), "fix_stem": True,
