@@ -117,7 +117,7 @@ def finished_net(evaluator: "SupernetEvaluator", arch: "Arch") -> "nn.Module":
     from networks import cut_subnet
 
     net = cut_subnet(evaluator.supernet, arch)
-    evaluator.measure(net, arch["r"], arch_seed(arch, evaluator.seed))
+    evaluator.score(net, arch["r"], arch_seed(arch, evaluator.options.seed))
     return net
 
 
