@@ -9,7 +9,7 @@ NSGANetV2 figures. `macs`: convolutions and linear layers only, as OFA counts.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, overload
 
@@ -89,9 +89,20 @@ def _mbconv_parts(x: Layer) -> list[Costs]:
     return parts + (_squeeze_excite(x.mid, x.out_size) if x.se else [])
 
 
-_PARTS = {
+def _bottleneck_parts(x: Layer) -> list[Costs]:
+    parts = [_conv(x.in_channels, x.mid, x.size), _conv(x.mid, x.mid, x.out_size, x.kernel),
+             _conv(x.mid, x.out_channels, x.out_size)]
+    if x.skip:
+        return parts
+    averages = x.in_channels * x.out_size * x.out_size
+    return [*parts, Costs(0, averages, 0), _conv(x.in_channels, x.out_channels, x.out_size)]
+
+
+_PARTS: dict[str, Callable[[Layer], list[Costs]]] = {
     "conv": _conv_parts,
     "mbconv": _mbconv_parts,
+    "bottleneck": _bottleneck_parts,
+    "max_pool": lambda x: [Costs(0, 0, 0)],
     "linear": _conv_parts,
     "pool": lambda x: [_pool(x.in_channels, x.size)],
 }
@@ -172,7 +183,7 @@ class CostModel:
             lut.require(set(chain.from_iterable(options)),
                         space_command(space, n_classes, width_mult))
         self._tables = self._count(options)
-        self._strides, self._starts = self._positions()
+        self._deciding, self._strides, self._starts = self._positions()
 
     def evaluate(self, X: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the costs of (n, n_var) integer vectors.
@@ -189,8 +200,8 @@ class CostModel:
         X = X.astype(np.intp)
         if np.any((X < self.space.lower) | (X > self.space.upper)):
             raise ValueError(f"genes outside the bounds of the space {self.space.name}")
-        rows = (X.astype(float) @ self._strides).astype(np.intp) + self._starts
-        costs = {name: table.take(rows).sum(axis=1) for name, table in self._tables.items()}
+        rows = self._rows(X)
+        costs = {name: table.take(rows).sum(axis=0) for name, table in self._tables.items()}
         for slot in self._untabled:
             counted = self._count([slot.pick(x) for x in X])
             costs = {name: values + counted[name] for name, values in costs.items()}
@@ -214,22 +225,33 @@ class CostModel:
         latency = [] if self.lut is None else [self.lut.latency([layer])]
         return (*layer_costs(layer), *latency)
 
-    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what turns vectors into positions in the tables: `X @ strides + starts`.
+    def _rows(self, X: np.ndarray) -> np.ndarray:
+        """Returns (slots, n) positions in the tables of what (n, n_var) vectors choose."""
+        genes = np.ascontiguousarray(X.T)
+        rows = np.repeat(self._starts[:, None], len(X), axis=1)
+        for gene, stride in zip(self._deciding.T, self._strides.T, strict=True):
+            rows += genes[gene] * stride[:, None]
+        return rows
+
+    def _positions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what turns vectors into positions: `starts + sum(X[deciding] * strides)`.
 
         Returns:
-            (n_var, slots) float strides, whose products are exact below 2**53, and (slots,) starts.
+            The genes that decide about each slot (slots, k), where fewer than k do filled up with
+            gene 0 at a stride of 0; the strides (slots, k); the starts (slots,).
         """
         lower, sizes = self.space.lower, self.space.upper - self.space.lower + 1
-        strides = np.zeros((self.space.n_var, len(self._slots)))
+        shape = len(self._slots), max((len(slot.genes) for slot in self._slots), default=0)
+        deciding, strides = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=np.intp)
         starts = np.zeros(len(self._slots), dtype=np.intp)
         first = 0
         for i, slot in enumerate(self._slots):
-            genes = list(slot.genes)
-            strides[genes, i] = np.cumprod([1, *sizes[genes][:0:-1]])[::-1][:len(genes)]
-            starts[i] = first - strides[genes, i] @ lower[genes]
+            genes, k = list(slot.genes), len(slot.genes)
+            deciding[i, :k] = genes
+            strides[i, :k] = np.cumprod([1, *sizes[genes][:0:-1]])[::-1][:k]
+            starts[i] = first - strides[i, :k] @ lower[genes]
             first += int(np.prod(sizes[genes]))
-        return strides, starts
+        return deciding, strides, starts
 
 
 def file_costs(path: str, args: argparse.Namespace,
@@ -266,8 +288,9 @@ def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \
     try:
         space = space_of(arch, args.search_space)
         arch = check_arch(arch, space)
-        return (space.layers(arch, args.n_classes, args.width), space.resolution(arch),
-                space_command(space, args.n_classes, args.width))
+        width = space.default_width if args.width is None else args.width
+        return (space.layers(arch, args.n_classes, width), space.resolution(arch),
+                space_command(space, args.n_classes, width))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -300,8 +323,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                         f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
     p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
     p.add_argument("--n_classes", type=count(1), default=1000, help="classes, for a net.subnet")
-    p.add_argument("--width", type=amount, default=1.0,
-                   help="width multiplier of the supernet, for a net.subnet")
+    p.add_argument("--width", type=amount,
+                   help="width multiplier of the supernet, for a net.subnet; None: 1.0, of "
+                        "proxyless 1.3")
     p.add_argument("--img-size", type=count(8, MAX_RESOLUTION), default=224,
                    help="input resolution, for a net.config that has none")
     p.add_argument("--layers", action="store_true", help="print a table of the layers, too")

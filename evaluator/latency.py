@@ -291,16 +291,28 @@ def build_module(layer: Layer) -> "nn.Module":
         LinearLayer,
         MBConvLayer,
         ResidualBlock,
+        ResNetBottleneckBlock,
     )
+    from torch import nn
 
     x = layer
+
+    def residual(module: nn.Module) -> nn.Module:
+        shortcut = IdentityLayer(x.in_channels, x.out_channels) if x.skip else None
+        return ResidualBlock(module, shortcut)
+
+    def conv() -> nn.Module:
+        module = ConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride, bias=x.bias,
+                           use_se=x.se, use_bn=x.bn, act_func=x.act)
+        return residual(module) if x.skip else module
+
     builders = {
-        "conv": lambda: ConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride,
-                                  bias=x.bias, use_se=x.se, use_bn=x.bn, act_func=x.act),
-        "mbconv": lambda: ResidualBlock(
-            MBConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride, x.expand, x.mid, x.act,
-                        x.se),
-            IdentityLayer(x.in_channels, x.out_channels) if x.skip else None),
+        "conv": conv,
+        "mbconv": lambda: residual(MBConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride,
+                                               x.expand, x.mid, x.act, x.se)),
+        "bottleneck": lambda: ResNetBottleneckBlock(x.in_channels, x.out_channels, x.kernel,
+                                                    x.stride, x.expand, x.mid, x.act),
+        "max_pool": lambda: nn.MaxPool2d(x.kernel, x.stride, padding=x.kernel // 2),
         "pool": lambda: MyGlobalAvgPool2d(keep_dim=True),
         "linear": lambda: LinearLayer(x.in_channels, x.out_channels, x.bias, x.bn, x.act),
     }

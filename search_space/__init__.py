@@ -21,6 +21,8 @@ SPACE_KEY = "search_space"
 # name -> "module:Class"
 SEARCH_SPACES = {
     "mbv3": "search_space.ofa:OFASearchSpace",
+    "proxyless": "search_space.proxyless:ProxylessSearchSpace",
+    "resnet50": "search_space.resnet:ResNetSearchSpace",
 }
 
 

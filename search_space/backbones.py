@@ -30,8 +30,10 @@ class Stage:
 class Backbone:
     """What all subnets of one supernet share. Widths are those at width multiplier 1.0.
 
-    `first` is the fixed first layer (expansion 1, kernel 3); `stages` are the elastic ones;
-    `final_expand` and `feature_mix` are the widths of the 1x1 convolutions around the pooling.
+    `first` is the fixed first layer (expansion 1, kernel 3); `stages` are those of elastic depth;
+    `single` is one more elastic layer, where there is one. `final_expand` and `feature_mix` are the
+    widths of the 1x1 convolutions before and after the pooling; without a `final_expand` the
+    feature mix comes before the pooling.
     """
 
     name: str
@@ -39,9 +41,15 @@ class Backbone:
     stem_act: str
     first: Stage
     stages: tuple[Stage, ...]
-    final_expand: int
+    final_expand: int | None
     feature_mix: int
     head_act: str
+    single: Stage | None = None
+
+    @property
+    def blocks(self) -> tuple[Stage, ...]:
+        """The stages, then the single layer."""
+        return (*self.stages, *([self.single] if self.single else []))
 
     def width(self, base: int, multiplier: float) -> int:
         """Returns the channels of a layer of `base` channels under the width multiplier."""
@@ -64,6 +72,25 @@ MOBILENET_V3 = Backbone(
     final_expand=960,
     feature_mix=1280,
     head_act="h_swish",
+)
+
+# Cai et al., "ProxylessNAS" (ICLR 2019), made elastic in "Once for All"; published at width 1.3.
+PROXYLESS_NAS = Backbone(
+    name="ProxylessNASNets",
+    stem_width=32,
+    stem_act="relu6",
+    first=Stage(16, 1, "relu6", se=False),
+    stages=(
+        Stage(24, 2, "relu6", se=False),
+        Stage(40, 2, "relu6", se=False),
+        Stage(80, 2, "relu6", se=False),
+        Stage(96, 1, "relu6", se=False),
+        Stage(192, 2, "relu6", se=False),
+    ),
+    single=Stage(320, 1, "relu6", se=False),
+    final_expand=None,
+    feature_mix=1280,
+    head_act="relu6",
 )
 
 

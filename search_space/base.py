@@ -47,6 +47,7 @@ class SearchSpace(ABC):
         name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
         options: settings that the constructor takes as keywords. A space with "resolutions" among
             them has the resolution under the key `r` of its architectures.
+        default_width: width multiplier of the supernet, where nothing else names one.
         family: row of `networks.FAMILIES` that builds its networks; None where there is none.
         lower, upper: (n_var,) int arrays, the inclusive bounds of every gene.
     """
@@ -54,6 +55,7 @@ class SearchSpace(ABC):
     name: str
     options: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str | None] = None
+    default_width: ClassVar[float] = 1.0
     lower: np.ndarray
     upper: np.ndarray
 

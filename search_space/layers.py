@@ -14,13 +14,15 @@ class Layer:
     """One layer of a network at a fixed input size.
 
     Attributes:
-        kind: `conv`, `mbconv` (inverted residual), `pool` (global average) or `linear`.
+        kind: `conv`, `mbconv` (inverted residual), `bottleneck` (of a ResNet50-D), `max_pool`,
+            `pool` (global average) or `linear`.
         name: its place in the network, as latency tables call it: `first_conv`, `MBConv`,
-            `final_expand_layer`, `feature_mix_layer`, `classifier`, `global_avg_pool`.
+            `final_expand_layer`, `feature_mix_layer`, `classifier`, `global_avg_pool`, ...
         size: height and width of its input in pixels.
         in_channels, out_channels: channels (features, where `kind` is `linear`).
-        expand, mid: of an `mbconv`, the nominal expansion and the channels that it makes.
-        skip: whether the input is added to the output.
+        expand, mid: of an `mbconv` or `bottleneck`, the nominal expansion and the channels that it
+            makes.
+        skip: whether the input itself is added to the output.
         bn, bias: whether a `conv` or `linear` has batch normalisation, a bias.
     """
 
@@ -63,6 +65,8 @@ def _mbconv_key(layer: Layer) -> str:
 _KEYS: dict[str, Callable[[Layer], str | None]] = {
     "conv": _conv_key,
     "mbconv": _mbconv_key,
+    "bottleneck": _mbconv_key,
+    "max_pool": _conv_key,
     "pool": lambda layer: None,
     "linear": lambda layer: f"{layer.name}-input:{layer.in_channels}-output:{layer.out_channels}",
 }

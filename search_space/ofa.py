@@ -1,4 +1,7 @@
-"""The Once-for-All MobileNetV3 space: 5 stages of 2-4 layers, kernel, expansion, resolution."""
+"""The Once-for-All MobileNetV3 space: 5 stages of 2-4 layers, kernel, expansion, resolution.
+
+Other spaces of inverted residuals differ in their backbone alone: see `search_space.proxyless`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +13,17 @@ import numpy as np
 from search_space.backbones import MOBILENET_V3, Backbone
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import POOL, Layer, Slot
+from search_space.values import (
+    check_keys,
+    check_supernet,
+    checked_resolutions,
+    chosen,
+    position,
+    positions,
+)
 from utils.errors import UserError
 
 DEFAULT_RESOLUTIONS = tuple(range(192, 257, 4))
-WIDTH_MULTIPLIERS = (0.1, 10.0)
-MAX_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -32,11 +41,7 @@ class SupernetLayers:
     width_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        low, high = WIDTH_MULTIPLIERS
-        if not low <= self.width_mult <= high:
-            raise UserError(f"a width multiplier lies in {low}..{high}, not {self.width_mult}")
-        if not 1 <= self.n_classes <= MAX_CLASSES:
-            raise UserError(f"n_classes must be 1..{MAX_CLASSES}, not {self.n_classes}")
+        check_supernet(self.n_classes, self.width_mult)
 
     def body(self, resolution: int) -> tuple[Layer, ...]:
         """Returns the two fixed layers before the first stage at an input of `resolution` px."""
@@ -51,7 +56,7 @@ class SupernetLayers:
 
     def block(self, stage: int, position: int, kernel: int, expand: int, size: int) -> Layer:
         """Returns an elastic layer: number `position` of `stage`, its input `size` px wide."""
-        stages = self.backbone.stages
+        stages = self.backbone.blocks
         row, first = stages[stage], position == 0
         previous = stages[stage - 1] if stage else self.backbone.first
         out_channels = self._width(row.width)
@@ -64,19 +69,21 @@ class SupernetLayers:
     def head(self, size: int) -> tuple[Layer, ...]:
         """Returns the fixed layers after the last stage, which gives maps of `size` px."""
         b, width = self.backbone, self._width
-        last, expanded = width(b.stages[-1].width), width(b.final_expand)
-        mixed = width(b.feature_mix)
-        return (
-            Layer("conv", "final_expand_layer", size, last, expanded, act=b.head_act),
-            Layer("pool", POOL, size, expanded, expanded),
-            Layer("conv", "feature_mix_layer", 1, expanded, mixed, act=b.head_act, bn=False),
-            Layer("linear", "classifier", 1, mixed, self.n_classes, bn=False, bias=True),
-        )
+        last, mixed = width(b.blocks[-1].width), width(b.feature_mix)
+        classifier = Layer("linear", "classifier", 1, mixed, self.n_classes, bn=False, bias=True)
+        if b.final_expand is None:
+            return (Layer("conv", "feature_mix_layer", size, last, mixed, act=b.head_act),
+                    Layer("pool", POOL, size, mixed, mixed), classifier)
+        expanded = width(b.final_expand)
+        return (Layer("conv", "final_expand_layer", size, last, expanded, act=b.head_act),
+                Layer("pool", POOL, size, expanded, expanded),
+                Layer("conv", "feature_mix_layer", 1, expanded, mixed, act=b.head_act, bn=False),
+                classifier)
 
     def stage_sizes(self, resolution: int) -> list[int]:
         """Returns the input size of each stage, then that of the head, in pixels."""
         sizes = [self.body(resolution)[-1].out_size]
-        for stage in self.backbone.stages:
+        for stage in self.backbone.blocks:
             sizes.append(-(-sizes[-1] // stage.stride))
         return sizes
 
@@ -86,11 +93,14 @@ class SupernetLayers:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer of the largest subnet stands, and the genes that decide about it."""
+    """Where a layer of the largest subnet stands, and the genes that decide about it.
+
+    The single layer after the stages has no `depth_gene`: it is always there.
+    """
 
     stage: int
     position: int
-    depth_gene: int
+    depth_gene: int | None
     kernel_gene: int
     expand_gene: int
 
@@ -120,7 +130,7 @@ class OFASearchSpace(SearchSpace):
         self.kernel_size = [3, 5, 7]
         self.exp_ratio = [3, 4, 6]
         self.depth = [2, 3, 4]
-        self.resolutions = _checked_resolutions(resolutions)
+        self.resolutions = checked_resolutions(resolutions)
         self.max_depth = max(self.depth)
         self.places = self._places()
         self._genes = self._named_genes()
@@ -152,15 +162,16 @@ class OFASearchSpace(SearchSpace):
         if nb not in (None, self.num_blocks):
             raise UserError(f"the space {self.name} has {self.num_blocks} stages, not {nb}")
         rng = self._rng if rng is None else rng
-        depths = _choices("depth", self.depth, d)
-        kernels = _choices("kernel size", self.kernel_size, ks)
-        expansions = _choices("expansion ratio", self.exp_ratio, e)
-        resolutions = _choices("resolution", self.resolutions, r)
+        extra = len(self.backbone.blocks) - self.num_blocks
+        depths = chosen("depth", self.depth, d)
+        kernels = chosen("kernel size", self.kernel_size, ks)
+        expansions = chosen("expansion ratio", self.exp_ratio, e)
+        resolutions = chosen("resolution", self.resolutions, r)
         archs = []
         for _ in range(n_samples):
             depth = rng.choice(depths, self.num_blocks).tolist()
-            archs.append({"ks": rng.choice(kernels, sum(depth)).tolist(),
-                          "e": rng.choice(expansions, sum(depth)).tolist(),
+            archs.append({"ks": rng.choice(kernels, sum(depth) + extra).tolist(),
+                          "e": rng.choice(expansions, sum(depth) + extra).tolist(),
                           "d": depth, "r": int(rng.choice(resolutions))})
         return archs
 
@@ -178,24 +189,23 @@ class OFASearchSpace(SearchSpace):
         x = np.zeros(self.n_var, dtype=int)
         choices = iter(zip(kernels, expansions, strict=True))
         for place in self.places:
-            depth = depths[place.stage]
-            x[place.depth_gene] = self.depth.index(depth)
-            if place.position < depth:
+            if place.depth_gene is not None:
+                x[place.depth_gene] = self.depth.index(depths[place.stage])
+            if place.depth_gene is None or place.position < depths[place.stage]:
                 kernel, expand = next(choices)
-                x[place.kernel_gene] = self.kernel_size.index(kernel)
-                x[place.expand_gene] = self.exp_ratio.index(expand)
-        x[-1] = self.resolutions.index(resolution)
+                x[place.kernel_gene], x[place.expand_gene] = kernel, expand
+        x[-1] = resolution
         return x
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a (46,) vector; raises UserError for an invalid vector."""
         genes = self.check(x).tolist()
-        used = [place for place in self.places
-                if place.position < self.depth[genes[place.depth_gene]]]
+        used = [place for place in self.places if place.depth_gene is None
+                or place.position < self.depth[genes[place.depth_gene]]]
         return {"ks": [self.kernel_size[genes[place.kernel_gene]] for place in used],
                 "e": [self.exp_ratio[genes[place.expand_gene]] for place in used],
-                "d": [self.depth[genes[place.depth_gene]]
-                      for place in self.places if place.position == 0],
+                "d": [self.depth[genes[place.depth_gene]] for place in self.places
+                      if place.position == 0 and place.depth_gene is not None],
                 "r": self.resolutions[genes[-1]]}
 
     def active(self, X: np.ndarray) -> np.ndarray:
@@ -221,7 +231,7 @@ class OFASearchSpace(SearchSpace):
         """Returns one line: the resolution, then kernel and expansion of the layers by stage."""
         choices = iter(zip(arch["ks"], arch["e"], strict=True))
         stages = [" ".join("k{}e{}".format(*next(choices)) for _ in range(depth))
-                  for depth in arch["d"]]
+                  for depth in [*arch["d"], *([1] if self.backbone.single else [])]]
         return f"{arch['r']} px: {' | '.join(stages)}"
 
     def summary(self, arch: Arch) -> dict[str, int | float | str]:
@@ -247,26 +257,32 @@ class OFASearchSpace(SearchSpace):
             return (net.block(place.stage, place.position, self.kernel_size[kernel],
                               self.exp_ratio[expand], sizes[resolution][stage]),)
 
-        genes = (place.depth_gene, place.kernel_gene, place.expand_gene, self.n_var - 1)
-        if place.position < min(self.depth):  # always there, so the depth does not matter
-            return Slot(genes[1:], partial(build, 0))
-        return Slot(genes, build)
+        genes = (place.kernel_gene, place.expand_gene, self.n_var - 1)
+        if place.depth_gene is None or place.position < min(self.depth):
+            return Slot(genes, partial(build, 0))  # always there, whatever the depth
+        return Slot((place.depth_gene, *genes), build)
 
     def _places(self) -> list[Place]:
         stage_genes = 1 + 2 * self.max_depth
-        return [Place(stage, position, first, first + 1 + position,
-                      first + 1 + self.max_depth + position)
-                for stage in range(self.num_blocks) for first in [stage * stage_genes]
-                for position in range(self.max_depth)]
+        places = [Place(stage, position, first, first + 1 + position,
+                        first + 1 + self.max_depth + position)
+                  for stage in range(self.num_blocks) for first in [stage * stage_genes]
+                  for position in range(self.max_depth)]
+        if self.backbone.single:
+            end = self.num_blocks * stage_genes
+            places.append(Place(self.num_blocks, 0, None, end, end + 1))
+        return places
 
     def _named_genes(self) -> tuple[Gene, ...]:
         """Returns what each gene stands for, in the order of the encoding."""
-        genes = {2 * self.num_blocks * self.max_depth + self.num_blocks:
+        genes = {max(place.expand_gene for place in self.places) + 1:
                  Gene("resolution", tuple(self.resolutions), "resolution")}
         for place in self.places:
             stage = f"stage {place.stage + 1}"
             layer = f"{stage}, layer {place.position + 1}"
-            genes[place.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth), f"{stage} depth")
+            if place.depth_gene is not None:
+                genes[place.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth),
+                                               f"{stage} depth")
             genes[place.kernel_gene] = Gene(f"{layer}: kernel", tuple(self.kernel_size),
                                             f"{stage} kernel")
             genes[place.expand_gene] = Gene(f"{layer}: expansion", tuple(self.exp_ratio),
@@ -280,50 +296,17 @@ class OFASearchSpace(SearchSpace):
         """
         deciding, least = np.arange(self.n_var), np.zeros(self.n_var, dtype=int)
         for place in self.places:
-            index = next(i for i, depth in enumerate(self.depth) if depth > place.position)
-            for gene in (place.kernel_gene, place.expand_gene):
-                deciding[gene], least[gene] = place.depth_gene, index
+            if place.depth_gene is not None:
+                index = next(i for i, depth in enumerate(self.depth) if depth > place.position)
+                for gene in (place.kernel_gene, place.expand_gene):
+                    deciding[gene], least[gene] = place.depth_gene, index
         return deciding, least
 
     def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
-        if not isinstance(arch, dict):
-            raise UserError(f"an architecture is a dict with the keys ks, e, d, r, not a "
-                            f"{type(arch).__name__}")
-        missing = [key for key in ("ks", "e", "d", "r") if key not in arch]
-        if missing:
-            raise UserError(f"the architecture lacks {', '.join(missing)}; it needs ks, e, d, r")
-        depths = _integers(arch, "d", self.num_blocks, self.depth)
-        kernels = _integers(arch, "ks", sum(depths), self.kernel_size)
-        expansions = _integers(arch, "e", sum(depths), self.exp_ratio)
-        (resolution,) = _integers({"r": [arch["r"]]}, "r", 1, self.resolutions)
-        return depths, kernels, expansions, resolution
-
-
-def _integers(arch: Arch, key: str, length: int, options: list[int]) -> list[int]:
-    values = arch[key]
-    if not isinstance(values, list | tuple) or len(values) != length:
-        size = f"{len(values)} entries" if isinstance(values, list | tuple) else repr(values)[:60]
-        raise UserError(f"{key!r} of the architecture must be a list of {length} integers, "
-                        f"not {size}")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) \
-                or value not in options:
-            raise UserError(f"{key!r} of the architecture holds {str(value)[:60]!r}; the space has "
-                            f"{', '.join(map(str, options))}")
-    return [int(value) for value in values]
-
-
-def _choices(what: str, options: list[int], wanted: Sequence[int] | None) -> list[int]:
-    chosen = options if wanted is None else list(wanted)
-    unknown = [value for value in chosen if value not in options]
-    if unknown or not chosen:
-        raise UserError(f"{what} must be among {', '.join(map(str, options))}, not {chosen}")
-    return chosen
-
-
-def _checked_resolutions(resolutions: Sequence[int]) -> list[int]:
-    values = [int(r) for r in resolutions]
-    if not values or sorted(set(values)) != values or min(values) < 1:
-        raise UserError(f"resolutions must be different positive integers in ascending order, "
-                        f"not {values}")
-    return values
+        """Returns the depths, and the indices of kernels, expansions and resolution."""
+        check_keys(arch, ("ks", "e", "d", "r"))
+        depths = [self.depth[i] for i in positions(arch, "d", self.num_blocks, self.depth)]
+        layers = sum(depths) + len(self.backbone.blocks) - self.num_blocks
+        return (depths, positions(arch, "ks", layers, self.kernel_size),
+                positions(arch, "e", layers, self.exp_ratio),
+                position("r", arch["r"], self.resolutions))

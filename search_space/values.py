@@ -1,0 +1,81 @@
+"""Checks of what architecture dicts and constructors of spaces are given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+WIDTH_MULTIPLIERS = (0.1, 10.0)
+MAX_CLASSES = 100_000
+
+
+def check_keys(arch: Any, keys: Sequence[str]) -> None:
+    """Raises UserError unless `arch` is a dict with all `keys`."""
+    if not isinstance(arch, dict):
+        raise UserError(f"an architecture is a dict with the keys {', '.join(keys)}, not a "
+                        f"{type(arch).__name__}")
+    missing = [key for key in keys if key not in arch]
+    if missing:
+        raise UserError(f"the architecture lacks {', '.join(missing)}; it needs {', '.join(keys)}")
+
+
+def entries(arch: dict[str, Any], key: str, length: int) -> list[Any]:
+    """Returns the list under a key; raises UserError unless it is one of `length` entries."""
+    values = arch[key]
+    if not isinstance(values, list | tuple) or len(values) != length:
+        size = f"{len(values)} entries" if isinstance(values, list | tuple) else repr(values)[:60]
+        raise UserError(f"{key!r} of the architecture must be a list of {length} numbers, "
+                        f"not {size}")
+    return list(values)
+
+
+def positions(arch: dict[str, Any], key: str, length: int, options: Sequence[Any]) -> list[int]:
+    """Returns the positions among `options` of the `length` values that a list of `arch` holds.
+
+    Raises:
+        UserError: no list of that length, or a value that is none of the options.
+    """
+    return [position(key, value, options) for value in entries(arch, key, length)]
+
+
+def position(key: str, value: Any, options: Sequence[Any]) -> int:
+    """Returns the position of a value among the options of its key.
+
+    Raises:
+        UserError: it is none of them; `True` and `1.0` are not 1.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    for i, option in enumerate(options):
+        if type(value) is type(option) and value == option:
+            return i
+    raise UserError(f"{key!r} of the architecture holds {str(value)[:60]!r}; the space has "
+                    f"{', '.join(map(str, options))}")
+
+
+def check_supernet(n_classes: int, width_mult: float) -> None:
+    """Raises UserError for a classifier or a width multiplier that no supernet has."""
+    low, high = WIDTH_MULTIPLIERS
+    if not low <= width_mult <= high:
+        raise UserError(f"a width multiplier lies in {low}..{high}, not {width_mult}")
+    if not 1 <= n_classes <= MAX_CLASSES:
+        raise UserError(f"n_classes must be 1..{MAX_CLASSES}, not {n_classes}")
+
+
+def chosen(what: str, options: list[int], wanted: Sequence[int] | None) -> list[int]:
+    """Returns the wanted options, all of them where none are named; raises UserError for others."""
+    values = options if wanted is None else list(wanted)
+    unknown = [value for value in values if value not in options]
+    if unknown or not values:
+        raise UserError(f"{what} must be among {', '.join(map(str, options))}, not {values}")
+    return values
+
+
+def checked_resolutions(resolutions: Sequence[int]) -> list[int]:
+    """Returns input resolutions in pixels; raises UserError unless they are positive and ascend."""
+    values = [int(r) for r in resolutions]
+    if not values or sorted(set(values)) != values or min(values) < 1:
+        raise UserError(f"resolutions must be different positive integers in ascending order, "
+                        f"not {values}")
+    return values
