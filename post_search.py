@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import operator
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,8 +15,9 @@ from cli.commands import command_line
 from cli.scripts import Parser, run_script
 from cli.types import count
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
+from search.constraints import Limit, parse_limits, parse_number
 from search.run_folder import SETTINGS
-from search_space import Arch, check_arch
+from search_space import Arch, SearchSpace, check_arch, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.pareto import asf, high_tradeoff, non_dominated
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from evaluator.rescore import Scores
 
 FIRST_OBJECTIVE = "top1"
-COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 SIGNIFICANT_DIGITS = 3
 # What writing takes from the settings of a search: type and default.
 STORED = {"supernet_path": (str, None), "dataset": (str, None), "data": (str, None),
@@ -38,53 +37,37 @@ STORED = {"supernet_path": (str, None), "dataset": (str, None), "data": (str, No
           "n_gpus": (int, 8), "cache_dir": (str, None)}
 
 
-class Search(NamedTuple):
+class Found(NamedTuple):
     """What is read of a search.
 
     Attributes:
         stats: the latest archive.
-        sec_obj: name of its second objective.
+        sec_obj: names of its objectives beside the error, joined by `+`.
         settings: the flags of the search; empty for one of the original's.
+        space: its search space; None where that is code which nobody typed.
     """
 
     stats: Stats
     sec_obj: str
     settings: dict[str, Any]
-
-
-class Limit(NamedTuple):
-    """One part of `--constraint`: `values` of the objective `name` (n,) -> (n,) bool."""
-
-    name: str
-    holds: Callable[[np.ndarray], np.ndarray]
+    space: SearchSpace | None
 
 
 # ------------------------------------------------------------------------------------- the queries
 
 
-def parse_number(text: str, place: str) -> float:
-    """Returns a finite number >= 0; raises UserError naming the `place` for anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UserError(f"{place}: {text!r} must be a number >= 0, as 150 or 15.2")
-    return value
-
-
 def match_objective(name: str, sec_obj: str, place: str) -> str:
-    """Returns the objective that `name` means: `top1`, or `sec_obj`, with or without its batch.
+    """Returns the objective that `name` means: `top1`, or one of `sec_obj`, its batch optional.
 
     Raises:
         UserError: neither; the message lists the known names.
     """
-    if name in (sec_obj, sec_obj.rstrip("0123456789")):
-        return sec_obj
-    if name != FIRST_OBJECTIVE:
-        raise UserError(f"{place}: unknown objective {name!r}; this search has {FIRST_OBJECTIVE}, "
-                        f"{sec_obj}")
-    return name
+    known = sec_obj.split("+")
+    found = [full for full in known if name in (full, full.rstrip("0123456789"))]
+    if name != FIRST_OBJECTIVE and not found:
+        raise UserError(f"{place}: unknown objective {name!r}; this search has "
+                        f"{', '.join([FIRST_OBJECTIVE, *known])}")
+    return found[0] if found else name
 
 
 def parse_preference(text: str | None, sec_obj: str) -> dict[str, float]:
@@ -97,15 +80,15 @@ def parse_preference(text: str | None, sec_obj: str) -> dict[str, float]:
     """
     if text is None or text.strip().lower() == "none":
         return {}
-    wanted = {}
+    wanted: dict[str, float] = {}
     for part in text.split("+"):
         name, separator, value = part.strip().partition("#")
         if not separator:
             raise UserError(f"--prefer {text!r}: write objective#value, joined by +, as "
-                            f"{FIRST_OBJECTIVE}#80+{sec_obj}#150")
+                            f"{FIRST_OBJECTIVE}#80+{sec_obj.split('+')[0]}#150")
         name = match_objective(name.strip(), sec_obj, f"--prefer {text!r}")
         if name in wanted:
-            raise UserError(f"--prefer {text!r}: {name} stands there twice")
+            raise UserError(f"--prefer {text!r}: {name} is given twice")
         wanted[name] = parse_number(value, f"--prefer {text!r}")
     if wanted.get(FIRST_OBJECTIVE, 0) > 100:
         raise UserError(f"--prefer {text!r}: {FIRST_OBJECTIVE} is an accuracy in percent, 0..100")
@@ -118,57 +101,60 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
     Raises:
         UserError: malformed, or an unknown name.
     """
-    limits = []
-    for part in text.split(",") if text is not None else []:
-        parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)(.*)", part, re.DOTALL)
-        if not parts:
-            raise UserError(f"--constraint {text!r}: write objective, <= or >=, and a value, joined"
-                            f" by commas, as {sec_obj}<=300,{FIRST_OBJECTIVE}>=75")
-        name = match_objective(parts[1], sec_obj, f"--constraint {text!r}")
-        bound, compare = parse_number(parts[3], f"--constraint {text!r}"), COMPARISONS[parts[2]]
-        limits.append(Limit(name, lambda values, c=compare, b=bound: c(values, b)))
-    return limits
+    return parse_limits(text, lambda name, place: match_objective(name, sec_obj, place),
+                        sec_obj.split("+")[0])
 
 
-def front_within(records: Sequence[Record], limits: Sequence[Limit]) -> list[Record]:
+def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str = "flops",
+                 signs: np.ndarray | None = None) -> list[Record]:
     """Returns the non-dominated records within the limits, by ascending second objective.
+
+    Args:
+        records: of the archive.
+        limits: of `parse_constraints`.
+        sec_obj: names of the objectives.
+        signs: (m,) what makes them minimised; None where they are.
 
     Raises:
         UserError: there is none; the message says what the front offers.
     """
-    F = objectives(records)
-    front = np.flatnonzero(non_dominated(F))
-    front = front[np.argsort(F[front, 1], kind="stable")]
-    top1, sec_obj = 100 - F[front, 0], F[front, 1]
+    values = objectives(records)
+    front = np.flatnonzero(non_dominated(values if signs is None else values * signs))
+    front = front[np.argsort(values[front, 1], kind="stable")]
+    columns = dict(zip(sec_obj.split("+"), values[front, 1:].T, strict=True))
+    columns[FIRST_OBJECTIVE] = top1 = 100 - values[front, 0]
     inside = np.ones(len(front), dtype=bool)
     for limit in limits:
-        inside &= limit.holds(top1 if limit.name == FIRST_OBJECTIVE else sec_obj)
+        inside &= limit.holds(columns[limit.name])
     if not len(front):
         raise UserError("the archive holds no evaluated architecture")
     if not inside.any():
+        first, last = (", ".join(f"{record:g}" for record in values[i, 1:])
+                       for i in front[[0, -1]])
         raise UserError(f"no network of the front is within the --constraint; it has {len(front)}, "
-                        f"from top1 {top1[0]:.2f} at {sec_obj[0]:g} to top1 {top1[-1]:.2f} at "
-                        f"{sec_obj[-1]:g}")
+                        f"from top1 {top1[0]:.2f} at {first} to top1 {top1[-1]:.2f} at {last}")
     return [records[i] for i in front[inside]]
 
 
-def weights_of(F: np.ndarray, wanted: dict[str, float], sec_obj: str) -> np.ndarray:
-    """Returns the (2,) point that is preferred: (error, second objective).
+def preferred_point(F: np.ndarray, wanted: dict[str, float], names: Sequence[str]) -> np.ndarray:
+    """Returns the (m,) point that is preferred: the error, then the objectives.
 
-    An objective without a preference gets the value that the front `F` (n, 2; ascending second
-    objective) has, between its points, where the other one is as preferred.
+    Of two objectives, the one without a preference gets the value that the front `F` (n, 2;
+    ascending second objective) has, between its points, where the other one is as preferred. Of
+    more, those without a preference get the front's median.
     """
-    error, cost = None, wanted.get(sec_obj)
-    if FIRST_OBJECTIVE in wanted:
-        error = 100 - wanted[FIRST_OBJECTIVE]
-    if error is None:
-        error = np.interp(cost, F[:, 1], F[:, 0])
-    if cost is None:
-        cost = np.interp(error, F[::-1, 0], F[::-1, 1])
-    return np.array([error, cost])
+    given = [100 - wanted[FIRST_OBJECTIVE] if FIRST_OBJECTIVE in wanted else None,
+             *(wanted.get(name) for name in names)]
+    if len(given) == 2 and given[0] is None:
+        given[0] = np.interp(given[1], F[:, 1], F[:, 0])
+    if len(given) == 2 and given[1] is None:
+        given[1] = np.interp(given[0], F[::-1, 0], F[::-1, 1])
+    return np.array([np.median(F[:, i]) if value is None else value
+                     for i, value in enumerate(given)])
 
 
-def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: str) -> list[int]:
+def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: str,
+           signs: np.ndarray | None = None) -> list[int]:
     """Returns the indices of the chosen records of a front, ascending.
 
     With preferences: the `n` smallest achievement scalarising values. Without: the `n` highest
@@ -178,26 +164,43 @@ def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: s
         front: non-dominated records by ascending second objective.
         n: how many.
         wanted: {objective: preferred value}, may be empty.
-        sec_obj: name of the second objective.
+        sec_obj: names of the objectives.
+        signs: see `front_within`.
     """
-    F = objectives(front)
+    values = objectives(front)
     if wanted:
-        chosen = np.argsort(asf(F, weights_of(F, wanted, sec_obj)), kind="stable")[:n]
+        point = preferred_point(values, wanted, sec_obj.split("+"))
+        chosen = np.argsort(asf(_costs(values, point, signs), point), kind="stable")[:n]
     else:
-        chosen = high_tradeoff(F, n)
-    return sorted({*chosen.tolist(), int(F[:, 0].argmin())})
+        chosen = high_tradeoff(values if signs is None else values * signs, n)
+    return sorted({*chosen.tolist(), most_accurate(front)})
+
+
+def most_accurate(records: Sequence[Record]) -> int:
+    """Returns the index of the record with the least error."""
+    return int(np.argmin([record.top1_err for record in records]))
+
+
+def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
+    """Returns (n, m) values to be minimised against `point`; of maximised ones the reciprocal."""
+    if signs is None:
+        return values
+    reciprocal = point**2 / np.where(values > 0, values, 1e-10)
+    return np.where(signs < 0, reciprocal, values)
 
 
 def folder_names(values: Sequence[float], sec_obj: str) -> list[str]:
     """Returns `net-<objective>@<value>` for each value, three digits or as many as tell them apart.
 
-    `net-flops@312`, `net-cpu@15.2`. The values are different, as on a front.
+    `net-flops@312`, `net-cpu@15.2`. Equal values, which more than two objectives allow, are told
+    apart by a number.
     """
-    digits, names = SIGNIFICANT_DIGITS, []
-    while len(set(names)) < len(values):
-        names = [f"net-{sec_obj}@{_rounded(value, digits)}" for value in values]
+    name, digits, names = sec_obj.split("+")[0], SIGNIFICANT_DIGITS, list[str]()
+    while len(set(names)) < len(set(values)):
+        names = [f"net-{name}@{_rounded(value, digits)}" for value in values]
         digits += 1
-    return names
+    return [each if names.index(each) == i else f"{each}-{names[:i].count(each) + 1}"
+            for i, each in enumerate(names)]
 
 
 def _rounded(value: float, digits: int) -> str:
@@ -208,33 +211,62 @@ def _rounded(value: float, digits: int) -> str:
 # ----------------------------------------------------------------------------------- input, output
 
 
-def read_search(path: str, sec_obj: str | None) -> Search:
+def read_search(path: str, sec_obj: str | None, search_space: str | None = None) -> Found:
     """Reads a stats file, or the latest one of a search's folder, and the settings beside it.
 
+    Args:
+        path: the file or folder.
+        sec_obj: names of the objectives where the file does not say.
+        search_space: name of the space where the file does not say; code of the user's is
+            imported only if it is named here.
+
     Raises:
-        UserError: no such search, a damaged file, or another second objective than `sec_obj`.
+        UserError: no such search, a damaged file, or other objectives or another search space.
     """
     stats_file = latest_stats(path) if Path(path).is_dir() else Path(path)
-    stats = read_stats(stats_file, check_arch)
     settings_file = stats_file.parent / SETTINGS
     settings = read_json(settings_file, "settings file") if settings_file.exists() else {}
+    stated = read_json(stats_file, "stats file", allow_nan=True).get("search_space")
+    stored = stated or settings.get("search_space")
+    if search_space and stored and search_space != stored:
+        raise UserError(f"{stats_file}: its search space is {stored}, not {search_space}; leave "
+                        "--search_space out")
+    space, check = _space(search_space or stored, settings, typed=search_space is not None)
+    stats = read_stats(stats_file, check)
     stated = stats.sec_obj or settings.get("sec_obj")
     if sec_obj and stated and sec_obj != stated:
         raise UserError(f"{stats_file}: its second objective is {stated}, not {sec_obj}; leave "
                         "--sec_obj out")
     name = stated or sec_obj or "flops"
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z]+\d*", name):
+    if not isinstance(name, str) or not all(re.fullmatch(r"[A-Za-z_][\w@]*", part, re.ASCII)
+                                            for part in name.split("+")):
         raise UserError(f"{stats_file}: {str(name)[:60]!r} is no name of a second objective, such "
                         "as flops, params, cpu, gpu64")
-    return Search(stats, name, settings)
+    return Found(stats, name, settings, space)
 
 
-def table_rows(records: Sequence[Record], sec_obj: str,
-               names: dict[int, str]) -> list[dict[str, Any]]:
+def _space(name: Any, settings: dict[str, Any],
+           typed: bool) -> tuple[SearchSpace | None, Callable[[dict[str, Any]], object] | None]:
+    """Returns the search space called `name`, and what checks that architectures are its own."""
+    if name is not None and not isinstance(name, str):
+        raise UserError(f"{str(name)[:60]!r} is no name of a search space")
+    if ":" in (name or "") and not typed:
+        print(f"note: the search space {name} is code of your own, which --search_space {name} "
+              "would load; its architectures are not checked", file=sys.stderr)
+        return None, None
+    if name in (None, "mbv3"):  # of any resolution
+        return get_search_space("mbv3"), check_arch
+    space = get_search_space(name, **settings)
+    return space, space.encode
+
+
+def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
+               space: SearchSpace | None) -> list[dict[str, Any]]:
     """Returns what is printed of each record; `names` are the folders of those that are chosen."""
     return [{"top1": round(100 - record.top1_err, 4), "top1_err": round(record.top1_err, 4),
-             sec_obj: record.sec_obj, "resolution": record.arch["r"],
-             "layers": sum(record.arch["d"]), "chosen": names.get(i, ""), "arch": record.arch}
+             **dict(zip(sec_obj.split("+"), record.values, strict=True)),
+             **({} if space is None else space.summary(record.arch)),
+             "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
 
 
@@ -423,12 +455,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
     p.add_argument("-n", type=count(1), default=1,
                    help="how many to choose; the most accurate is added "
-                   "where it is not among them (default: 1)")
+                   "where it is not among them; 1 with a --constraint and no --prefer: the most "
+                   "accurate within it (default: 1)")
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
     p.add_argument("--sec_obj", help="second objective where the stats file does not say "
                    "(default: flops)")
+    p.add_argument("--search_space", help="search space where the stats file does not say, or code "
+                   "of your own as module:Class (default: the search's)")
     p.add_argument("--list", action="store_true", help="print the front and write nothing")
     p.add_argument("--format", choices=sorted(PRINTERS), default="table",
                    help="of what is printed (default: table)")
@@ -451,35 +486,39 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the front, or the chosen networks after writing them."""
-    search = read_search(args.expr, args.sec_obj)
-    wanted = parse_preference(args.prefer, search.sec_obj)
-    limits = parse_constraints(args.constraint, search.sec_obj)
-    front = front_within(search.stats.archive, limits)
-    chosen = select(front, args.n, wanted, search.sec_obj)
-    names = dict(zip(chosen, folder_names([front[i].sec_obj for i in chosen], search.sec_obj),
+    found = read_search(args.expr, args.sec_obj, args.search_space)
+    signs = found.stats.signs if found.stats.objectives else None
+    wanted = parse_preference(args.prefer, found.sec_obj)
+    limits = parse_constraints(args.constraint, found.sec_obj)
+    front = front_within(found.stats.archive, limits, found.sec_obj, signs)
+    chosen = select(front, args.n, wanted, found.sec_obj, signs)
+    if limits and args.n == 1 and not wanted:
+        chosen = [most_accurate(front)]
+    names = dict(zip(chosen, folder_names([front[i].sec_obj for i in chosen], found.sec_obj),
                      strict=True))
     if args.list:
-        PRINTERS[args.format](table_rows(front, search.sec_obj, names))
+        PRINTERS[args.format](table_rows(front, found.sec_obj, names, found.space))
         return
-    scores = hand_over(args, search, front, names)
-    rows = table_rows([front[i] for i in chosen], search.sec_obj, dict(enumerate(names.values())))
+    scores = hand_over(args, found, front, names)
+    rows = table_rows([front[i] for i in chosen], found.sec_obj,
+                      dict(enumerate(names.values())), found.space)
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
 
-def hand_over(args: argparse.Namespace, search: Search, front: Sequence[Record],
+def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
               names: dict[int, str]) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 
     Args:
         args: the flags.
-        search: what was read of the search.
+        found: what was read of the search.
         front: the front.
         names: the folder of each chosen network, by its index in the front.
 
     Raises:
         UserError: see `resolve`, `check_targets`, `make_cutter`, `score_unseen`.
     """
-    settings = resolve(args, search.settings)
+    settings = resolve(args, found.settings)
     if args.rescore and settings["dataset"] is None:
         raise UserError("--rescore needs the images: give --dataset")
     records, folders = [front[i] for i in names], [Path(args.save) / n for n in names.values()]
@@ -489,13 +528,13 @@ def hand_over(args: argparse.Namespace, search: Search, front: Sequence[Record],
     evaluator, scores = cutter.evaluator, None
     if args.rescore:
         scores = score_unseen([*names.values()], records, nets, evaluator,
-                              bool(search.settings.get("test")))
+                              bool(found.settings.get("test")))
         write_json(Path(args.save) / "rescore.json", scores.report(), indent=1)
     if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
         from search.cards import search_cards, with_accuracies
 
-        cards = search_cards([*names.values()], front, [*names], search.sec_obj, settings,
-                             commands_of(args, search.settings))
+        cards = search_cards([*names.values()], front, [*names], found.sec_obj, settings,
+                             commands_of(args, found.settings))
         cards = with_accuracies(cards, records, evaluator.provider.n_valid, scores)
         write_hubs(folders, records, nets, cards, evaluator)
     return scores

@@ -1,14 +1,14 @@
 """Accuracy predictors (surrogates): (encoding, top-1 error) -> predictor."""
 
-import importlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.registry import load_class
 
 if TYPE_CHECKING:
     from acc_predictor.base import AccPredictor
+    from search_space import SearchSpace
 
 # name -> "module:class", an `AccPredictor`. Imported when it is built, as the libraries weigh much.
 PREDICTORS = {
@@ -20,24 +20,35 @@ PREDICTORS = {
 }
 
 
+def check_predictor(name: str) -> None:
+    """Raises UserError where no predictor has that name; the libraries of a row stay unloaded."""
+    from acc_predictor.base import AccPredictor
+
+    if name not in PREDICTORS:
+        load_class(PREDICTORS, name, "predictor", AccPredictor)
+
+
 def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, seed: int = 0,
                       lower: np.ndarray | None = None, upper: np.ndarray | None = None,
-                      n_jobs: int | None = None) -> "AccPredictor":
+                      n_jobs: int | None = None,
+                      space: "SearchSpace | None" = None) -> "AccPredictor":
     """Returns the predictor called `name`, fitted.
 
     Args:
-        name: key in `PREDICTORS`.
+        name: key in `PREDICTORS`, or `module:Class` for one of your own.
         inputs: (n, d) canonical integer vectors.
         targets: (n,) or (n, 1) top-1 errors in percent.
         seed: seeds the predictors that draw random numbers.
         lower, upper: (d,) bounds of the genes; by default those of the data.
         n_jobs: threads to use, None for all cores; no result depends on it.
+        space: what the vectors encode; some predictors use the meaning of the genes.
 
     Raises:
         UserError: no such predictor, or inputs and targets that it cannot learn from.
     """
-    if name not in PREDICTORS:
-        raise UserError(f"unknown predictor {name!r}; choose from {', '.join(sorted(PREDICTORS))}")
-    module, attribute = PREDICTORS[name].split(":")
-    predictor = getattr(importlib.import_module(module), attribute)
-    return predictor(seed=seed, lower=lower, upper=upper, n_jobs=n_jobs).fit(inputs, targets)
+    from acc_predictor.base import AccPredictor
+
+    predictor = load_class(PREDICTORS, name, "predictor", AccPredictor)
+    fitted: AccPredictor = predictor(seed=seed, lower=lower, upper=upper, n_jobs=n_jobs,
+                                     space=space).fit(inputs, targets)
+    return fitted

@@ -3,13 +3,16 @@
 import functools
 import os
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads scipy's own BLAS before `_blas` lists the libraries
 from threadpoolctl import ThreadpoolController
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from search_space import SearchSpace
 
 
 class AccPredictor(ABC):
@@ -29,6 +32,7 @@ class AccPredictor(ABC):
         seed: seeds the generators of the predictors that draw.
         lower, upper: (d,) bounds of the genes, to scale inputs; by default those of the data.
         n_jobs: threads to use; None means every core that this process may use.
+        space: what the vectors encode, for predictors that use the meaning of the genes.
 
     Attributes:
         name: key in `acc_predictor.PREDICTORS`.
@@ -39,8 +43,10 @@ class AccPredictor(ABC):
     min_points: ClassVar[int] = 5
 
     def __init__(self, *, seed: int = 0, lower: np.ndarray | None = None,
-                 upper: np.ndarray | None = None, n_jobs: int | None = None) -> None:
+                 upper: np.ndarray | None = None, n_jobs: int | None = None,
+                 space: "SearchSpace | None" = None) -> None:
         self.seed = seed
+        self.space = space
         self.lower = lower
         self.upper = upper
         self.n_jobs = n_jobs or len(os.sched_getaffinity(0))

@@ -36,14 +36,14 @@ from cli.scripts import run_script
 from evaluator.costs import network_costs
 from evaluator.latency import LookUpTable
 from evaluator.layers import read_config_layers
-from evaluator.objectives import SecondObjective
 from msunas import get_args_parser as search_parser
-from msunas import make_space, parse_resolutions, prepare
+from msunas import prepare
 from post_search import front_within, parse_constraints, parse_preference, read_search, select
 from post_search import get_args_parser as post_parser
 from post_search import resolve as post_resolve
 from search.archive import Record, read_net_stats, read_stats
 from search.run_folder import SETTINGS, RunFolder
+from search.session import make_parts
 from search_space import OFASearchSpace, read_arch
 from train_imagenet import check_flags
 from train_imagenet import get_args_parser as train_parser
@@ -80,7 +80,7 @@ def use_stats(path: Path) -> None:
     """Reads a stats file as the search and post_search do, and chooses from it."""
     read_stats(path, SPACE.encode)
     search = read_search(str(path), None)
-    select(front_within(search.stats.archive, []), 2, {}, search.sec_obj)
+    select(front_within(search.stats.archive, [], search.sec_obj), 2, {}, search.sec_obj)
 
 
 @cache
@@ -92,9 +92,8 @@ def parsed(make_parser: Callable[[], argparse.ArgumentParser], *flags: str) -> a
 def use_settings(path: Path) -> None:
     """Resumes a search with these settings, and selects from it."""
     _, _, settings = prepare(parsed(search_parser, "--resume", str(path.parent)))
-    space = make_space(settings)
-    SecondObjective(settings["sec_obj"], space)
-    post_resolve(parsed(post_parser, "--expr", "x", "--supernet_path", "x"), settings)
+    make_parts(settings)
+    post_resolve(parsed(post_parser, "--expr", "x", "--supernet_path", "x"), settings.to_json())
 
 
 def use_failed(path: Path) -> None:
@@ -169,7 +168,11 @@ def use_constraint(text: str) -> None:
 
 def use_resolutions(text: str) -> None:
     """Parses --resolutions and makes the space."""
-    OFASearchSpace(parse_resolutions(text)).extremes()
+    (action,) = (each for each in search_parser()._actions if each.dest == "resolutions")
+    try:
+        OFASearchSpace(sorted(set(action.type(text)))).extremes()
+    except (ValueError, argparse.ArgumentTypeError) as error:  # what argparse turns into a line
+        raise UserError(str(error)) from None
 
 
 # --------------------------------------------------------------------------------- the valid inputs
@@ -221,7 +224,7 @@ def readers() -> dict[str, Reader]:
         "net.config": Reader(text_inputs(*configs), use_config),
         "stats of an iteration": Reader(text_inputs(ours, old), use_stats),
         "stats of a network": Reader(text_inputs(net_stats), read_net_stats),
-        "settings of a search": Reader(text_inputs(settings), use_settings, SETTINGS),
+        "settings of a search": Reader(text_inputs(settings.to_json()), use_settings, SETTINGS),
         "record of a failure": Reader(text_inputs(failed), use_failed, "failed/it_0_net_3"),
         "latency table": Reader(text_inputs(lut, dump=lambda value: "# device: cpu\n# threads: 1\n"
                                             + yaml.dump(value)), use_lut),

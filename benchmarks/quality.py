@@ -8,11 +8,8 @@ on the oracle 80,000. The searches are those of msunas.py, answered in this proc
 """
 
 import argparse
-import contextlib
-import io
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,11 +24,11 @@ from acc_predictor import PREDICTORS
 from cli.scripts import run_script
 from evaluator.jobs import Job, Result
 from evaluator.oracle import OracleEvaluator
-from msunas import AuxiliarySingleLevelProblem, MSuNAS, make_objective, make_space, resolve
-from msunas import get_args_parser as search_parser
-from search.archive import objectives
+from search import Costs, Progress, Search, make_objectives
 from search.operators import CanonicalRepair, IntegerPolynomialMutation
-from search.run_folder import RunFolder
+from search.strategies import STRATEGIES, Task
+from search.strategies.msunas import SurrogateProblem
+from search_space import OFASearchSpace
 from utils.pareto import normalized_hypervolume
 
 REFERENCE = np.array([30.0, 600.0])
@@ -47,44 +44,40 @@ class Direct:
     def __init__(self, oracle: OracleEvaluator) -> None:
         self.oracle = oracle
 
-    def run(self, jobs: list[Job]) -> Iterator[Result]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
         """Yields the results in the order of the jobs."""
         for job in jobs:
             yield Result(job, "ok", stats=self.oracle.evaluate(job.arch))
 
 
-def settings_of(args: argparse.Namespace, seed: int, iterations: int, n_doe: int) -> dict:
-    """Returns the settings of msunas.py for one search on the oracle."""
-    flags = ["--evaluator", "oracle", "--oracle_path", args.oracle, "--seed", seed,
-             "--iterations", iterations, "--n_doe", n_doe, "--predictor", args.predictor]
-    return resolve(search_parser().parse_args([str(flag) for flag in flags]))
-
-
 def curve(args: argparse.Namespace, seed: int, iterations: int, n_doe: int) -> list[float]:
     """Returns the hypervolume after each budget of one search."""
-    settings = settings_of(args, seed, iterations, n_doe)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        search = MSuNAS(settings, RunFolder(folder), Direct(OracleEvaluator(args.oracle)))
-        search.run()
-    F = objectives(search.archive)
-    return [normalized_hypervolume(F[:budget], REFERENCE) for budget in BUDGETS]
+    space = OFASearchSpace()
+    costs = Costs(space)
+    search = Search(space, make_objectives("flops", space, costs=costs), args.strategy,
+                    args.predictor, Direct(OracleEvaluator(args.oracle)), n_doe=n_doe,
+                    iterations=iterations, seed=seed, costs=costs, uniform_sample=iterations == 0,
+                    progress=Progress(0, quiet=True))
+    search.run()
+    return [normalized_hypervolume(search.F[:budget], REFERENCE) for budget in BUDGETS]
 
 
 def direct_hypervolume(args: argparse.Namespace) -> float:
     """Returns the hypervolume of NSGA-II straight on the oracle."""
-    settings = settings_of(args, 0, 0, 2)
-    space, oracle = make_space(settings), OracleEvaluator(args.oracle)
-    objective = make_objective(settings, space)
+    space, oracle = OFASearchSpace(), OracleEvaluator(args.oracle)
+    (objective,) = make_objectives("flops", space)
 
     class Truth:
         def predict(self, X):
             X = np.asarray(X, dtype=int)
-            return 100 - np.asarray(oracle.evaluate_many([space.decode(x) for x in X]))[:, None]
+            errors = 100 - np.asarray(oracle.evaluate_many([space.decode(x) for x in X]))
+            return np.column_stack([errors, objective.values(X)])
 
+    nothing = space.draw(0, np.random.default_rng(0))
     algorithm = NSGA2(pop_size=DIRECT[0], sampling=space.draw(DIRECT[0], np.random.default_rng(0)),
                       crossover=TwoPointCrossover(prob=0.9), mutation=IntegerPolynomialMutation(),
                       repair=CanonicalRepair(space.canonical))
-    problem = AuxiliarySingleLevelProblem(space, Truth(), objective.values)
+    problem = SurrogateProblem(Task(space, nothing, np.zeros((0, 2)), nothing, Truth()))
     result = minimize(problem, algorithm, ("n_gen", DIRECT[1]), seed=0)
     return normalized_hypervolume(result.F, REFERENCE)
 
@@ -95,7 +88,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--seeds", type=int, default=10, help="searches of each kind")
-    p.add_argument("--predictor", choices=sorted(PREDICTORS), default="rbf", help="surrogate")
+    p.add_argument("--strategy", choices=sorted(STRATEGIES), default="msunas", help="strategy")
+    p.add_argument("--predictor", choices=sorted(PREDICTORS),
+                   help="surrogate; None: the strategy's own")
     p.add_argument("--workers", type=int, default=2, help="searches at a time")
     p.add_argument("--direct", action="store_true", help="also NSGA-II straight on the oracle")
     p.add_argument("--save", default="benchmarks/results", help="folder for table and picture")
@@ -115,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
              "yes" if mean >= original - e else "no")
             for budget, original, mean, e, r in zip(BUDGETS, ORIGINAL, ours.mean(axis=0), error,
                                                     random.mean(axis=0), strict=True)]
-    text = f"{machine()}; {args.seeds} seeds, {args.predictor}\n\n" + table(
+    text = f"{machine()}; {args.seeds} seeds, {args.strategy}\n\n" + table(
         ("evaluations", "original", "ours (mean ± standard error)", "random search",
          "not below the original"), rows) + "\n"
     if args.direct:

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from common import machine, table
 
-from acc_predictor import PREDICTORS, get_acc_predictor
+from acc_predictor import PREDICTORS
 from cli.scripts import run_script
-from evaluator.objectives import SecondObjective
 from evaluator.oracle import OracleEvaluator
-from msunas import propose
+from search.objectives import Objective, make_objectives
+from search.strategies import STRATEGIES, Task, get_strategy
+from search.surrogate import Surrogate
 from search_space import OFASearchSpace
 
 ARCHIVE, K, REPEATS = 340, 8, 5
@@ -33,7 +34,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="search_step.py", description=__doc__.splitlines()[0])
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--lut", help="latency table; adds the step with --sec_obj cpu")
-    p.add_argument("--predictor", choices=sorted(PREDICTORS), default="rbf", help="default: rbf")
+    p.add_argument("--predictor", choices=sorted(PREDICTORS), help="default: the strategy's")
+    p.add_argument("--strategy", choices=sorted(STRATEGIES), default="msunas",
+                   help="default: msunas")
     p.add_argument("--profile", help="file for a profile of the step (flops)")
     return p
 
@@ -45,30 +48,31 @@ def main(args: argparse.Namespace) -> None:
     oracle = OracleEvaluator(oracle_path=args.oracle)
     errors = 100 - np.asarray(oracle.evaluate_many([space.decode(x) for x in X]))
 
-    def step(objective: SecondObjective, seed: int) -> None:
+    strategy = get_strategy(args.strategy)
+    predictor = args.predictor or str(strategy.default_predictor)
+
+    def step(objective: Objective, seed: int) -> None:
         F = np.column_stack([errors, objective.values(X)])
-        predictor = get_acc_predictor(args.predictor, X, errors, seed=seed, lower=space.lower,
-                                      upper=space.upper)
-        chosen = propose(space, predictor, objective.values, X, F, X, K,
-                         np.random.default_rng(seed))
+        surrogate = Surrogate(space, [objective], predictor, X, F, seed)
+        chosen = strategy.propose(Task(space, X, F, X, surrogate), K, np.random.default_rng(seed))
         if chosen.shape != (K, space.n_var):
             raise RuntimeError(f"the step proposed {chosen.shape} instead of {K} architectures")
 
     rows = []
     for name, lut in [("flops", None), *([("cpu", args.lut)] if args.lut else [])]:
-        objective = SecondObjective(name, space, lut=lut)
+        (objective,) = make_objectives(name, space, luts={"": lut} if lut else {})
         step(objective, 0)
         seconds = []
         for seed in range(REPEATS):
             start = time.perf_counter()
             step(objective, seed)
             seconds.append(time.perf_counter() - start)
-        rows.append((name, args.predictor, ORIGINAL[name], f"{np.median(seconds):.2f} s",
+        rows.append((name, predictor, ORIGINAL[name], f"{np.median(seconds):.2f} s",
                      f"{min(seconds):.2f}..{max(seconds):.2f} s"))
     print(machine())
     print(table(("objective", "predictor", "original", "ours (median)", "range"), rows))
     if args.profile:
-        objective = SecondObjective("flops", space)
+        (objective,) = make_objectives("flops", space)
         write_profile(lambda: step(objective, 1), args.profile)
 
 

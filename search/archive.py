@@ -23,6 +23,10 @@ REQUIRED_KEYS = ("archive", "candidates", "hv", "surrogate")
 SURROGATE_SCORES = ("rmse", "rho", "tau")
 # What the original stores for an evaluation that failed: error 100, cost 1000.
 FAILED = (100.0, 1000.0)
+# What is said of each objective beside the error: name, unit, source, direction.
+DESCRIBED = "objectives"
+# The key of the third objective and those after it: the rows of the archive keep three items.
+FURTHER = "further_objectives"
 MEASURED = ("params", "flops", "gpu", "cpu", "loss", "top1", "top5")
 
 
@@ -33,11 +37,18 @@ class Record(NamedTuple):
         arch: the architecture dict.
         top1_err: measured top-1 error in percent, 0..100.
         sec_obj: the second objective: millions for `flops` and `params`, ms for a latency.
+        further: the third objective and those after it, where there are more than two.
     """
 
     arch: dict[str, Any]
     top1_err: float
     sec_obj: float
+    further: tuple[float, ...] = ()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The objectives beside the error."""
+        return (self.sec_obj, *self.further)
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,13 @@ class Stats:
         candidates: those of this iteration.
         hv: normalised hypervolume of the archive, 0..1.
         surrogate: `model`, `name`, `winner` (str), `rmse`, `rho`, `tau` (float or None); may be {}.
-        sec_obj: name of the second objective; None where the file does not say (the original's).
-        reference_point: of the hypervolume, [error, second objective]; None as above.
+        sec_obj: names of the objectives beside the error, joined by `+`; None where the file does
+            not say (the original's).
+        reference_point: of the hypervolume, [error, second objective, ...], all minimised; None
+            as above.
         extra: any further keys, kept as they are.
+        objectives: what `Objective.describe` says of each objective beside the error; may be [].
+        search_space: name of the search space; None as above.
     """
 
     archive: list[Record]
@@ -61,6 +76,20 @@ class Stats:
     sec_obj: str | None = None
     reference_point: list[float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    objectives: list[dict[str, Any]] = field(default_factory=list)
+    search_space: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the objectives beside the error; [] where the file does not say."""
+        return self.sec_obj.split("+") if self.sec_obj else []
+
+    @property
+    def signs(self) -> np.ndarray:
+        """(m,) what turns (error, objectives ...) into values to be minimised."""
+        n = len(self.objectives) or max(len(self.names), 1)
+        signs = [-1.0 if row.get("direction") == "max" else 1.0 for row in self.objectives]
+        return np.array([1.0, *(signs or [1.0] * n)])
 
 
 def stats_path(folder: str | os.PathLike, iteration: int) -> Path:
@@ -81,9 +110,17 @@ def latest_stats(folder: str | os.PathLike) -> Path:
     return numbered[max(numbered)]
 
 
-def objectives(records: Iterable[Record]) -> np.ndarray:
-    """Returns the (n, 2) float array of (top-1 error, second objective), both minimised."""
-    return np.array([record[1:] for record in records], dtype=float).reshape(-1, 2)
+def objectives(records: Iterable[Record], signs: np.ndarray | None = None) -> np.ndarray:
+    """Returns the (n, m) float array of (top-1 error, objectives ...).
+
+    Args:
+        records: n of them, with equally many objectives.
+        signs: (m,) factors that make all of them minimised (`Stats.signs`); None for values as
+            they are.
+    """
+    rows = [(record.top1_err, *record.values) for record in records]
+    F = np.array(rows, dtype=float) if rows else np.zeros((0, 2 if signs is None else len(signs)))
+    return F if signs is None else F * signs
 
 
 def write_stats(path: str | os.PathLike, stats: Stats) -> None:
@@ -95,6 +132,13 @@ def write_stats(path: str | os.PathLike, stats: Stats) -> None:
         value["sec_obj"] = stats.sec_obj
     if stats.reference_point is not None:
         value["reference_point"] = [float(v) for v in stats.reference_point]
+    if stats.objectives:
+        value[DESCRIBED] = stats.objectives
+    if stats.search_space is not None:
+        value["search_space"] = stats.search_space
+    if any(record.further for record in stats.archive):
+        value[FURTHER] = {key: [list(record.further) for record in records] for key, records in
+                          (("archive", stats.archive), ("candidates", stats.candidates))}
     write_json(path, value | stats.extra)
 
 
@@ -119,19 +163,22 @@ def read_stats(path: str | os.PathLike,
     if missing:
         raise UserError(f"{path}: the key {missing[0]!r} is missing; a stats file of a search has "
                         f"{', '.join(REQUIRED_KEYS)}")
-    sec_obj = value.get("sec_obj")
-    if sec_obj is not None and (not isinstance(sec_obj, str) or not sec_obj):
-        raise UserError(f"{path}: 'sec_obj' must be the name of an objective, not "
-                        f"{_short(sec_obj)}")
-    records = {key: _records(f"{path}: {key}", value[key], check_arch)
+    sec_obj, space = (_name(path, value, key) for key in ("sec_obj", "search_space"))
+    described = _described(f"{path}: {DESCRIBED}", value.get(DESCRIBED, []), sec_obj)
+    low = -math.inf if any(row.get("source") == "reported" for row in described) else 0.0
+    further = _further(path, value, sec_obj, low)
+    records = {key: _records(f"{path}: {key}", value[key], check_arch, further.get(key), low)
                for key in ("archive", "candidates")}
     records = {key: _clean(f"{path}: {key}", found, strict=sec_obj is not None)
                for key, found in records.items()}
+    n_objectives = 1 + (sec_obj or "").count("+") + 1
     point = value.get("reference_point")
     if point is not None:
-        point = _list(f"{path}: reference_point", point, 2)
-        point = [_number(f"{path}: reference_point", v, low=0) for v in point]
-    known = (*REQUIRED_KEYS, "sec_obj", "reference_point")
+        place = f"{path}: reference_point"
+        signed = any(row.get("direction") == "max" for row in described) or low < 0
+        point = [_number(place, v, low=-math.inf if signed else 0)
+                 for v in _list(place, point, n_objectives)]
+    known = (*REQUIRED_KEYS, "sec_obj", "search_space", DESCRIBED, "reference_point", FURTHER)
     extra = {key: v for key, v in value.items() if key not in known}
     surrogate = _surrogate(f"{path}: surrogate", value["surrogate"])
     try:
@@ -140,7 +187,41 @@ def read_stats(path: str | os.PathLike,
         raise UserError(f"{path}: NaN or infinity, which only {', '.join(SURROGATE_SCORES)} of "
                         "'surrogate' can be") from None
     return Stats(**records, hv=_number(f"{path}: hv", value["hv"], low=0), sec_obj=sec_obj,
-                 surrogate=surrogate, reference_point=point, extra=extra)
+                 surrogate=surrogate, reference_point=point, objectives=described,
+                 search_space=space, extra=extra)
+
+
+def _name(path: str | os.PathLike, value: dict[str, Any], key: str) -> str | None:
+    name = value.get(key)
+    if name is not None and (not isinstance(name, str) or not name):
+        what = "name of an objective" if key == "sec_obj" else "name of a search space"
+        raise UserError(f"{path}: {key!r} must be the {what}, not {_short(name)}")
+    return name
+
+
+def _described(place: str, value: Any, sec_obj: str | None) -> list[dict[str, Any]]:
+    """Returns the descriptions of the objectives, whose names must be those of `sec_obj`."""
+    rows = _list(place, value)
+    names = [row.get("name") if isinstance(row, dict) else None for row in rows]
+    if rows and names != (sec_obj or "").split("+"):
+        raise UserError(f"{place}: must describe {sec_obj}, not {_short(names)}")
+    return rows
+
+
+def _further(path: str | os.PathLike, value: dict[str, Any], sec_obj: str | None,
+             low: float) -> dict[str, list[tuple[float, ...]]]:
+    """Returns the third objective and those after it, for each record of archive and candidates."""
+    n_further = (sec_obj or "").count("+")
+    if not n_further:
+        return {}
+    found, place = value.get(FURTHER), f"{path}: {FURTHER}"
+    if not isinstance(found, dict):
+        raise UserError(f"{place}: must be a dict with archive and candidates, not {_short(found)}")
+    return {key: [tuple(_number(f"{place}[{key}][{i}]", v, low)
+                        for v in _list(f"{place}[{key}][{i}]", row, n_further))
+                  for i, row in enumerate(_list(f"{place}[{key}]", found.get(key),
+                                                len(_list(f"{path}: {key}", value[key]))))]
+            for key in ("archive", "candidates")}
 
 
 def check_objective(path: str | os.PathLike, stats: Stats, sec_obj: str) -> None:
@@ -167,25 +248,42 @@ def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
     return value
 
 
-def read_evaluations(folder: str | os.PathLike, sec_obj: str,
-                     check_arch: Callable[[dict], object] | None = None) -> list[Record]:
+class Evaluation(NamedTuple):
+    """One finished evaluation in an `iter_<i>` folder: its file, architecture and stats."""
+
+    path: Path
+    arch: dict[str, Any]
+    stats: dict[str, Any]
+
+    def value(self, key: str) -> float:
+        """Returns what was measured under `key`; raises UserError where that is nothing."""
+        if self.stats.get(key) is None:
+            known = ", ".join(k for k in MEASURED[:4] if self.stats.get(k) is not None)
+            raise UserError(f"{self.path}: {key!r} was not measured; known are {known}")
+        return _number(f"{self.path}: {key}", self.stats[key])
+
+    @property
+    def top1_err(self) -> float:
+        """The measured top-1 error in percent."""
+        return 100 - float(self.stats["top1"])
+
+
+def read_evaluations(folder: str | os.PathLike,
+                     check_arch: Callable[[dict], object] | None = None) -> list[Evaluation]:
     """Reads the pairs `net_<j>.subnet`, `net_<j>.stats` of one `iter_<i>` folder, in order of j.
 
     A subnet without stats was never finished and is left out.
 
     Raises:
-        UserError: no such folder, a damaged file, or stats that lack the objective `sec_obj`.
+        UserError: no such folder, or a damaged file.
     """
-    records = []
+    found = []
     for _, path in sorted(_numbered(folder, r"net_(\d+)\.stats").items()):
         stats, subnet = read_net_stats(path), path.with_suffix(".subnet")
         arch = read_json(subnet, "subnet file")
         _check_arch(str(subnet), arch, check_arch)
-        if stats.get(sec_obj) is None:
-            raise UserError(f"{path}: {sec_obj!r} was not measured; known are "
-                            f"{', '.join(k for k in MEASURED[:4] if stats.get(k) is not None)}")
-        records.append(Record(arch, 100 - float(stats["top1"]), float(stats[sec_obj])))
-    return records
+        found.append(Evaluation(path, arch, stats))
+    return found
 
 
 def _numbered(folder: str | os.PathLike, pattern: str) -> dict[int, Path]:
@@ -198,16 +296,18 @@ def _numbered(folder: str | os.PathLike, pattern: str) -> dict[int, Path]:
 
 
 def _plain_records(records: Iterable[Record]) -> list[list]:
-    return [[arch, float(top1_err), float(sec_obj)] for arch, top1_err, sec_obj in records]
+    return [[record.arch, float(record.top1_err), float(record.sec_obj)] for record in records]
 
 
-def _records(place: str, value: Any, check_arch: Callable | None) -> list[Record]:
+def _records(place: str, value: Any, check_arch: Callable | None,
+             further: list[tuple[float, ...]] | None = None, low: float = 0.0) -> list[Record]:
     records = []
     for i, item in enumerate(_list(place, value)):
         arch, error, cost = _list(f"{place}[{i}]", item, 3)
         _check_arch(f"{place}[{i}]", arch, check_arch)
         records.append(Record(arch, _number(f"{place}[{i}], top-1 error", error, 0, 100),
-                              _number(f"{place}[{i}], second objective", cost, 0)))
+                              _number(f"{place}[{i}], second objective", cost, low),
+                              further[i] if further else ()))
     return records
 
 
@@ -217,8 +317,8 @@ def _clean(place: str, records: list[Record], strict: bool) -> list[Record]:
     for i, record in enumerate(records):
         key = repr(sorted(record.arch.items()))
         if key in kept and strict:
-            raise UserError(f"{place}[{i}]: this architecture stands there twice")
-        if strict or tuple(record[1:]) != FAILED:
+            raise UserError(f"{place}[{i}]: this architecture is there twice")
+        if strict or (record.top1_err, record.sec_obj) != FAILED:
             kept.setdefault(key, record)
     if len(kept) < len(records):
         print(f"warning: {place}: left out {len(records) - len(kept)} of {len(records)} records "
@@ -232,9 +332,9 @@ def _check_arch(place: str, arch: Any, check_arch: Callable[[dict], object] | No
                         f"{_short(arch)}")
     for key, genes in arch.items():
         for gene in genes if isinstance(genes, list) else [genes]:
-            if isinstance(gene, bool) or not isinstance(gene, int | str):
+            if isinstance(gene, bool) or not isinstance(gene, int | float | str):
                 raise UserError(f"{place}: {_short(key)} of the architecture holds {_short(gene)}, "
-                                "but must hold integers")
+                                "but must hold numbers or names")
     if check_arch is not None:
         try:
             check_arch(arch)

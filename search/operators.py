@@ -75,11 +75,25 @@ def swap_one(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) -> np.ndarray:
     """Returns (n,): the standard deviation of the gaps between front and chosen candidates.
 
+    With several objectives it is the sum of theirs, each in units of the front's range.
+
     Args:
         masks: (n, m) bool, the same number of ones in every row.
-        candidates: (m,) second objective of the candidates.
-        front: (f,) second objective of the archive's front.
+        candidates: (m,) or (m, q) objectives of the candidates beside the error.
+        front: (f,) or (f, q) those of the archive's front.
     """
+    columns = list(zip(_columns(candidates), _columns(front), strict=True))
+    if len(columns) == 1:
+        return _gap_deviation(masks, *columns[0])
+    return np.sum([_gap_deviation(masks, column, ends) / (np.ptp(ends) or 1.0)
+                   for column, ends in columns], axis=0)
+
+
+def _columns(values: np.ndarray) -> list[np.ndarray]:
+    return list(values.T) if values.ndim == 2 else [values]
+
+
+def _gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) -> np.ndarray:
     chosen = np.broadcast_to(candidates, masks.shape)[masks].reshape(len(masks), -1)
     fixed = np.broadcast_to(front, (len(masks), len(front)))
     return np.diff(np.sort(np.hstack([fixed, chosen]), axis=1), axis=1).std(axis=1)

@@ -28,13 +28,18 @@ def non_dominated(F: ArrayLike) -> np.ndarray:
 def reference_point(F: ArrayLike) -> np.ndarray:
     """Returns the (m,) reference point of the hypervolume: 1.01 x the worst of each objective.
 
+    Of a negative worst value (a maximised objective enters negated) it is 0.99 x, so that the
+    point is the worse one; where the worst value is 0 it is 1.
+
     Raises:
         UserError: `F` is empty, not (n, m), or holds NaN or infinity.
     """
     F = _checked(F)
     if not len(F):
         raise UserError("the reference point needs at least one evaluated architecture")
-    return REFERENCE_MARGIN * F.max(axis=0)
+    worst = F.max(axis=0)
+    beyond = np.where(worst > 0, REFERENCE_MARGIN * worst, (2 - REFERENCE_MARGIN) * worst)
+    return np.where(worst == 0, 1.0, beyond)
 
 
 def hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
@@ -53,12 +58,16 @@ def hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
 def normalized_hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
     """Returns `hypervolume(F, ref)` divided by the product of `ref`: 0..1 where all F >= 0.
 
+    Of a maximised objective, whose values and reference are negative, it is in units of the
+    reference and may exceed 1.
+
     Raises:
-        UserError: as `hypervolume`, or `ref` is not positive.
+        UserError: as `hypervolume`, or `ref` holds a 0.
     """
-    volume, box = hypervolume(F, ref), float(np.prod(ref))
-    if not np.min(ref) > 0:
-        raise UserError(f"the reference point must be positive, not {np.asarray(ref).tolist()}")
+    volume, box = hypervolume(F, ref), float(np.prod(np.abs(ref)))
+    if not box > 0:
+        raise UserError(f"the reference point must be positive, or negative for what is maximised, "
+                        f"not {np.asarray(ref).tolist()}")
     return volume / box
 
 

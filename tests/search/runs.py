@@ -13,6 +13,11 @@ def command(save, *flags) -> list[str]:
             *map(str, BUDGET + flags)]
 
 
+def resume(save) -> list[str]:
+    """The command that goes on with a run; code that its settings name must be typed again."""
+    return ["msunas.py", "--resume", str(save), "--evaluator", EVALUATOR]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a run but its settings, which name the folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")

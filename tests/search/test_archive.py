@@ -89,7 +89,7 @@ def test_scores_of_constant_predictions_may_be_nan(tmp_path):
     ({"archive": [[SMALL, 3, 10**400]]}, r"archive\[0\], second objective: must be a finite"),
     ({"archive": [[[1], 3, 4]]}, r"archive\[0\]: an architecture is a dict"),
     ({"archive": [[{**SMALL, "ks": [3]}, 3, 4]]}, "'ks' of the architecture must be a list of 10"),
-    ({"archive": [[{"ks": [0.5]}, 3, 4]]}, "'ks' of the architecture holds 0.5"),
+    ({"archive": [[{"ks": [[0.5]]}, 3, 4]]}, r"'ks' of the architecture holds \[0.5\]"),
     ({"candidates": None}, "candidates: must be a list, not None"),
     ({"surrogate": []}, "surrogate: must be a dict"),
     ({"surrogate": {"tau": "x"}}, "surrogate: tau: must be a number"),
@@ -159,10 +159,11 @@ def test_evaluations_are_pairs_in_order(tmp_path):
         write(tmp_path / f"net_{j}.subnet", arch)
         write(tmp_path / f"net_{j}.stats", {"top1": top1, "flops": 90.5, "cpu": None})
     write(tmp_path / "net_2.subnet", SMALL)
-    assert read_evaluations(tmp_path, "flops", SPACE.encode) == [
-        Record(SMALL, 30.0, 90.5), Record(LARGE, 20.0, 90.5)]
+    found = read_evaluations(tmp_path, SPACE.encode)
+    assert [(each.arch, each.top1_err, each.value("flops")) for each in found] == [
+        (SMALL, 30.0, 90.5), (LARGE, 20.0, 90.5)]
     with pytest.raises(UserError, match="'cpu' was not measured; known are flops"):
-        read_evaluations(tmp_path, "cpu")
+        found[0].value("cpu")
 
 
 @pytest.mark.parametrize(("value", "message"), [

@@ -15,7 +15,7 @@ import pytest
 from search.archive import objectives, read_stats
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
-from tests.search.runs import TRUSTED, command, contents
+from tests.search.runs import command, contents, resume
 from utils.pareto import non_dominated
 
 
@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, run_command,
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive, "workers die with their parent"
-    done = run_command("msunas.py", *TRUSTED, "--resume", save)
+    done = run_command(*resume(save))
     assert done.returncode == 0, done.stderr
     assert contents(save) == contents(finished[0])
 
@@ -104,13 +104,12 @@ def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_c
     assert process.returncode == 130
     assert f"--resume {save}" in error and "Traceback" not in error
     assert not psutil.wait_procs(children, timeout=5)[1]
-    assert run_command("msunas.py", *TRUSTED, "--resume", save).returncode == 0
+    assert run_command(*resume(save)).returncode == 0
     assert contents(save) == contents(finished[0])
 
 
 def test_resume_with_more_iterations_extends_a_finished_run(finished, tmp_path, run_command):
-    done = run_command("msunas.py", *TRUSTED, "--resume", finished[0], "--save", tmp_path / "more",
-                       "--iterations", 3)
+    done = run_command(*resume(finished[0]), "--save", tmp_path / "more", "--iterations", 3)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "more/iter_3.stats").exists() and not (finished[0] / "iter_3").exists()
 
@@ -159,7 +158,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after_it(finished, tmp_path
         shutil.copytree(small / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*.lock"))
     finally:
         subprocess.run(["umount", small], check=True)
-    assert run_command("msunas.py", *TRUSTED, "--resume", tmp_path / "run").returncode == 0
+    assert run_command(*resume(tmp_path / "run")).returncode == 0
     assert contents(tmp_path / "run") == contents(finished[0])
 
 
@@ -177,7 +176,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, fails_clearly):
                                env={**os.environ, "MSUNAS_TEST_SLEEP": "0.5"})
     try:
         wait_for(save / "iter_0", process)
-        fails_clearly("msunas.py", *TRUSTED, "--resume", save, match=f"pid {process.pid}")
+        fails_clearly(*resume(save), match=f"pid {process.pid}")
     finally:
         process.kill()
         process.wait()
@@ -188,7 +187,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, fails_clearly):
     (["--sec_obj", "params"], "--sec_obj is params, was flops")])
 def test_resume_refuses_flags_that_change_results(finished, fails_clearly, flags, message):
     before = contents(finished[0])
-    fails_clearly("msunas.py", *TRUSTED, "--resume", finished[0], *flags, match=message)
+    fails_clearly(*resume(finished[0]), *flags, match=message)
     assert contents(finished[0]) == before
 
 
@@ -200,12 +199,16 @@ def test_a_non_empty_save_is_refused(finished, fails_clearly):
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--resume", "no/such"], "no search"), (["--sec_obj", "speed"], "flops"),
-    (["--predictor", "tree"], "invalid choice"), (["--dataset", "mnist"], "invalid choice"),
+    (["--predictor", "tree"], "unknown predictor 'tree'; choose from as, carts"),
+    (["--strategy", "luck"], "unknown strategy 'luck'; choose from msunas"),
+    (["--search_space", "cells"], "unknown search space 'cells'; choose from mbv3"),
+    (["--dataset", "mnist"], "invalid choice"),
     (["--n_doe", 1], "2 or more"), (["--n_doe", "x"], "invalid integer"),
     (["--n_doe", 10**12], "1000000 or less"), (["--seed", -1], "0 or more"),
     (["--timeout", "inf"], "above 0"), (["--cache_gb", "nan"], "above 0"),
-    (["--memory_limit", 0], "above 0"), (["--resolutions", f"192:{10**15}:1"], "8..4096"),
-    (["--n_classes", 7], "1000 classes"), (["--resolutions", "big"], "192:256:4"),
+    (["--memory_limit", 0], "above 0"), (["--resolutions", f"192:{10**15}:1"], "4096 or less"),
+    (["--n_classes", 7], "1000 classes"),
+    (["--resolutions", "big"], "--resolutions: invalid list value"),
     (["--evaluator", "oracle"], "--oracle_path"), (["--evaluator", "magic"], "magic"),
     (["--sec_obj", "cpu", "--lut", "absent.yaml"], "absent.yaml"),
     (["--evaluator", "oracle", "--oracle_path", "absent.pth"], "absent.pth"),
@@ -219,7 +222,7 @@ def test_bad_flags_are_named(tmp_path, fails_clearly, flags, message):
 def test_a_damaged_stats_file_is_named_and_kept(finished, tmp_path, fails_clearly, content):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run/iter_2.stats").write_bytes(content)
-    fails_clearly("msunas.py", *TRUSTED, "--resume", tmp_path / "run", "--iterations", 3,
+    fails_clearly(*resume(tmp_path / "run"), "--iterations", 3,
                   match="iter_2.stats")
     assert (tmp_path / "run/iter_2.stats").read_bytes() == content
 
@@ -228,13 +231,14 @@ def test_a_damaged_stats_file_is_named_and_kept(finished, tmp_path, fails_clearl
     ({"n_doe": "many"}, "n_doe cannot be 'many'"), ({"n_iter": 0}, "n_iter cannot be '0'"),
     ({"test": 1}, "test cannot be '1'"), ({"dataset": ["digits"]}, "dataset cannot be"),
     ({"seed": None}, "seed cannot be 'None'"), ({"sec_obj": 3}, "sec_obj cannot be"),
-    ({"resolutions": [192, 10**9]}, "192:256:4"), ({"data": "\ud800"}, "data cannot be"),
+    ({"resolutions": [192, 10**9]}, "resolutions cannot be"),
+    ({"data": "\ud800"}, "data cannot be"),
     ({"data": "a\0b"}, "data cannot be")])
 def test_damaged_settings_are_named(finished, tmp_path, fails_clearly, change, message):
     shutil.copytree(finished[0], tmp_path / "run")
     path = tmp_path / "run/settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    fails_clearly("msunas.py", *TRUSTED, "--resume", tmp_path / "run", match=message)
+    fails_clearly(*resume(tmp_path / "run"), match=message)
 
 
 def test_too_few_points_for_the_predictor_is_said(tmp_path, fails_clearly):

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from evaluator.objectives import SecondObjective
-from msunas import propose, select_subset, top_up
+from search.objectives import make_objectives
+from search.strategies import Task
+from search.strategies.msunas import MSuNAS, select_subset
 from search_space import OFASearchSpace
 from search_space.base import rows_in, unique_rows
 
@@ -17,7 +18,7 @@ K = 8
 def step():
     """A space, an archive, and a linear predictor in place of a fitted one."""
     space = OFASearchSpace()
-    objective = SecondObjective("flops", space)
+    (objective,) = make_objectives("flops", space)
     archs = space.initialize(60, rng=np.random.default_rng(0))
     X = np.array([space.encode(a) for a in archs])
     weights = np.random.default_rng(1).random(space.n_var)
@@ -26,13 +27,14 @@ def step():
         return 40 - (np.asarray(V) @ weights)[:, None] * 0.2
 
     F = np.column_stack([predict(X)[:, 0], objective.values(X)])
-    return SimpleNamespace(space=space, predictor=SimpleNamespace(predict=predict), X=X, F=F,
-                           cost=objective.values)
+    surrogate = SimpleNamespace(
+        predict=lambda V: np.column_stack([predict(V)[:, 0], objective.values(V)]))
+    return SimpleNamespace(space=space, surrogate=surrogate, X=X, F=F)
 
 
 def run(step, known=None, seed=0, k=K):
-    return propose(step.space, step.predictor, step.cost, step.X, step.F,
-                   step.X if known is None else known, k, np.random.default_rng(seed))
+    task = Task(step.space, step.X, step.F, step.X if known is None else known, step.surrogate)
+    return MSuNAS().propose(task, k, np.random.default_rng(seed))
 
 
 def test_proposals_are_new_distinct_and_canonical(step):
@@ -50,7 +52,7 @@ def test_the_seed_decides(step):
 
 def test_proposals_improve_the_predicted_front(step):
     X = run(step)
-    F = np.column_stack([step.predictor.predict(X)[:, 0], step.cost(X)])
+    F = step.surrogate.predict(X)
     dominated = ((step.F[None] <= F[:, None]).all(axis=2)
                  & (step.F[None] < F[:, None]).any(axis=2)).any(axis=1)
     assert not dominated.any(), "the archive dominates none of them by the model"
@@ -67,9 +69,9 @@ def test_an_exhausted_space_gives_what_is_left_and_then_nothing():
     everything = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
     none = np.zeros((0, 3), dtype=int)
     rng = np.random.default_rng(0)
-    left = top_up(space, none, everything[:5], 8, rng)
+    left = Task(space, none, none, everything[:5], None).top_up(none, 8, rng)
     assert {tuple(x) for x in left} == {tuple(x) for x in everything[5:]}
-    assert top_up(space, none, everything, 8, rng).shape == (0, 3)
+    assert Task(space, none, none, everything, None).top_up(none, 8, rng).shape == (0, 3)
 
 
 def test_a_subset_is_chosen_for_even_gaps():

@@ -1,0 +1,292 @@
+"""Algorithm 1 of NSGANetV2: an archive, a surrogate, a strategy, and a few evaluations a time."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from search import archive as archives
+from search.archive import Record, Stats
+from search.constraints import Constraints, initial_sample
+from search.evaluation import Engine, Evaluations, Failure
+from search.objectives import Costs, Objective
+from search.progress import Progress
+from search.run_folder import RunFolder
+from search.strategies import get_strategy
+from search.strategies.base import Strategy, Task
+from search.surrogate import Surrogate
+from search_space import Arch, SearchSpace
+from utils.errors import UserError
+from utils.metrics import get_correlation
+from utils.pareto import non_dominated, normalized_hypervolume, reference_point
+
+SCORES = ("rmse", "rho", "tau")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Architectures to evaluate, and the surrogate that proposed them (None in iteration 0)."""
+
+    iteration: int
+    archs: list[Arch]
+    X: np.ndarray
+    surrogate: Surrogate | None = None
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What an iteration gave: its number, stats as they are written, and the failures."""
+
+    number: int
+    stats: Stats
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Search:
+    """A search as an object: `ask` for a batch, `tell` its outcome, or `run` with an engine.
+
+        search = Search(space, objectives, engine=engine, folder="runs/mine")
+        search.run()
+
+    With a folder every result is kept the moment it arrives, and a search over a folder that holds
+    results goes on from there (the caller passes the same arguments). All randomness comes from
+    the seed and the number of the iteration.
+
+    Args:
+        space: the search space.
+        objectives: beside the top-1 error, one or more.
+        strategy: name, or an object of your own.
+        predictor: of the error; None takes the strategy's own.
+        engine: evaluates jobs, see `evaluator.jobs`; needed by `run` alone.
+        folder: path of the run folder; None keeps everything in memory.
+        n_doe, iterations, n_iter: Algorithm 1: initial sample, iterations, evaluations of each.
+        seed: of every random draw.
+        constraints: limits that hold while searching, see `search.constraints`.
+        costs: of the space, shared with the objectives; for constraints and estimates.
+        uniform_sample: draw the initial sample uniformly, without the extremes: random search.
+        retry_failed: evaluate and propose again what failed before.
+        extra: further keys of every stats file, in JSON types.
+        progress: says what happens.
+
+    Attributes:
+        archive: every evaluated architecture, in the order of evaluation.
+        failed: the architectures whose evaluation failed.
+    """
+
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective],
+                 strategy: str | Strategy = "msunas", predictor: str | None = None,
+                 engine: Engine | None = None, folder: str | os.PathLike | None = None, *,
+                 n_doe: int = 100, iterations: int = 30, n_iter: int = 8, seed: int = 0,
+                 constraints: str | None = None, costs: Costs | None = None,
+                 uniform_sample: bool = False, retry_failed: bool = False,
+                 extra: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
+        self.space, self.objectives = space, list(objectives)
+        self.strategy = get_strategy(strategy) if isinstance(strategy, str) else strategy
+        self.predictor = predictor or self.strategy.default_predictor
+        self.n_doe, self.iterations, self.n_iter, self.seed = n_doe, iterations, n_iter, seed
+        self.costs = costs or Costs(space)
+        self.constraints = Constraints(constraints, objectives, self.costs)
+        self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
+        self.engine, self.extra = engine, dict(extra or {})
+        self.folder = None if folder is None else RunFolder(folder)
+        self.progress = progress or Progress(n_planned=n_doe + iterations * n_iter)
+        self.signs = np.array([1.0, *(objective.sign for objective in self.objectives)])
+        self.archive: list[Record] = []
+        self.failed: list[Arch] = []
+        self.reference: np.ndarray | None = None
+        self.next_iteration = 0
+
+    # ---------------------------------------------------------------------------------- ask, tell
+
+    def ask(self) -> Batch | None:
+        """Returns what to evaluate next; None when the search is complete.
+
+        The same until `tell` is called.
+        """
+        if self.next_iteration == 0:
+            X = initial_sample(self.space, self.n_doe, self._rng(), uniform=self.uniform_sample,
+                               constraints=self.constraints)
+            return self._batch(X, None)
+        if self.next_iteration > self.iterations:
+            return None
+        rng, X, F = self._rng(), self.encode(self.archs), self.F
+        surrogate = None
+        if self.strategy.default_predictor is not None:
+            surrogate = Surrogate(self.space, self.objectives, str(self.predictor), X, F,
+                                  int(rng.integers(2**31)))
+        task = Task(self.space, X, F, np.vstack([X, self.encode(self.failed)]), surrogate,
+                    self.constraints.violation(surrogate))
+        chosen = self.strategy.propose(task, self.n_iter, rng)
+        if not len(chosen):
+            self.progress.say(f"iteration {self.next_iteration}: the space {self.space.name} holds "
+                              "no architecture that was not evaluated; the search is complete")
+            return None
+        return self._batch(chosen, surrogate)
+
+    def tell(self, batch: Batch, outcomes: Sequence[Record | Failure]) -> Iteration:
+        """Takes the outcome of each architecture of the batch, and returns the iteration's.
+
+        Raises:
+            UserError: every evaluation failed.
+        """
+        records = [each for each in outcomes if isinstance(each, Record)]
+        failures = [each for each in outcomes if isinstance(each, Failure)]
+        if not records:
+            raise UserError(self._all_failed(batch, failures))
+        self.failed += [arch for arch, each in zip(batch.archs, outcomes, strict=True)
+                        if isinstance(each, Failure)]
+        scores = self._scores(batch, records)
+        return self.add(batch.iteration, records, failures, scores)
+
+    def add(self, number: int, records: Sequence[Record], failures: Sequence[Failure] = (),
+            scores: dict[str, Any] | None = None) -> Iteration:
+        """Adds evaluated architectures to the archive as iteration `number`, and writes it."""
+        self.archive += records
+        if self.reference is None:
+            self.reference = reference_point(self.F)
+        hv = normalized_hypervolume(self.F, self.reference)
+        empty = {"model": self.predictor, "name": None, "winner": None,
+                 **dict.fromkeys(SCORES)}
+        stats = Stats(list(self.archive), list(records), hv, scores or empty,
+                      sec_obj="+".join(objective.name for objective in self.objectives),
+                      reference_point=self.reference.tolist(),
+                      objectives=[objective.describe() for objective in self.objectives],
+                      search_space=self.space.name, extra=self.extra)
+        iteration = Iteration(number, stats, list(failures))
+        if self.folder is not None:
+            archives.write_stats(self.folder.iteration(number), stats)
+        self.next_iteration = number + 1
+        left = max(0, self.iterations - number) * self.n_iter
+        self.progress.iteration(number, self.iterations, len(self.archive), len(records),
+                                len(failures), stats, left)
+        return iteration
+
+    # ---------------------------------------------------------------------------------------- run
+
+    def run(self) -> Path | None:
+        """Runs or continues to the end; returns the path of the last stats file, if there is one.
+
+        Raises:
+            UserError: no engine, damaged files, or every evaluation of an iteration failed.
+        """
+        if self.engine is None:
+            raise UserError("a search without an engine is stepped with ask and tell")
+        if not self.archive:
+            self.restore()
+        evaluations = Evaluations(self.space, self.objectives, self.engine, self.folder,
+                                  self.costs, self.progress, self.retry_failed)
+        while (batch := self.ask()) is not None:
+            self.tell(batch, evaluations.run(batch.archs, batch.X, batch.iteration))
+        return None if self.folder is None else archives.latest_stats(self.folder.path)
+
+    def restore(self) -> Self:
+        """Loads the latest finished iteration of the folder, if there is one.
+
+        A file of the original does not say what its second objective is: exact objectives are
+        computed anew.
+
+        Raises:
+            UserError: a damaged file, or one of other objectives or another search space.
+        """
+        if self.folder is None or not any(self.folder.path.glob("iter_*.stats")):
+            return self
+        path = archives.latest_stats(self.folder.path)
+        stats = archives.read_stats(path, check_arch=self.space.encode)
+        self.check_origin(path, stats)
+        self.archive = list(stats.archive) if stats.sec_obj else self.exact_records(
+            path, stats.archive)
+        done = int(path.stem.removeprefix("iter_"))
+        if not self.retry_failed:
+            self.failed = [arch for (iteration, _), arch in self.folder.read_failed(
+                self.space.encode).items() if iteration <= done]
+        if stats.reference_point and stats.sec_obj:
+            self.reference = np.array(stats.reference_point)
+        elif self.archive:
+            self.reference = reference_point(self.F[:self.n_doe])
+        self.next_iteration = done + 1
+        self.progress.n_known += len(self.archive) + len(self.failed)
+        self.progress.say(f"{path}: going on with {len(self.archive)} evaluated architectures "
+                          f"after iteration {done}")
+        return self
+
+    def check_origin(self, path: Path, stats: Stats) -> None:
+        """Raises UserError where stats are of other objectives or another search space."""
+        ours = "+".join(objective.name for objective in self.objectives)
+        if stats.sec_obj not in (None, ours):
+            raise UserError(f"{path}: its objectives are {stats.sec_obj}, not {ours}; go on with "
+                            f"--sec_obj {stats.sec_obj}, or start anew in another --save")
+        if stats.search_space not in (None, self.space.name):
+            raise UserError(f"{path}: of the search space {stats.search_space}, not "
+                            f"{self.space.name}; name it with --search_space")
+
+    def exact_records(self, path: Path, records: Sequence[Record]) -> list[Record]:
+        """Returns records of unnamed objectives with the values of ours.
+
+        Raises:
+            UserError: an objective of ours is known by evaluation only.
+        """
+        unknown = [objective.name for objective in self.objectives if not objective.exact]
+        if unknown and records:
+            raise UserError(f"{path}: does not say what its second objective is, and "
+                            f"{', '.join(unknown)} cannot be computed; go on with flops or params, "
+                            "or name the folder of its networks (iter_<i>)")
+        if not records:
+            return []
+        X = self.encode([record.arch for record in records])
+        values = np.column_stack([objective.values(X) for objective in self.objectives]).tolist()
+        return [Record(record.arch, record.top1_err, row[0], tuple(row[1:]))
+                for record, row in zip(records, values, strict=True)]
+
+    # -------------------------------------------------------------------------------------- views
+
+    @property
+    def archs(self) -> list[Arch]:
+        """The architectures of the archive."""
+        return [record.arch for record in self.archive]
+
+    @property
+    def F(self) -> np.ndarray:  # noqa: N802
+        """(a, m) measured objectives, all minimised: the error in percent, then the others."""
+        return archives.objectives(self.archive, self.signs)
+
+    def front(self) -> list[Record]:
+        """Returns the non-dominated records of the archive by ascending second objective."""
+        F = self.F
+        front = np.flatnonzero(non_dominated(F))
+        return [self.archive[i] for i in front[np.argsort(F[front, 1], kind="stable")]]
+
+    def encode(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Returns the (n, n_var) canonical vectors of architectures."""
+        return np.array([self.space.encode(arch) for arch in archs], int).reshape(
+            -1, self.space.n_var)
+
+    # ----------------------------------------------------------------------------------- internal
+
+    def _rng(self) -> np.random.Generator:
+        """The generator of the next iteration: the seed and the number decide alone."""
+        return np.random.default_rng([self.seed, self.next_iteration])
+
+    def _batch(self, X: np.ndarray, surrogate: Surrogate | None) -> Batch:
+        return Batch(self.next_iteration, [self.space.decode(x) for x in X], X, surrogate)
+
+    def _scores(self, batch: Batch, records: Sequence[Record]) -> dict[str, Any] | None:
+        """How well the surrogate, fitted before the batch, predicts the archive with the batch."""
+        if batch.surrogate is None:
+            return None
+        error = batch.surrogate.error
+        everything = [*self.archive, *records]
+        predicted = error.predict(self.encode([record.arch for record in everything]))[:, 0]
+        measured = np.array([record.top1_err for record in everything])
+        quality = get_correlation(predicted, measured)
+        return {"model": self.predictor, "name": error.name, "winner": error.winner,
+                **dict(zip(SCORES, quality, strict=True))}
+
+    def _all_failed(self, batch: Batch, failures: Sequence[Failure]) -> str:
+        logs = "" if self.folder is None else f" (logs in {self.folder.path}/failed;"
+        first = f"; the first one: {failures[0].status}: {failures[0].error}" if failures else ""
+        return (f"all {len(batch.archs)} evaluations of iteration {batch.iteration} failed{first}"
+                f"{logs} when the cause is mended go on with --resume and --retry_failed)")
+

@@ -1,0 +1,206 @@
+"""Limits such as `flops<=300,top1>=75`: parsed, checked, and held while searching."""
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search.objectives import COUNTED, ERROR, Costs, Objective
+from search.strategies.base import Task
+from search.surrogate import Surrogate
+from search_space import SearchSpace
+from search_space.base import unique_rows
+from utils.errors import UserError
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+# A round of the search for architectures within the constraints, and how many there are at most.
+ROUND, MAX_ROUNDS = 1000, 60
+ELITE = 100
+STRICT = 1e-9
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One part of a constraint: `name comparison bound`."""
+
+    name: str
+    comparison: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.comparison}{self.bound:g}"
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Returns (n,) bool: which of the (n,) values are within the limit."""
+        return np.asarray(COMPARISONS[self.comparison](values, self.bound))
+
+    def violation(self, values: np.ndarray) -> np.ndarray:
+        """Returns (n,) how far values are beyond the limit, in units of the bound; 0 within."""
+        sign = 1.0 if self.comparison.startswith("<") else -1.0
+        beyond = sign * (values - self.bound) / (abs(self.bound) or 1.0)
+        return np.where(self.holds(values), 0.0, np.maximum(beyond, STRICT))
+
+
+def parse_number(text: str, place: str) -> float:
+    """Returns a finite number >= 0; raises UserError naming the `place` for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{place}: {text!r} must be a number >= 0, as 150 or 15.2")
+    return value
+
+
+def parse_limits(text: str | None, name_of: Callable[[str, str], str],
+                 example: str = "flops") -> list[Limit]:
+    """Returns the limits of `flops<=300,top1>=75`; [] for None.
+
+    Args:
+        text: limits joined by commas.
+        name_of: (name, place for messages) -> the objective that is meant; raises UserError.
+        example: an objective for messages.
+
+    Raises:
+        UserError: malformed, or an unknown name.
+    """
+    limits = []
+    for part in text.split(",") if text is not None else []:
+        parts = re.fullmatch(r"\s*([\w@]+)\s*(<=|>=|<|>)(.*)", part, re.DOTALL)
+        if not parts:
+            raise UserError(f"--constraint {text!r}: write objective, <= or >=, and a value, joined"
+                            f" by commas, as {example}<=300,{ERROR}>=75")
+        name = name_of(parts[1], f"--constraint {text!r}")
+        limits.append(Limit(name, parts[2], parse_number(parts[3], f"--constraint {text!r}")))
+    return limits
+
+
+class Constraints:
+    """The limits of a search. Exact ones hold always, the others as the surrogate predicts.
+
+    Args:
+        text: see `parse_limits`; names of counted costs, of the search's objectives, or `top1`.
+        objectives: of the search, beside the error.
+        costs: of the space.
+
+    Raises:
+        UserError: malformed, or a name that nothing gives a value for.
+    """
+
+    def __init__(self, text: str | None, objectives: Sequence[Objective], costs: Costs) -> None:
+        self.objectives = {objective.name: objective for objective in objectives}
+        self.columns = {name: i for i, name in enumerate([ERROR, *self.objectives])}
+        self._exact = {name: objective.values for name, objective in self.objectives.items()
+                       if objective.exact}
+        if costs.available:
+            self._exact |= {name: costs.counted(name) for name in COUNTED}
+        self.limits = parse_limits(text, self._name, next(iter(self.objectives), "flops"))
+        self.exact = [limit for limit in self.limits if limit.name in self._exact]
+        self.predicted = [limit for limit in self.limits if limit.name not in self._exact]
+
+    def _name(self, name: str, place: str) -> str:
+        known = sorted({*self._exact, *self.columns})
+        if name not in known:
+            raise UserError(f"{place}: unknown objective {name!r}; a constraint of this search can "
+                            f"name {', '.join(known)}")
+        return name
+
+    def exact_violation(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) violations of the exact limits, added up."""
+        return np.sum([limit.violation(self._exact[limit.name](X)) for limit in self.exact],
+                      axis=0) if self.exact else np.zeros(len(X))
+
+    def violation(self, surrogate: Surrogate | None) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Returns what `Task.violation` is; None without limits."""
+        if not self.limits:
+            return None
+        predicted = self.predicted if surrogate is not None else []
+
+        def total(X: np.ndarray) -> np.ndarray:
+            violations = self.exact_violation(X)
+            if predicted and surrogate is not None:
+                F = surrogate.predict(X)
+                for limit in predicted:
+                    violations = violations + limit.violation(self._value(limit.name, F))
+            return violations
+        return total
+
+    def _value(self, name: str, F: np.ndarray) -> np.ndarray:
+        column = F[:, self.columns[name]]
+        return 100 - column if name == ERROR else column * self.objectives[name].sign
+
+
+def initial_sample(space: SearchSpace, n: int, rng: np.random.Generator, *, uniform: bool = False,
+                   constraints: Constraints | None = None) -> np.ndarray:
+    """Returns the initial sample, (n, n_var) distinct canonical vectors.
+
+    The smallest and the largest architecture, then random ones (NSGANetV2, Section 3.1); with
+    constraints only what is within the exact ones.
+
+    Args:
+        space: the search space.
+        n: how many.
+        rng: the generator.
+        uniform: leave the two extremes out: random search.
+        constraints: of the search.
+
+    Raises:
+        UserError: the space holds fewer, or fewer within the constraints; the message then names
+            the nearest value that can be satisfied.
+    """
+    if constraints is not None and constraints.exact:
+        return _sample_within(space, n, rng, constraints)
+    if not uniform:
+        return np.array([space.encode(arch) for arch in space.initialize(n, rng=rng)])
+    nothing = np.zeros((0, space.n_var), dtype=int)
+    X = Task(space, nothing, np.zeros((0, 2)), nothing, None).top_up(nothing, n, rng)[:n]
+    if len(X) < n:
+        raise UserError(f"no {n} different architectures found in the space {space.name}; choose "
+                        "a smaller initial sample")
+    return X
+
+
+def _sample_within(space: SearchSpace, n: int, rng: np.random.Generator,
+                   constraints: Constraints) -> np.ndarray:
+    """Draws; where too little of the space is within the limits, mutates what comes nearest."""
+    X = np.array([space.encode(arch) for arch in space.extremes()])
+    inside = X[constraints.exact_violation(X) <= 0]
+    pool = X
+    for _ in range(MAX_ROUNDS):
+        drawn = space.draw(ROUND, rng)
+        if len(inside) or len(pool) > ELITE:
+            drawn = np.vstack([drawn, _mutants(space, np.vstack([inside, pool])[-ELITE:], rng)])
+        beyond = constraints.exact_violation(drawn)
+        inside = unique_rows(np.vstack([inside, drawn[beyond <= 0]]))
+        if len(inside) >= n:
+            return inside[:n]
+        pool = np.vstack([pool, drawn[beyond > 0]])
+        pool = pool[np.argsort(constraints.exact_violation(pool), kind="stable")[:10 * ELITE]]
+    raise UserError(_unsatisfiable(space, n, inside, pool, constraints))
+
+
+def _mutants(space: SearchSpace, X: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns (ROUND, n_var) canonical vectors: rows of `X`, crossed, some genes drawn anew."""
+    parents = X[rng.integers(len(X), size=(2, ROUND))]
+    children = np.where(rng.random(parents[0].shape) < 0.5, *parents)
+    drawn = rng.integers(space.lower, space.upper, size=children.shape, endpoint=True)
+    return space.canonical(np.where(rng.random(children.shape) < 2 / space.n_var, drawn, children))
+
+
+def _unsatisfiable(space: SearchSpace, n: int, inside: np.ndarray, pool: np.ndarray,
+                   constraints: Constraints) -> str:
+    text = ",".join(map(str, constraints.exact))
+    if len(inside):
+        return (f"--constraint {text}: only {len(inside)} architectures within it were found in "
+                f"the space {space.name}, {n} are needed; widen it, or choose a smaller --n_doe")
+    nearest = []
+    for limit in constraints.exact:
+        values = constraints._exact[limit.name](pool)
+        value = values.min() if limit.comparison.startswith("<") else values.max()
+        nearest.append(f"{limit.name}{limit.comparison}{value:g}")
+    return (f"--constraint {text}: no architecture of the space {space.name} is within it; the "
+            f"nearest that can be satisfied, each by itself, is {', '.join(nearest)}")

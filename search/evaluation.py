@@ -1,0 +1,157 @@
+"""The evaluations of a batch: what an engine answers, and what is kept of it on disk."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from evaluator.jobs import Job, Result
+from search import archive as archives
+from search.archive import Record
+from search.objectives import Costs, Objective
+from search.progress import Progress
+from search.run_folder import RunFolder
+from search_space import Arch, SearchSpace, read_arch
+from utils.errors import UserError
+from utils.files import write_json
+
+
+class Engine(Protocol):
+    """Whatever runs jobs, see `evaluator.jobs`."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterable[Result]:
+        """Yields the result of every job as it arrives."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An evaluation that gave nothing: its status, see `evaluator.jobs.STATUSES`, and why."""
+
+    status: str
+    error: str
+
+
+class Evaluations:
+    """Evaluates batches on an engine; with a folder, every result is stored as it arrives.
+
+    Args:
+        space: the search space.
+        objectives: beside the error.
+        engine: runs the jobs.
+        folder: of the search; None keeps nothing.
+        costs: of the space, for the expected durations.
+        progress: says what happens.
+        retry_failed: evaluate again what is recorded as failed.
+    """
+
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], engine: Engine,
+                 folder: RunFolder | None, costs: Costs, progress: Progress,
+                 retry_failed: bool = False) -> None:
+        self.space, self.objectives, self.engine = space, list(objectives), engine
+        self.folder, self.costs, self.progress = folder, costs, progress
+        self.retry_failed = retry_failed
+
+    def run(self, archs: Sequence[Arch], X: np.ndarray, iteration: int) -> list[Record | Failure]:
+        """Returns the outcome of each of n architectures, (n, n_var) vectors `X`.
+
+        What an earlier run of this search finished is read and not evaluated again.
+        """
+        exact = self._exact_values(X)
+        found = self._finished(archs, exact, iteration)
+        waiting = [i for i in range(len(archs)) if i not in found]
+        if self.folder is not None:
+            for i in waiting:
+                write_json(self.folder.subnet(iteration, i), archs[i])
+        work = self.costs.work(X)
+        self.progress.n_known += len(archs) - len(waiting)
+        with self.progress.bar(iteration, len(archs), len(found)) as bar:
+            for i, result in self._measure(archs, waiting, work, iteration):
+                found[i] = self._store(iteration, i, result, exact[i])
+                bar.update()
+                self.progress.evaluated(result.seconds, float(work[i]), float(work.mean()),
+                                        len(waiting))
+        return [found[i] for i in range(len(archs))]
+
+    def _exact_values(self, X: np.ndarray) -> list[dict[str, float]]:
+        """Returns the exact objectives of each vector by name."""
+        columns = {objective.name: objective.values(X).tolist() for objective in self.objectives
+                   if objective.exact}
+        return [{name: values[i] for name, values in columns.items()} for i in range(len(X))]
+
+    def _finished(self, archs: Sequence[Arch], exact: list[dict[str, float]],
+                  iteration: int) -> dict[int, Record | Failure]:
+        """Returns what an earlier run of this search left of the evaluations, by index."""
+        if self.folder is None:
+            return {}
+        failures = {} if self.retry_failed else self.folder.read_failed(self.space.encode)
+        found: dict[int, Record | Failure] = {}
+        for i, arch in enumerate(archs):
+            failure = failures.get((iteration, i))
+            subnet, stats = self.folder.subnet(iteration, i), self.folder.stats(iteration, i)
+            if failure and self._same(failure, arch):
+                found[i] = Failure(str(failure.get("status")), str(failure.get("error")))
+            elif subnet.exists() and stats.exists() \
+                    and self._same(read_arch(subnet, self.space), arch):
+                found[i] = self.record(arch, archives.read_net_stats(stats), exact[i])
+        return found
+
+    def _same(self, a: Arch, b: Arch) -> bool:
+        return bool((self.space.encode(a) == self.space.encode(b)).all())
+
+    def _measure(self, archs: Sequence[Arch], waiting: list[int], work: np.ndarray,
+                 iteration: int) -> Iterator[tuple[int, Result]]:
+        """Yields (index, result) as they come; a latency is measured when no accuracy is."""
+        jobs = {f"iter_{iteration}/net_{i}": i for i in waiting}
+        accuracy = [Job(name, archs[i], expected=float(work[i])) for name, i in jobs.items()]
+        measured = []
+        for result in self.engine.run(accuracy):
+            if result.ok and any(objective.measured for objective in self.objectives):
+                measured.append(result)
+            else:
+                yield jobs[result.job.name], result
+        first = {result.job.name: result for result in measured}
+        for result in self.engine.run([Job(r.job.name, r.job.arch, kind="latency")
+                                       for r in measured]):
+            accurate = first[result.job.name]
+            yield jobs[result.job.name], replace(
+                result, stats={**accurate.stats, **result.stats},
+                retried=accurate.retried + result.retried)
+
+    def _store(self, iteration: int, index: int, result: Result,
+               exact: Mapping[str, float]) -> Record | Failure:
+        name = result.job.name
+        if result.retried:
+            self.progress.note(f"note: {name} took {result.attempts} attempts "
+                               f"({'; '.join(result.retried)})")
+            if self.folder is not None:
+                self.folder.write_retried(name, result.retried)
+        outcome: Record | Failure = Failure(result.status, result.error)
+        stats = dict(result.stats)
+        if result.ok:
+            stats |= {objective.key: exact[objective.name] for objective in self.objectives
+                      if objective.source == "table" and stats.get(objective.key) is None}
+            try:
+                outcome = self.record(result.job.arch, stats, exact)
+            except UserError as error:
+                outcome = Failure("failed", str(error))
+        if isinstance(outcome, Failure):
+            self.progress.note(f"warning: {name} {outcome.status}: {outcome.error}")
+            if self.folder is not None:
+                self.folder.write_failed(iteration, index, result.job.arch, outcome.status,
+                                         outcome.error, result.log)
+        elif self.folder is not None:
+            self.folder.failed(iteration, index).unlink(missing_ok=True)
+            write_json(self.folder.stats(iteration, index), stats)
+        return outcome
+
+    def record(self, arch: Arch, stats: Mapping[str, Any],
+               exact: Mapping[str, float]) -> Record:
+        """Returns the record of an evaluation; raises UserError where an objective is missing."""
+        top1 = stats.get("top1")
+        if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+            raise UserError(f"the evaluator's 'top1' is {str(top1)[:60]}, but must be an accuracy "
+                            "in percent, 0..100")
+        first, *further = [exact[objective.name] if objective.exact else objective.read(stats)
+                           for objective in self.objectives]
+        return Record(arch, 100.0 - float(top1), float(first), tuple(map(float, further)))

@@ -1,0 +1,241 @@
+"""The objectives of a search beside the top-1 error: their names, units, directions and sources.
+
+An objective is counted (closed form), looked up in a latency table, measured on a device, or
+reported by the evaluator. The first two are exact: known for every architecture without evaluating
+it. Nothing is built before a value is asked for.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from evaluator.costs import CostModel, objective_values
+from evaluator.latency import LookUpTable
+from search_space import SearchSpace
+from utils.errors import UserError
+
+Values = Callable[[np.ndarray], np.ndarray]
+
+ERROR = "top1"
+# name -> unit of the objectives in closed form
+COUNTED = {"flops": "M", "params": "M", "macs": "M"}
+SOURCES = ("counted", "table", "measured", "reported")
+OBJECTIVES = (f"{', '.join(COUNTED)} (in millions), cpu, gpu<batch> (in ms), or what the evaluator "
+              "reports")
+DIRECTIONS = {"min": False, "max": True}
+_LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
+_REPORTED = re.compile(r"([a-z_]\w{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
+MEASURE = "measure"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One objective.
+
+    Attributes:
+        name: as it is typed and written: `flops`, `cpu`, `gpu64`, `cpu@pi4`, `energy`.
+        unit: of its values, such as `M` (millions) or `ms`; empty where nobody says.
+        source: one of `SOURCES`.
+        key: its key in an evaluation's stats.
+        maximise: whether more is better.
+        device: `cpu` or `gpu` of a latency.
+        batch_size: of a measured latency.
+        exact_values: (n, n_var) vectors -> (n,) values, where they need no evaluation.
+    """
+
+    name: str
+    unit: str
+    source: str
+    key: str
+    maximise: bool = False
+    device: str | None = None
+    batch_size: int = 1
+    exact_values: Values | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the value of any architecture is known without evaluating it."""
+        return self.exact_values is not None
+
+    @property
+    def measured(self) -> bool:
+        """Whether a worker measures it in a job of its own."""
+        return self.source == "measured"
+
+    @property
+    def sign(self) -> float:
+        """What turns a value into one to be minimised."""
+        return -1.0 if self.maximise else 1.0
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for axes and tables."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def values(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) exact values of (n, n_var) vectors.
+
+        Raises:
+            UserError: the objective is known by evaluation only.
+        """
+        if self.exact_values is None:
+            raise UserError(f"the objective {self.name} is known by evaluation only")
+        return self.exact_values(X)
+
+    def read(self, stats: Mapping[str, Any]) -> float:
+        """Returns the value in an evaluation's stats.
+
+        Raises:
+            UserError: the stats do not hold it, or it is no number.
+        """
+        value = stats.get(self.key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise UserError(f"the evaluator's stats lack the objective {self.name!r} (a finite "
+                            f"number under {self.key!r}); they hold {', '.join(stats)}")
+        return float(value)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what files say of it, in JSON types."""
+        return {"name": self.name, "unit": self.unit, "source": self.source, "key": self.key,
+                "direction": "max" if self.maximise else "min"}
+
+
+class Costs:
+    """The closed-form costs of one space, built when they are asked for first.
+
+    Args:
+        space: the search space.
+        n_classes: outputs of the classifier.
+        width_mult: width multiplier of the supernet.
+        luts: latency tables by tag; the one without a tag has the tag "".
+    """
+
+    def __init__(self, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
+                 luts: Mapping[str, str] | None = None) -> None:
+        self.space, self.n_classes, self.width_mult = space, n_classes, width_mult
+        self.luts = dict(luts or {})
+        self._with_lut: dict[str, CostModel] = {}
+
+    @property
+    def available(self) -> bool:
+        """Whether the space has layers whose costs can be counted."""
+        own = type(self.space)
+        return own.slots is not SearchSpace.slots or own.layers is not SearchSpace.layers
+
+    @cached_property
+    def counts(self) -> CostModel:
+        """The model of what is counted; raises UserError where the space has no layers."""
+        return next(iter(self._with_lut.values()), None) or CostModel(
+            self.space, self.n_classes, self.width_mult)
+
+    def counted(self, name: str) -> Values:
+        """Returns the function from vectors to the counted cost `name`."""
+        return lambda X: np.asarray(objective_values(self.counts.evaluate(X), name))
+
+    def latency(self, tag: str) -> Values:
+        """Returns the function from vectors to ms by the table `tag`; reads the table now.
+
+        Raises:
+            UserError: there is no such table, or it lacks layers of the space.
+        """
+        if tag not in self.luts:
+            raise UserError(f"--sec_obj cpu@{tag}: name its latency table with --lut {tag}=FILE")
+        if tag not in self._with_lut:
+            self._with_lut[tag] = CostModel(self.space, self.n_classes, self.width_mult,
+                                            lut=LookUpTable.read(self.luts[tag]))
+        return lambda X: np.asarray(objective_values(self._with_lut[tag].evaluate(X), "cpu"))
+
+    def work(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) expected relative durations: the MACs where they are known, else 1."""
+        if not self.available:
+            return np.ones(len(X))
+        return np.asarray(self.counts.evaluate(X)["macs"])
+
+
+def parse_luts(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the tables of `--lut FILE` and `--lut tag=FILE` by tag ("" for none).
+
+    Raises:
+        UserError: two tables with one tag.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        tag, separator, path = text.partition("=")
+        tag, path = (tag, path) if separator and tag.isidentifier() else ("", text)
+        if tag in found:
+            raise UserError(f"--lut {text}: two tables with one name; write --lut name=FILE")
+        found[tag] = path
+    return found
+
+
+def make_objectives(text: str, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
+                    luts: Mapping[str, str] | None = None, reported: bool = False,
+                    costs: Costs | None = None) -> list[Objective]:
+    """Returns the objectives of `flops` or `flops+cpu+energy`, in that order.
+
+    Args:
+        text: names joined by `+`. A reported one may say its direction: `throughput:max`. One of
+            your own is a function from `Costs` to `Objective`, named `module:function`.
+        space, n_classes, width_mult, luts: see `Costs`.
+        reported: whether the evaluator may report objectives of its own, so that any other name is
+            a key of its stats.
+        costs: shared with the caller; by default made of the arguments before.
+
+    Raises:
+        UserError: an unknown or repeated name, or a table that lacks layers of the space.
+    """
+    costs = costs or Costs(space, n_classes, width_mult, luts)
+    found: list[Objective] = []
+    for name in (part.strip() for part in text.split("+")):
+        objective = _own(name, costs) or _make(name, costs, reported)
+        if objective.name == ERROR or objective.name in {other.name for other in found}:
+            raise UserError(f"--sec_obj {text[:60]!r}: {objective.name} is given twice (the top-1 "
+                            "error is always an objective)")
+        found.append(objective)
+    return found
+
+
+def _own(name: str, costs: Costs) -> Objective | None:
+    """Returns the objective that a function of the user's, `module:function`, makes of the costs.
+
+    Raises:
+        UserError: no such function, or it returns no `Objective`.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or attribute in DIRECTIONS:
+        return None
+    try:
+        objective = getattr(importlib.import_module(module), attribute)(costs)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"--sec_obj {name[:60]}: no such objective: {error}") from None
+    if not isinstance(objective, Objective):
+        raise UserError(f"--sec_obj {name[:60]}: must return a search.Objective")
+    return objective
+
+
+def _make(name: str, costs: Costs, reported: bool) -> Objective:
+    latency = _LATENCY.fullmatch(name)
+    if name in COUNTED and (costs.available or not reported):
+        return Objective(name, COUNTED[name], "counted", name, exact_values=costs.counted(name))
+    if latency:
+        device, batch, tag = latency[1], latency[2], latency[3] or ""
+        if name == f"cpu@{tag}" or (name == "cpu" and costs.luts.get("", MEASURE) != MEASURE):
+            return Objective(name, "ms", "table", name, device=device,
+                             exact_values=costs.latency(tag))
+        if not tag:
+            return Objective(name, "ms", "measured", device, device=device,
+                             batch_size=int(batch or 1))
+    own = _REPORTED.fullmatch(name)
+    if not own or not reported:
+        raise UserError(f"unknown second objective {name[:60]!r}; choose from {OBJECTIVES}")
+    return Objective(own[1], "", "reported", own[1], maximise=DIRECTIONS[own[2] or "min"])
+
+
+def minimised(objectives: Sequence[Objective], values: np.ndarray) -> np.ndarray:
+    """Returns (n, m) values of the objectives with the sign that makes all of them minimised."""
+    return values * np.array([objective.sign for objective in objectives])

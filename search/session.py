@@ -1,0 +1,112 @@
+"""From settings to a search: its space, its objectives, its workers, its plan."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pymoo.functions import is_compiled
+
+from acc_predictor import check_predictor
+from data_providers.table import get_dataset_info
+from evaluator.jobs import EvaluatorSpec
+from search.algorithm import Search
+from search.evaluation import Engine
+from search.objectives import MEASURE, Costs, Objective, make_objectives, parse_luts
+from search.progress import Progress, duration
+from search.run_folder import RunFolder
+from search.settings import Settings
+from search.strategies import get_strategy
+from search_space import SearchSpace, get_search_space
+from search_space.backbones import width_from_name
+from utils.errors import UserError
+
+# Images on which an evaluation recomputes the statistics of batch normalisation.
+CALIBRATION_IMAGES = 2000
+CPU_MACS_PER_SECOND = 8e9
+# Evaluators whose stats hold no objectives of their own.
+PLAIN_EVALUATORS = ("ofa", "oracle")
+
+
+class Parts(NamedTuple):
+    """What the settings of a search stand for."""
+
+    space: SearchSpace
+    objectives: list[Objective]
+    costs: Costs
+
+
+def make_parts(settings: Settings) -> Parts:
+    """Returns the space, the objectives and the costs of a search.
+
+    Raises:
+        UserError: an unknown name, a bad value, or a missing or unsuitable file.
+    """
+    get_strategy(settings.strategy)
+    if settings.predictor is not None:
+        check_predictor(settings.predictor)
+    space = get_search_space(settings.search_space, **settings.to_json())
+    luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
+    costs = Costs(space, settings.n_classes or 1000, width_from_name(settings.supernet_path or ""),
+                  luts)
+    objectives = make_objectives(settings.sec_obj, space, costs=costs,
+                                 reported=settings.evaluator not in PLAIN_EVALUATORS)
+    if sum(objective.measured for objective in objectives) > 1:
+        raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
+                        "take the others from tables (--lut)")
+    return Parts(space, objectives, costs)
+
+
+def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
+                n_slots: int = 1, retry_failed: bool = False) -> Search:
+    """Returns the search that settings describe."""
+    if not is_compiled():
+        print("warning: pymoo's compiled functions are missing, the search will be slower; "
+              "reinstall pymoo from its wheel", file=sys.stderr)
+    extra = {} if settings.evaluator == "ofa" else {"evaluator": settings.evaluator}
+    return Search(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
+                  folder.path, n_doe=settings.n_doe, iterations=settings.iterations,
+                  n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
+                  costs=parts.costs, uniform_sample=settings.uniform_sample,
+                  retry_failed=retry_failed, extra=extra,
+                  progress=Progress(settings.planned, n_slots))
+
+
+def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorSpec:
+    """Returns how the workers build their evaluator."""
+    given = settings.to_json()
+    options: dict[str, Any] = {
+        name: given[name] and os.path.abspath(given[name])
+        for name in ("data", "supernet_path", "oracle_path", "cache_dir")}
+    options |= {name: given[name] for name in (
+        "dataset", "n_classes", "vld_size", "test", "n_workers", "trn_batch_size",
+        "vld_batch_size", "n_epochs", "seed", "amp", "cache_gb")}
+    measured = next((objective for objective in objectives if objective.measured), None)
+    if measured is not None:
+        options |= {"latency_batch_size": measured.batch_size, "latency_device": measured.device}
+    if settings.search_space != Settings.search_space:
+        options |= {"search_space": settings.search_space, "space_options": {
+            name: given[name] for name in ("resolutions", "table", "genes", "accuracy")}}
+    return EvaluatorSpec(settings.evaluator, options)
+
+
+def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
+    """Prints what the search would do and how much work that is; evaluates nothing."""
+    info = get_dataset_info(settings.dataset)
+    print(f"plan: {settings.planned} evaluations ({settings.n_doe} initial, {settings.iterations} "
+          f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
+    if not parts.costs.available or settings.evaluator not in PLAIN_EVALUATORS:
+        print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
+        return
+    sample = parts.space.draw(1000, np.random.default_rng(settings.seed))
+    images = CALIBRATION_IMAGES + (settings.vld_size or info.n_test or 0)
+    # A training step costs about three forward passes.
+    images += 3 * (settings.n_epochs or 0) * (info.n_train or 0)
+    macs = float(parts.costs.work(sample).mean()) * images
+    print(f"an evaluation passes about {images} images through the network: {macs / 1e12:.3g} TMAC"
+          f" on average; all of them: {macs * settings.planned / 1e15:.3g} PMAC")
+    seconds = settings.planned * macs / CPU_MACS_PER_SECOND
+    print(f"at {CPU_MACS_PER_SECOND / 1e9:.0f} GMAC/s, which one CPU core of the build machine "
+          f"reached: {duration(seconds / n_slots)}, {seconds / 3600:.2f} device-hours; the first "
+          "evaluations of a run give a better estimate")

@@ -1,0 +1,130 @@
+"""The settings of a search: one value for each flag of msunas.py, and where each comes from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from data_providers.table import get_dataset_info
+from utils.errors import UserError
+
+DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
+# What may differ from the flags that a search was started with: it changes no result.
+CHANGEABLE = frozenset({
+    "save", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend", "ray_address",
+    "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
+# What can name code of the user's, as module:Class.
+CODE = ("search_space", "evaluator", "strategy", "predictor", "sec_obj")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a search. Paths as they were typed; None where a default is taken later.
+
+    The names are those of msunas.py's flags, whose help says what they mean.
+    """
+
+    save: str = ".tmp"
+    seed: int = 0
+    search_space: str = "mbv3"
+    resolutions: list[int] | None = None
+    table: str | None = None
+    genes: str | None = None
+    accuracy: str | None = None
+    sec_obj: str = "flops"
+    constraint: str | None = None
+    lut: list[str] | None = None
+    iterations: int = 30
+    n_doe: int = 100
+    n_iter: int = 8
+    strategy: str = "msunas"
+    predictor: str | None = None
+    data: str | None = None
+    dataset: str = "imagenet"
+    n_classes: int | None = None
+    supernet_path: str | None = None
+    vld_size: int | None = None
+    trn_batch_size: int | None = None
+    vld_batch_size: int = 200
+    n_epochs: int | None = None
+    test: bool = False
+    evaluator: str = "ofa"
+    oracle_path: str | None = None
+    amp: bool = False
+    cache_dir: str | None = None
+    cache_gb: float = 32.0
+    n_gpus: int = 8
+    gpu: int = 1
+    cpu_workers: int | None = None
+    n_workers: int = 4
+    backend: str = "local"
+    ray_address: str = "auto"
+    timeout: float | None = None
+    memory_limit: float | None = None
+    retries: int = 2
+    uniform_sample: bool = False
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(field.name for field in fields(cls))
+
+    @property
+    def planned(self) -> int:
+        """How many evaluations the search makes in all."""
+        return self.n_doe + self.iterations * self.n_iter
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `settings.json` holds."""
+        return asdict(self)
+
+
+def resolve(values: Mapping[str, Any]) -> Settings:
+    """Returns the settings of what was typed, with what the data set's row decides filled in.
+
+    Raises:
+        UserError: a value that contradicts the data set, or lacks its partner.
+    """
+    settings = Settings(**{name: values[name] for name in Settings.names() if name in values})
+    info = get_dataset_info(settings.dataset)
+    row = {"supernet_path": info.supernet, "vld_size": None if settings.test else info.vld_size,
+           "trn_batch_size": info.batch_size, "n_epochs": info.n_epochs,
+           "resolutions": list(info.resolutions), "lut": [DEFAULT_LUT]}
+    if settings.evaluator == "oracle" and not settings.oracle_path:
+        raise UserError("--evaluator oracle needs --oracle_path, the accuracy predictor to ask")
+    return replace(settings, n_classes=info.check_n_classes(settings.n_classes, settings.data),
+                   **{name: value for name, value in row.items()
+                      if getattr(settings, name) is None})
+
+
+def resume_settings(typed: Mapping[str, Any], stored: Mapping[str, Any],
+                    defaults: Mapping[str, Any], source: str) -> Settings:
+    """Returns the settings of a resumed search: what was typed, else what is stored, else defaults.
+
+    Args:
+        typed: the flags on the command line.
+        stored: the checked values of `settings.json`; empty for a folder of the original.
+        defaults: those of the flags.
+        source: the folder, for messages.
+
+    Raises:
+        UserError: a typed flag that would change the results differs from the stored one, or the
+            stored settings name code, which only the command line may do.
+    """
+    for name in CODE:
+        value = stored.get(name)
+        if isinstance(value, str) and ":" in value and name not in typed:
+            raise UserError(f"{source}: its settings name code of your own; to run it, type "
+                            f"--{name} {value} again")
+    settings = resolve({**defaults, **stored, **typed})
+    before = resolve({**defaults, **stored})
+    changed = [f"--{name} is {_shown(getattr(settings, name))}, was {_shown(getattr(before, name))}"
+               for name in sorted(typed) if name in stored and name not in CHANGEABLE
+               and getattr(settings, name) != getattr(before, name)]
+    if changed:
+        raise UserError(f"{source}: the search was started with other flags: "
+                        f"{'; '.join(changed)}; leave them out, or start anew in another --save")
+    return settings
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
