@@ -28,7 +28,7 @@ class Cakes(SearchSpace):
         try:
             fillings = list(arch["fillings"])
             x = [TEMPERATURES.index(arch["temperature"]), MINUTES.index(arch["minutes"]),
-                 len(fillings) - 1, *(fillings + [0, 0, 0])[:3]]
+                 len(fillings) - 1, *[*fillings, 0, 0, 0][:3]]
             return self.check(np.array(x))
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"no cake: {error}") from None

@@ -1,0 +1,189 @@
+"""The search as an object: stepped in memory, in a folder, constrained, with several objectives."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluator.latency import LookUpTable
+from search import Costs, Failure, Progress, Record, Search, Strategy, Task, make_objectives
+from search.constraints import Constraints, initial_sample
+from search_space import OFASearchSpace
+from tests.search.engines import Direct
+from tests.search.evaluators import top1
+from tests.search.toy import Baker, Cakes
+from utils.errors import UserError
+
+SPACE = OFASearchSpace()
+
+
+def formula(arch):
+    return {"top1": top1(SPACE, arch)}
+
+
+def make(sec_obj="flops", **options):
+    costs = Costs(SPACE)
+    options = {"n_doe": 52, "iterations": 2, "n_iter": 4, "engine": Direct(formula)} | options
+    return Search(SPACE, make_objectives(sec_obj, SPACE, costs=costs), costs=costs,
+                  progress=Progress(0, quiet=True), **options)
+
+
+def test_ask_and_tell_are_what_run_does():
+    ran, stepped = make(), make()
+    ran.run()
+    while (batch := stepped.ask()) is not None:
+        again = stepped.ask()
+        np.testing.assert_array_equal(batch.X, again.X)
+        values = stepped.objectives[0].values(batch.X)
+        stepped.tell(batch, [Record(arch, 100 - formula(arch)["top1"], float(value))
+                             for arch, value in zip(batch.archs, values, strict=True)])
+    assert stepped.archive == ran.archive and len(ran.archive) == 60
+    assert ran.front() == stepped.front()
+
+
+def test_a_search_in_a_folder_goes_on_from_there(tmp_path):
+    make(folder=tmp_path / "a").run()
+    half = make(folder=tmp_path / "b", iterations=1)
+    half.run()
+    rest = make(folder=tmp_path / "b")
+    rest.run()
+    assert (tmp_path / "a/iter_2.stats").read_bytes() == (tmp_path / "b/iter_2.stats").read_bytes()
+
+
+def test_failures_are_told_and_a_batch_without_a_result_is_an_error():
+    search = make(engine=None)
+    batch = search.ask()
+    outcomes = [Failure("failed", "no"), *(Record(a, 30.0, 100.0 + i)
+                                           for i, a in enumerate(batch.archs[1:]))]
+    iteration = search.tell(batch, outcomes)
+    assert len(iteration.failures) == 1 and search.failed == batch.archs[:1]
+    with pytest.raises(UserError, match="all 4 evaluations of iteration 1 failed"):
+        search.tell(search.ask(), [Failure("failed", "no")] * 4)
+    with pytest.raises(UserError, match="without an engine"):
+        search.run()
+
+
+def test_random_search_has_no_surrogate():
+    search = make(strategy="random")
+    search.run()
+    assert len({json.dumps(arch) for arch in search.archs}) == 60
+
+
+def test_a_uniform_sample_leaves_the_extremes_out():
+    rng = np.random.default_rng(0)
+    X = initial_sample(SPACE, 300, rng, uniform=True)
+    assert len(np.unique(X, axis=0)) == 300
+    smallest, largest = (SPACE.encode(arch) for arch in SPACE.extremes())
+    assert not ((X == smallest).all(1) | (X == largest).all(1)).any()
+    with_extremes = initial_sample(SPACE, 300, np.random.default_rng(0))
+    assert (with_extremes[0] == smallest).all() and (with_extremes[1] == largest).all()
+
+
+# ------------------------------------------------------------------------------- many objectives
+
+
+def test_three_counted_objectives_are_all_exact():
+    search = make("flops+params")
+    search.run()
+    assert search.F.shape == (60, 3)
+    costs = Costs(SPACE)
+    X = search.encode(search.archs)
+    for column, name in enumerate(("flops", "params"), 1):
+        np.testing.assert_array_equal(search.F[:, column], costs.counted(name)(X))
+
+
+def test_two_tables_are_two_objectives(tmp_path):
+    space = OFASearchSpace(resolutions=[32])
+    tables = {}
+    for tag, scale in (("pi", 3.0), ("server", 1.0)):
+        tables[tag] = tmp_path / f"{tag}.yaml"
+        layers = {layer.key for slot in space.slots(10, 0.35)
+                  for option in slot.options(space.lower, space.upper) for layer in option}
+        tables[tag].write_text("\n".join(
+            f'"{key}": {{mean: {scale * (1 + i % 7)}}}' for i, key in enumerate(sorted(
+                key for key in layers if key))))
+        assert LookUpTable.read(tables[tag]).entries
+    objectives = make_objectives("cpu@pi+cpu@server", space, 10, 0.35,
+                                 {tag: str(path) for tag, path in tables.items()})
+    X = space.draw(20, np.random.default_rng(0))
+    np.testing.assert_allclose(objectives[0].values(X), 3 * objectives[1].values(X))
+    with pytest.raises(UserError, match="--lut phone=FILE"):
+        make_objectives("cpu@phone", space)
+
+
+@pytest.mark.parametrize(("text", "match"), [
+    ("speed", "unknown second objective 'speed'"), ("flops+flops", "flops is given twice"),
+    ("top1", "unknown second objective"), ("", "unknown second"), ("flops+", "unknown second"),
+    ("no.such:thing", "no such objective"), ("builtins:id", "must return a search.Objective")])
+def test_unknown_objectives_are_named(text, match):
+    with pytest.raises(UserError, match=match):
+        make_objectives(text, SPACE)
+
+
+def test_a_maximised_objective_is_negated():
+    objectives = make_objectives("energy+sweetness:max", Cakes(), reported=True)
+    assert [objective.sign for objective in objectives] == [1, -1]
+    assert [objective.exact for objective in objectives] == [False, False]
+    search = Search(Cakes(), objectives, engine=Direct(Baker().evaluate), n_doe=20, iterations=2,
+                    n_iter=4, progress=Progress(0, quiet=True))
+    search.run()
+    assert (search.F[:, 2] <= -1).all()
+    best = max(record.further[0] for record in search.archive)
+    assert best in [record.further[0] for record in search.front()]
+
+
+# ------------------------------------------------------------------------------------ constraints
+
+
+def test_nothing_beyond_a_counted_constraint_is_evaluated():
+    search = make(constraints="flops<=200,params<=4.5")
+    search.run()
+    X = search.encode(search.archs)
+    costs = Costs(SPACE)
+    assert len(search.archive) == 60
+    assert (costs.counted("flops")(X) <= 200).all() and (costs.counted("params")(X) <= 4.5).all()
+
+
+def test_a_tight_constraint_still_has_an_initial_sample():
+    costs = Costs(SPACE)
+    constraints = Constraints("flops<=96", make_objectives("flops", SPACE, costs=costs), costs)
+    X = initial_sample(SPACE, 40, np.random.default_rng(0), constraints=constraints)
+    assert len(np.unique(X, axis=0)) == 40
+    assert (costs.counted("flops")(X) <= 96).all()
+
+
+def test_an_unsatisfiable_constraint_names_the_nearest_value():
+    with pytest.raises(UserError, match=r"nearest .* is flops<=90.69"):
+        make(constraints="flops<=50").ask()
+    with pytest.raises(UserError, match="a constraint of this search can name flops, macs, params"):
+        make(constraints="energy<=50")
+
+
+def test_a_predicted_constraint_steers_the_search():
+    search = make(constraints="top1>=80", iterations=4)
+    search.run()
+    later = np.array([100 - record.top1_err for record in search.archive[52:]])
+    assert (later >= 79).mean() > 0.8
+
+
+# --------------------------------------------------------------------------------------- strategy
+
+
+class Halves(Strategy):
+    """Takes the vectors between two members of the front."""
+
+    name = "halves"
+    default_predictor = None
+
+    def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
+        pairs = task.X[rng.integers(len(task.X), size=(2, 10 * k))]
+        return task.top_up(task.fresh(task.space.canonical(pairs.sum(axis=0) // 2)), k, rng)[:k]
+
+
+def test_a_strategy_of_ones_own_is_an_object_or_a_name():
+    runs = [make(strategy=strategy) for strategy in (Halves(), "tests.search.test_search:Halves")]
+    for search in runs:
+        search.run()
+    assert runs[0].archive == runs[1].archive and len(runs[0].archive) == 60
+    with pytest.raises(UserError, match="must be a class derived from Strategy"):
+        make(strategy="tests.search.toy:Cakes")
