@@ -105,7 +105,7 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
                         sec_obj.split("+")[0])
 
 
-def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str = "flops",
+def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,
                  signs: np.ndarray | None = None) -> list[Record]:
     """Returns the non-dominated records within the limits, by ascending second objective.
 

@@ -28,7 +28,8 @@ def make_records(points):
 
 def choose(points=POINTS, n=1, prefer=None, constraint=None, sec_obj="flops"):
     front = post_search.front_within(make_records(points),
-                                     post_search.parse_constraints(constraint, sec_obj))
+                                     post_search.parse_constraints(constraint, sec_obj),
+                                     sec_obj)
     wanted = post_search.parse_preference(prefer, sec_obj)
     return [front[i] for i in post_search.select(front, n, wanted, sec_obj)]
 
@@ -41,7 +42,7 @@ def costs(records):
 
 
 def test_the_front_is_sorted_by_cost():
-    assert costs(post_search.front_within(make_records(POINTS), [])) == COSTS
+    assert costs(post_search.front_within(make_records(POINTS), [], "flops")) == COSTS
 
 
 @pytest.mark.parametrize(("prefer", "n", "expected"), [
