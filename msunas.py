@@ -17,12 +17,12 @@ from cli.scripts import TypedFlagsParser, run_script
 from cli.types import amount, checked_values, count, integers
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
-from search.run_folder import RunFolder
-from search.settings import CODE, DEFAULT_LUT, Settings, resolve, resume_settings
+from search.run_folder import RunFolder, check_code, resume_command
+from search.settings import DEFAULT_LUT, Settings, resolve, resume_settings
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
-from utils.files import read_json, write_json, write_text
+from utils.files import write_text
 
 GIB = 2**30
 
@@ -50,6 +50,8 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--save", help="folder of the search; must be empty")
     g.add_argument("--resume", help="folder of a search to go on with, ours or the original's; "
                    "with another --save it is copied there first")
+    g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: go on "
+                   "although the supernet, the table or the data have changed since")
     g.add_argument("--seed", type=count(0, 2**63), help="seed of every random draw")
     g.add_argument("--dry_run", action="store_true",
                    help="print the plan and its estimated cost, evaluate nothing")
@@ -139,10 +141,12 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
             raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
                             "another --save")
         return folder, None, resolve({**vars(args), "uniform_sample": args.iterations == 0})
+    if not args.resume:
+        raise UserError("--resume '': names no folder; name the --save of a search")
     source = RunFolder(args.resume)
-    if source.is_empty():
-        raise UserError(f"{args.resume}: no search to resume in this folder")
-    stored = read_json(source.settings, "settings file") if source.settings.exists() else {}
+    source.check_search()
+    stored = source.read_settings()
+    check_code(args.resume, stored, args.typed)
     typed = {name: value for name, value in vars(args).items() if name in args.typed}
     defaults = {name: value for name, value in vars(args).items() if name not in args.typed}
     settings = resume_settings(
@@ -158,13 +162,6 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     return folder, source, settings
 
 
-def resume_command(settings: Settings) -> str:
-    """Returns the command that goes on with the search; code of your own must be typed again."""
-    own = [part for name in CODE if ":" in str(getattr(settings, name))
-           for part in (f"--{name}", str(getattr(settings, name)))]
-    return shlex.join(["python", "msunas.py", "--resume", settings.save, *own])
-
-
 def interrupt(*_: object) -> None:
     """Ends the search as Ctrl-C does; a job in the background ignores Ctrl-C, but not this."""
     raise KeyboardInterrupt
@@ -175,33 +172,40 @@ def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
     """Runs the search in its locked folder; returns the path of its last stats file."""
     from evaluator.jobs import WorkerError, get_engine, plan_slots
     from search.adoption import adopt
+    from search.inputs import check_inputs, fingerprints
     from search.session import make_parts, make_search, make_spec
 
     parts = make_parts(settings)  # bad input fails before anything is written
     ray_address = settings.ray_address if settings.backend == "ray" else None
     slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=ray_address)
     limit = settings.memory_limit
+    stored = {**settings.to_json(), "inputs": fingerprints(settings.to_json())}
+    if args.resume and not args.accept_changed_inputs:
+        check_inputs(args.resume, (source or folder).read_settings().get("inputs"),
+                     stored["inputs"])
+    if source is not None:
+        folder.import_from(source)
     with folder.lock():
+        is_adopted = bool(args.resume) and not folder.settings.exists()
         folder.remove_leftovers()
         if not args.resume:
             folder.remove_proposals()
-        if source is not None:
-            folder.import_from(source)
-        is_adopted = bool(args.resume) and not folder.settings.exists()
-        write_json(folder.settings, settings.to_json(), indent=1)
+        if not is_adopted:
+            folder.write_settings(stored)
         with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=limit and int(limit * GIB), ray_address=ray_address) as engine:
             search = make_search(settings, parts, folder, engine, len(slots), args.retry_failed)
             if is_adopted:
                 adopt(search)
+                folder.write_settings(stored)
             try:
                 return Path(search.run())
             except WorkerError as error:  # their log is a file, its first line the reason
                 log = folder.path / "failed" / "worker.log"
                 write_text(log, f"{error}\n")
                 raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and "
-                                f"go on with --resume {folder.path})") from None
+                                f"go on with: {resume_command(settings.to_json())})") from None
 
 
 def main(args: argparse.Namespace) -> None:
@@ -219,7 +223,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         last = run(args, folder, source, settings)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: {resume_command(settings)}") from None
+        raise KeyboardInterrupt(f"go on with: {resume_command(settings.to_json())}") from None
     command = shlex.join(["python", "post_search.py", "--expr", str(last), "--save",
                           f"{settings.save}/selected", "--supernet_path",
                           str(settings.supernet_path)])

@@ -1,9 +1,11 @@
 """Architecture -> objectives: accuracy from a supernet (or a table), exact costs, latency."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from evaluator.base import Evaluator
+from utils.errors import UserError
 from utils.registry import load_class
 
 # name -> "module:Class", an `evaluator.base.Evaluator`. Imported when a worker builds it: the
@@ -18,14 +20,18 @@ def build_evaluator(name: str, options: dict[str, Any]) -> Evaluator:
     """Imports and constructs an evaluator.
 
     Args:
-        name: a key of `EVALUATORS`, or `module:Class` for one of your own.
+        name: a key of `EVALUATORS`, or `module:Class` for one of your own: a class derived from
+            `Evaluator`, or any that is constructed with the options as keywords and has `evaluate`.
         options: see `Evaluator.from_options`.
 
     Raises:
         UserError: no such evaluator, or options that it cannot work with.
     """
-    evaluator: type[Evaluator] = load_class(EVALUATORS, name, "evaluator", Evaluator)
-    return evaluator.from_options(options)
+    evaluator: Any = load_class(EVALUATORS, name, "evaluator")
+    if not callable(getattr(evaluator, "evaluate", None)):
+        raise UserError(f"{name!r} is no evaluator: it needs a method evaluate, see evaluator.base")
+    make: Callable[..., Evaluator] = getattr(evaluator, "from_options", lambda o: evaluator(**o))
+    return make(options)
 
 
 def __getattr__(attribute: str) -> Any:

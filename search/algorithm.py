@@ -215,9 +215,7 @@ class Search:
     def check_origin(self, path: Path, stats: Stats) -> None:
         """Raises UserError where stats are of other objectives or another search space."""
         ours = "+".join(objective.name for objective in self.objectives)
-        if stats.sec_obj not in (None, ours):
-            raise UserError(f"{path}: its objectives are {stats.sec_obj}, not {ours}; go on with "
-                            f"--sec_obj {stats.sec_obj}, or start anew in another --save")
+        archives.check_objective(path, stats, ours)
         if stats.search_space not in (None, self.space.name):
             raise UserError(f"{path}: of the search space {stats.search_space}, not "
                             f"{self.space.name}; name it with --search_space")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from search.objectives import parse_luts
 from utils.errors import UserError
 from utils.files import open_regular
 
@@ -26,11 +27,14 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
         settings: the resolved flags of msunas.py.
     """
     evaluator = settings["evaluator"]
-    names = [*_FILES.get(evaluator, ("supernet_path", "oracle_path"))]
-    if "cpu" in str(settings["sec_obj"]).split("+") and settings["lut"] != "measure":
-        names.append("lut")
-    found = {name: _of_file(settings[name]) for name in names
-             if settings[name] and os.path.isfile(settings[name])}
+    files = {name: settings[name]
+             for name in (*_FILES.get(evaluator, ("supernet_path", "oracle_path")), "table")}
+    tags = {tag for name, _, tag in (part.partition("@") for part in settings["sec_obj"].split("+"))
+            if name == "cpu"}
+    files |= {f"lut {tag}".strip(): path for tag, path in parse_luts(settings["lut"] or []).items()
+              if tag in tags}
+    found = {name: _of_file(path) for name, path in files.items()
+             if path and os.path.isfile(path)}
     if evaluator not in _WITHOUT_DATA:
         images = "the test images" if settings["vld_size"] is None else settings["vld_size"]
         found["split"] = f"{settings['dataset']}: {images}, seed {settings['seed']}"

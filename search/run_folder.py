@@ -276,14 +276,21 @@ def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:
     A folder from elsewhere would otherwise decide what this machine imports and runs.
     """
     for name in CODE_FLAGS:
-        if ":" in str(stored.get(name, "")) and name not in typed:
+        if names_code(stored.get(name)) and name not in typed:
             raise UserError(f"{source}: its settings name code, --{name} {stored[name]}, which "
                             "would be run; if you trust it, type this flag again")
 
 
+def names_code(value: Any) -> bool:
+    """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
+    return isinstance(value, str) and any(
+        colon and name not in ("min", "max")
+        for _, colon, name in (part.partition(":") for part in value.split("+")))
+
+
 def resume_command(settings: dict[str, Any]) -> str:
     """Returns the command that goes on with a search, with the flags that must be typed again."""
-    code = [part for name in CODE_FLAGS if ":" in str(settings.get(name, ""))
+    code = [part for name in CODE_FLAGS if names_code(settings.get(name))
             for part in (f"--{name}", str(settings[name]))]
     return shlex.join(["python", "msunas.py", "--resume", str(settings["save"]), *code])
 

@@ -18,7 +18,7 @@ from search.progress import Progress, duration
 from search.run_folder import RunFolder
 from search.settings import Settings
 from search.strategies import get_strategy
-from search_space import SearchSpace, get_search_space
+from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 
@@ -85,9 +85,8 @@ def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorS
     measured = next((objective for objective in objectives if objective.measured), None)
     if measured is not None:
         options |= {"latency_batch_size": measured.batch_size, "latency_device": measured.device}
-    if settings.search_space != Settings.search_space:
-        options |= {"search_space": settings.search_space, "space_options": {
-            name: given[name] for name in ("resolutions", "table", "genes", "accuracy")}}
+    options |= {"search_space": settings.search_space, "space_options": {
+        name: given[name] for name in search_space_class(settings.search_space).options}}
     return EvaluatorSpec(settings.evaluator, options)
 
 

@@ -12,8 +12,6 @@ DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
 CHANGEABLE = frozenset({
     "save", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend", "ray_address",
     "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
-# What can name code of the user's, as module:Class.
-CODE = ("search_space", "evaluator", "strategy", "predictor", "sec_obj")
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,8 @@ def resume_settings(typed: Mapping[str, Any], stored: Mapping[str, Any],
         source: the folder, for messages.
 
     Raises:
-        UserError: a typed flag that would change the results differs from the stored one, or the
-            stored settings name code, which only the command line may do.
+        UserError: a typed flag that would change the results differs from the stored one.
     """
-    for name in CODE:
-        value = stored.get(name)
-        if isinstance(value, str) and ":" in value and name not in typed:
-            raise UserError(f"{source}: its settings name code of your own; to run it, type "
-                            f"--{name} {value} again")
     settings = resolve({**defaults, **stored, **typed})
     before = resolve({**defaults, **stored})
     changed = [f"--{name} is {_shown(getattr(settings, name))}, was {_shown(getattr(before, name))}"
