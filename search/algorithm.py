@@ -61,7 +61,7 @@ class Search:
         strategy: name, or an object of your own.
         predictor: of the error; None takes the strategy's own.
         engine: evaluates jobs, see `evaluator.jobs`; needed by `run` alone.
-        folder: path of the run folder; None keeps everything in memory.
+        folder: the run folder or its path; None keeps everything in memory.
         n_doe, iterations, n_iter: Algorithm 1: initial sample, iterations, evaluations of each.
         seed: of every random draw.
         constraints: limits that hold while searching, see `search.constraints`.
@@ -78,7 +78,8 @@ class Search:
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective],
                  strategy: str | Strategy = "msunas", predictor: str | None = None,
-                 engine: Engine | None = None, folder: str | os.PathLike | None = None, *,
+                 engine: Engine | None = None,
+                 folder: str | os.PathLike | RunFolder | None = None, *,
                  n_doe: int = 100, iterations: int = 30, n_iter: int = 8, seed: int = 0,
                  constraints: str | None = None, costs: Costs | None = None,
                  uniform_sample: bool = False, retry_failed: bool = False,
@@ -91,7 +92,7 @@ class Search:
         self.constraints = Constraints(constraints, objectives, self.costs)
         self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
         self.engine, self.extra = engine, dict(extra or {})
-        self.folder = None if folder is None else RunFolder(folder)
+        self.folder = RunFolder(folder) if isinstance(folder, str | os.PathLike) else folder
         self.progress = progress or Progress(n_planned=n_doe + iterations * n_iter)
         self.signs = np.array([1.0, *(objective.sign for objective in self.objectives)])
         self.archive: list[Record] = []

@@ -66,7 +66,7 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
               "reinstall pymoo from its wheel", file=sys.stderr)
     extra = {} if settings.evaluator == "ofa" else {"evaluator": settings.evaluator}
     return Search(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
-                  folder.path, n_doe=settings.n_doe, iterations=settings.iterations,
+                  folder, n_doe=settings.n_doe, iterations=settings.iterations,
                   n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
                   costs=parts.costs, uniform_sample=settings.uniform_sample,
                   retry_failed=retry_failed, extra=extra,
