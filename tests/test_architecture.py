@@ -17,7 +17,8 @@ ALLOWED = {name: {n for floor in FLOORS[:i] for n in floor}
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 TORCH_FREE = ["msunas", "post_search", "search_space", "acc_predictor", "evaluator",
               "evaluator.costs", "evaluator.latency", "evaluator.jobs", "data_providers.table",
-              "search.archive", "utils.pareto", "visualization.plots", "utils.metrics"]
+              "search.archive", "search.events", "utils.pareto", "visualization.plots",
+              "visualization.report", "utils.metrics"]
 
 
 def imported(path) -> set[str]:

@@ -1,6 +1,7 @@
 """Pictures of a search as PNG files. matplotlib is imported when the first one is drawn."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,20 +9,31 @@ import numpy as np
 
 from utils.files import atomic_path
 
-UNITS = {"flops": "FLOPs (millions)", "params": "parameters (millions)",
-         "macs": "multiply-accumulates (millions)"}
-LATENCIES = {"cpu": "CPU latency", "gpu": "GPU latency"}
+NAMES = {"flops": "FLOPs", "params": "parameters", "macs": "multiply-accumulates"}
+UNITS = dict.fromkeys(NAMES, "millions")
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9701c", "#9aa3ad"
 SIZE, DPI = (7.2, 4.6), 130
 
 
+def axis_parts(key: str, unit: str = "") -> tuple[str, str]:
+    """Returns name and unit of an objective for people: ("FLOPs", "millions").
+
+    Args:
+        key: the objective, as files name it: `flops`, `gpu64`, `cpu@pi4`, `energy`.
+        unit: of an objective that is not in `UNITS`.
+    """
+    latency = re.fullmatch(r"([cg]pu)(\d*)(?:@(\w+))?", key)
+    if latency:
+        device, batch, table = latency.groups()
+        note = f", batch {batch}" if batch else f", {table}" if table else ""
+        return f"{device.upper()} latency", f"ms{note}"
+    return NAMES.get(key, key), UNITS.get(key, unit)
+
+
 def axis_label(sec_obj: str) -> str:
     """Returns the label of an axis, with its unit: `FLOPs (millions)`, `CPU latency (ms)`."""
-    name = sec_obj.rstrip("0123456789")
-    if name in LATENCIES:
-        batch = sec_obj[len(name):]
-        return f"{LATENCIES[name]} (ms{f', batch {batch}' if batch else ''})"
-    return UNITS.get(sec_obj, sec_obj)
+    name, unit = axis_parts(sec_obj)
+    return f"{name} ({unit})" if unit else name
 
 
 def plot_front(path: str | os.PathLike, F: np.ndarray, front: np.ndarray, candidates: np.ndarray,

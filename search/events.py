@@ -1,0 +1,162 @@
+"""What a search tells about itself while it runs: to people, to machines, and to its report.
+
+Every event is a dict with `event`, `time` (seconds since 1970) and values in JSON types. All go to
+`events.jsonl` in the search's folder; the file holds times and is no part of the search's result.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+EVENTS = "events.jsonl"
+TENSORBOARD = "tensorboard"
+LOG_FORMATS = ("text", "json")
+PACKAGES = ("torch", "torchvision", "pymoo", "numpy", "scikit-learn")
+# The values of an iteration that become TensorBoard scalars.
+SCALARS = ("hv", "tau", "rho", "rmse", "best_top1_err", "n_evaluated", "n_failed")
+
+
+class Events:
+    """Records the events of one search.
+
+    Args:
+        folder: of the search.
+        log_format: what goes to standard output: `text`, a line for people; `json`, the events, one
+            object a line.
+        tensorboard: write the figures of each iteration as scalars to `<folder>/tensorboard`; the
+            step is the number of evaluated networks.
+    """
+
+    def __init__(self, folder: str | os.PathLike, log_format: str = "text",
+                 tensorboard: bool = False) -> None:
+        self.folder = Path(folder)
+        self.log_format = log_format
+        self._tensorboard = tensorboard
+        self._writer: Any = None
+        self._seconds: dict[str, float] = {}
+
+    def event(self, name: str, text: str = "", **values: Any) -> None:
+        """Records an event; `text` is what people read of it, nothing where it is empty."""
+        record = {"event": name, "time": round(time.time(), 3), **values}
+        line = json.dumps(record, allow_nan=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / EVENTS, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self.log_format == "json":
+            print(line, flush=True)
+        elif text:
+            print(text, flush=True)
+
+    def start(self, command: list[str], slots: int) -> None:
+        """Records the command, the versions and the machine: the start of a run, or of a resume."""
+        self.event("start", command=command, slots=slots, versions=versions(),
+                   python=platform.python_version(), machine=platform.platform())
+
+    def evaluated(self, iteration: int, index: int, seconds: float, status: str) -> None:
+        """Records one evaluation: how long its device worked, and `ok` or why it failed."""
+        self.event("evaluation", iteration=iteration, index=index, seconds=round(seconds, 3),
+                   status=status)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase of the present iteration: `fit`, `propose`, `evaluate`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - start
+
+    def iteration(self, number: int, text: str = "", **values: Any) -> None:
+        """Records the end of an iteration with its figures (see `SCALARS`) and phases."""
+        seconds = {name: round(value, 3) for name, value in self._seconds.items()}
+        self._seconds = {}
+        self.event("iteration", text, iteration=number, seconds=seconds, **values)
+        if self._tensorboard:
+            self._write_scalars(values, seconds)
+
+    def _write_scalars(self, values: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # imports torch
+
+            self._writer = SummaryWriter(str(self.folder / TENSORBOARD))
+        step = values.get("n_evaluated", 0)
+        for name in SCALARS:
+            if values.get(name) is not None:
+                self._writer.add_scalar(f"search/{name}", values[name], step)
+        for name, value in seconds.items():
+            self._writer.add_scalar(f"seconds/{name}", value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that a result depends on most."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the events of a search, oldest first; [] where none were recorded.
+
+    A line that a killed process left unfinished is skipped.
+    """
+    path = Path(folder) / EVENTS
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text("utf-8", "replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("event"), str):
+            events.append(record)
+    return events
+
+
+def phases(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    """Returns {iteration: {phase: seconds}}; of an iteration that was run again, the last."""
+    return {record["iteration"]: record.get("seconds", {}) for record in events
+            if record["event"] == "iteration"}
+
+
+def device_hours(events: list[dict[str, Any]]) -> float:
+    """Returns the hours that devices spent on evaluations, failed ones included."""
+    return sum(record.get("seconds", 0.0) for record in events
+               if record["event"] == "evaluation") / 3600
+
+
+def is_running(folder: str | os.PathLike) -> bool:
+    """Whether a process holds the search's lock file."""
+    import fcntl
+
+    from search.run_folder import LOCK
+
+    try:
+        handle = os.open(Path(folder) / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+

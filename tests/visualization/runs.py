@@ -1,0 +1,64 @@
+"""Folders of searches for the tests: real architectures, accuracy by a formula."""
+
+from pathlib import Path
+
+import numpy as np
+
+from evaluator.costs import CostModel, millions
+from search.archive import Record, Stats, objectives, write_stats
+from search.events import Events
+from search_space import OFASearchSpace
+from utils.files import write_json, write_text
+from utils.pareto import normalized_hypervolume, reference_point
+
+SPACE = OFASearchSpace()
+N_DOE, ITERATIONS, N_ITER = 30, 3, 5
+
+
+def make_records(n: int, seed: int = 0) -> list[Record]:
+    """Different architectures; the error falls with their FLOPs, with noise."""
+    rng = np.random.default_rng(seed)
+    archs = SPACE.initialize(n, rng=rng)
+    flops = CostModel(SPACE).evaluate(np.array([SPACE.encode(arch) for arch in archs]))["flops"]
+    errors = 40 - 4 * np.log(flops / 1e6) + rng.normal(0, 0.5, n)
+    return [Record(arch, round(float(error), 4), millions(float(cost)))
+            for arch, error, cost in zip(archs, errors, flops, strict=True)]
+
+
+def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
+             n_doe: int = N_DOE) -> Path:
+    """Writes the folder of a search with a failure, predictions and recorded times."""
+    records = make_records(n_doe + iterations * N_ITER, seed)
+    write_json(folder / "settings.json", {
+        "sec_obj": "flops", "seed": seed, "dataset": "imagenet", "n_classes": 1000,
+        "search_space": "mbv3", "resolutions": list(SPACE.resolutions), "predictor": "gp",
+        "supernet_path": "data/ofa mbv3_w1.0"})
+    events = Events(folder)
+    events.start(["python", "msunas.py", "--save", str(folder)], slots=2)
+    reference = reference_point(objectives(records[:n_doe]))
+    for i in range(iterations + 1):
+        end = n_doe + i * N_ITER
+        candidates = records[end - N_ITER if i else 0:end]
+        for j, record in enumerate(candidates):
+            write_json(folder / f"iter_{i}" / f"net_{j}.subnet", record.arch)
+            write_json(folder / f"iter_{i}" / f"net_{j}.stats", {
+                "params": 5.0 + j, "flops": record.sec_obj, "gpu": None, "cpu": None, "loss": 1.5,
+                "top1": 100 - record.top1_err, "top5": 90.0})
+            events.evaluated(i, j, seconds=36.0, status="ok")
+        scores = {"model": "as", "name": "gp", "winner": ["gp", "rbf"][i % 2], "rmse": 0.5,
+                  "rho": 0.9, "tau": 0.8 + 0.01 * i} if i else {}
+        hv = normalized_hypervolume(objectives(records[:end]), reference)
+        predictions = {"predictions": {"mean": [r.top1_err + 0.1 for r in candidates],
+                                       "std": [0.2] * len(candidates)}} if i else {}
+        write_stats(folder / f"iter_{i}.stats", Stats(
+            records[:end], candidates, hv, scores, sec_obj="flops",
+            reference_point=reference.tolist(), extra=predictions))
+        with events.phase("evaluate"):
+            pass
+        events.iteration(i, n_evaluated=end, hv=hv)
+    failed = SPACE.sample(1, rng=np.random.default_rng(99))[0]
+    write_json(folder / "failed" / "it_1_net_5", {
+        **failed, "status": "timeout", "error": "took more than 60 s <b>&"})
+    write_text(folder / "failed" / "it_1_net_5.log", "timeout\n")
+    write_text(folder / "retries.log", "iter_0/net_3: worker was killed\n")
+    return folder

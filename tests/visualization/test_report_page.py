@@ -1,0 +1,197 @@
+"""The report in a browser: what a person does with it works."""
+
+
+import pytest
+
+from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, make_run
+from visualization.report import write_report
+
+N = N_DOE + ITERATIONS * N_ITER
+PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, finished_run):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, [finished_run])
+    return path
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a report offline; the test fails where the page wrote an error."""
+    pages, problems = [], []
+
+    def open_(path, theme="light", viewport=None, place=""):
+        context = browser.new_context(viewport=viewport or DESK, color_scheme=theme, offline=True)
+        page = context.new_page()
+        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda r: problems.append(f"asked for {r.url[:80]}")
+                if not r.url.startswith(("file:", "data:", "blob:")) else None)
+        page.goto(f"file://{path}{place}")
+        page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+        pages.append(context)
+        return page
+
+    yield open_
+    for context in pages:
+        context.close()
+    assert not problems
+
+
+def scroll_through(page):
+    """Brings every chart into view, so that it is drawn."""
+    for chart in page.query_selector_all(".chart"):
+        if chart.is_visible():
+            chart.scroll_into_view_if_needed()
+            page.wait_for_timeout(100)
+
+
+def hover(page, place, index):
+    """Moves the mouse to the place of a network, {"x", "y"} in pixels; returns the label's text."""
+    page.mouse.move(place["x"], place["y"] - 1)
+    page.mouse.move(place["x"], place["y"])
+    answers = f"document.querySelector('.hoverlayer').textContent.includes('network {index},')"
+    page.wait_for_function(answers, timeout=10_000)
+    return page.text_content(".hoverlayer")
+
+
+PLACES = """() => { const g = document.getElementById("front"), box = g.getBoundingClientRect(),
+  l = g._fullLayout, t = g.data[1];
+  return t.x.map((x, i) => ({x: box.x + l.xaxis._offset + l.xaxis.d2p(x),
+                             y: box.y + l.yaxis._offset + l.yaxis.d2p(t.y[i])})); }"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_every_chart_is_drawn_and_nothing_is_wider_than_the_page(open_page, report, theme,
+                                                                 viewport):
+    page = open_page(report, theme, viewport)
+    scroll_through(page)
+    for name in ("front", "architecture", "hypervolume", "predicted", "tau", "calibration",
+                 "choices", "genes", "phases"):
+        assert page.query_selector(f"#{name} .main-svg"), f"{name} is not drawn"
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    assert page.get_attribute("html", "data-theme") == theme
+
+
+def test_every_network_answers_the_mouse(open_page, report):
+    page = open_page(report)
+    page.evaluate("document.getElementById('front').scrollIntoView({block: 'center'})")
+    places = page.evaluate(PLACES)
+    free = [i for i, a in enumerate(places) if all(
+        i == j or abs(a["x"] - b["x"]) + abs(a["y"] - b["y"]) > 8 for j, b in enumerate(places))]
+    assert len(free) > N / 2  # others lie on each other
+    for index in free:
+        text = hover(page, places[index], index)
+        assert f"network {index}," in text
+        assert "px: k" in text
+        assert "FLOPs" in text
+
+
+def test_a_click_pins_a_network_and_draws_it(open_page, report):
+    page = open_page(report)
+    page.evaluate("document.getElementById('front').scrollIntoView({block: 'center'})")
+    place = page.evaluate(PLACES)[1]  # the largest network, far from all others
+    page.mouse.click(place["x"], place["y"])
+    page.wait_for_selector("text=Network 1")
+    assert page.evaluate("document.getElementById('architecture').data.length") >= 2
+    assert "--pick 1 " in page.inner_text("#pinned pre")
+    assert page.evaluate("location.hash") == "#run=0&network=1"
+
+
+def test_a_link_to_a_network_opens_it(open_page, report):
+    assert "Network 3" in open_page(report, place="#run=0&network=3").inner_text("#pinned")
+
+
+def test_the_keyboard_walks_along_the_front(open_page, report):
+    page = open_page(report)
+    page.focus("#front")
+    page.keyboard.press("Home")
+    seen = [page.inner_text("#pinned h3")]
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        seen.append(page.inner_text("#pinned h3"))
+    assert len(set(seen)) == 4
+    assert all("on the front" in text for text in seen)
+
+
+def test_filters_sort_and_ticks(open_page, report):
+    page = open_page(report)
+    rows = "#table tbody tr"
+    assert len(page.query_selector_all(rows)) == N
+    page.fill("input[aria-label='filter FLOPs (millions)']", "<=250")
+    few = page.query_selector_all(rows)
+    assert 0 < len(few) < N
+    assert page.inner_text("#count").startswith(f"{len(few)} of {N}")
+    page.fill("input[aria-label='filter iteration']", "1..2")
+    assert all(row.query_selector("td:nth-child(3)").inner_text() in "12"
+               for row in page.query_selector_all(rows))
+    page.fill("input[aria-label='filter FLOPs (millions)']", "")
+    assert len(page.query_selector_all(rows)) == 2 * N_ITER
+    page.click("#table button:has-text('top-1 error')")  # from ascending to descending
+    errors = [float(row.query_selector("td:nth-child(4)").inner_text())
+              for row in page.query_selector_all(rows)]
+    assert errors == sorted(errors, reverse=True)
+    page.click("#tick-all")
+    page.click("#copy-command")
+    numbers = ",".join(str(i) for i in range(N_DOE, N_DOE + 2 * N_ITER))
+    assert f"--pick {numbers} " in page.inner_text("#copied")
+    page.click("#copy-csv")
+    lines = page.inner_text("#copied").splitlines()
+    assert len(lines) == 1 + 2 * N_ITER
+    assert lines[0].startswith("network,iteration,top-1 error (%),FLOPs (millions),resolution")
+
+
+def test_sliders_choose_whose_choices_are_counted(open_page, report):
+    page = open_page(report)
+    page.locator("#choices").scroll_into_view_if_needed()
+    before = page.inner_text("#choices-note")
+    page.fill("#share", "50")
+    assert "23 most accurate" in page.inner_text("#choices-note")
+    page.fill("#limit", "20")
+    after = page.inner_text("#choices-note")
+    assert after != before
+    assert "of 9 networks" in after
+    widths = page.evaluate("document.getElementById('choices').data.map(t => t.x[0])")
+    assert sum(widths) == pytest.approx(100)
+
+
+def test_colour_and_size_follow_the_chosen_figures(open_page, report):
+    page = open_page(report)
+    page.select_option("#colour", "resolution")
+    page.select_option("#size", "flops")
+    marker = page.evaluate("document.getElementById('front').data[1].marker")
+    assert set(marker["color"]) <= set(range(192, 257, 4))
+    assert len(set(marker["size"])) > 10
+
+
+def test_the_theme_can_be_switched(open_page, report):
+    page = open_page(report, "dark")
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+
+
+def test_several_runs_are_compared(open_page, finished_run, tmp_path):
+    other = make_run(tmp_path / "run <b>", seed=1)
+    write_report(tmp_path / "r.html", [finished_run, other])
+    page = open_page(tmp_path / "r.html")
+    assert page.evaluate("document.getElementById('compare-front').data.length") == 2
+    assert page.evaluate("document.getElementById('compare-hv').data.length") == 2
+    assert len(page.query_selector_all("#compare-table tbody tr")) == 2
+    page.select_option("#run", "1")
+    assert page.evaluate("location.hash") in ("", "#run=0&network=0")
+    assert "run <b>" in page.inner_text("#compare-table")
+    scroll_through(page)
+
+
+def test_it_prints(open_page, report, tmp_path):
+    page = open_page(report, "dark")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.get_attribute("html", "data-theme") == "light"
+    assert page.query_selector("#genes .main-svg")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.get_attribute("html", "data-theme") == "dark"
+    page.pdf(path=str(tmp_path / "report.pdf"))
+    assert (tmp_path / "report.pdf").stat().st_size > 10_000

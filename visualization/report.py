@@ -1,0 +1,228 @@
+"""One self-contained `report.html` of one search or several: everything to look at, offline.
+
+The page holds plotly (compressed) and the figures of the runs as JSON; `assets/report.js` draws
+them. It needs no network and no server.
+"""
+
+import base64
+import gzip
+import html
+import json
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search import events
+from search_space.base import SearchSpace
+from utils.files import write_text
+from utils.pareto import normalized_hypervolume, reference_point
+from visualization.blocks import blocks_of
+from visualization.data import RunData, picks, read_run, take_home
+
+REPORT = "report.html"
+ASSETS = Path(__file__).parent / "assets"
+UNUSED = "."  # a gene that the architecture does not use
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+HV_POINTS = 400  # of the curve of the hypervolume
+DECIMALS = 5
+NO_GENES: dict[str, Any] = {"vectors": [], "groups": [], "genes": []}
+
+
+def write_report(path: str | os.PathLike, runs: Sequence[str | os.PathLike],
+                 refresh: int | None = None, search_space: str | None = None) -> None:
+    """Writes the report of one or several searches, atomically.
+
+    Args:
+        path: the HTML file.
+        runs: folders of searches, or `iter_<i>.stats` files.
+        search_space: see `visualization.data.read_run`.
+        refresh: seconds after which an open page loads itself again; None: never.
+
+    Raises:
+        UserError: as `visualization.data.read_run`.
+    """
+    write_text(path, page(payload([read_run(run, search_space) for run in runs]), refresh))
+
+
+def page(content: dict[str, Any], refresh: int | None = None) -> str:
+    """Returns the page that shows the content of `payload`."""
+    # "<" cannot occur in the text of a script element: it might close it.
+    text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    parts = {"title": html.escape(", ".join(run["name"] for run in content["runs"])),
+             "style": _asset("report.css"), "script": _asset("report.js"), "data": text,
+             "refresh": str(refresh or 0), "plotly": _plotly()}
+    document = _asset("report.html")
+    for key, value in parts.items():
+        document = document.replace(f"<!--{key}-->", value)
+    return document
+
+
+def payload(runs: Sequence[RunData]) -> dict[str, Any]:
+    """Returns what the page shows of the runs, in JSON types."""
+    reference = None if len(runs) == 1 else _common_reference(runs)
+    names = unique_names([run.name for run in runs], [str(run.folder) for run in runs])
+    return {"runs": [_run(run, name, reference) for run, name in zip(runs, names, strict=True)]}
+
+
+def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Returns the names, or the folders where two names are equal."""
+    return list(names) if len(set(names)) == len(names) else list(folders)
+
+
+def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any]:
+    starts = [event for event in run.events if event["event"] == "start"]
+    start: dict[str, Any] = starts[-1] if starts else {}
+    return {
+        "name": name, "folder": str(run.folder), "settings": run.settings,
+        "space": run.space.name if run.space else None,
+        "axes": [{"key": a.key, "name": a.name, "unit": a.unit, "label": a.label,
+                  "max": a.maximise} for a in run.axes],
+        "values": _columns(run.F), "iteration": run.iteration.tolist(),
+        "n_initial": run.n_initial,
+        "front": np.flatnonzero(run.front).tolist(), "figures": _figure_columns(run.figures),
+        "arch": [run.describe(i) for i in range(len(run.archs))],
+        **(_genes(run, run.space) if run.space else NO_GENES), "drawings": _drawings(run),
+        "picks": [{"name": p.name, "index": p.index, "reason": p.reason,
+                   "command": run.command(p.index)} for p in picks(run)],
+        "take_home": take_home(run.folder, run.stats_file, [], run.settings),
+        "history": [_history(entry) for entry in run.history],
+        "hv": _hypervolumes(run, reference),
+        "failures": [vars(failure) for failure in run.failures], "retries": run.retries,
+        "phases": events.phases(run.events),
+        "device_hours": round(events.device_hours(run.events), 4),
+        "command": start.get("command"), "versions": start.get("versions", {}),
+        "machine": start.get("machine"),
+    }
+
+
+def _history(entry: Any) -> dict[str, Any]:
+    scores = {key: entry.surrogate.get(key) for key in ("name", "winner", "rmse", "rho", "tau")}
+    return {"number": entry.number, "n": entry.n_evaluated, "hv": round(entry.hv, 6), **scores,
+            "measured": _rounded(entry.measured), "predicted": _rounded(entry.predicted),
+            "std": _rounded(entry.std)}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(float(value), DECIMALS) for value in values]
+
+
+def _columns(values: np.ndarray) -> list[list[float]]:
+    return [_rounded(column) for column in values.T]
+
+
+def _figure_columns(figures: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the columns that are known of at least one network; None where it is not known."""
+    keys = dict.fromkeys(key for row in figures for key in row)
+    return {key: [round(row[key], DECIMALS) if isinstance(row.get(key), float) else row.get(key)
+                  for row in figures] for key in keys}
+
+
+def _genes(run: RunData, space: SearchSpace) -> dict[str, Any]:
+    return {"vectors": _packed(space, run.vectors), "groups": _groups(space),
+            "genes": _correlations(run, space)}
+
+
+def _packed(space: SearchSpace, vectors: np.ndarray) -> list[str]:
+    """Returns each vector as a word, one character a gene: its place in the gene's values."""
+    places, active = vectors - space.lower, space.active(vectors)
+    return ["".join(DIGITS[min(place, len(DIGITS) - 1)] if used else UNUSED
+                    for place, used in zip(row, mask, strict=True))
+            for row, mask in zip(places.tolist(), active.tolist(), strict=True)]
+
+
+def _groups(space: SearchSpace) -> list[dict[str, Any]]:
+    """Returns the groups of genes, with equal kinds (the last word) beside each other."""
+    groups: dict[str, dict[str, Any]] = {}
+    for number, gene in enumerate(space.genes):
+        group = groups.setdefault(gene.group, {
+            "name": gene.group, "values": [str(v) for v in gene.values],
+            "ordered": gene.ordered, "genes": []})
+        group["genes"].append(number)
+    kinds = list(dict.fromkeys(name.split()[-1] for name in groups))
+    return sorted(groups.values(), key=lambda group: kinds.index(group["name"].split()[-1]))
+
+
+def _correlations(run: RunData, space: SearchSpace) -> list[dict[str, Any]]:
+    """Returns, for each gene, its association with accuracy and with each further objective.
+
+    Spearman's rho for ordered genes, over the networks that use the gene. For a choice without an
+    order the correlation ratio (eta), which has no sign. None where nothing varies.
+    """
+    active = space.active(run.vectors)
+    rows = []
+    for number, gene in enumerate(space.genes):
+        used = active[:, number]
+        values = run.vectors[used, number]
+        associate = _spearman if gene.ordered else _eta
+        targets = [-run.F[used, 0], *(run.F[used, column] for column in range(1, run.F.shape[1]))]
+        rows.append({"name": gene.name, "ordered": gene.ordered,
+                     "values": [associate(values, target) for target in targets]})
+    return rows
+
+
+def _spearman(values: np.ndarray, targets: np.ndarray) -> float | None:
+    from scipy.stats import rankdata
+
+    if len(values) < 3 or not np.ptp(values) or not np.ptp(targets):
+        return None
+    return round(float(np.corrcoef(rankdata(values), rankdata(targets))[0, 1]), 3)
+
+
+def _eta(values: np.ndarray, targets: np.ndarray) -> float | None:
+    if len(values) < 3 or not np.ptp(values) or not np.ptp(targets):
+        return None
+    total = float(((targets - targets.mean()) ** 2).sum())
+    between = sum(float((values == v).sum() * (targets[values == v].mean() - targets.mean()) ** 2)
+                  for v in np.unique(values))
+    return round(float(np.sqrt(between / total)), 3)
+
+
+def _drawings(run: RunData) -> dict[str, Any]:
+    """Returns the distinct blocks of all networks, and each network as places in that list."""
+    table: dict[tuple, int] = {}
+    networks = []
+    for index in range(len(run.archs)):
+        rows = [(b.stage, b.kind, b.channels, b.out_channels, b.kernel, b.label, b.size)
+                for b in blocks_of(run.layers(index))]
+        networks.append([table.setdefault(row, len(table)) for row in rows])
+    return {"blocks": list(table), "networks": networks}
+
+
+def _common_reference(runs: Sequence[RunData]) -> np.ndarray | None:
+    """The reference point of all runs' initial samples; None where their objectives differ."""
+    if len({tuple(axis.key for axis in run.axes) for run in runs}) > 1:
+        return None
+    return reference_point(np.vstack([run.minimised[:max(run.n_initial, 1)] for run in runs]))
+
+
+def _hypervolumes(run: RunData, reference: np.ndarray | None) -> dict[str, Any]:
+    """Returns the normalised hypervolume after up to `HV_POINTS` numbers of evaluations.
+
+    Without a positive reference point, as with a maximised objective, it is what the search wrote.
+    """
+    if reference is None:
+        reference = run.reference
+    if reference is None or not (reference > 0).all():
+        return {"n": [entry.n_evaluated for entry in run.history],
+                "value": [round(entry.hv, 6) for entry in run.history]}
+    total = len(run.archs)
+    counts = np.unique(np.linspace(1, total, min(total, HV_POINTS)).round().astype(int)).tolist()
+    return {"n": counts, "reference": _rounded(reference.tolist()),
+            "value": [round(normalized_hypervolume(run.minimised[:n], reference), 6)
+                      for n in counts]}
+
+
+@cache
+def _plotly() -> str:
+    """Returns plotly's JavaScript, compressed, in letters."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode("ascii")
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text("utf-8")
