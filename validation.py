@@ -15,7 +15,7 @@ from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from search_space import read_arch
+from search_space import SEARCH_SPACES, family_of, read_subnet
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
 
 def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     """Returns (network, data provider, resolution) of a subnet cut from a supernet."""
-    arch = read_arch(args.subnet)
+    arch, space = read_subnet(args.subnet, args.search_space)
     resolution = choose_resolution(args.img_size, arch["r"], args.subnet)
     from networks import cut_subnet, load_supernet
 
-    net = cut_subnet(load_supernet(args.supernet_path), arch)
+    net = cut_subnet(load_supernet(args.supernet_path, family=family_of(space)), arch)
     return net, open_data(args, args.transform), resolution
 
 
@@ -186,6 +186,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--subnet", help="instead of --model: net.subnet, to be cut out and calibrated "
                    "(default: none)")
     p.add_argument("--supernet_path", help="the supernet for --subnet (default: none)")
+    p.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one that"
+                   f" the file names, else mbv3): {', '.join(sorted(SEARCH_SPACES))}, or "
+                   "module:Class")
     p.add_argument("--img-size", type=count(8, 4096),
                    help="input resolution "
                    f"(default: the file's, else {DEFAULT_RESOLUTION})")

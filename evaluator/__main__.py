@@ -13,7 +13,7 @@ from data_providers.table import DATASETS, get_dataset_info
 from evaluator.options import EvaluationOptions
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from search_space import read_arch
+from search_space import SEARCH_SPACES, read_subnet
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -25,6 +25,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     net.add_argument("--subnet", help="net.subnet file: the architecture in JSON")
     net.add_argument("--supernet_path", help="checkpoint that --subnet takes its weights from "
                      "(default: the data set's, ./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
+    net.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one "
+                     f"that the file names, else mbv3): {', '.join(sorted(SEARCH_SPACES))}, or "
+                     "module:Class")
     net.add_argument("--config", help="net.config file: the layers in JSON, either naming")
     net.add_argument("--init", help="weights that belong to --config")
     net.add_argument("--resolution", type=count(8, 4096), help="image size in pixels "
@@ -82,13 +85,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: a file or an option is wrong.
     """
-    arch = read_arch(args.subnet) if args.subnet else None
+    arch, space = read_subnet(args.subnet, args.search_space) if args.subnet else (None, "mbv3")
     config = read_config(args.config) if args.config else None
     from evaluator.accuracy import NetEvaluator, SupernetEvaluator, parse_latency
     from networks import build_from_config, cut_subnet, load_weights
 
     latency = parse_latency(args.latency)
-    options = EvaluationOptions.of(vars(args))
+    options = EvaluationOptions.of({**vars(args), "search_space": space})
     if arch is not None:
         path = args.supernet_path or get_dataset_info(args.dataset).supernet
         subnets = SupernetEvaluator(replace(options, supernet_path=path))

@@ -30,8 +30,8 @@ from search_space import (
     OFASearchSpace,
     SearchSpace,
     check_arch,
+    family_of,
     get_search_space,
-    search_space_class,
     space_of,
 )
 from training.loops import evaluate, fine_tune
@@ -176,11 +176,8 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         if options.supernet_path is None:
             raise UserError("an evaluation of subnets needs its supernet: give --supernet_path "
                             "FILE (train_supernet.py makes one)")
-        family = search_space_class(options.search_space).family
-        if family is None:
-            raise UserError(f"the search space {options.search_space} has no supernet; name an "
-                            "--evaluator for it")
-        self.supernet = load_supernet(options.supernet_path, family=family)
+        self.supernet = load_supernet(options.supernet_path,
+                                      family=family_of(options.search_space))
         super().__init__(options)
         if not self.n_epochs:
             self._check_classes(options.supernet_path)

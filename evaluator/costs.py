@@ -326,8 +326,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=amount,
                    help="width multiplier of the supernet, for a net.subnet; None: 1.0, of "
                         "proxyless 1.3")
-    p.add_argument("--img-size", type=count(8, MAX_RESOLUTION), default=224,
-                   help="input resolution, for a net.config that has none")
+    p.add_argument("--img-size", type=count(8, MAX_RESOLUTION),
+                   help="input resolution of a net.config; None: its own, else 224")
     p.add_argument("--layers", action="store_true", help="print a table of the layers, too")
     return p
 

@@ -3,15 +3,18 @@
 import os
 from typing import Any
 
-from networks.configs import check_config, mid_channels, read_config
+from networks.configs import (
+    check_config,
+    choose_resolution,
+    config_family,
+    mid_channels,
+    read_config,
+    recorded_resolution,
+)
+from networks.families import Part
 from search_space import SearchSpace
 from search_space.layers import POOL, Layer
 
-# The layers between the blocks and the classifier, for each `name` a net.config can have.
-HEADS = {
-    "MobileNetV3": ("final_expand_layer", POOL, "feature_mix_layer"),
-    "ProxylessNASNets": ("feature_mix_layer", POOL),
-}
 MAX_RESOLUTION = 4096
 
 
@@ -27,16 +30,19 @@ def space_layers(space: SearchSpace, n_classes: int = 1000,
                               for layer in option))
 
 
-def read_config_layers(path: str | os.PathLike, resolution: int) -> tuple[list[Layer], int]:
+def read_config_layers(path: str | os.PathLike,
+                       resolution: int | None) -> tuple[list[Layer], int]:
     """Reads a `net.config` file; returns its layers and the resolution used.
 
-    The file's own `img_size` or `resolution` goes before the argument.
+    Args:
+        path: the file.
+        resolution: in pixels; None takes the file's own.
 
     Raises:
         UserError: the file is missing or damaged, or describes no valid network.
     """
     config = read_config(path)
-    used: int = config.get("img_size") or config.get("resolution") or resolution
+    used = choose_resolution(resolution, recorded_resolution(config), str(path))
     return config_layers(config, used), used
 
 
@@ -47,29 +53,46 @@ def config_layers(config: dict[str, Any], resolution: int) -> list[Layer]:
         UserError: the dict describes no valid network.
     """
     config = check_config(config)
-    layers = [_conv_layer("first_conv", config["first_conv"], resolution)]
-    for block in config["blocks"]:
-        layers.append(_block_layer(block, layers[-1].out_size))
-    for part in HEADS[config["name"]]:
-        size, channels = layers[-1].out_size, layers[-1].out_channels
-        if part == POOL:
-            layers.append(Layer("pool", POOL, size, channels, channels))
-        elif config[part] is not None:  # ProxylessNASNets may lack the feature mix
-            layers.append(_conv_layer(part, config[part], size))
-    linear = config["classifier"]
-    layers.append(Layer("linear", "classifier", 1, linear["in_features"], linear["out_features"],
-                        bn=False, bias=linear["bias"]))
+    layers: list[Layer] = []
+    for part in config_family(config).parts:
+        value: Any = config.get(part.key)
+        for index, block in enumerate(value if part.many else [value]):
+            if block is not None or not part.layers:
+                size, channels = (layers[-1].out_size, layers[-1].out_channels) if layers \
+                    else (resolution, 3)
+                layers.append(_layer(part, index, block, size, channels))
     return layers
 
 
-def _conv_layer(name: str, conv: dict[str, Any], size: int) -> Layer:
+def _layer(part: Part, index: int, block: Any, size: int, channels: int) -> Layer:
+    """Returns one layer; `size` and `channels` are those of its input, `block` its config."""
+    if not part.layers:
+        return Layer("pool", POOL, size, channels, channels) if part.key == POOL \
+            else Layer("max_pool", "max_pool", size, channels, channels, 3, 2)
+    if block["name"] == "LinearLayer":
+        return Layer("linear", part.key, 1, block["in_features"], block["out_features"], bn=False,
+                     bias=block["bias"])
+    conv = block["conv"] if block["name"] == "ResidualBlock" else block
+    skip = block is not conv and block["shortcut"] is not None
+    if conv["name"] == "ConvLayer":
+        return _conv_layer(_stem_name(index, skip) if part.many else part.key, conv, size, skip)
+    ends = conv["in_channels"], conv["out_channels"]
+    if conv["name"] == "ResNetBottleneckBlock":
+        return Layer("bottleneck", "Bottleneck", size, *ends, conv["kernel_size"], conv["stride"],
+                     conv["expand_ratio"], mid_channels(conv), conv["act_func"],
+                     skip=conv["stride"] == 1 and ends[0] == ends[1])
+    return Layer("mbconv", "MBConv", size, *ends, conv["kernel_size"], conv["stride"],
+                 conv["expand_ratio"], mid_channels(conv), conv["act_func"], conv["use_se"], skip)
+
+
+def _stem_name(index: int, skip: bool) -> str:
+    """Returns what latency tables call a convolution in a stem of several."""
+    if index == 0:
+        return "first_conv"
+    return "stem_residual" if skip else "stem_conv"
+
+
+def _conv_layer(name: str, conv: dict[str, Any], size: int, skip: bool) -> Layer:
     return Layer("conv", name, size, conv["in_channels"], conv["out_channels"],
                  conv["kernel_size"], conv["stride"], act=conv["act_func"], se=conv["use_se"],
-                 bn=conv["use_bn"], bias=conv["bias"])
-
-
-def _block_layer(block: dict[str, Any], size: int) -> Layer:
-    conv = block["conv"]
-    return Layer("mbconv", "MBConv", size, conv["in_channels"], conv["out_channels"],
-                 conv["kernel_size"], conv["stride"], conv["expand_ratio"], mid_channels(conv),
-                 conv["act_func"], conv["use_se"], skip=block["shortcut"] is not None)
+                 skip=skip, bn=conv["use_bn"], bias=conv["bias"])

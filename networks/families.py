@@ -7,6 +7,7 @@ family is a module beside `networks/mbv3.py` and a row here; one from outside th
 """
 
 import importlib
+from collections.abc import Container
 from dataclasses import dataclass
 
 from search_space.layers import POOL
@@ -41,6 +42,7 @@ class Family:
         name: as a search space's `family` names it.
         config_name: `name` in a `net.config`.
         supernets: `module:Class` of its `networks.base.Supernets`.
+        mark: a key in the state dict of its supernets that no other family's have.
         parts: of a static network, from the image to the classifier.
         bn_eps: epsilon of batch normalisation where a `net.config` does not say.
         aliases: further names in a `net.config`.
@@ -50,6 +52,7 @@ class Family:
     name: str
     config_name: str
     supernets: str
+    mark: str
     parts: tuple[Part, ...]
     bn_eps: float = 1e-5
     aliases: tuple[str, ...] = ()
@@ -61,13 +64,16 @@ _MB_BLOCKS = Part("blocks", ("ResidualBlock:MBConvLayer",), many=True)
 _CLASSIFIER = Part("classifier", ("LinearLayer",))
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
-    Family("mbv3", "MobileNetV3", "networks.mbv3:MobileNetV3Supernets", (
+    Family("mbv3", "MobileNetV3", "networks.mbv3:MobileNetV3Supernets",
+           "final_expand_layer.conv.weight", (
         _FIRST, _MB_BLOCKS, Part("final_expand_layer", ("ConvLayer",)), Part(POOL),
         Part("feature_mix_layer", ("ConvLayer",)), _CLASSIFIER), aliases=("NSGANetV2",)),
-    Family("proxyless", "ProxylessNASNets", "networks.proxyless:ProxylessSupernets", (
+    Family("proxyless", "ProxylessNASNets", "networks.proxyless:ProxylessSupernets",
+           "feature_mix_layer.bn.weight", (
         _FIRST, _MB_BLOCKS, Part("feature_mix_layer", ("ConvLayer",), optional=True), Part(POOL),
         _CLASSIFIER), bn_eps=1e-3),
-    Family("resnet50", "ResNets", "networks.resnet50:ResNet50Supernets", (
+    Family("resnet50", "ResNets", "networks.resnet50:ResNet50Supernets",
+           "input_stem.0.conv.conv.weight", (
         Part("input_stem", ("ConvLayer", "ResidualBlock:ConvLayer"), many=True), Part(MAX_POOL),
         Part("blocks", ("ResNetBottleneckBlock",), many=True), Part(POOL), _CLASSIFIER),
         old_naming=False),
@@ -91,6 +97,11 @@ def get_family(name: str) -> Family:
         raise UserError(f"no supernets of the family {name!r}; choose from "
                         f"{', '.join(sorted(FAMILIES))}, or name a Family as module:ATTRIBUTE")
     return found
+
+
+def family_of_state(keys: Container[str]) -> str | None:
+    """Returns the name of the family whose supernets have these keys; None where none does."""
+    return next((row.name for row in FAMILIES.values() if row.mark in keys), None)
 
 
 def family_of_config(name: object) -> Family | None:

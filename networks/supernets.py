@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from networks.base import Supernets
-from networks.checkpoints import load_state, read_checkpoint
-from networks.configs import Config, check_config, config_family
-from networks.families import get_family
+from networks.checkpoints import StateDict, load_state, read_checkpoint
+from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
+from networks.families import FAMILIES, family_of_state, get_family
 from networks.static import StaticNetwork, without_init
 from search_space.base import Arch
 from utils.errors import UserError
@@ -53,7 +53,7 @@ def build_supernet(n_classes: int, width_mult: float = 1.0, dropout: float = 0.1
 
 
 def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
-                  family: str = "mbv3") -> Any:
+                  family: str | None = None) -> Any:
     """Loads a supernet checkpoint of either key naming; returns it in eval mode, on the CPU.
 
     The width multiplier is the `w1.2` of the file's name, 1.0 where it has none.
@@ -61,7 +61,8 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
     Args:
         path: the checkpoint.
         n_classes: what the classifier must have; None takes what it has.
-        family: a row of `networks.families.FAMILIES`.
+        family: the one that it must be of, a row of `networks.families.FAMILIES`; None takes the
+            one that the tensors' names tell.
 
     Returns:
         As `build_supernet`; `meta` is what `train_supernet.py` wrote of the training.
@@ -70,8 +71,9 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
         UserError: no safe, complete supernet checkpoint, or of another width, class count or
             family.
     """
-    builder, checkpoint = supernets_of(family), read_checkpoint(path)
-    classes, width = builder.shape(checkpoint.state, path)
+    checkpoint = read_checkpoint(path)
+    family = _family_of(checkpoint.state, family, path)
+    classes, width = supernets_of(family).shape(checkpoint.state, path)
     if n_classes not in (None, classes):
         raise UserError(f"{path}: the classifier has {classes} classes, not {n_classes}; pass the "
                         "class count that the supernet was trained with")
@@ -90,6 +92,15 @@ def build_from_config(config: Config, drop_path_rate: float = 0.0,
     """
     network = supernets_of(config_family(check_config(config)).name).network
     return network.build_from_config(config, drop_path_rate, dropout_rate)
+
+
+def _family_of(state: StateDict, wanted: str | None, path: str | os.PathLike) -> str:
+    """Returns the family of a supernet's state dict, which must be the one that is wanted."""
+    found = family_of_state(state)
+    if wanted in FAMILIES and found not in (None, wanted):
+        raise UserError(f"{path}: a supernet of the family {found}, not {wanted}; give "
+                        f"--search_space {found}, or another supernet")
+    return wanted or found or ORIGINAL_SPACE
 
 
 def subnet_config(supernet: Any, arch: Arch) -> Config:

@@ -41,7 +41,7 @@ def wanted_layers(args: argparse.Namespace) -> list[Layer]:
     info = get_dataset_info(args.dataset)
     resolutions = args.resolutions or info.resolutions
     if args.config:
-        layers = [layer for path in args.config for resolution in resolutions
+        layers = [layer for path in args.config for resolution in args.resolutions or [None]
                   for layer in read_config_layers(path, resolution)[0]]
     else:
         space = get_search_space(args.search_space, resolutions=resolutions)

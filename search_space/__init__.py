@@ -11,8 +11,8 @@ from utils.files import read_json
 from utils.registry import load_class
 
 __all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
-           "SearchSpace", "Slot", "check_arch", "get_search_space", "name_of", "read_arch",
-           "space_of"]
+           "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space", "name_of",
+           "read_arch", "read_subnet", "search_space_class", "space_of"]
 
 RESOLUTIONS = range(8, 4097)
 DEFAULT = "mbv3"
@@ -50,6 +50,19 @@ def get_search_space(name: str, **settings: Any) -> SearchSpace:
     space_class = search_space_class(name)
     return space_class(**{option: settings[option] for option in space_class.options
                           if settings.get(option) is not None})
+
+
+def family_of(name: str) -> str:
+    """Returns the family of networks that a space is of, a row of `networks.families.FAMILIES`.
+
+    Raises:
+        UserError: no such space, or one without a supernet.
+    """
+    family = search_space_class(name).family
+    if family is None:
+        raise UserError(f"the search space {name} has no supernet; choose another, or name an "
+                        "--evaluator for it")
+    return family
 
 
 def name_of(space: SearchSpace) -> str:
@@ -109,6 +122,21 @@ def read_arch(path: str | os.PathLike, space: SearchSpace | str | None = None) -
         return check_arch(arch, space)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def read_subnet(path: str | os.PathLike, name: str | None = None) -> tuple[Arch, str]:
+    """Reads a `net.subnet` file; returns the architecture, checked, and the name of its space.
+
+    Args:
+        path: the file.
+        name: the space that it must belong to; None takes the one that the file names, else `mbv3`.
+
+    Raises:
+        UserError: as `read_arch`.
+    """
+    content = read_json(path, "subnet file")
+    named = content.get(SPACE_KEY) if isinstance(content, dict) else None
+    return read_arch(path, name), name or named or DEFAULT
 
 
 def _check_name(named: str | None, expected: str | None) -> None:

@@ -19,13 +19,14 @@ from networks.checkpoints import (
 )
 from networks.configs import (
     choose_resolution,
+    config_family,
     read_config,
     recorded_resolution,
     write_config,
 )
-from networks.static import replace_classifier
+from networks.static import StaticNetwork, replace_classifier
 from networks.supernets import build_from_config, cut_subnet, load_supernet
-from search_space import OFASearchSpace
+from search_space import get_search_space
 from training.checkpoints import History, read_history
 from training.fit import Run
 from training.loops import Criterion, Objective, distilled, supervised
@@ -94,10 +95,11 @@ def first_images(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Iterable[T
     return (images for images, _ in islice(batches, n))
 
 
-def write_pair(net: nn.Module, folder: Path, resolution: int, transform: str) -> None:
+def write_pair(net: StaticNetwork, folder: Path, resolution: int, transform: str) -> None:
     """Writes `net.config` and `net.init`, which validation.py reads, into the folder."""
     save_weights(net, folder / "net.init")
-    write_config(net, folder / "net.config", resolution=resolution, transform=transform)
+    write_config(net, folder / "net.config", resolution=resolution, transform=transform,
+                 search_space=config_family(net.config).name)
 
 
 def resume_run(run: Run, path: str | None) -> History | None:
@@ -160,7 +162,9 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
         load_weights(net, checkpoint)
         classes = net.classifier.out_features
     else:
-        net, calibrate = cut_subnet(load_supernet(who), OFASearchSpace().extremes()[1]), True
+        supernet = load_supernet(who)
+        largest = get_search_space(supernet.family).extremes()[1]
+        net, calibrate = cut_subnet(supernet, largest), True
         classes = net.classifier.out_features
     if classes != n_classes:
         raise UserError(f"{who}: teaches {classes} classes, but the data set has {n_classes}; "

@@ -208,16 +208,18 @@ def test_layers_that_a_table_lacks_are_named(fails_clearly, shared_data):
                   match=f"build_lut.py --out my_lut.yaml --config {config} --resolutions 224")
 
 
-def test_the_resolution_of_a_config_goes_before_the_flag(shared_data, tmp_path):
+def test_a_typed_resolution_goes_before_that_of_a_config(shared_data, tmp_path, capsys):
     config = json.loads((shared_data / CONFIG).read_text())
-    flag = get_args_parser().parse_args(["x", "--img-size", "192"])
     rows = []
-    for extra in ({}, {"resolution": 224}, {"img_size": 224}):
-        path = tmp_path / "net.config"
-        path.write_text(json.dumps({**config, **extra}))
-        rows.append(file_costs(path, flag)[0])
-    assert [row["resolution"] for row in rows] == [192, 224, 224]
+    for typed in ([], ["--img-size", "192"]):
+        flags = get_args_parser().parse_args(["x", *typed])
+        for extra in ({}, {"resolution": 256}, {"img_size": 256}):
+            path = tmp_path / "net.config"
+            path.write_text(json.dumps({**config, **extra}))
+            rows.append(file_costs(path, flags)[0])
+    assert [row["resolution"] for row in rows] == [224, 256, 256, 192, 192, 192]
     assert rows[1]["macs_count"] == rows[2]["macs_count"] > rows[0]["macs_count"]
+    assert "is for images of 256 pixels, --img-size says 192" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("content", "match"), [
@@ -238,7 +240,7 @@ def test_bad_flags_on_the_command_line(fails_clearly, subnet_file, flags, match)
     fails_clearly("-m", "evaluator.costs", subnet_file, *flags, match=match)
 
 
-ARGS = argparse.Namespace(img_size=224, n_classes=1000, width=1.0,
+ARGS = argparse.Namespace(img_size=None, n_classes=1000, width=1.0,
                           search_space=None)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
