@@ -1,10 +1,12 @@
-"""The accuracy predictor of the OFA authors as an evaluator: a benchmark's ground truth.
+"""The accuracy predictors of the OFA authors as evaluators: a benchmark's ground truth.
 
 No network is run: top-1 accuracies are what an MLP learned from measured ImageNet accuracies of
-the MobileNetV3 supernet (w1.0, 1,000 classes). Every stats dict says so (`"evaluator": "oracle"`).
+the MobileNetV3 (w1.0) or ResNet50 supernet with 1,000 classes. Every stats dict says so
+(`"evaluator": "oracle"`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,24 +14,88 @@ import numpy as np
 
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
-from search_space import Arch, OFASearchSpace
+from search_space import Arch, get_search_space
 from utils.errors import UserError
 
-RESOLUTIONS = np.arange(112, 225, 16)
-N_LAYERS = 20
 HIDDEN = (400, 400, 400)
 # Digits kept of an accuracy in percent, so that it does not depend on the size of a batch.
 DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How one predictor sees the architectures of a space, and how its file names its weights.
+
+    Attributes:
+        space: name of the search space.
+        resolutions: those that it was trained with, in pixels, ascending.
+        n_inputs: length of an encoded architecture.
+        features: (space, (n, n_var) vectors, (n,) indices of resolutions) -> (n, n_inputs).
+        layer: name of a hidden layer, by its number.
+        last: names of the last layer's weight and bias.
+    """
+
+    space: str
+    resolutions: np.ndarray
+    n_inputs: int
+    features: Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
+    layer: str
+    last: tuple[str, str]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the key and shape of every weight: weight and bias of each layer in turn."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, (inputs, outputs) in enumerate(pairwise((self.n_inputs, *HIDDEN))):
+            name = self.layer.format(i, 2 * i)
+            shapes |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+        weight, bias = self.last
+        return shapes | {weight: (1, HIDDEN[-1]), bias: (1,)}
+
+
+def one_hot(indices: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
+    """Returns (n, 3 * m) one-hot codes of (n, m) indices below 3; zeros where not `used`."""
+    codes = np.eye(3)[indices]
+    if used is not None:
+        codes = codes * used[..., None]
+    return codes.reshape(len(indices), 3 * indices.shape[1])
+
+
+def mobile_features(space: Any, X: np.ndarray, resolution_index: np.ndarray) -> np.ndarray:
+    """Returns (n, 128): 20 kernel sizes, 20 expansions, zeros beyond the depth; 8 resolutions."""
+    kernels, expansions, used = space.choices(X)
+    return np.hstack([one_hot(kernels, used), one_hot(expansions, used),
+                      np.eye(8)[resolution_index]])
+
+
+def resnet_features(space: Any, X: np.ndarray, resolution_index: np.ndarray) -> np.ndarray:
+    """Returns (n, 82): 8 resolutions, the stem's depth, 6 widths, 18 expansions.
+
+    Source: `ofa.nas.accuracy_predictor.ResNetArchEncoder`.
+    """
+    choices = space.choices(X)
+    return np.hstack([np.eye(8)[resolution_index], np.eye(2)[choices["d"][:, 0]],
+                      one_hot(choices["w"]), one_hot(choices["e"], choices["used"])])
+
+
+ENCODINGS = (
+    Encoding("mbv3", np.arange(112, 225, 16), 128, mobile_features, "{1}",
+             ("6.weight", "6.bias")),
+    Encoding("resnet50", np.array([128, 144, 160, 176, 192, 224, 240, 256]), 82, resnet_features,
+             "layers.{0}.0", ("layers.3.weight", "base_acc")),
+)
 
 
 class OracleEvaluator(Evaluator):
     """Answers with predicted accuracies, behind the same contract as a supernet's evaluator.
 
     Args:
-        oracle_path: weights of the predictor: input 20 x 3 one-hot kernel sizes, 20 x 3 one-hot
-            expansions (zeros beyond a stage's depth), 8 one-hot resolutions; three hidden layers
-            of 400 with ReLU; output top-1 as a fraction.
+        oracle_path: weights of a predictor, whose shapes tell its search space: an MLP with three
+            hidden layers of 400 and ReLU; its output is the top-1 accuracy as a fraction.
         ignored: options of other evaluators.
+
+    Attributes:
+        encoding: how the predictor sees architectures.
+        weights: (weight, bias) of each layer.
 
     Raises:
         UserError: the file is missing or damaged, or holds another network.
@@ -38,20 +104,21 @@ class OracleEvaluator(Evaluator):
     def __init__(self, oracle_path: str | None = None, **ignored: Any) -> None:
         if oracle_path is None:
             raise UserError("the oracle needs its weights: give --oracle_path FILE")
-        self.weights = read_mlp(oracle_path)
+        self.encoding, self.weights = read_mlp(oracle_path)
         self._costs: dict[int, CostModel] = {}
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
         """Returns the stats of one architecture; always the same for the same architecture.
 
         Args:
-            arch: an architecture of the space `mbv3`, resolution 112 or more.
+            arch: an architecture of the predictor's space, at no resolution below its smallest.
             batch_scale: part of the contract, without influence.
         """
         top1 = float(self.evaluate_many([arch])[0])
         resolution = arch["r"]
         if resolution not in self._costs:
-            self._costs[resolution] = CostModel(OFASearchSpace(resolutions=[resolution]))
+            space = get_search_space(self.encoding.space, resolutions=[resolution])
+            self._costs[resolution] = CostModel(space)
         costs = self._costs[resolution].of_arch(arch)
         return {"params": millions(costs["params"]), "flops": millions(costs["flops"]),
                 "gpu": None, "cpu": None, "loss": None, "top1": top1, "top5": None,
@@ -61,61 +128,55 @@ class OracleEvaluator(Evaluator):
         """Returns the top-1 accuracies (n,) in percent of many architectures.
 
         Raises:
-            UserError: one is no architecture of the space `mbv3`, or its resolution is below 112.
+            UserError: one is no architecture of the predictor's space, or its resolution is below
+                the smallest of the predictor.
         """
+        listed = self.encoding.resolutions
         resolutions = {arch.get("r") for arch in archs if isinstance(arch, dict)}
-        valid = sorted(r for r in resolutions if isinstance(r, int) and r >= RESOLUTIONS[0])
+        valid = sorted(r for r in resolutions if isinstance(r, int) and r >= listed[0])
         if len(valid) < len(resolutions):
-            raise UserError(f"the oracle knows resolutions from {RESOLUTIONS[0]} px up, not "
+            raise UserError(f"the oracle knows resolutions from {listed[0]} px up, not "
                             f"{', '.join(str(r) for r in resolutions if r not in valid)}")
-        space = OFASearchSpace(resolutions=valid or RESOLUTIONS.tolist())
+        space = get_search_space(self.encoding.space, resolutions=valid or listed.tolist())
         return self.predict(space, np.array([space.encode(arch) for arch in archs], dtype=int)
                             .reshape(-1, space.n_var))
 
-    def predict(self, space: OFASearchSpace, X: np.ndarray) -> np.ndarray:
-        """Returns the top-1 accuracies (n,) in percent of (n, 46) vectors of `space`.
+    def predict(self, space: Any, X: np.ndarray) -> np.ndarray:
+        """Returns the top-1 accuracies (n,) in percent of (n, n_var) vectors of `space`.
 
         Between two listed resolutions the two answers are interpolated linearly; above the last
         one the last one holds.
         """
-        r = np.clip(space.resolutions_of(X), RESOLUTIONS[0], RESOLUTIONS[-1])
-        low = np.minimum(np.searchsorted(RESOLUTIONS, r, side="right") - 1, len(RESOLUTIONS) - 2)
-        share = (r - RESOLUTIONS[low]) / (RESOLUTIONS[low + 1] - RESOLUTIONS[low])
-        layers = one_hot_layers(space, X)
-        below, above = (self._forward(layers, index) for index in (low, low + 1))
+        listed = self.encoding.resolutions
+        r = np.clip(space.resolutions_of(X), listed[0], listed[-1])
+        low = np.minimum(np.searchsorted(listed, r, side="right") - 1, len(listed) - 2)
+        share = (r - listed[low]) / (listed[low + 1] - listed[low])
+        below, above = (self._forward(self.encoding.features(space, X, index))
+                        for index in (low, low + 1))
         return np.round(100 * ((1 - share) * below + share * above), DIGITS)
 
-    def _forward(self, layers: np.ndarray, resolution_index: np.ndarray) -> np.ndarray:
-        hidden = np.hstack([layers, np.eye(len(RESOLUTIONS))[resolution_index]])
+    def _forward(self, hidden: np.ndarray) -> np.ndarray:
         for weight, bias in self.weights[:-1]:
             hidden = np.maximum(hidden @ weight.T + bias, 0)
         weight, bias = self.weights[-1]
         return (hidden @ weight.T + bias)[:, 0]
 
 
-def one_hot_layers(space: OFASearchSpace, X: np.ndarray) -> np.ndarray:
-    """Returns (n, 120) inputs: one-hot kernel sizes, then expansions, zeros beyond the depth."""
-    kernels, expansions, used = space.choices(X)
-    return np.hstack([(np.eye(3)[choice] * used[..., None]).reshape(len(X), 3 * N_LAYERS)
-                      for choice in (kernels, expansions)])
-
-
-def read_mlp(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Reads the predictor; returns (weight, bias) of each linear layer, in float64.
+def read_mlp(path: str) -> tuple[Encoding, list[tuple[np.ndarray, np.ndarray]]]:
+    """Reads a predictor; returns its encoding and (weight, bias) of each layer, in float64.
 
     Raises:
         UserError: the file is missing or damaged, or holds a network of other shapes.
     """
     from networks import load_checkpoint
 
-    state = load_checkpoint(path)
-    sizes = (6 * N_LAYERS + len(RESOLUTIONS), *HIDDEN, 1)
-    expected: dict[str, tuple[int, ...]] = {}
-    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-        expected |= {f"{2 * i}.weight": (outputs, inputs), f"{2 * i}.bias": (outputs,)}
-    if {key: tuple(tensor.shape) for key, tensor in state.items()} != expected:
-        raise UserError(f"{path}: not the accuracy predictor of the OFA MobileNetV3 space; an MLP "
-                        f"of sizes {'-'.join(map(str, sizes))} was expected, its keys "
-                        f"{', '.join(expected)}")
-    arrays = [state[key].double().numpy() for key in expected]
-    return list(zip(arrays[::2], arrays[1::2], strict=True))
+    state: Mapping[str, Any] = load_checkpoint(path)
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    for encoding in ENCODINGS:
+        expected = encoding.shapes()
+        if found == expected:
+            arrays = [state[key].double().numpy() for key in expected]
+            return encoding, list(zip(arrays[::2], arrays[1::2], strict=True))
+    known = "; ".join(f"{encoding.space}: {encoding.n_inputs} inputs, keys "
+                      f"{', '.join(encoding.shapes())}" for encoding in ENCODINGS)
+    raise UserError(f"{path}: not an accuracy predictor of the OFA authors; known are {known}")

@@ -129,14 +129,17 @@ class ResNetSearchSpace(SearchSpace):
 
         Returns:
             Indices by key: `d` (n, 5), `w` (n, 6), `e` (n, 18); `used` (n, 18), whether each block
-            is there; `r` (n,), the resolutions in pixels.
+            is there.
         """
         X = np.asarray(X)
         genes = {key: [self._gene[key, i] for i in range(length)]
                  for key, length in (("d", 1 + END), ("w", 2 + END), ("e", len(self.blocks)))}
         found = {key: X[:, positions] for key, positions in genes.items()}
-        return found | {"used": self.active(X)[:, genes["e"]],
-                        "r": np.array(self.resolutions)[X[:, self._gene["r", 0]]]}
+        return found | {"used": self.active(X)[:, genes["e"]]}
+
+    def resolutions_of(self, X: np.ndarray) -> np.ndarray:
+        """Returns the input resolutions (n,) in pixels of (n, 30) vectors."""
+        return np.array(self.resolutions)[np.asarray(X)[:, self._gene["r", 0]]]
 
     def describe(self, arch: Arch) -> str:
         """Returns one line: the resolution, the stem, then width and expansions by stage."""

@@ -8,10 +8,11 @@ import pytest
 from evaluator import build_evaluator
 from evaluator.costs import CostModel, millions
 from evaluator.oracle import OracleEvaluator
-from search_space import OFASearchSpace
+from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 
 WEIGHTS = "ofa_mbv3_acc_predictor.pth"
+RESNET_WEIGHTS = "ofa_resnet50_acc_predictor.pth"
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,44 @@ def test_answers_of_the_library(oracle, shared_data):
     with torch.inference_mode():
         expected = 100 * mlp(torch.tensor(features, dtype=torch.float32))[:, 0].numpy()
     np.testing.assert_allclose(oracle.evaluate_many(archs), expected, atol=1e-4)
+
+
+def test_answers_of_the_library_for_resnet50(shared_data):
+    torch = pytest.importorskip("torch")
+    from ofa.nas.accuracy_predictor import AccuracyPredictor, ResNetArchEncoder
+
+    oracle = OracleEvaluator(shared_data / RESNET_WEIGHTS)
+    listed = oracle.encoding.resolutions.tolist()
+    space = get_search_space("resnet50", resolutions=listed)
+    X = space.draw(200, np.random.default_rng(1))
+    archs = [*space.extremes(), *map(space.decode, X)]
+    encoder = ResNetArchEncoder(image_size_list=listed)
+    expected = np.array([encoder.arch2feature({**arch, "image_size": arch["r"]})
+                         for arch in archs])
+    encoded = np.array([space.encode(arch) for arch in archs])
+    indices = np.array([listed.index(arch["r"]) for arch in archs])
+    np.testing.assert_array_equal(oracle.encoding.features(space, encoded, indices), expected)
+    mlp = AccuracyPredictor(encoder, device="cpu",
+                            checkpoint_path=str(shared_data / RESNET_WEIGHTS))
+    with torch.inference_mode():
+        top1 = 100 * mlp(torch.tensor(expected, dtype=torch.float32)).numpy()
+    answers = oracle.evaluate_many(archs)
+    np.testing.assert_allclose(answers, top1, atol=1e-4)
+    assert 70 < answers.min() and answers.max() < 84
+
+
+def test_resnet50_costs_and_resolutions(shared_data):
+    oracle = OracleEvaluator(shared_data / RESNET_WEIGHTS)
+    arch = get_search_space("resnet50").extremes()[1]
+    stats = oracle.evaluate({**arch, "r": 208})
+    costs = CostModel(get_search_space("resnet50", resolutions=[208])).of_arch({**arch, "r": 208})
+    assert (stats["params"], stats["resolution"]) == (millions(costs["params"]), 208)
+    ends = [oracle.evaluate({**arch, "r": r})["top1"] for r in (192, 224)]
+    assert stats["top1"] == pytest.approx(np.mean(ends), abs=1e-6)
+    with pytest.raises(UserError, match="128"):
+        oracle.evaluate({**arch, "r": 112})
+    with pytest.raises(UserError, match="lacks"):
+        oracle.evaluate(OFASearchSpace().extremes()[0])
 
 
 def padded(arch: dict) -> dict:
@@ -101,10 +140,12 @@ def test_bad_architectures_are_refused(oracle, change, match):
         oracle.evaluate({**OFASearchSpace().extremes()[0], **change})
 
 
-@pytest.mark.parametrize("name", ["ofa_resnet50_acc_predictor.pth", "README.md", "nothing.pth"])
-def test_other_files_are_refused(shared_data, name):
+@pytest.mark.parametrize("name", ["other.pth", "README.md", "nothing.pth"])
+def test_other_files_are_refused(shared_data, tmp_path, name):
+    torch = pytest.importorskip("torch")
+    torch.save({"0.weight": torch.zeros(400, 128)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=name):
-        OracleEvaluator(shared_data / name)
+        OracleEvaluator((tmp_path if name == "other.pth" else shared_data) / name)
 
 
 def test_the_weights_must_be_named():
