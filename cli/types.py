@@ -8,6 +8,10 @@ from typing import Any
 
 from utils.errors import UserError
 
+# What --download does, in every script that has it.
+DOWNLOAD = ("fetch the data set into --data where it is not there: cifar10, cifar100, stl10, "
+            "aircraft, dtd, pets, flowers102 (default: no)")
+
 
 def count(least: int, most: int = 10**6) -> Callable[[str], int]:
     """Returns an argparse type: an integer in `least`..`most`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
@@ -286,7 +287,8 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
         name: a row of `DATASETS`.
         path: its folder; `digits` needs none.
         split: `train` or `test`, the official ones; `folder` may have `valid`.
-        download: let torchvision download it into `path`, where torchvision can.
+        download: let torchvision download it into `path`, where it is not there and torchvision
+            can.
 
     Raises:
         UserError: an unknown name, no folder, a layout that is not known (the message tells which
@@ -298,13 +300,27 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
     root = _root(name, path, download)
     layout, root = _find_layout(name, root, split, download)
     try:
-        images = layout.load(root, split, **({"download": True} if download else {}))
+        images = _load(layout, root, split)
     except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
         hint = "; get it again with --download into an empty folder" if layout.downloads else ""
         raise UserError(f"{root}: looks like {layout.name}, but cannot be read: "
                         f"{one_line(error)}{hint}") from error
     _check_classes(info, images, root, layout, split)
     return images
+
+
+def _load(layout: Layout, root: Path, split: str) -> Images:
+    """Loads a layout; where it is not there yet, one process fetches it and the others wait."""
+    if layout.missing(root, split) is None:
+        return layout.load(root, split)
+    with FileLock(root / ".download.lock"):
+        if layout.missing(root, split) is None:
+            return layout.load(root, split)
+        try:
+            return layout.load(root, split, download=True)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{root}: {layout.name} could not be downloaded: {one_line(error)}; "
+                            "try again, or get it from its authors") from error
 
 
 def _root(name: str, path: str | os.PathLike | None, download: bool) -> Path:
@@ -320,11 +336,6 @@ def _root(name: str, path: str | os.PathLike | None, download: bool) -> Path:
 
 def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Layout, Path]:
     layouts = [layout for layout in LAYOUTS[name] if split in layout.needs]
-    if download:
-        if not layouts[0].downloads:
-            raise UserError(f"{name}: cannot be downloaded by this program; get it from its "
-                            "authors and unpack it into --data")
-        return layouts[0], root
     tried = []
     for layout in layouts:
         # Also when --data names the folder that the archive unpacks to, not the one above it.
@@ -335,6 +346,11 @@ def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Lay
                 if lacks is None:
                     return layout, base
         tried.append(f"{layout.name} (no {lacks})")
+    if download and layouts[0].downloads:
+        return layouts[0], root
+    if download:
+        raise UserError(f"{name}: cannot be downloaded by this program; get it from its "
+                        "authors and unpack it into --data")
     raise UserError(f"{root}: not a layout of {name} that is known; tried {'; '.join(tried)}")
 
 

@@ -5,18 +5,25 @@ import json
 import os
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cli.progress import wait_passively
 from cli.scripts import Parser, run_script
-from cli.types import amount, count
+from cli.types import DOWNLOAD, amount, count, number
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator.options import EvaluationOptions
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from search_space import SEARCH_SPACES, read_subnet
+from search_space import SEARCH_SPACES, Arch, read_subnet
 from utils.errors import UserError
 from utils.files import write_json
 
+if TYPE_CHECKING:
+    from evaluator.accuracy import NetEvaluator
+    from networks import StaticNetwork
+
+    # evaluator, network as measured, its stats, network to time
+    Evaluated = tuple[NetEvaluator, StaticNetwork, dict[str, Any], StaticNetwork]
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser; the original's flags keep their names."""
@@ -36,14 +43,15 @@ def get_args_parser() -> argparse.ArgumentParser:
                      "batch-norm statistics of --config too (a subnet's always are)")
     data = p.add_argument_group("data")
     data.add_argument("--data", help="folder of the data set (digits needs none)")
+    data.add_argument("--download", action="store_true", help=DOWNLOAD)
     data.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                       help="data set (default: imagenet)")
     data.add_argument("--n_classes", type=count(1), help="classes (default: the data set's)")
-    data.add_argument("--vld_size", type=count(1),
+    data.add_argument("--vld_size", "--valid_size", type=count(1),
                       help="validation images split off the training set "
                       "(default: 300 for digits, else none: the test images are used)")
     data.add_argument("--test", action="store_true", help="score on the test images")
-    data.add_argument("--n_workers", type=count(0), default=4,
+    data.add_argument("--n_workers", "--num_workers", type=count(0), default=4,
                       help="data-loading processes (default: 4)")
     data.add_argument("--vld_batch_size", type=count(1), default=200,
                       help="batch size of validation (default: 200)")
@@ -57,25 +65,38 @@ def get_args_parser() -> argparse.ArgumentParser:
                       "it is (default: the data set's, 0 for imagenet and digits, else 5)")
     tune.add_argument("--trn_batch_size", type=count(1),
                       help="its batch size (default: the data set's)")
+    tune.add_argument("--drop_rate", type=number(0, 1), default=0.2,
+                      help="dropout before the new classifier (default: 0.2)")
+    tune.add_argument("--drop_connect_rate", type=number(0, 1), default=0.0,
+                      help="drop path of the last block; it grows with depth (default: 0)")
+    tune.add_argument("--save_config", action="store_true", help="write the network as it was "
+                      "measured to --log_dir: net.config and net.init")
     tune.add_argument("--seed", type=count(0, 2**63), default=0,
                       help="seed of every random draw (default: 0)")
     device = p.add_argument_group("device and result")
-    device.add_argument("--device", default="cpu", help="cpu or cuda:0, ... (default: cpu)")
+    device.add_argument("--device", help="cpu or cuda:0, ... (default: a GPU where there is one)")
     device.add_argument("--threads", type=count(1, 1024),
                         help="CPU threads (default: torch's choice)")
     device.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
     device.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
                         "batch size (default: none)")
-    device.add_argument("--save", help="file for the stats in JSON (default: none)")
+    device.add_argument("--save", help="file for the stats in JSON (default: net.stats in "
+                        "--log_dir, where that is given)")
+    device.add_argument("--log_dir", help="folder for net.stats, net.config and net.init (default: "
+                        "none; .tmp with --save_config)")
+    device.add_argument("--verbose", action="store_true",
+                        help="show the progress of the validation on a terminal")
     return p
 
 
 def main(args: argparse.Namespace) -> None:
     """Evaluates, writes the stats to `--save`, and prints them as one line of JSON."""
     _check(args)
+    wait_passively()
     stats = evaluate(args)
-    if args.save:
-        write_json(args.save, stats)
+    path = args.save or (args.log_dir and os.path.join(args.log_dir, "net.stats"))
+    if path:
+        write_json(path, stats)
     print(json.dumps(stats))
 
 
@@ -87,24 +108,50 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """
     arch, space = read_subnet(args.subnet, args.search_space) if args.subnet else (None, "mbv3")
     config = read_config(args.config) if args.config else None
-    from evaluator.accuracy import NetEvaluator, SupernetEvaluator, parse_latency
-    from networks import build_from_config, cut_subnet, load_weights
+    from evaluator.accuracy import parse_latency
 
     latency = parse_latency(args.latency)
     options = EvaluationOptions.of({**vars(args), "search_space": space})
-    if arch is not None:
-        path = args.supernet_path or get_dataset_info(args.dataset).supernet
-        subnets = SupernetEvaluator(replace(options, supernet_path=path))
-        arch["r"] = choose_resolution(args.resolution, arch["r"], args.subnet, "--resolution")
-        net, resolution = cut_subnet(subnets.supernet, arch), arch["r"]
-        return subnets.evaluate(arch) | subnets.latencies(net, resolution, latency)
+    evaluator, net, stats, untuned = _subnet(args, options, arch) if arch is not None \
+        else _static(args, options, config)
+    if args.save_config:
+        _write_pair(args.log_dir or ".tmp", net, stats)
+    return stats | evaluator.latencies(untuned, stats["resolution"], latency)
+
+
+def _subnet(args: argparse.Namespace, options: EvaluationOptions, arch: Arch) -> "Evaluated":
+    """Evaluates a subnet of a supernet."""
+    from evaluator.accuracy import SupernetEvaluator
+    from networks import cut_subnet
+
+    path = args.supernet_path or get_dataset_info(args.dataset).supernet
+    evaluator = SupernetEvaluator(replace(options, supernet_path=path))
+    arch["r"] = choose_resolution(args.resolution, arch["r"], args.subnet, "--resolution")
+    net, stats = evaluator.evaluated(arch)
+    return evaluator, net, stats, cut_subnet(evaluator.supernet, arch)
+
+
+def _static(args: argparse.Namespace, options: EvaluationOptions, config: Any) -> "Evaluated":
+    """Evaluates a network of a net.config with its weights."""
+    from evaluator.accuracy import NetEvaluator
+    from networks import build_from_config, load_weights
+
     net = build_from_config(config)
     load_weights(net, args.init)
     resolution = choose_resolution(args.resolution, recorded_resolution(config), args.config,
                                    "--resolution")
-    nets = NetEvaluator(options)
-    stats = nets.evaluate_net(net.eval(), resolution, args.reset_running_statistics)
-    return stats | nets.latencies(net, resolution, latency)
+    evaluator = NetEvaluator(options)
+    stats = evaluator.evaluate_net(net.eval(), resolution, args.reset_running_statistics)
+    return evaluator, net, stats, net
+
+
+def _write_pair(folder: str, net: "StaticNetwork", stats: dict[str, Any]) -> None:
+    """Writes net.config and net.init of a network as it was measured."""
+    from networks import save_weights, write_config
+
+    write_config(net, os.path.join(folder, "net.config"), resolution=stats["resolution"],
+                 transform=stats["transform"])
+    save_weights(net, os.path.join(folder, "net.init"))
 
 
 def _check(args: argparse.Namespace) -> None:

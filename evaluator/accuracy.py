@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from cli.progress import progress_bar
 from data_providers import DataProvider
 from data_providers.table import CALIBRATION_BATCH
 from evaluator.base import Evaluator, NetStats
@@ -57,7 +58,8 @@ class NetEvaluator:
             torch.set_num_threads(options.threads)
         self.provider = DataProvider(
             options.dataset, options.data, vld_size=options.vld_size, seed=options.seed,
-            n_workers=options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb)
+            n_workers=options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb,
+            download=options.download)
         info = self.provider.info
         info.check_n_classes(options.n_classes)
         self.split = "test" if options.test else "valid"
@@ -100,7 +102,8 @@ class NetEvaluator:
         batches = self.provider.eval_batches(
             self.split, resolution, _scaled(self.options.vld_batch_size, batch_scale),
             device=self.device)
-        result = evaluate(self._parallel(net), batches, amp=self.amp)
+        result = evaluate(self._parallel(net), batches, amp=self.amp,
+                          progress=progress_bar if self.options.verbose else None)
         stats = {key: result[key] for key in ("loss", "top1", "top5")}
         return stats if batch_scale == 1 else {**stats, "batch_scale": batch_scale}
 
@@ -150,6 +153,8 @@ class NetEvaluator:
 
     def _fine_tune(self, net: StaticNetwork, resolution: int, seed: int,
                    batch_scale: float) -> None:
+        net.set_dropout(self.options.drop_rate)
+        net.set_drop_path(self.options.drop_connect_rate)
         replace_classifier(net, self.provider.n_classes, torch.Generator().manual_seed(seed))
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
@@ -204,11 +209,15 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         Raises:
             UserError: an invalid architecture.
         """
+        return self.evaluated(arch, batch_scale)[1]
+
+    def evaluated(self, arch: Arch, batch_scale: float = 1.0) -> tuple[StaticNetwork, NetStats]:
+        """Returns the network of one architecture as it was measured, and what `evaluate` does."""
         arch = self._checked(arch)
         net = cut_subnet(self.supernet, arch)
         measured = self.score(net, arch["r"], arch_seed(arch, self.options.seed),
                               batch_scale=batch_scale)
-        return self.stats(self.costs(arch), measured, arch["r"])
+        return net, self.stats(self.costs(arch), measured, arch["r"])
 
     def calibrated(self, arch: Arch) -> StaticNetwork:
         """Returns a subnet with inherited weights and the BN statistics that it is evaluated with.

@@ -17,6 +17,7 @@ class EvaluationOptions:
         supernet_path: the checkpoint that subnets are cut from.
         dataset: a row of `data_providers.DATASETS`.
         data: its folder; None for those that need none.
+        download: fetch the data set into `data` where it is not there and torchvision can.
         n_classes: must agree with the data set; None takes the data set's.
         vld_size: images split off the training set for validation; None takes the data set's own
             number, and where it has none, scores on the test images.
@@ -24,6 +25,8 @@ class EvaluationOptions:
         n_workers: data-loading processes.
         trn_batch_size, n_epochs: of the fine-tuning; None takes the data set's. 0 epochs leave the
             classifier and the weights as they are.
+        drop_rate: dropout before the new classifier of the fine-tuning; the original's is 0.2.
+        drop_connect_rate: drop path of its last block; it grows linearly with depth.
         vld_batch_size: images in one validation step; it has no influence on the result.
         seed: of the validation split, the images' augmentation, the new classifier, dropout.
         device: `cpu` or `cuda:0`, ...; None is a GPU where there is one.
@@ -31,6 +34,7 @@ class EvaluationOptions:
         cache_dir, cache_gb: folder for decoded images and its greatest size.
         amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one.
         threads: CPU threads; None leaves torch's choice.
+        verbose: show a bar of the validation on a terminal.
         latency_batch_size: images in one pass where a latency is measured.
         latency_device: `cpu` or `gpu`; None is the kind of `device`.
     """
@@ -40,11 +44,14 @@ class EvaluationOptions:
     supernet_path: str | None = None
     dataset: str = "imagenet"
     data: str | None = None
+    download: bool = False
     n_classes: int | None = None
     vld_size: int | None = None
     test: bool = False
     n_workers: int = 0
     trn_batch_size: int | None = None
+    drop_rate: float = 0.2
+    drop_connect_rate: float = 0.0
     vld_batch_size: int = 200
     n_epochs: int | None = None
     seed: int = 0
@@ -54,6 +61,7 @@ class EvaluationOptions:
     cache_gb: float = 32.0
     amp: bool | str = False
     threads: int | None = None
+    verbose: bool = False
     latency_batch_size: int = 1
     latency_device: str | None = None
 

@@ -14,6 +14,7 @@ from data_providers import DataProvider
 from evaluator import OFAEvaluator, build_evaluator
 from evaluator.__main__ import evaluate as evaluate_files
 from evaluator.__main__ import get_args_parser
+from evaluator.__main__ import main as evaluation_main
 from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
 from evaluator.base import Evaluator
 from evaluator.options import EvaluationOptions
@@ -329,3 +330,50 @@ def test_a_network_evaluator_needs_no_supernet(cache, evaluator):
                                            cache_dir=cache))
     net = networks.cut_subnet(evaluator.supernet, ARCH)
     assert alone.evaluate_net(net, 32) == evaluator.evaluate(ARCH)
+
+
+def files_args(*flags):
+    return get_args_parser().parse_args(["--dataset", "digits", "--n_workers", "0", "--vld_size",
+                                         "100", *map(str, flags)])
+
+
+def test_the_originals_names_of_flags_are_taken(supernet_path):
+    args = get_args_parser().parse_args(
+        "--num_workers 2 --valid_size 30 --log_dir d --drop_rate 0.1 --drop_connect_rate 0.3 "
+        "--verbose --save_config".split())
+    assert (args.n_workers, args.vld_size, args.log_dir) == (2, 30, "d")
+    options = EvaluationOptions.of(vars(args))
+    assert (options.drop_rate, options.drop_connect_rate, options.verbose) == (0.1, 0.3, True)
+    assert args.device is None, "a GPU where there is one"
+
+
+def test_the_tuned_network_is_kept_and_measures_the_same(supernet_path, cache, tmp_path,
+                                                         monkeypatch, capsys):
+    """--save_config: the pair, read again and evaluated without fine-tuning, repeats the stats."""
+    monkeypatch.setenv("MSUNAS_CACHE", cache)
+    subnet = tmp_path / "net.subnet"
+    subnet.write_text(json.dumps(ARCH))
+    run = tmp_path / "log"
+    evaluation_main(files_args("--subnet", subnet, "--supernet_path", supernet_path, "--n_epochs",
+                               1, "--save_config", "--log_dir", run, "--device", "cpu"))
+    stats = json.loads(capsys.readouterr().out)
+    assert {path.name for path in run.iterdir()} == {"net.config", "net.init", "net.stats"}
+    assert json.loads((run / "net.stats").read_text()) == stats
+    evaluation_main(files_args("--config", run / "net.config", "--init", run / "net.init",
+                               "--device", "cpu"))
+    again = json.loads(capsys.readouterr().out)
+    assert {key: again[key] for key in ("top1", "top5", "resolution", "flops")} == \
+        {key: stats[key] for key in ("top1", "top5", "resolution", "flops")}
+    assert again["loss"] == pytest.approx(stats["loss"])
+
+
+@pytest.mark.parametrize(("flag", "rate"), [("--drop_rate", 0.9), ("--drop_connect_rate", 0.9)])
+def test_dropout_and_drop_path_reach_the_fine_tuning(supernet_path, cache, tmp_path, flag, rate,
+                                                     monkeypatch):
+    monkeypatch.setenv("MSUNAS_CACHE", cache)
+    subnet = tmp_path / "net.subnet"
+    subnet.write_text(json.dumps(ARCH))
+    losses = [evaluate_files(files_args("--subnet", subnet, "--supernet_path", supernet_path,
+                                        "--n_epochs", 1, "--device", "cpu", *more))["loss"]
+              for more in ([], [flag, rate])]
+    assert losses[0] != losses[1]
