@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import datasets as tv
 from torchvision.transforms import InterpolationMode
 
 from data_providers import DATASETS, DataProvider, build_dataset, eval_transform, get_dataset_info
