@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,24 +19,38 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError, describe_os_error, one_line
-from utils.files import atomic_path, read_json, write_json
+from utils.files import atomic_path, make_folder, read_json, write_json
 
 _CHUNK = 2**24
 _HEADER = 128  # bytes of an .npy file before its data
+# The only folder and names that are ever written or removed below the folder that a user names.
+_SUBFOLDER = "arrays"
+_OWN = re.compile(r"[0-9a-f]{32}(-spare)?\.npy", re.ASCII)
+_TEMPORARY = re.compile(r"\.([0-9a-f]{32}(?:-spare)?)\.(?:npy|json)\.[a-z0-9_]+\.tmp", re.ASCII)
+# A spare array only takes the place of what nobody has used for a day.
+_SPARE, _SPARE_WAITS = "-spare", 86_400.0
 # Calls with a dict to fill, yields the array's bytes in order.
 Maker = Callable[[dict[str, Any]], Iterator[np.ndarray]]
 
 
-def default_cache_dir() -> Path:
-    """Returns $MSUNAS_CACHE, or `msunas` in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MSUNAS_CACHE") or Path(cache) / "msunas")
+def default_cache_dir() -> Path | None:
+    """Returns $MSUNAS_CACHE, or `msunas` in the user's cache folder; None for a user without."""
+    for name, folder in (("MSUNAS_CACHE", "."), ("XDG_CACHE_HOME", "msunas")):
+        if os.environ.get(name):
+            return Path(os.environ[name], folder)
+    try:
+        return Path.home() / ".cache" / "msunas"
+    except RuntimeError:  # in a container: no HOME, and a user that has no entry
+        return None
 
 
-def content_key(**identity: Any) -> str:
-    """Returns the name of what is made from `identity` (JSON types): equal content, equal name."""
+def content_key(spare: bool = False, **identity: Any) -> str:
+    """Returns the name of what is made from `identity` (JSON types): equal content, equal name.
+
+    A `spare` array saves time while there is room for it, and never drives out another one.
+    """
     text = json.dumps(identity, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + (_SPARE if spare else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +70,12 @@ class ArrayCache:
     """A folder of arrays (`<key>.npy`, with `<key>.json` beside it), bounded in size.
 
     Several processes may share the folder: one makes an array, the others wait and map it. A file
-    that was damaged is made again. What was used least recently goes first when room is needed,
-    but nothing that this process is using.
+    that was damaged is made again: its checksum is verified by the first process that finds it
+    other than it was written (by inode, size and times). What was used least recently goes first
+    when room is needed, spare arrays before all others, but nothing that this process is using.
 
     Args:
-        folder: where the arrays lie; None takes `default_cache_dir()`.
+        folder: the arrays lie in `arrays` in it; None takes `default_cache_dir()`.
         max_gb: bound of the folder in GB; 0 switches the cache off.
     """
 
@@ -66,8 +83,12 @@ class ArrayCache:
     _mapped: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
 
     def __init__(self, folder: str | os.PathLike | None, max_gb: float) -> None:
-        self.folder = Path(folder) if folder is not None else default_cache_dir()
-        self.max_bytes = int(max_gb * 1e9)
+        place = Path(folder) if folder is not None else default_cache_dir()
+        self.max_bytes = int(max_gb * 1e9) if place else 0
+        self.folder = (place or Path()) / _SUBFOLDER
+        if place is None and max_gb > 0:
+            print("note: this user has no home folder; going on without the cache of decoded "
+                  "images (give --cache_dir)", file=sys.stderr)
         self._verified: set[tuple] = set()
 
     def get(self, key: str, shape: tuple[int, ...], make: Maker) -> Entry | None:
@@ -88,12 +109,12 @@ class ArrayCache:
         if entry is not None:
             return entry
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with FileLock(self.folder / f"{key}.lock"):
                 entry = self._open(key, shape)
                 for left in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
                     left.unlink(missing_ok=True)
-                if entry is None and self._make_room(size):
+                if entry is None and self._make_room(size, key.endswith(_SPARE)):
                     self._write(key, shape, make)
                     entry = self._open(key, shape)
         except OSError as error:
@@ -105,15 +126,18 @@ class ArrayCache:
     def note(self, key: str, make: Callable[[], Any]) -> Any:
         """Returns a small JSON value kept under `key`, made where it is not there yet."""
         path = self.folder / f"{key}.json"
-        if self.max_bytes > 0 and path.exists():
+        if self.max_bytes > 0 and _stat(path):
             try:
-                return read_json(path)["value"]
+                stored = read_json(path)
+                if stored["crc32"] == _crc_of(stored["value"]):
+                    return stored["value"]
             except (UserError, KeyError):
-                print(f"note: {path}: damaged, made again", file=sys.stderr)
+                pass
+            print(f"note: {path}: damaged, made again", file=sys.stderr)
         value = make()
         if self.max_bytes > 0:
             try:
-                write_json(path, {"value": value})
+                write_json(path, {"value": value, "crc32": _crc_of(value)})
             except OSError as error:
                 print(f"note: {one_line(describe_os_error(error))}", file=sys.stderr)
         return value
@@ -124,17 +148,20 @@ class ArrayCache:
     def _open(self, key: str, shape: tuple[int, ...]) -> Entry | None:
         data, notes = self._paths(key)
         try:
-            status = data.stat()
+            stamp = _stamp(data)
             if not notes.exists():
                 return None
             meta = read_json(notes)
             array = np.load(data, mmap_mode="c", allow_pickle=False)
             if array.shape != tuple(shape) or array.dtype != np.uint8:
                 raise ValueError(f"has the shape {array.shape}")
-            stamp = (key, status.st_ino, status.st_mtime_ns, status.st_size)
-            if stamp not in self._verified:
+            if meta["notes_crc32"] != _crc_of(meta["notes"]):
+                raise ValueError("the checksum of its labels is wrong")
+            if stamp != meta.get("stamp") and (key, *stamp) not in self._verified:
                 _verify(array, meta)
-                self._verified.add(stamp)
+                self._verified.add((key, *stamp))
+                with contextlib.suppress(OSError):  # another user's folder: each process verifies
+                    write_json(notes, meta | {"stamp": stamp})
         except OSError:  # not there, evicted just now, or not to be read
             return None
         except (ValueError, EOFError, KeyError, TypeError, UserError) as error:
@@ -160,17 +187,21 @@ class ArrayCache:
                 crc = zlib.crc32(chunk, crc)
                 size += chunk.nbytes
                 file.write(chunk.data)
-        write_json(notes, {"bytes": size, "crc32": crc, "notes": meta})
+        write_json(notes, {"bytes": size, "crc32": crc, "notes": meta,
+                           "notes_crc32": _crc_of(meta), "stamp": _stamp(data)})
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int, spare: bool) -> bool:
         """Removes the least recently used until `size` more bytes fit; False where they cannot."""
         with FileLock(self.folder / "evict.lock"):
             files = [path for path in self.folder.iterdir() if self._counts(path)]
             sizes = {path: status.st_size for path in files if (status := _stat(path))}
             total, in_use = sum(sizes.values()), {path for path, _ in self._mapped}
-            for path in sorted(sizes, key=_last_use):
+            recent = time.time_ns() - _SPARE_WAITS * 1e9
+            for path in sorted(sizes, key=lambda path: (_SPARE not in path.name, _last_use(path))):
                 if total + size <= self.max_bytes:
                     break
+                if spare and _last_use(path) > recent:
+                    continue
                 if path.suffix == ".npy" and path not in in_use:
                     path.with_suffix(".json").unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
@@ -181,9 +212,10 @@ class ArrayCache:
 
     def _counts(self, path: Path) -> bool:
         """Whether a file takes up room; a half-written one whose writer died is removed."""
-        if path.suffix != ".tmp":
-            return path.suffix == ".npy"
-        lock = FileLock(self.folder / f"{path.name.lstrip('.').split('.')[0]}.lock")
+        half = _TEMPORARY.fullmatch(path.name)
+        if half is None:
+            return _OWN.fullmatch(path.name) is not None
+        lock = FileLock(self.folder / f"{half[1]}.lock")
         try:
             with lock.acquire(timeout=0):
                 path.unlink(missing_ok=True)
@@ -192,11 +224,21 @@ class ArrayCache:
         return False
 
 
+def _stamp(path: Path) -> list[int]:
+    """Returns what changes whenever a file is written, replaced or copied."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _crc_of(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
 def _stat(path: Path) -> os.stat_result | None:
-    """Returns the file's status; None where another process has just removed or renamed it."""
+    """Returns the file's status; None where it is not there, or was removed just now."""
     try:
         return path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import os
-import struct
-import zlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,14 +15,17 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from data_providers.table import DatasetInfo, count_class_folders, get_dataset_info
+from data_providers.pictures import DAMAGED, picture_size, read_picture
+from data_providers.table import (
+    DatasetInfo,
+    class_folders,
+    count_class_folders,
+    get_dataset_info,
+)
 from utils.errors import UserError, one_line
 from utils.files import read_text
 
 SPLITS = ("train", "test")
-# What the decoders of PIL raise on a file that is missing, cut off, or not an image.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-           Image.DecompressionBombError)
 _STATISTICS_IMAGES = 5_000
 _DIGITS_SEED = 0
 
@@ -76,7 +78,11 @@ class Images:
 
 
 class FileImages(Images):
-    """Images in files; `items` are their paths. Known by path, size and time of change."""
+    """Images in files; `items` are their paths.
+
+    Known by path, size, both times of change and inode: a file that was written anew is another
+    one even where its size and modification time were put back.
+    """
 
     def name(self, index: int) -> str:
         """Returns the path."""
@@ -84,14 +90,12 @@ class FileImages(Images):
 
     def read(self, index: int) -> Image.Image:
         """Decodes the file."""
-        with Image.open(self.items[index]) as image:
-            return image.convert("RGB")
+        return read_picture(self.items[index])
 
     def size(self, index: int) -> tuple[int, int]:
         """Reads the file's header."""
         try:
-            with Image.open(self.items[index]) as image:
-                return image.height, image.width
+            return picture_size(self.items[index])
         except DAMAGED:
             return 0, 0
 
@@ -99,9 +103,9 @@ class FileImages(Images):
         for path in self.items:
             try:
                 status = os.stat(path)
-                stamp = (status.st_size, status.st_mtime_ns)
+                stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             except OSError:
-                stamp = None
+                stamp = ()
             yield f"{os.path.abspath(path)}|{stamp}\n".encode("utf-8", "surrogateescape")
 
 
@@ -172,15 +176,40 @@ def _of_files(files: Iterable[Any], labels: Iterable[int]) -> FileImages:
 def _load_folders(root: Path, split: str, folders: dict[str, tuple[str, ...]]) -> Images:
     present = [root / name for names in folders.values() for name in names
                if (root / name).is_dir()]
-    parts = {part: tv.ImageFolder(part, allow_empty=True) for part in
-             (root / name for name in folders[split])}
-    classes = {part: set(tv.folder.find_classes(part)[0]) for part in present}
+    classes = {part: class_folders(part) for part in present}
     for part in present[1:]:
-        if odd := classes[part] ^ classes[present[0]]:
-            raise UserError(f"{part}: the class folder {sorted(odd)[0]!r} is in only one of it and "
+        if odd := set(classes[part]) ^ set(classes[present[0]]):
+            raise UserError(f"{part}: the class folder {min(odd)!r} is in only one of it and "
                             f"{present[0]}; both must have the same class folders")
-    return _of_files((path for part in parts.values() for path, _ in part.samples),
-                     (label for part in parts.values() for label in part.targets))
+    parts = [root / name for name in folders[split]]
+    found = [(path, label) for part in parts for label, name in enumerate(classes[part])
+             for path in _image_files(part / name)]
+    empty = set(range(len(classes[parts[0]]))) - {label for _, label in found}
+    if found and empty:
+        print(f"warning: {one_line(root)}: {len(empty)} of {len(classes[parts[0]])} class folders "
+              f"of {split} hold no image, the first one {classes[parts[0]][min(empty)]!r}; their "
+              "classes count all the same", file=sys.stderr)
+    return _of_files((path for path, _ in found), (label for _, label in found))
+
+
+def _image_files(folder: Path) -> list[str]:
+    """Returns the image files below a class folder, each once, though links may lead in circles."""
+    seen = {_identity(parent) for parent in folder.absolute().parents}
+    found = []
+    for place, names, files in os.walk(folder, followlinks=True):
+        if (identity := _identity(place)) in seen:
+            names.clear()
+            continue
+        seen.add(identity)
+        names.sort()
+        found.append((place, sorted(files)))
+    return [os.path.join(place, name) for place, files in sorted(found) for name in files
+            if name.lower().endswith(tv.folder.IMG_EXTENSIONS)]
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def folders(**splits: str) -> Layout:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
 
 from data_providers.cache import Entry
-from data_providers.datasets import DAMAGED, FileImages, Images
+from data_providers.datasets import FileImages, Images
+from data_providers.pictures import DAMAGED
 from data_providers.transforms import preserved_generators, seed_everything
 
 Geometry = Callable[[Any], Any]

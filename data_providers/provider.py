@@ -51,7 +51,8 @@ CALIBRATION_SEED = 937162211
 DEFAULT_CACHE_GB = 32.0
 _ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
 _PROBES = 64  # files whose size tells, without opening all, that there is not enough room
-_MAX_DAMAGED = 1 / 1000
+DEFAULT_MAX_DAMAGED = 0.01
+_FEW_DAMAGED = 1  # of a small data set, whatever part that is
 _VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
              "timm": timm.__version__, "numpy": np.__version__}
 
@@ -76,6 +77,7 @@ class DataProvider:
         mean: of the pixels in [0, 1] for each channel; None takes the table's, or measures.
         std: standard deviation likewise.
         download: let torchvision download what is missing into `path`.
+        max_damaged: part of a split's images, 0..1, that may be damaged (one always may).
 
     Attributes:
         info: the data set's row, with what the files or the arguments decide filled in;
@@ -85,14 +87,15 @@ class DataProvider:
 
     Raises:
         UserError: see `load_images`; a vld_size that the training set does not have; in use, more
-            than 1 damaged image in 1,000.
+            damaged images than `max_damaged`.
     """
 
     def __init__(self, dataset: str, path: str | os.PathLike | None = None, *,
                  vld_size: int | None = None, seed: int = 0, n_workers: int = 0,
                  cache_dir: str | os.PathLike | None = None, cache_gb: float = DEFAULT_CACHE_GB,
                  transform: str | None = None, mean: Rgb | None = None, std: Rgb | None = None,
-                 download: bool = False) -> None:
+                 download: bool = False, max_damaged: float = DEFAULT_MAX_DAMAGED) -> None:
+        self.max_damaged = max_damaged
         self.path, self.seed, self.n_workers, self.download = path, seed, n_workers, download
         self.cache = ArrayCache(cache_dir, cache_gb)
         self.image_count_decoded, self.damaged = 0, set()
@@ -285,7 +288,8 @@ class DataProvider:
             content_key(kind="size", **identity),
             lambda: sum(_n_bytes(images.size(i)) for i in range(len(images))))
         if n_bytes <= room:
-            entry = self.cache.get(content_key(kind="files", **identity), (n_bytes,), make)
+            key = content_key(spare=True, kind="files", **identity)
+            entry = self.cache.get(key, (n_bytes,), make)
             if entry:
                 self._decoded[id(images)] = DecodedImages(images, entry)
         return self._decoded.get(id(images), images)
@@ -294,7 +298,7 @@ class DataProvider:
         """Passes raw batches on, counts the decoded, names the damaged.
 
         Raises:
-            UserError: more than 1 in 1,000 is damaged.
+            UserError: more than `max_damaged` are damaged.
         """
         seen: set[int] = set()
         for raw in loader:
@@ -303,10 +307,12 @@ class DataProvider:
             for name in (images.name(index) for index in raw.damaged):
                 if name not in self.damaged:
                     self.damaged.add(name)
-                    print(f"warning: {one_line(name)}: damaged image, left out", file=sys.stderr)
-            if len(seen) > images.total * _MAX_DAMAGED:
+                    print(f"warning: {one_line(name)}: damaged image, left out "
+                          f"({len(self.damaged)} so far)", file=sys.stderr)
+            if len(seen) > max(_FEW_DAMAGED, images.total * self.max_damaged):
                 raise UserError(f"{images.name(min(seen))}: {len(seen)} of {images.total} images "
-                                "are damaged, more than 1 in 1,000; check or copy the data again")
+                                f"are damaged, more than {100 * self.max_damaged:g} in 100; check "
+                                "or copy the data again, or raise --max_damaged")
             yield raw
 
     def _finisher(self, device: Any) -> Callable[[RawBatch], Any]:

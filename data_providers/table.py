@@ -58,12 +58,16 @@ class DatasetInfo:
 
         Args:
             n_classes: what was asked for, if anything.
-            path: the data; where the row does not know, its `train/<class>` folders are counted.
+            path: the data; its `train/<class>` folders, where there are any, are counted.
 
         Raises:
-            UserError: `n_classes` is given and another number, or is not given but needed.
+            UserError: `n_classes` is given and another number, or is not given but needed; or the
+                folders are not as many as the data set has classes.
         """
         counted = count_class_folders(os.path.join(path, "train")) if path else 0
+        if counted and self.n_classes not in (None, counted):
+            raise UserError(f"{path}: {counted} class folders, but {self.name} has "
+                            f"{self.n_classes}; use --dataset folder for other data")
         known = self.n_classes or counted or n_classes
         if known is None:
             raise UserError(f"{self.name}: the number of classes is not known; "
@@ -110,13 +114,22 @@ _ROWS = (
 DATASETS: dict[str, DatasetInfo] = {row.name: row for row in _ROWS}
 
 
-def count_class_folders(path: str | os.PathLike) -> int:
-    """Returns how many folders there are in `path`; 0 where it cannot be read."""
+def class_folders(path: str | os.PathLike) -> list[str]:
+    """Returns the names of the class folders in `path`, sorted: their labels are 0, 1, ...
+
+    Hidden folders, which tools leave, are no classes. [] where `path` cannot be read.
+    """
     try:
         with os.scandir(path) as entries:
-            return sum(entry.is_dir() for entry in entries)
+            return sorted(entry.name for entry in entries
+                          if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
-        return 0
+        return []
+
+
+def count_class_folders(path: str | os.PathLike) -> int:
+    """Returns how many class folders there are in `path`; 0 where it cannot be read."""
+    return len(class_folders(path))
 
 
 def get_dataset_info(name: str) -> DatasetInfo:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, open_regular
 
 StateDict = dict[str, torch.Tensor]
 
@@ -30,6 +30,9 @@ MAX_BYTES = 8 * 2**30
 # a pickle describes tensors, a few hundred bytes each: more is no description of weights
 MAX_PICKLE_BYTES = 64 * 2**20
 N_NAMED = 3
+# what weights, counters and masks come in; others (8 bits and less, quantised) cannot be looked at
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16,
+          torch.int32, torch.int64, torch.uint8, torch.bool)
 
 # where training scripts keep the weights, in the order of preference
 _WRAPPERS = ("state_dict", "model", "net")
@@ -112,6 +115,11 @@ def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -
     wrong = [key for key in own if state[key].shape != own[key].shape]
     if wrong:
         raise UserError(f"{source}: {_describe_shapes(wrong, state, own)}")
+    kinds = [key for key in own if own[key].is_floating_point() != state[key].is_floating_point()]
+    if kinds:
+        raise UserError(f"{source}: {kinds[0]!r} is {state[kinds[0]].dtype}, but the network has "
+                        f"{own[kinds[0]].dtype} there ({len(kinds)} such tensors); quantised "
+                        "weights must be converted first")
     nn.Module.load_state_dict(net, state)
 
 
@@ -175,15 +183,15 @@ def _write(path: str | os.PathLike, content: dict[str, Any]) -> None:
 def _check_file(path: Path) -> int:
     """Returns the file's size, after looking at what can be told without loading it."""
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise UserError(f"{path}: a folder, but a checkpoint was expected; name the file")
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(256).lstrip()
         if size > MAX_BYTES:
             raise UserError(f"{path}: {size} bytes; at most {MAX_BYTES} are accepted")
-        with open(path, "rb") as file:
-            start = file.read(256).lstrip()
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, but a checkpoint was expected; name the file") from None
     except ValueError as error:  # an embedded null byte in the path
         raise UserError(f"{str(path)!r}: {error}") from None
     except OSError as error:
@@ -283,9 +291,10 @@ def _check_tensor(path: Path, key: Any, tensor: Any, size: int) -> None:
     if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path}: {str(key)[:60]!r} holds a {type(tensor).__name__}; a state dict "
                         "has names and tensors only")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() \
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.dtype not in DTYPES \
             or tensor.device.type != "cpu":
-        raise UserError(f"{path}: {key!r} is no plain tensor ({tensor.dtype}, {tensor.layout})")
+        kind = "nested" if tensor.is_nested else f"{tensor.dtype}, {tensor.layout}"
+        raise UserError(f"{path}: {str(key)[:60]!r} is no plain tensor of weights ({kind})")
     if tensor.numel() * tensor.element_size() > size:
         raise UserError(f"{path}: {key!r} claims the absurd shape {tuple(tensor.shape)} in a file "
                         f"of {size} bytes; refused")

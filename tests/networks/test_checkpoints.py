@@ -244,3 +244,58 @@ def test_any_bytes(tmp_path, content):
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(UserError, match="w: "):
         networks.load_checkpoint(tmp_path / "w")
+
+
+ODD_DTYPES = [name for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e8m0fnu",
+                                "float4_e2m1fn_x2", "bits8", "bits16", "quint4x2", "complex64")
+              if hasattr(torch, name)]
+
+
+@pytest.mark.parametrize("name", ODD_DTYPES)
+def test_tensors_of_kinds_that_weights_do_not_come_in_are_refused(tmp_path, name):
+    dtype = getattr(torch, name)
+    tensor = torch.zeros(8, dtype=torch.uint8)
+    try:
+        torch.save({"state_dict": {"a": tensor.view(dtype)}, "epoch": 1, "optimizer": {}},
+                   tmp_path / "w")
+    except (RuntimeError, TypeError):
+        torch.save({"state_dict": {"a": torch.zeros(8).to(dtype)}, "epoch": 1, "optimizer": {}},
+                   tmp_path / "w")
+    for read in (networks.load_checkpoint, networks.load_training_state):
+        with pytest.raises(UserError, match="w: "):
+            read(tmp_path / "w")
+
+
+def test_nested_tensors_are_refused(tmp_path):
+    for layout in (torch.strided, torch.jagged):
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=layout)
+        try:
+            torch.save({"a": nested}, tmp_path / "w")
+        except (RuntimeError, NotImplementedError, AttributeError):
+            continue
+        with pytest.raises(UserError, match="w: "):
+            networks.load_checkpoint(tmp_path / "w")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_integers_do_not_pass_for_weights(tmp_path, dtype):
+    net = torch.nn.Linear(2, 2)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    torch.save({key: value.to(dtype) for key, value in before.items()}, tmp_path / "w")
+    with pytest.raises(UserError, match="'weight' is torch"):
+        networks.load_weights(net, tmp_path / "w")
+    assert all((net.state_dict()[key] == value).all() for key, value in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_other_widths_are_weights(tmp_path, dtype):
+    net = torch.nn.Linear(2, 2)
+    torch.save({key: value.to(dtype) for key, value in net.state_dict().items()}, tmp_path / "w")
+    networks.load_weights(torch.nn.Linear(2, 2), tmp_path / "w")
+
+
+def test_a_device_or_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(UserError, match="a device or a pipe"):
+            networks.load_checkpoint(path)

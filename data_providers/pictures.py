@@ -1,0 +1,88 @@
+"""From a file to an RGB picture, whatever its mode: what is decoded, and what is refused.
+
+Only formats in which photographs come are opened: Pillow goes by the content, not by the name, and
+some of its decoders start other programs (EPS) or have no bounds.
+"""
+
+import os
+import struct
+import zlib
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from utils.files import open_regular
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+# 8192 x 8192. A decoded picture takes up to 7 bytes a pixel while it is converted.
+MAX_PIXELS = 2**26
+# A strip of 1 x 1,000,000 pixels, resized by its short side, would fill the memory.
+MAX_ASPECT = 100
+# What the decoders of Pillow raise on a file that is missing, cut off, or not an image.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
+           NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError)
+_WHITE = (255, 255, 255, 255)
+_ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def read_picture(path: str | os.PathLike) -> Image.Image:
+    """Decodes a file.
+
+    Returns:
+        The first frame in RGB, turned as its EXIF orientation says.
+
+    Raises:
+        One of `DAMAGED`: it cannot be decoded, or is too large or too narrow.
+    """
+    with open_regular(path) as file, _open(file) as image:
+        image.load()
+        return to_rgb(_upright(image))
+
+
+def picture_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Returns (height, width) in pixels, without decoding, of a picture as it is stored.
+
+    Raises:
+        One of `DAMAGED`: as `read_picture`, as far as the header tells.
+    """
+    with open_regular(path) as file, _open(file) as image:
+        return image.height, image.width
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any mode of Pillow to RGB, keeping what a viewer would show.
+
+    Transparent pixels show white. 16-bit values are scaled to 8 bits, where Pillow's own `convert`
+    cuts them off at 255. Integers of 32 bits count as 16-bit values, floats as 0..1 where none is
+    larger, else as 0..255.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    short, long = sorted(image.size)
+    if short * long > MAX_PIXELS or long > MAX_ASPECT * short:
+        raise ValueError(f"{image.width} x {image.height} pixels are too many, or too narrow")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.format == "TIFF" or any(key in image.info for key in _ORIENTATION_IN):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        scale = 255.0 if values.max(initial=0.0) <= 1 else 1.0
+    else:
+        scale = 255 / 65535
+    return np.rint(np.nan_to_num(values * scale).clip(0, 255)).astype(np.uint8)
