@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from search.objectives import COUNTED, ERROR, Costs, Objective
+from search.objectives import COUNTED, ERROR, Costs, Objective, Values
 from search.strategies.base import Task
 from search.surrogate import Surrogate
 from search_space import SearchSpace
@@ -94,8 +94,9 @@ class Constraints:
     def __init__(self, text: str | None, objectives: Sequence[Objective], costs: Costs) -> None:
         self.objectives = {objective.name: objective for objective in objectives}
         self.columns = {name: i for i, name in enumerate([ERROR, *self.objectives])}
-        self._exact = {name: objective.values for name, objective in self.objectives.items()
-                       if objective.exact}
+        self._exact: dict[str, Values] = {
+            name: objective.exact_values for name, objective in self.objectives.items()
+            if objective.exact_values is not None}
         if costs.available:
             self._exact |= {name: costs.counted(name) for name in COUNTED}
         self.limits = parse_limits(text, self._name, next(iter(self.objectives), "flops"))

@@ -1,7 +1,11 @@
 """Evolutionary operators on integers and subset masks: pure functions, and thin pymoo classes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from pymoo.core.mutation import Mutation
+from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
 from pymoo.operators.mutation.pm import mut_pm
 
@@ -29,7 +33,8 @@ class IntegerPolynomialMutation(Mutation):
         super().__init__(prob=1.0)
         self.eta = eta
 
-    def _do(self, problem, X, *args, random_state=None, **kwargs):
+    def _do(self, problem: Problem, X: np.ndarray, *args: Any, random_state: Any = None,
+            **kwargs: Any) -> np.ndarray:
         return mutate_integers(X, problem.xl, problem.xu, self.eta, 1 / problem.n_var,
                                random_state)
 
@@ -37,11 +42,11 @@ class IntegerPolynomialMutation(Mutation):
 class CanonicalRepair(Repair):
     """Sets the unused genes of offspring to 0, so that equal architectures are duplicates."""
 
-    def __init__(self, canonical) -> None:
+    def __init__(self, canonical: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__()
         self.canonical = canonical
 
-    def _do(self, problem, X, **kwargs):
+    def _do(self, problem: Problem, X: np.ndarray, **kwargs: Any) -> np.ndarray:
         return self.canonical(X)
 
 
@@ -112,7 +117,8 @@ def evolve_subsets(candidates: np.ndarray, front: np.ndarray, k: int, population
     for _ in range(generations - 1):
         rivals = rng.integers(len(masks), size=(2, population, 2))
         parents = np.take_along_axis(rivals, fitness[rivals].argmin(axis=2)[..., None], 2)[..., 0]
-        children = swap_one(cross_subsets(*masks[parents], rng), rng)
+        mothers, fathers = masks[parents]
+        children = swap_one(cross_subsets(mothers, fathers, rng), rng)
         masks = np.unique(np.vstack([masks, children]), axis=0)
         fitness = gap_deviation(masks, candidates, front)
         best = np.argsort(fitness, kind="stable")[:population]

@@ -84,7 +84,7 @@ def resolve(values: Mapping[str, Any]) -> Settings:
     """
     settings = Settings(**{name: values[name] for name in Settings.names() if name in values})
     info = get_dataset_info(settings.dataset)
-    row = {"supernet_path": info.supernet, "vld_size": None if settings.test else info.vld_size,
+    row: dict[str, Any] = {"supernet_path": info.supernet, "vld_size": None if settings.test else info.vld_size,
            "trn_batch_size": info.batch_size, "n_epochs": info.n_epochs,
            "resolutions": list(info.resolutions), "lut": [DEFAULT_LUT]}
     if settings.evaluator == "oracle" and not settings.oracle_path:

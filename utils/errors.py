@@ -24,5 +24,5 @@ def one_line(text: object) -> str:
 
 def describe_os_error(error: OSError) -> str:
     """Returns one line for a failed system call: the file, the reason, and what to do."""
-    reason = _DISK_ERRORS.get(error.errno) or os.strerror(error.errno or 0)
+    reason = _DISK_ERRORS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return f"{error.filename or 'writing'}: {reason}"

@@ -98,15 +98,15 @@ def tradeoff(F: ArrayLike) -> np.ndarray:
     Raises:
         UserError: `F` is not (n, m), or holds NaN or infinity.
     """
-    F = _checked(F)
-    if not len(F):
+    points = _checked(F)
+    if not len(points):
         return np.zeros(0)
-    span = np.ptp(F, axis=0)
-    F = (F - F.min(axis=0)) / np.where(span > 0, span, 1.0)
-    step = F[None, :, :] - F[:, None, :]
+    span = np.ptp(points, axis=0)
+    points = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    step = points[None, :, :] - points[:, None, :]
     loss, gain = step.clip(min=0).sum(axis=-1), (-step).clip(min=0).sum(axis=-1)
     distance = np.linalg.norm(step, axis=-1)
-    least = min(2 * F.shape[1], len(F) - 1)
+    least = min(2 * points.shape[1], len(points) - 1)
     few = (distance <= TRADEOFF_RADIUS).sum(axis=1) < least
     nearest = np.sort(distance, axis=1)[:, least]
     radius = np.where(few, nearest, TRADEOFF_RADIUS)
