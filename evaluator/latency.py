@@ -337,8 +337,11 @@ def device_name(device: str) -> str:
     """Returns the model of a GPU, or of this machine's CPU."""
     import torch
 
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else cpu_name()
+
+
+def cpu_name() -> str:
+    """Returns the model of this machine's CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

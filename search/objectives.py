@@ -150,6 +150,10 @@ class Costs:
                                             lut=LookUpTable.read(self.luts[tag]))
         return lambda X: np.asarray(objective_values(self._with_lut[tag].evaluate(X), "cpu"))
 
+    def tables(self) -> list[LookUpTable]:
+        """Returns the latency tables in use."""
+        return [model.lut for model in self._with_lut.values() if model.lut is not None]
+
     def work(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected relative durations: the MACs where they are known, else 1."""
         if not self.available:

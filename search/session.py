@@ -11,12 +11,13 @@ from pymoo.functions import is_compiled
 from acc_predictor import check_predictor
 from data_providers.table import get_dataset_info
 from evaluator.jobs import EvaluatorSpec
+from evaluator.latency import cpu_name
 from search.algorithm import Search
 from search.evaluation import Engine
 from search.objectives import MEASURE, Costs, Objective, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder
-from search.settings import Settings
+from search.settings import Settings, contradictions
 from search.strategies import get_strategy
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
@@ -52,10 +53,21 @@ def make_parts(settings: Settings) -> Parts:
                   luts)
     objectives = make_objectives(settings.sec_obj, space, costs=costs,
                                  reported=settings.evaluator not in PLAIN_EVALUATORS)
+    for line in [*contradictions(settings), *foreign_tables(costs)]:
+        print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
     return Parts(space, objectives, costs)
+
+
+def foreign_tables(costs: Costs) -> list[str]:
+    """Returns a line for each latency table of a CPU that was measured on another one."""
+    return [f"--lut {table.path}: measured on {table.header['device_name']}, this machine has "
+            f"{cpu_name()}; scripts/build_lut.py measures a table here"
+            for table in costs.tables()
+            if table.header.get("device") == "cpu" and table.header.get("device_name")
+            and table.header["device_name"] != cpu_name()]
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
@@ -90,11 +102,37 @@ def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorS
     return EvaluatorSpec(settings.evaluator, options)
 
 
+def describe_settings(settings: Settings, parts: Parts) -> list[str]:
+    """Returns lines that name what the search takes for granted: sizes, epochs, files."""
+    sizes = settings.resolutions or []
+    labels = ", ".join(objective.label for objective in parts.objectives)
+    lines = [f"strategy {settings.strategy}, predictor {settings.predictor or 'its own'}; "
+             f"objectives error, {labels}"
+             + (f"; within {settings.constraint}" if settings.constraint else "")]
+    resolutions = f", {min(sizes)} to {max(sizes)} px ({len(sizes)})" \
+        if sizes and "resolutions" in type(parts.space).options else ""
+    lines.append(f"search space {settings.search_space}{resolutions}; {settings.n_classes} classes")
+    if settings.evaluator == "ofa":
+        split = "the test images" if settings.vld_size is None else \
+            f"{settings.vld_size} images split off the training set"
+        lines += [f"supernet {settings.supernet_path}",
+                  f"data set {settings.dataset} in {settings.data or 'the package'}, scored on "
+                  f"{split}",
+                  f"{settings.n_epochs} epochs of fine-tuning in each evaluation"
+                  + (" with a new classifier" if settings.n_epochs else "")]
+    lines += [f"latency table {table.path}, measured on "
+              f"{table.header.get('device_name', 'a device that it does not name')}"
+              for table in parts.costs.tables()]
+    return lines
+
+
 def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
     """Prints what the search would do and how much work that is; evaluates nothing."""
     info = get_dataset_info(settings.dataset)
     print(f"plan: {settings.planned} evaluations ({settings.n_doe} initial, {settings.iterations} "
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
+    for line in describe_settings(settings, parts):
+        print(line)
     if not parts.costs.available or settings.evaluator not in PLAIN_EVALUATORS:
         print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
         return

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from data_providers.table import get_dataset_info
+from networks.meta import read_meta
 from utils.errors import UserError
 
 DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
@@ -84,14 +85,52 @@ def resolve(values: Mapping[str, Any]) -> Settings:
     """
     settings = Settings(**{name: values[name] for name in Settings.names() if name in values})
     info = get_dataset_info(settings.dataset)
-    row: dict[str, Any] = {"supernet_path": info.supernet, "vld_size": None if settings.test else info.vld_size,
-           "trn_batch_size": info.batch_size, "n_epochs": info.n_epochs,
-           "resolutions": list(info.resolutions), "lut": [DEFAULT_LUT]}
+    meta = supernet_meta(settings)
+    row: dict[str, Any] = {
+        "supernet_path": info.supernet, "vld_size": None if settings.test else info.vld_size,
+        "trn_batch_size": info.batch_size, "lut": [DEFAULT_LUT],
+        "n_epochs": 0 if meta.get("dataset") == settings.dataset else info.n_epochs,
+        "resolutions": meta.get("resolutions") or list(info.resolutions)}
     if settings.evaluator == "oracle" and not settings.oracle_path:
         raise UserError("--evaluator oracle needs --oracle_path, the accuracy predictor to ask")
     return replace(settings, n_classes=info.check_n_classes(settings.n_classes, settings.data),
                    **{name: value for name, value in row.items()
                       if getattr(settings, name) is None})
+
+
+def supernet_meta(settings: Settings) -> dict[str, Any]:
+    """Returns what the supernet of a search says of its training; {} where it says nothing.
+
+    A supernet of `train_supernet.py` knows its resolutions, its data set and its classes, so that a
+    search of it needs no flags for them.
+    """
+    if settings.evaluator != "ofa" or not settings.supernet_path:
+        return {}
+    meta = read_meta(settings.supernet_path)
+    sizes = meta.get("resolutions")
+    sound = isinstance(sizes, list) and all(type(size) is int for size in sizes)
+    return meta if sound else {}
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Returns a line for each setting that contradicts what the supernet was trained on."""
+    meta = supernet_meta(settings)
+    if not meta:
+        return []
+    found = []
+    trained, asked = meta["resolutions"], settings.resolutions or []
+    if not set(asked) <= set(range(min(trained), max(trained) + 1)):
+        found.append(f"--resolutions {_shown(asked)}: the supernet was trained at "
+                     f"{_shown(trained)} px")
+    if meta.get("dataset") not in (None, settings.dataset):
+        found.append(f"--dataset {settings.dataset}: the supernet was trained on {meta['dataset']}")
+    elif settings.n_epochs:
+        found.append(f"--n_epochs {settings.n_epochs}: each evaluation trains anew the classifier "
+                     "that the supernet already has for this data set")
+    if meta.get("search_space") not in (None, settings.search_space):
+        found.append(f"--search_space {settings.search_space}: the supernet is of the space "
+                     f"{meta['search_space']}")
+    return found
 
 
 def resume_settings(typed: Mapping[str, Any], stored: Mapping[str, Any],

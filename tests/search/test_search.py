@@ -8,6 +8,8 @@ import pytest
 from evaluator.latency import LookUpTable
 from search import Costs, Failure, Progress, Record, Search, Strategy, Task, make_objectives
 from search.constraints import Constraints, initial_sample
+from search.session import foreign_tables
+from search.settings import contradictions, resolve
 from search_space import OFASearchSpace
 from tests.search.engines import Direct
 from tests.search.evaluators import top1
@@ -187,3 +189,34 @@ def test_a_strategy_of_ones_own_is_an_object_or_a_name():
     assert runs[0].archive == runs[1].archive and len(runs[0].archive) == 60
     with pytest.raises(UserError, match="must be a class derived from Strategy"):
         make(strategy="tests.search.toy:Cakes")
+
+
+# ---------------------------------------------------------------------------------------- session
+
+
+def test_what_contradicts_the_supernet_is_said(tmp_path):
+    import torch
+
+    path = tmp_path / "own_w0.35"
+    torch.save({"state_dict": {}, "meta": {"resolutions": [32, 40], "dataset": "digits",
+                                           "search_space": "mbv3"}}, path)
+    typed = {"supernet_path": str(path), "dataset": "digits"}
+    settings = resolve(typed)
+    assert settings.resolutions == [32, 40] and settings.n_epochs == 0
+    assert contradictions(settings) == []
+    lines = contradictions(resolve({**typed, "resolutions": [192], "n_epochs": 5}))
+    assert "trained at 32,40 px" in lines[0] and "trains anew the classifier" in lines[1]
+    (line,) = contradictions(resolve({**typed, "dataset": "cifar10"}))
+    assert "trained on digits" in line
+
+
+def test_a_table_of_another_machine_is_said(tmp_path):
+    table = tmp_path / "lut.yaml"
+    layers = {layer.key for slot in SPACE.slots() for option in slot.options(
+        SPACE.lower, SPACE.upper) for layer in option if layer.key}
+    table.write_text("# device: cpu\n# device_name: Raspberry Pi 4\n"
+                     + "\n".join(f'"{key}": {{mean: 1.0}}' for key in sorted(layers)))
+    costs = Costs(SPACE, luts={"": str(table)})
+    make_objectives("cpu", SPACE, costs=costs)
+    (line,) = foreign_tables(costs)
+    assert "measured on Raspberry Pi 4, this machine has" in line

@@ -1,0 +1,60 @@
+"""What a checkpoint says of itself, read without torch and without running anything."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from networks.meta import read_meta
+from tests.conftest import ROOT
+
+META = {"resolutions": [32, 36], "dataset": "digits", "mean": [0.5, 0.5, 0.5], "width": 0.35}
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("was_run",)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "net_w0.35"
+    torch.save({"state_dict": {"a.weight": torch.ones(3, 4)}, "meta": META}, path)
+    return path
+
+
+def test_the_meta_of_a_checkpoint_is_read_without_torch(checkpoint):
+    code = ("import sys; from networks.meta import read_meta; print(read_meta(sys.argv[1])); "
+            "sys.exit('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, checkpoint], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == META
+
+
+def test_a_checkpoint_without_meta_has_none():
+    assert read_meta(ROOT / "data/ofa_digits_d234_e346_k357_w0.35") == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no zip at all", b"PK" * 200])
+def test_damaged_files_have_none(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    assert read_meta(tmp_path / "x") == {}
+    assert read_meta(tmp_path / "absent") == {} == read_meta(tmp_path)
+
+
+def test_nothing_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "meta": {"dataset": Harmful()}}, "harmful")
+    read_meta("harmful")
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_every_cut_of_a_checkpoint_is_read_or_has_none(checkpoint, tmp_path):
+    whole = checkpoint.read_bytes()
+    for length in range(0, len(whole), 37):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        assert read_meta(tmp_path / "cut") == {}
