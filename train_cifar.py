@@ -2,7 +2,7 @@
 
 Small images are augmented at their own size and enlarged on the device; the evaluation resizes them
 straight to the input resolution. Several processes: `SCRIPT=train_cifar.py sh
-scripts/distributed_train.sh N --flags`.
+scripts/distributed_train.sh N DATA --flags`.
 """
 
 import argparse
@@ -16,7 +16,14 @@ from cli.config import ConfigParser
 from cli.scripts import run_script
 from cli.types import count, number
 from data_providers.table import DATASETS
-from training.flags import add_network_flags, add_optimisation_flags, add_run_flags
+from training.flags import (
+    add_aliases,
+    add_network_flags,
+    add_optimisation_flags,
+    add_run_flags,
+    check_flags,
+    check_processes,
+)
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,13 +41,21 @@ CROP_PADDING = 4
 AUTOAUGMENT_FILL = [128, 128, 128]
 # The recipe of NSGANetV2 for small data sets.
 RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad": 5.0,
-          "epochs": 150, "sched": "cosine"}
+          "epochs": 150, "sched": "cosine", "drop": 0.2, "drop_path": 0.2}
+# The evaluation transform where neither a flag nor the network's config names one.
 TRANSFORM = "squash"
+# Names of the original.
+ALIASES = {"--num_workers": "--workers", "--weight_decay": "--weight-decay",
+           "--grad_clip": "--clip-grad", "--cutout_length": "--cutout-length",
+           "--report_freq": "--log-interval", "--topk": "--checkpoint-hist",
+           "--n_gpus": "--num-gpu"}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
     p = ConfigParser(prog="train_cifar.py", description=__doc__.split("\n\n")[0])
+    p.add_argument("folder", nargs="?", default=None, metavar="DATA",
+                   help="the folder of the data set, as --data")
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=sorted(DATASETS), default="cifar10", help="data set")
     g.add_argument("--data", default=None, help="its folder; digits needs none")
@@ -48,7 +63,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="training images to judge epochs by; None: the data set's own, or its "
                         "test images")
     g.add_argument("-b", "--batch-size", type=count(1), default=96, help="images of each process")
-    g.add_argument("-j", "--workers", type=count(0), default=0, help="loading processes of each")
+    g.add_argument("-j", "--workers", type=count(0), default=2, help="loading processes of each")
+    g.add_argument("--transform", choices=("crop", "squash"), default=None,
+                   help="how images are evaluated: squash resizes them to r x r, crop cuts the "
+                        f"centre of larger ones; None: the config's, else {TRANSFORM}")
     g = p.add_argument_group("augmentation")
     g.add_argument("--autoaugment", nargs="?", const="cifar10", default=None,
                    choices=("cifar10", "imagenet", "svhn"),
@@ -67,27 +85,35 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "named); None: keep nothing")
     p.add_argument("--evaluate", action="store_true",
                    help="only measure the network (--initial-checkpoint or --resume)")
+    add_aliases(p, ALIASES)
     return p
 
 
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --evaluate measures, or with --check only looks whether it could."""
-    check_flags(args)
+    args = checked(args)
     from training.world import processes
 
     if args.check is not None:
         check(args)
         return
     with processes(args.device, args.threads) as world:
+        check_processes(args, world.size)
         train(args, world)
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError where flags are missing or contradict each other."""
-    if not args.model_config:
-        raise UserError("--model-config: name the net.config of the network to train")
+def checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags with the data's folder under one name.
+
+    Raises:
+        UserError: flags are missing or contradict each other.
+    """
+    check_flags(args)
     if args.evaluate and not (args.initial_checkpoint or args.resume):
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
+    if args.folder and args.data not in (None, args.folder):
+        raise UserError(f"--data {args.data}: the folder {args.folder} was given too; give one")
+    return argparse.Namespace(**vars(args) | {"data": args.data or args.folder, "folder": None})
 
 
 def check(args: argparse.Namespace) -> None:
@@ -96,6 +122,7 @@ def check(args: argparse.Namespace) -> None:
     from training.students import resume_run
     from training.world import check_devices, lone_world
 
+    check_processes(args, args.check)
     check_devices(args.check, args.device)
     _, networks = load_all(args)
     resume_run(Run(args, networks.student, lone_world(args.device), 1), args.resume)
@@ -104,11 +131,16 @@ def check(args: argparse.Namespace) -> None:
 def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from data_providers import DataProvider
-    from training.students import load_networks
+    from networks import read_config
+    from training.students import load_networks, settled
 
-    provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                            n_workers=args.workers, transform=TRANSFORM)
-    return provider, load_networks(args, provider.n_classes)
+    config = read_config(args.model_config)
+    mean, std = (settled(args, name, config.get(name)) for name in ("mean", "std"))
+    provider = DataProvider(
+        args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,
+        transform=settled(args, "transform", config.get("transform")) or TRANSFORM,
+        mean=mean and tuple(mean), std=std and tuple(std))
+    return provider, load_networks(args, config, provider.n_classes)
 
 
 def train(args: argparse.Namespace, world: "World") -> None:
@@ -118,35 +150,46 @@ def train(args: argparse.Namespace, world: "World") -> None:
     from torch.nn.functional import cross_entropy
 
     from training.fit import Run, fit
-    from training.output import Output, output_folder, start_logging
+    from training.output import Output, log_start, output_folder, start_logging
     from training.students import resume_run, training_objective, write_pair
 
+    start_logging(world)
     provider, networks = load_all(args)
     size = networks.resolution
     root = args.save or args.resume
     folder = output_folder(args, root, f"{args.model}-{args.dataset}-{size}") if root else None
-    start_logging(world)
     batches = make_batches(args, provider, size, world)
     run = Run(args, networks.student, world, len(batches))
     history = resume_run(run, args.resume)
     if args.evaluate:
         log_accuracy(run, provider, size)
         return
+    say_what_judges(provider)
     objective = training_objective(
-        networks.teacher, args.kd_ratio, partial(cross_entropy, label_smoothing=args.smoothing),
+        args, networks.teacher, partial(cross_entropy, label_smoothing=args.smoothing),
         lambda: provider.calibration_batches(size), world.device)
-    output = Output(run, folder, lambda net, where: write_pair(net, where, size, TRANSFORM))
+    measured = partial(measure, run, provider=provider, split="valid", size=size)
+    output = Output(run, folder, lambda net, where: write_pair(net, where, networks, provider.info))
     output.take_up(history, args.resume)
-    fit(run, batches, objective, lambda net: measure(run, net, provider, "valid", size), output,
-        batches.set_epoch)
+    log_start(run, measured, provider.info.eval_resize)
+    fit(run, batches, objective, measured, output, batches.set_epoch)
     log_accuracy(run, provider, size)
     if folder and world.primary:
         from evaluator.tuned import write_tuned_hub
 
-        write_tuned_hub(folder, provider, size, TRANSFORM, device=str(world.device),
+        write_tuned_hub(folder, provider, size, provider.info.eval_resize, device=str(world.device),
                         title=f"{args.model}-{args.dataset}-{size}",
                         command=command_line("python train_cifar.py", get_args_parser(),
                                              vars(args)))
+
+
+def say_what_judges(provider: "DataProvider") -> None:
+    """Warns where the best epoch is chosen by the images that it is tested on."""
+    from training.fit import log
+
+    if provider.images("valid") is provider.images("test"):
+        log.warning("the best epoch is chosen by the test images, as in the original: its accuracy "
+                    "is too high a figure; --vld-size N holds N training images back for that")
 
 
 def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,
@@ -238,20 +281,23 @@ def cutout(images: "Tensor", length: int, generator: Any,
 def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
             size: int) -> dict[str, float]:
     """Returns loss, top-1 and top-5 of a network; each process evaluates every n-th batch."""
+    from data_providers.loading import Batches
     from training.loops import evaluate
 
-    batches = provider.eval_batches(split, size)
-    part = islice(batches, run.world.rank, None, run.world.size)
-    return evaluate(net, part, amp=run.amp, reduce=run.world.sum)
+    world = run.world
+    whole = provider.eval_batches(split, size, device=world.device)
+    part = Batches(lambda: islice(iter(whole.start()), world.rank, None, world.size),
+                   -(-(len(whole) - world.rank) // world.size), whole.finish)
+    return evaluate(net, part, amp=run.amp, reduce=world.sum)
 
 
 def log_accuracy(run: "Run", provider: "DataProvider", size: int) -> None:
     """Logs what the network reaches on the test images."""
     from training.fit import log
 
-    figures = measure(run, run.best, provider, "test", size)
-    log.info("test images: top1 %.4f, top5 %.4f, loss %.5f", figures["top1"], figures["top5"],
-             figures["loss"])
+    figures = measure(run, run.placed(run.best), provider, "test", size)
+    log.info("test images: top1 %.4f, top5 %.4f, loss %.5f (%d images, %s)", figures["top1"],
+             figures["top5"], figures["loss"], figures["n_images"], provider.info.eval_resize)
 
 
 if __name__ == "__main__":

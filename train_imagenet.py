@@ -14,19 +14,31 @@ from cli.config import ConfigParser
 from cli.scripts import run_script
 from cli.types import amount, count, number
 from data_providers.table import DATASETS, N_CALIBRATION
-from training.flags import add_network_flags, add_optimisation_flags, add_run_flags
+from training import flags
+from training.flags import (
+    add_network_flags,
+    add_optimisation_flags,
+    add_run_flags,
+    check_name,
+    check_processes,
+)
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from data_providers import DataProvider
+    from training.sources import Source
     from training.students import Networks
     from training.world import World
 
 # Learning rate where none is given: this for each 256 images of a step.
 LR_BASE, LR_BATCH = 0.006, 256
-# What timm's script did, unasked, when the recipe was published.
-WARMUP_EPOCHS = 3
-IMAGENET_CLASSES = 1000
+# What the original's script did, unasked, when the recipe was published.
+# DEVIATION: --dist-bn reduce, not '': what is evaluated on all processes is what is kept; the
+# learning rate follows the batch; --epochs counts all epochs, without 10 more to cool down.
+DEFAULTS = {"opt": "sgd", "weight_decay": 1e-4, "sched": "step", "epochs": 200, "warmup_lr": 1e-4,
+            "min_lr": 1e-5, "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 3,
+            "model_ema_decay": 0.9998}
+# -vb was a multiplier once: no batch is as small as that.
+LEAST_VALIDATION_BATCH = 8
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -39,7 +51,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--lr", type=number(0), default=None,
                    help=f"learning rate; None: {LR_BASE} for each {LR_BATCH} images of a step")
     add_run_flags(p)
-    p.set_defaults(warmup_epochs=WARMUP_EPOCHS)
+    p.set_defaults(**DEFAULTS)
     p.add_argument("--output", default="runs/train", metavar="DIR",
                    help="a folder for the run is made in it")
     return p
@@ -47,15 +59,32 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data")
-    g.add_argument("--dataset", choices=sorted(DATASETS), default=None,
-                   help="data set; None: imagenet where the folder has 1,000 classes, else folder")
+    g.add_argument("--dataset", type=check_name, default=None, metavar="NAME",
+                   help=f"{', '.join(sorted(DATASETS))}; tar: an archive of class folders for each "
+                        "split; hfds/NAME or wds/NAME: timm's readers; None: tar where there is "
+                        "one, imagenet where the folder has 1,000 classes, else folder")
+    g.add_argument("--train-split", default="train", metavar="NAME",
+                   help="split to train on, of tar, hfds and wds")
+    g.add_argument("--val-split", default="val", metavar="NAME", help="split to evaluate on")
+    g.add_argument("--train-num-samples", type=count(1, 10**9), default=None, metavar="N",
+                   help="images to train on, of a wds split that does not say")
+    g.add_argument("--val-num-samples", type=count(1, 10**9), default=None, metavar="N",
+                   help="images to evaluate on likewise")
     g.add_argument("--vld-size", type=count(1), default=None,
                    help="training images to evaluate on; None: the validation images")
-    g.add_argument("-b", "--batch-size", type=count(1), default=128, help="images of each process")
+    g.add_argument("-b", "--batch-size", type=count(1), default=32, help="images of each process")
     g.add_argument("-vb", "--validation-batch-size", type=count(1), default=None,
                    help="the same for the evaluation; None: --batch-size")
     g.add_argument("-j", "--workers", type=count(0), default=4, help="loading processes of each")
-    g.add_argument("--pin-mem", action="store_true", help="pin the memory of batches")
+    g.add_argument("--pin-mem", action="store_true",
+                   help="pin the memory of batches; on GPUs it always is")
+    g.add_argument("--crop-pct", type=number(0.01, 1), default=None, metavar="P",
+                   help="the evaluation's crop as a part of the image, by timm's transform; None: "
+                        "0.875, by the program's own")
+    g.add_argument("--interpolation", choices=("bilinear", "bicubic"), default=None,
+                   help="how the evaluation's images are resized; None: bilinear")
+    g.add_argument("--tta", type=count(0, 2), default=0, metavar="N",
+                   help="2: the evaluation takes the mean over each image and its mirror image")
     g = p.add_argument_group("augmentation")
     g.add_argument("--no-aug", action="store_true", help="none: the evaluation's crop instead")
     g.add_argument("--scale", type=number(0, 1), nargs=2, default=[0.08, 1.0],
@@ -70,9 +99,23 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--train-interpolation", default="random",
                    choices=("random", "bilinear", "bicubic"), help="how crops are resized")
     g.add_argument("--reprob", type=number(0, 1), default=0.0, help="probability of random erasing")
-    g.add_argument("--remode", choices=("const", "rand", "pixel"), default="pixel",
+    g.add_argument("--remode", choices=("const", "rand", "pixel"), default="const",
                    help="what fills the erased part")
     g.add_argument("--recount", type=count(1), default=1, help="parts erased")
+    g.add_argument("--resplit", action="store_true",
+                   help="erase nothing in the first, clean part of --aug-splits")
+    g.add_argument("--aug-splits", type=count(0, 16), default=0, metavar="N",
+                   help="differently augmented copies of each image in a batch; 0: none")
+    g.add_argument("--aug-repeats", type=count(0, 16), default=0, metavar="N",
+                   help="times that an image comes in an epoch, on several processes; 0: once")
+    g.add_argument("--jsd", "--jsd-loss", action="store_true",
+                   help="let the copies of --aug-splits agree (AugMix)")
+    g.add_argument("--bce-loss", action="store_true", help="binary cross-entropy for each class")
+    g.add_argument("--bce-sum", action="store_true", help="its sum over the classes, not the mean")
+    g.add_argument("--bce-target-thresh", type=number(0, 1), default=None, metavar="P",
+                   help="take mixed labels above this as 1, the others as 0")
+    g.add_argument("--bce-pos-weight", type=amount, default=None, metavar="W",
+                   help="weight of the right class")
     g.add_argument("--smoothing", type=number(0, 1), default=0.1, help="label smoothing")
     g.add_argument("--mixup", type=number(0), default=0.0, help="mixup alpha; 0: off")
     g.add_argument("--cutmix", type=number(0), default=0.0, help="cutmix alpha; 0: off")
@@ -96,15 +139,19 @@ def main(args: argparse.Namespace) -> None:
         check(args)
         return
     with processes(args.device, args.threads) as world:
+        check_processes(args, world.size)
         train(args, world)
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where flags are missing or contradict each other."""
-    if not args.model_config:
-        raise UserError("--model-config: name the net.config of the network to train")
+    flags.check_flags(args)
     if not Path(args.data).is_dir():
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
+    if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
+        raise UserError(f"-vb {args.validation_batch_size}: the images of a batch in the "
+                        "evaluation, and not how many times --batch-size, which it meant in the "
+                        f"original; give {LEAST_VALIDATION_BATCH} or more, or leave it away")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -113,9 +160,10 @@ def check(args: argparse.Namespace) -> None:
     from training.students import resume_run
     from training.world import check_devices, lone_world
 
+    check_processes(args, args.check)
     check_devices(args.check, args.device)
-    provider, networks = load_all(args)
-    check_batch(args, provider.n_train, args.check)
+    source, networks = load_all(args)
+    check_batch(args, source.n_train, args.check)
     world = lone_world(args.device)
     resume_run(Run(with_lr(args, world), networks.student, world, 1), args.resume)
 
@@ -125,57 +173,64 @@ def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> No
     if n_images < args.batch_size * n_processes:
         raise UserError(f"-b {args.batch_size}: with {n_processes} process(es) a step takes more "
                         f"than the {n_images} training images that there are")
+    if args.aug_repeats and n_processes == 1:
+        raise UserError("--aug-repeats: works on several processes only; start them with "
+                        "scripts/distributed_train.sh")
 
 
-def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
+def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
+    from networks import read_config
+    from training.losses import check_loss
+    from training.sources import open_source
     from training.students import load_networks
 
-    provider = open_data(args, Path(args.data))
-    return provider, load_networks(args, provider.n_classes)
-
-
-def open_data(args: argparse.Namespace, data: Path) -> "DataProvider":
-    """Returns the provider of the data's folder; see --dataset."""
-    from data_providers import DataProvider
-
-    name = args.dataset
-    if name is None:
-        folder = data / "train"
-        classes = sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
-        name = "imagenet" if classes == IMAGENET_CLASSES else "folder"
-    return DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers)
+    check_loss(args)
+    config = read_config(args.model_config)
+    source = open_source(args, config)
+    return source, load_networks(args, config, source.n_classes)
 
 
 def train(args: argparse.Namespace, world: "World") -> None:
     """Trains in this process, which is one of `world`."""
     from training.fit import Run, fit
-    from training.loops import evaluate
-    from training.output import Output, output_folder, start_logging
+    from training.loops import Mirrored, evaluate
+    from training.output import Output, log_start, output_folder, start_logging
     from training.students import resume_run, write_pair
+    from training.timm_loaders import make_loaders, set_epoch
 
-    provider, networks = load_all(args)
+    start_logging(world)
+    source, networks = load_all(args)
     size = networks.resolution
     folder = output_folder(args, args.output, f"{args.model}-{size}")
-    start_logging(world)
     args = with_lr(args, world)
-    n_classes = networks.student.classifier.out_features
-    batches, validation = make_loaders(args, provider, size, world, n_classes)
+    check_batch(args, source.n_train, world.size)
+    batches, validation = make_loaders(args, source, size, world, n_outputs(networks))
     run = Run(args, networks.student, world, len(batches))
+
+    def measure(net: Any) -> dict[str, float]:
+        net = Mirrored(net) if args.tta == 2 else net
+        return evaluate(net, validation, amp=run.amp, reduce=world.sum)
+
     history = resume_run(run, args.resume)
     objective = objective_of(args, networks, batches, world)
-    output = Output(run, folder, lambda net, where: write_pair(
-        net, where, size, provider.info.eval_resize))
+    output = Output(run, folder, lambda net, where: write_pair(net, where, networks, source.info))
     output.take_up(history, args.resume)
-    fit(run, batches, objective, lambda n: evaluate(n, validation, amp=run.amp, reduce=world.sum),
-        output, lambda epoch: set_epoch(args, batches, epoch))
-    if world.primary:
+    log_start(run, measure, source.info.eval_resize)
+    fit(run, batches, objective, measure, output, lambda epoch: set_epoch(args, batches, epoch))
+    if world.primary and source.provider:
         from evaluator.tuned import write_tuned_hub
 
-        write_tuned_hub(folder, provider, size, provider.info.eval_resize,
+        write_tuned_hub(folder, source.provider, size, source.info.eval_resize,
                         device=str(world.device), title=f"{args.model}-{size}",
                         command=command_line("python train_imagenet.py", get_args_parser(),
                                              vars(args)))
+
+
+def n_outputs(networks: "Networks") -> int:
+    """Returns the number of classes that the network tells apart."""
+    student: Any = networks.student
+    return int(student.classifier.out_features)
 
 
 def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:
@@ -191,74 +246,22 @@ def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | {"lr": lr})
 
 
-def make_loaders(args: argparse.Namespace, provider: "DataProvider", size: int, world: "World",
-                 n_classes: int) -> tuple[Any, Any]:
-    """Returns timm's loader of the training images, and that of the validation images.
-
-    Each process gets its own part of both. The evaluation transform is the program's own.
-    """
-    from timm.data import FastCollateMixup, create_loader
-    from timm.data.transforms import ToNumpy
-    from torchvision.transforms import Compose
-
-    from data_providers.datasets import LabelledDataset
-    from data_providers.transforms import eval_geometry
-
-    images, held_out = provider.images("train"), provider.images("valid")
-    check_batch(args, len(images), world.size)
-    shared = {"input_size": (3, size, size), "mean": provider.info.mean, "std": provider.info.std,
-              "device": world.device, "num_workers": args.workers, "pin_memory": args.pin_mem,
-              "persistent_workers": False}
-    mixup = FastCollateMixup(
-        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, cutmix_minmax=args.cutmix_minmax,
-        prob=args.mixup_prob, switch_prob=args.mixup_switch_prob, mode=args.mixup_mode,
-        label_smoothing=args.smoothing, num_classes=n_classes) if uses_mixup(args) else None
-    train = create_loader(
-        LabelledDataset(images), batch_size=args.batch_size, is_training=True, no_aug=args.no_aug,
-        re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, scale=args.scale,
-        ratio=args.ratio, hflip=args.hflip, vflip=args.vflip, color_jitter=args.color_jitter,
-        auto_augment=args.aa, interpolation=args.train_interpolation, collate_fn=mixup,
-        distributed=world.size > 1, **shared)
-    part = held_out.subset(range(world.rank, len(held_out), world.size))
-    validation = create_loader(
-        LabelledDataset(part), batch_size=args.validation_batch_size or args.batch_size,
-        is_training=False, **shared)
-    validation.dataset.transform = Compose([*eval_geometry(provider.info, size).transforms,
-                                            ToNumpy()])
-    return train, validation
-
-
-def uses_mixup(args: argparse.Namespace) -> bool:
-    """Whether the labels of a batch are mixed."""
-    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
-
-
-def set_epoch(args: argparse.Namespace, batches: Any, epoch: int) -> None:
-    """Prepares the training loader for an epoch."""
-    if hasattr(batches.sampler, "set_epoch"):
-        batches.sampler.set_epoch(epoch)
-    if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
-        batches.mixup_enabled = False
-
-
 def objective_of(args: argparse.Namespace, networks: "Networks", batches: Any,
                  world: "World") -> Any:
     """Returns what is minimised; a supernet that teaches is calibrated on training images."""
-    from functools import partial
+    from timm.utils import random_seed
 
-    from timm.utils import distribute_bn, random_seed
-    from torch.nn.functional import cross_entropy
-
+    from training.losses import make_criterion
     from training.students import first_images, training_objective
+    from training.timm_loaders import set_epoch, uses_mixup
 
     random_seed(args.seed, world.rank)
     set_epoch(args, batches, 0)
     n_batches = -(-N_CALIBRATION // (args.batch_size * world.size))
-    criterion = partial(cross_entropy, label_smoothing=0.0 if uses_mixup(args) else args.smoothing)
-    objective = training_objective(networks.teacher, args.kd_ratio, criterion,
+    objective = training_objective(args, networks.teacher, make_criterion(args, uses_mixup(args)),
                                    lambda: first_images(batches, n_batches), world.device)
-    if networks.teacher and world.size > 1:
-        distribute_bn(networks.teacher.net, world.size, reduce=True)
+    if networks.teacher:
+        world.share_bn(networks.teacher.net, "reduce")
     return objective
 
 

@@ -87,9 +87,11 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     import torch
 
     from data_providers import DataProvider
+    from data_providers.datasets import LabelledDataset
     from networks import build_supernet, cut_subnet
     from search_space import OFASearchSpace
-    from train_imagenet import make_loaders
+    from training.sources import Source
+    from training.timm_loaders import make_loaders
     from training.world import World
 
     flags = recipe_parser().parse_args([
@@ -98,7 +100,9 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     world = World(torch.device("cpu"))
     net = cut_subnet(build_supernet(N_CLASSES), OFASearchSpace([args.size]).extremes()[0])
     provider = DataProvider("folder", folder, mean=(0.5,) * 3, std=(0.5,) * 3)
-    batches, _ = make_loaders(flags, provider, args.size, world, N_CLASSES)
+    source = Source(LabelledDataset(provider.images("train")),
+                    LabelledDataset(provider.images("valid")), provider.info)
+    batches, _ = make_loaders(flags, source, args.size, world, N_CLASSES)
     return flags, net, batches, world
 
 

@@ -48,7 +48,7 @@ class DatasetInfo:
     balanced: bool = False
     n_epochs: int = 5
     lr: float = 0.01
-    batch_size: int = 96
+    batch_size: int = 128
     vld_size: int | None = None
     resolutions: tuple[int, ...] = tuple(range(192, 257, 4))
     supernet: str = IMAGENET_SUPERNET
@@ -85,8 +85,7 @@ _RAND = ("rrc", "flip", "rand-m9-mstd0.5")
 # Sizes, normalisation and fine-tuning defaults: NSGANetV2 (arXiv 2007.10396) and its scripts.
 _ROWS = (
     DatasetInfo("imagenet", 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-                1_281_167, 50_000, train_aug=("rrc", "flip", "jitter"), n_epochs=0,
-                batch_size=128),
+                1_281_167, 50_000, train_aug=("rrc", "flip", "jitter"), n_epochs=0),
     DatasetInfo("cifar10", 10, **_CIFAR),
     DatasetInfo("cifar100", 100, **_CIFAR),
     DatasetInfo("cinic10", 10, (0.47889522, 0.47227842, 0.43047404),
@@ -95,16 +94,16 @@ _ROWS = (
                 (0.2603405, 0.25657743, 0.27126738), 5_000, 8_000),
     DatasetInfo("aircraft", 100, (0.48933588, 0.51835374, 0.53879144),
                 (0.22388883, 0.21641635, 0.24615606), 6_667, 3_333,
-                train_aug=_RAND, lr=0.05, batch_size=32),
+                train_aug=_RAND, lr=0.05),
     DatasetInfo("dtd", 47, (0.53298761, 0.47426084, 0.42627282),
                 (0.26549756, 0.25473554, 0.26317280), 3_760, 1_880,
-                train_aug=_RAND, eval_resize="squash", lr=0.05, batch_size=32),
+                train_aug=_RAND, eval_resize="squash", lr=0.05),
     DatasetInfo("pets", 37, (0.48288951, 0.44483949, 0.39566558),
                 (0.25925665, 0.2532760, 0.25981017), 3_680, 3_669,
-                train_aug=_RAND, lr=0.05, batch_size=32),
+                train_aug=_RAND, lr=0.05),
     DatasetInfo("flowers102", 102, (0.51783618, 0.41067495, 0.32864168),
                 (0.29722391, 0.24976049, 0.28533308), 2_040, 6_149,
-                train_aug=("affine", "rrc"), balanced=True, batch_size=32),
+                train_aug=("affine", "rrc"), balanced=True),
     # Mean and std of scikit-learn's pixels. The digits fill their 8x8 frame: no crop, no flip.
     DatasetInfo("digits", 10, (0.3053,) * 3, (0.3760,) * 3, 1_197, 600,
                 train_aug=("stretch", "shake"), eval_resize="squash", n_epochs=0, batch_size=64,

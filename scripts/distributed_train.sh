@@ -1,9 +1,10 @@
 #!/bin/sh
 # Fine-tunes on N processes of this machine: one for each GPU, or CPU processes where there is none.
 # Usage: sh scripts/distributed_train.sh N DATA [flags of train_imagenet.py]
+#        SCRIPT=train_cifar.py sh scripts/distributed_train.sh N DATA [flags of train_cifar.py]
 # Several machines: on each, set TORCHRUN_OPTIONS to torchrun's rendezvous, for example
 #   TORCHRUN_OPTIONS="--nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --rdzv_id 1"
-# PYTHON names another interpreter than that of .venv; SCRIPT another script (train_cifar.py).
+# PYTHON names another interpreter than that of .venv.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 case ${1:-} in

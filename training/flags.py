@@ -1,8 +1,15 @@
 """The flags that the fine-tuning scripts share."""
 
 import argparse
+import importlib.util
 
 from cli.types import amount, count, number
+from data_providers.table import DATASETS
+from utils.errors import UserError
+
+# Packages that timm's readers import, by the prefix of the data set's name.
+PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
+TAR = "tar"
 
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:
@@ -15,14 +22,24 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--model-config", metavar="FILE",
                    help="net.config that describes the network (required)")
     g.add_argument("--initial-checkpoint", metavar="FILE", default=None,
-                   help="weights to start from, such as net.inherited; None: from scratch")
+                   help="weights to start from; None: net.inherited beside the config, where there "
+                        "is one; 'none': from scratch")
     g.add_argument("--num-classes", type=count(1), default=None,
                    help="classes; None: those of the data. Another count than the network's "
                         "replaces its classifier")
+    g.add_argument("--reset-classifier", action="store_true",
+                   help="begin with a new classifier also where the class count stays")
     g.add_argument("--img-size", type=count(1, 4096), default=None, metavar="R",
                    help="input resolution; None: the config's own")
+    g.add_argument("--mean", type=number(0, 1), nargs=3, default=None, metavar=("R", "G", "B"),
+                   help="of the pixels in [0, 1]; None: the config's, else the data set's")
+    g.add_argument("--std", type=amount, nargs=3, default=None, metavar=("R", "G", "B"),
+                   help="standard deviation likewise")
+    g.add_argument("--bn-momentum", type=number(0, 1), default=None,
+                   help="momentum of batch normalisation; None: the config's")
+    g.add_argument("--bn-eps", type=amount, default=None, help="its epsilon; None: the config's")
     g.add_argument("--drop", type=number(0, 1), default=0.0, help="dropout before the classifier")
-    g.add_argument("--drop-path", type=number(0, 1), default=0.0,
+    g.add_argument("--drop-path", "--drop-connect", type=number(0, 1), default=0.0,
                    help="drop path of the last block; it grows linearly with depth")
     g.add_argument("--teacher", default=None, metavar="WHO",
                    help="distil from: a supernet's checkpoint (at its full size), a net.config, "
@@ -32,6 +49,8 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
                         "None: timm's pretrained ones")
     g.add_argument("--kd-ratio", type=number(0), default=1.0,
                    help="weight of the teacher's output, against 1 for the labels")
+    g.add_argument("--kd-temperature", type=amount, default=1.0,
+                   help="temperature of the teacher's and the network's output")
 
 
 def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
@@ -75,7 +94,7 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--decay-epochs", type=amount, default=30, help="epochs between two decays")
     g.add_argument("--decay-milestones", type=count(0), nargs="+", default=[90, 180, 270],
                    help="epochs of decay (multistep)")
-    g.add_argument("--decay-rate", type=number(0), default=0.1, help="factor of a decay")
+    g.add_argument("--decay-rate", "--dr", type=number(0), default=0.1, help="factor of a decay")
     g.add_argument("--warmup-lr", type=number(0), default=1e-6, help="learning rate of the start")
     g.add_argument("--warmup-epochs", type=count(0), default=0, help="epochs of linear warm-up")
     g.add_argument("--warmup-prefix", action="store_true", help="warm-up before the schedule")
@@ -120,9 +139,21 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--checkpoint-hist", type=count(1), default=10, help="best checkpoints to keep")
     g.add_argument("--eval-metric", choices=("top1", "top5", "loss"), default="top1",
                    help="what the best is judged by")
-    g.add_argument("--device", default=None, help="cpu or cuda; None: a GPU if there is one")
+    g.add_argument("--device", default=None,
+                   help="cpu, cuda, xpu or mps; None: a GPU if there is one")
+    g.add_argument("--num-gpu", type=count(1), default=None, metavar="N",
+                   help="accepted for the original's sake: must be the number of processes, which "
+                        "scripts/distributed_train.sh starts")
+    g.add_argument("--local-rank", "--local_rank", type=count(0), default=None,
+                   help=argparse.SUPPRESS)  # from torch's old launcher, which also sets LOCAL_RANK
     g.add_argument("--threads", type=count(1, 1024), default=None,
                    help="CPU threads of each process; None: torch's choice")
+    g.add_argument("--log-wandb", action="store_true",
+                   help="send the figures of each epoch to Weights & Biases too")
+    g.add_argument("--wandb-project", default=None, metavar="NAME", help="its project")
+    g.add_argument("--wandb-tags", nargs="+", default=None, metavar="TAG", help="its tags")
+    g.add_argument("--wandb-resume-id", default=None, metavar="ID",
+                   help="the run there that --resume goes on with")
     g.add_argument("--dist-bn", choices=("reduce", "broadcast", ""), default="reduce",
                    help="how processes agree on BN statistics after each epoch; '': not at all")
     g.add_argument("--sync-bn", action="store_true",
@@ -131,3 +162,39 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="do not broadcast buffers before each step")
     g.add_argument("--check", type=count(1), metavar="N", default=None,
                    help="only check flags and files, and that N processes find their devices")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for flags of both scripts that are missing or contradict each other."""
+    if not args.model_config:
+        raise UserError("--model-config: name the net.config of the network to train")
+    if args.wandb_resume_id and not args.resume:
+        raise UserError("--wandb-resume-id: needs --resume")
+    if args.log_wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError("--log-wandb: needs the package wandb; install it with pip install wandb")
+
+
+def check_processes(args: argparse.Namespace, n: int) -> None:
+    """Raises UserError where --num-gpu asks for another number of processes than there are."""
+    if args.num_gpu not in (None, n):
+        raise UserError(f"--num-gpu {args.num_gpu}: there {'is' if n == 1 else 'are'} {n}; one "
+                        f"process works on one GPU: sh scripts/distributed_train.sh "
+                        f"{args.num_gpu} ...")
+
+
+def add_aliases(parser: argparse.ArgumentParser, aliases: dict[str, str]) -> None:
+    """Lets other names stand for flags of a parser: `{"--weight_decay": "--weight-decay"}`."""
+    for alias, flag in aliases.items():
+        action = parser._option_string_actions[flag]
+        action.option_strings = [*action.option_strings, alias]
+        parser._option_string_actions[alias] = action
+
+
+def check_name(text: str) -> str:
+    """An argparse type: a data set of the table, or a name that timm's readers know."""
+    prefix, slash, _ = text.partition("/")
+    known = text in DATASETS or text == TAR or (slash and prefix.lower() in PACKAGES)
+    if not known:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is none of {', '.join(sorted(DATASETS))}, tar, hfds/NAME, wds/NAME")
+    return text

@@ -93,13 +93,18 @@ def supervised(criterion: Criterion = F.cross_entropy) -> Objective:
     return lambda net, images, targets: [lambda: criterion(net(images), targets)]
 
 
-def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy of (b, n) logits against the teacher's class probabilities, mean over b."""
-    return F.cross_entropy(logits, teacher_logits.float().softmax(dim=1))
+def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of (b, n) logits against the teacher's class probabilities, mean over b.
+
+    Both are divided by the temperature, and the result is multiplied by its square, so that the
+    gradients keep their size. Source: Distilling the Knowledge (Hinton et al., 2015).
+    """
+    targets = (teacher_logits.float() / temperature).softmax(dim=1)
+    return F.cross_entropy(logits / temperature, targets) * temperature ** 2
 
 
-def distilled(teacher: nn.Module, ratio: float = 1.0,
-              criterion: Criterion = F.cross_entropy) -> Objective:
+def distilled(teacher: nn.Module, ratio: float = 1.0, criterion: Criterion = F.cross_entropy,
+              temperature: float = 1.0) -> Objective:
     """Returns the objective `criterion + ratio * soft cross-entropy to the teacher's output`.
 
     The teacher sees the same images; it must be in eval mode with calibrated BN statistics.
@@ -109,7 +114,8 @@ def distilled(teacher: nn.Module, ratio: float = 1.0,
             with torch.no_grad():
                 soft = teacher(images)
             logits = net(images)
-            return criterion(logits, targets) + ratio * soft_cross_entropy(logits, soft)
+            return criterion(logits, targets) \
+                + ratio * soft_cross_entropy(logits, soft, temperature)
         return [loss]
     return objective
 
@@ -231,6 +237,8 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
               amp: str | None = None, seed: int = 0) -> list[dict[str, float]]:
     """Trains with SGD and a cosine schedule by steps: the short training of an evaluation.
 
+    The momentum is Nesterov's, as in Once-for-All and the original.
+
     Args:
         net: the network, on its device; changed in place and left in eval mode.
         batches: (images, labels), iterated once for each epoch, with `len`; where it has
@@ -246,7 +254,8 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
         What `train_one_epoch` returns, for each epoch.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay,
+                                nesterov=momentum > 0)
     n_steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, n_steps))
     scaler = torch.amp.GradScaler(device_of(net).type, enabled=amp == "float16")
@@ -264,3 +273,19 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
                 on_step=lambda *_: schedule.step()))
     net.eval()
     return history
+
+
+class Mirrored(nn.Module):
+    """A classifier whose logits are the means over each image and its mirror image.
+
+    Args:
+        net: maps (b, 3, r, r) images to (b, n_classes) logits.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns (b, n_classes) logits of (b, 3, r, r) images."""
+        return (self.net(images) + self.net(images.flip(-1))) / 2

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 from timm.utils import setup_default_logging
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoints import Checkpoints, History
-from training.fit import Run, plain_part
+from training.fit import Evaluation, Run, plain_part
 from training.world import World
 from utils.errors import UserError, one_line
 from utils.files import read_text, write_text
@@ -69,7 +69,7 @@ class Output:
     """
 
     def __init__(self, run: Run, folder: Path | None,
-                 on_best: Callable[[nn.Module, Path], None]) -> None:
+                 on_best: Callable[[Any, Path], None]) -> None:
         self.run, self.metric = run, run.args.eval_metric
         self.files = RunFiles(run, folder, on_best) if folder and run.world.primary else None
         self.start, self.epochs = time.monotonic(), 0
@@ -116,7 +116,7 @@ class Output:
 class RunFiles:
     """The files themselves; arguments as of `Output`."""
 
-    def __init__(self, run: Run, folder: Path, on_best: Callable[[nn.Module, Path], None]) -> None:
+    def __init__(self, run: Run, folder: Path, on_best: Callable[[Any, Path], None]) -> None:
         self.run, self.folder, self.on_best = run, folder, on_best
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a killed process
@@ -130,6 +130,7 @@ class RunFiles:
         self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=run.start_epoch)
         self.summary = Summary(folder / SUMMARY, run.start_epoch)
+        self.wandb = start_wandb(run.args, folder.name) if run.args.log_wandb else None
         log.info("output: %s", one_line(folder))
 
     def take_up(self, history: History, source: Path) -> None:
@@ -147,6 +148,8 @@ class RunFiles:
             for key, value in values.items():
                 self.board.add_scalar(f"{kind}/{key}".strip("/"), value, epoch)
         self.board.flush()
+        if self.wandb:
+            self.wandb.log(row)
         if self.checkpoints.save(self.run.state(), epoch, evaluation.get(self.metric)):
             self.on_best(self.run.best, self.folder)
         best = self.checkpoints.best
@@ -156,9 +159,20 @@ class RunFiles:
     def close(self) -> None:
         """Flushes the scalars and says where everything is."""
         self.board.close()
+        if self.wandb:
+            self.wandb.finish()
         log.info("output: %s", one_line(self.folder))
         log.removeHandler(self.handler)
         self.handler.close()
+
+
+def start_wandb(args: argparse.Namespace, name: str) -> Any:
+    """Returns a run of Weights & Biases, which takes the rows of the summary too."""
+    import wandb
+
+    return wandb.init(project=args.wandb_project, name=name, tags=args.wandb_tags,
+                      config=plain_part(vars(args)), id=args.wandb_resume_id,
+                      resume="must" if args.wandb_resume_id else None)
 
 
 def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
@@ -177,3 +191,12 @@ def start_logging(world: World) -> None:
     logging.getLogger("timm").setLevel(logging.WARNING)
 
 
+
+
+def log_start(run: Run, evaluate: Evaluation, transform: str) -> None:
+    """Logs what the network reaches before the first epoch."""
+    if run.start_epoch:
+        return
+    figures = evaluate(run.placed(run.best))
+    log.info("before training: top1 %.4f, top5 %.4f, loss %.5f (%d images, %s)", figures["top1"],
+             figures["top5"], figures["loss"], figures["n_images"], transform)

@@ -1,14 +1,16 @@
 """The networks of a fine-tuning: the one that learns, and the one that teaches."""
 
 import argparse
+import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from data_providers import DatasetInfo
 from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import (
     load_checkpoint,
@@ -30,8 +32,16 @@ from search_space import get_search_space
 from training.checkpoints import History, read_history
 from training.fit import Run
 from training.loops import Criterion, Objective, distilled, supervised
+from utils.choices import choose
 from utils.devices import seeded
-from utils.errors import UserError
+from utils.errors import UserError, one_line
+
+log = logging.getLogger("train")
+
+CLASS_NAMES = "classes"
+
+# What --initial-checkpoint calls weights drawn from the seed, and the file that it looks for.
+NO_WEIGHTS, INHERITED = "none", "net.inherited"
 
 
 class Teacher(NamedTuple):
@@ -42,18 +52,27 @@ class Teacher(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """What a fine-tuning needs: the network that learns, its teacher or None, the resolution."""
+    """What a fine-tuning needs.
 
-    student: nn.Module
+    Attributes:
+        student: the network that learns.
+        teacher: or None.
+        resolution: r, in pixels.
+        beside: what the config says beside the layers, to be written again.
+    """
+
+    student: StaticNetwork
     teacher: Teacher | None
     resolution: int
+    beside: dict[str, Any]
 
 
-def load_networks(args: argparse.Namespace, n_classes: int) -> Networks:
+def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: int) -> Networks:
     """Returns the networks that the flags of `training.flags.add_network_flags` describe.
 
     Args:
-        args: the flags, with `seed`.
+        args: the flags, with `seed` and `resume`.
+        config: what `--model-config` holds.
         n_classes: of the data.
 
     Raises:
@@ -62,22 +81,50 @@ def load_networks(args: argparse.Namespace, n_classes: int) -> Networks:
     wanted = args.num_classes or n_classes
     if wanted < n_classes:
         raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
-    config = read_config(args.model_config)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config)
-    student = load_student(args.model_config, args.initial_checkpoint, wanted, drop=args.drop,
-                           drop_path=args.drop_path, seed=args.seed)
+    student = load_student(
+        args.model_config, initial_weights(args), wanted, drop=args.drop, drop_path=args.drop_path,
+        seed=args.seed, reset=args.reset_classifier, bn=(args.bn_momentum, args.bn_eps))
     teacher = load_teacher(args.teacher, args.teacher_checkpoint, wanted) if args.teacher else None
-    return Networks(student, teacher, resolution)
+    own: Any = student
+    same = config["classifier"]["out_features"] == wanted
+    beside = {key: value for key, value in config.items()
+              if key not in own.config and (same or key != CLASS_NAMES)}
+    return Networks(student, teacher, resolution, beside)
 
 
-def training_objective(teacher: Teacher | None, ratio: float, criterion: Criterion,
+def settled(args: argparse.Namespace, name: str, recorded: Any) -> Any:
+    """Returns a flag's value, or for None what the config records; says where they differ."""
+    return choose(f"--{name.replace('_', '-')}", getattr(args, name), recorded, args.model_config,
+                  log.warning)
+
+
+def initial_weights(args: argparse.Namespace) -> str | None:
+    """Returns the file of the weights to start from, and says which; None draws them.
+
+    Without --initial-checkpoint it is `net.inherited` beside the config, where there is one.
+    """
+    if args.resume or args.initial_checkpoint == NO_WEIGHTS:
+        return None
+    if args.initial_checkpoint:
+        return str(args.initial_checkpoint)
+    beside = Path(args.model_config).parent / INHERITED
+    if beside.is_file():
+        log.info("weights: %s, which lies beside the config", one_line(beside))
+        return str(beside)
+    log.warning("no --initial-checkpoint, and no %s beside the config: training starts from random "
+                "weights, which takes many more epochs", INHERITED)
+    return None
+
+
+def training_objective(args: argparse.Namespace, teacher: Teacher | None, criterion: Criterion,
                        calibration: Callable[[], Iterable[Tensor]],
                        device: torch.device) -> Objective:
     """Returns what is minimised: the labels' loss, and the teacher's where there is one.
 
     Args:
+        args: `kd_ratio`, the weight of the teacher's output, and `kd_temperature`.
         teacher: or None; it moves to the device.
-        ratio: weight of its output.
         criterion: (logits, labels) -> scalar.
         calibration: gives batches of training images (b, 3, r, r) for its BN statistics.
         device: of the training.
@@ -87,7 +134,7 @@ def training_objective(teacher: Teacher | None, ratio: float, criterion: Criteri
     net = teacher.net.to(device).to(memory_format=torch.channels_last)
     if teacher.calibrate:
         recalibrate_bn(net, calibration())
-    return distilled(net, ratio, criterion)
+    return distilled(net, args.kd_ratio, criterion, args.kd_temperature)
 
 
 def first_images(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Iterable[Tensor]:
@@ -95,11 +142,20 @@ def first_images(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Iterable[T
     return (images for images, _ in islice(batches, n))
 
 
-def write_pair(net: StaticNetwork, folder: Path, resolution: int, transform: str) -> None:
-    """Writes `net.config` and `net.init`, which validation.py reads, into the folder."""
+def write_pair(net: StaticNetwork, folder: Path, networks: Networks, info: DatasetInfo) -> None:
+    """Writes `net.config` and `net.init`, which validation.py reads, into the folder.
+
+    Args:
+        net: the network.
+        folder: where to.
+        networks: what the training began with.
+        info: of the data; its transform, mean and std are recorded.
+    """
     save_weights(net, folder / "net.init")
-    write_config(net, folder / "net.config", resolution=resolution, transform=transform,
-                 search_space=config_family(net.config).name)
+    write_config(net, folder / "net.config", **{
+        "search_space": config_family(net.config).name, **networks.beside,
+        "resolution": networks.resolution, "transform": info.eval_resize,
+        "mean": info.mean, "std": info.std})
 
 
 def resume_run(run: Run, path: str | None) -> History | None:
@@ -117,7 +173,8 @@ def resume_run(run: Run, path: str | None) -> History | None:
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,
-                 drop_path: float = 0.0, seed: int = 0) -> nn.Module:
+                 drop_path: float = 0.0, seed: int = 0, reset: bool = False,
+                 bn: tuple[float | None, float | None] = (None, None)) -> StaticNetwork:
     """Returns the network to train.
 
     Args:
@@ -126,16 +183,23 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
         n_classes: where the config says another number, the classifier is replaced by a new one.
         drop, drop_path: see `networks.build_from_config`.
         seed: of the new weights.
+        reset: replace the classifier in any case.
+        bn: momentum and epsilon of batch normalisation; None keeps the config's.
 
     Raises:
         UserError: a wrong config, or weights of another network.
     """
     config = read_config(config_path)
+    for key, value in zip(("momentum", "eps"), bn, strict=True):
+        if value is not None:
+            config["bn"] = {**config["bn"], key: value}
     with seeded(seed):
         net = build_from_config(config, drop_path, drop)
     if checkpoint:
         load_weights(net, checkpoint)
-    if net.classifier.out_features != n_classes:
+    if reset or net.classifier.out_features != n_classes:
+        log.info("a new classifier of %d classes, in place of that of %d", n_classes,
+                 net.classifier.out_features)
         replace_classifier(net, n_classes, torch.Generator().manual_seed(seed))
     return net
 

@@ -194,6 +194,27 @@ class TestFineTune:
         fine_tune(small_net(dropout=0.5), batches(), 1, 0.1)
         assert torch.equal(torch.rand(4), expected)
 
+    def test_the_momentum_is_nesterovs(self):
+        def by_hand(nesterov):
+            net, steps = small_net(), 2 * len(batches())
+            optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, nesterov=nesterov,
+                                        weight_decay=4e-5)
+            for step in range(steps):
+                optimizer.param_groups[0]["lr"] = 0.1 * cosine(step, steps)
+                images, labels = batches()[step % len(batches())]
+                optimizer.zero_grad()
+                cross_entropy(net(images), labels).backward()
+                optimizer.step()
+            return state(net)
+
+        net = small_net()
+        fine_tune(net, batches(), 2, 0.1)
+        weights = state(net)
+        assert all(torch.allclose(weights[key], value, atol=1e-5)
+                   for key, value in by_hand(True).items())
+        assert not all(torch.allclose(weights[key], value, atol=1e-5)
+                       for key, value in by_hand(False).items())
+
     def test_no_epochs_change_nothing(self):
         net = small_net()
         before = state(net)

@@ -1,0 +1,143 @@
+"""The flags of the fine-tuning scripts: defaults, other names, what is refused."""
+
+import sys
+from argparse import Namespace
+from types import ModuleType
+
+import pytest
+
+import train_cifar
+import train_imagenet
+from training.flags import check_processes
+from training.losses import check_loss
+from training.output import start_wandb
+from utils.choices import choose
+from utils.errors import UserError
+
+
+def imagenet(*words) -> Namespace:
+    return train_imagenet.get_args_parser().parse_args(["data", *map(str, words)])
+
+
+def cifar(*words) -> Namespace:
+    return train_cifar.get_args_parser().parse_args(list(map(str, words)))
+
+
+def test_defaults_of_the_imagenet_script_are_the_originals():
+    args = vars(imagenet())
+    assert {key: args[key] for key in (
+        "opt", "momentum", "weight_decay", "sched", "epochs", "warmup_lr", "min_lr", "decay_epochs",
+        "decay_rate", "warmup_epochs", "model_ema_decay", "batch_size", "smoothing", "remode",
+        "color_jitter", "drop", "seed")} == {
+        "opt": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "sched": "step", "epochs": 200,
+        "warmup_lr": 1e-4, "min_lr": 1e-5, "decay_epochs": 30, "decay_rate": 0.1,
+        "warmup_epochs": 3, "model_ema_decay": 0.9998, "batch_size": 32, "smoothing": 0.1,
+        "remode": "const", "color_jitter": 0.4, "drop": 0.0, "seed": 42}
+
+
+def test_defaults_of_the_cifar_script_are_the_originals():
+    args = cifar()
+    assert (args.drop, args.drop_path, args.workers) == (0.2, 0.2, 2)
+
+
+def test_names_of_the_original_are_read():
+    args = cifar("--num_workers", 3, "--weight_decay", 1e-3, "--grad_clip", 2, "--cutout_length",
+                 8, "--report_freq", 7, "--topk", 4, "--n_gpus", 1, "--local_rank", 0)
+    assert (args.workers, args.weight_decay, args.clip_grad) == (3, 1e-3, 2.0)
+    assert (args.cutout_length, args.log_interval, args.checkpoint_hist) == (8, 7, 4)
+    assert (args.num_gpu, args.local_rank) == (1, 0)
+    args = imagenet("--dr", 0.5, "--drop-connect", 0.1, "--num-gpu", 1, "--jsd", "--local-rank", 1)
+    assert (args.decay_rate, args.drop_path, args.jsd) == (0.5, 0.1, True)
+
+
+def test_the_number_of_gpus_is_the_number_of_processes():
+    check_processes(Namespace(num_gpu=None), 4)
+    check_processes(Namespace(num_gpu=4), 4)
+    with pytest.raises(UserError, match=r"distributed_train.sh 2 "):
+        check_processes(Namespace(num_gpu=2), 1)
+
+
+def test_a_small_validation_batch_tells_both_meanings(tmp_path):
+    (tmp_path / "net.config").touch()
+    args = imagenet("-vb", 4, "--model-config", "net.config")
+    args.data = str(tmp_path)
+    with pytest.raises(UserError, match=r"-vb 4: the images of a batch .* how many times"):
+        train_imagenet.check_flags(args)
+    args.validation_batch_size = 8
+    train_imagenet.check_flags(args)
+
+
+@pytest.mark.parametrize(("words", "data"), [
+    (["FOLDER"], "FOLDER"), (["--data", "FOLDER"], "FOLDER"), ([], None),
+    (["FOLDER", "--data", "FOLDER"], "FOLDER")])
+def test_the_folder_of_the_cifar_script_has_two_places(words, data):
+    assert train_cifar.checked(cifar("--model-config", "x", *words)).data == data
+
+
+def test_two_folders_are_refused():
+    with pytest.raises(UserError, match="the folder HERE was given too"):
+        train_cifar.checked(cifar("HERE", "--model-config", "x", "--data", "THERE"))
+
+
+@pytest.mark.parametrize(("words", "match"), [
+    (["--jsd"], "--jsd: needs --aug-splits"),
+    (["--aug-splits", 1], "one split is no split"),
+    (["--aug-splits", 2, "--mixup", 0.2], "--mixup or --cutmix"),
+    (["--jsd", "--aug-splits", 3, "--bce-loss"], "choose one"),
+    (["--bce-sum"], "--bce-sum: needs --bce-loss"),
+    (["--bce-target-thresh", 0.2], "--bce-target-thresh: needs --bce-loss"),
+    (["--bce-pos-weight", 2], "--bce-pos-weight: needs --bce-loss")])
+def test_contradictions_of_the_loss(words, match):
+    check_loss(imagenet())
+    with pytest.raises(UserError, match=match):
+        check_loss(imagenet(*words))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "folder", "tar", "hfds/ylecun/mnist", "wds/x"])
+def test_names_of_data_sets(name):
+    assert imagenet("--dataset", name).dataset == name
+
+
+@pytest.mark.parametrize("name", ["cifar11", "hfds", "torch/cifar10", "x/y"])
+def test_other_names_are_refused(name, capsys):
+    with pytest.raises(SystemExit):
+        imagenet("--dataset", name)
+    assert "hfds/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "recorded", "chosen", "told"), [
+    (160, 48, 160, 1), (None, 48, 48, 0), (160, None, 160, 0), (48, 48, 48, 0),
+    (None, None, None, 0), ([0.5] * 3, [0.4] * 3, [0.5] * 3, 1)])
+def test_a_typed_flag_is_obeyed_and_a_contradiction_is_said(typed, recorded, chosen, told):
+    said = []
+    assert choose("--img-size", typed, recorded, "net.config", said.append) == chosen
+    assert len(said) == told
+    assert all("net.config says" in line and "the flag is obeyed" in line for line in said)
+
+
+def test_weights_and_biases_gets_the_flags(monkeypatch):
+    calls = {}
+    fake = ModuleType("wandb")
+    fake.init = lambda **options: calls.update(options) or "run"
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    args = imagenet("--log-wandb", "--wandb-project", "P", "--wandb-tags", "a", "b",
+                    "--wandb-resume-id", "ID")
+    assert start_wandb(args, "name") == "run"
+    assert (calls["project"], calls["name"], calls["tags"]) == ("P", "name", ["a", "b"])
+    assert (calls["id"], calls["resume"], calls["config"]["seed"]) == ("ID", "must", 42)
+
+
+def test_weights_and_biases_must_be_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        train_cifar.checked(cifar("--model-config", "x", "--log-wandb"))
+
+
+def test_options_of_the_optimiser_can_be_read_again(tmp_path):
+    import yaml
+
+    args = vars(imagenet("--opt-kwargs", "nesterov=True", "dampening=0"))
+    path = tmp_path / "args.yaml"
+    path.write_text(yaml.safe_dump(args))
+    again = vars(train_imagenet.get_args_parser().parse_args(["data", "-c", str(path)]))
+    assert again["opt_kwargs"] == ["nesterov=True", "dampening=0"]

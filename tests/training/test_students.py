@@ -1,0 +1,131 @@
+"""The network that learns: its weights, its classifier, what its config says."""
+
+import json
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_cifar
+from data_providers import DATASETS
+from networks import read_config
+from tests.fine_tuning import SIZE, make_networks
+from training.students import initial_weights, load_networks, load_student, write_pair
+
+LOG = "train"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("net")
+    make_networks(folder)
+    return folder
+
+
+def flags(folder: Path, *words) -> Namespace:
+    return train_cifar.get_args_parser().parse_args(
+        ["--model-config", str(folder / "net.config"), *map(str, words)])
+
+
+def test_inherited_weights_beside_the_config_are_taken_and_said(files, caplog):
+    with caplog.at_level("INFO", LOG):
+        assert initial_weights(flags(files)) == str(files / "net.inherited")
+    assert "net.inherited" in caplog.text
+    net = load_networks(flags(files), read_config(files / "net.config"), 3).student
+    inherited = torch.load(files / "net.inherited")["state_dict"]
+    assert torch.equal(net.state_dict()["first_conv.conv.weight"],
+                       inherited["first_conv.conv.weight"])
+
+
+def test_no_weights_are_said_plainly(files, tmp_path, caplog):
+    (tmp_path / "net.config").write_text((files / "net.config").read_text())
+    assert initial_weights(flags(tmp_path)) is None
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "random weights" in caplog.text
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["--initial-checkpoint", "none"], None), (["--initial-checkpoint", "W"], "W"),
+    (["--resume", "last.pth.tar"], None)])
+def test_a_typed_checkpoint_is_obeyed(files, words, expected, caplog):
+    assert initial_weights(flags(files, *words)) == expected
+    assert not caplog.records
+
+
+def test_resolution_is_the_configs_unless_typed(files, capsys):
+    config = read_config(files / "net.config")
+    assert load_networks(flags(files), config, 3).resolution == SIZE
+    assert not capsys.readouterr().err
+    assert load_networks(flags(files, "--img-size", 48), config, 3).resolution == 48
+    assert f"{SIZE} pixels, --img-size says 48" in capsys.readouterr().err
+
+
+def test_transform_mean_and_std_are_the_configs_unless_typed(files, tmp_path, caplog):
+    config = json.loads((files / "net.config").read_text())
+    config |= {"transform": "crop", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
+               "classifier": {**config["classifier"], "out_features": 10}}
+    (tmp_path / "net.config").write_text(json.dumps(config))
+    words = ("--dataset", "digits", "--initial-checkpoint", "none")
+    provider, networks = train_cifar.load_all(flags(tmp_path, *words))
+    assert provider.info.eval_resize == "crop"
+    assert (provider.info.mean, provider.info.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    provider, _ = train_cifar.load_all(flags(tmp_path, *words, "--transform", "squash", "--mean",
+                                             0.5, 0.5, 0.5))
+    assert provider.info.eval_resize == "squash"
+    assert provider.info.mean == (0.5, 0.5, 0.5)
+    assert "says crop, --transform says squash" in caplog.text
+    assert "--mean says 0.5 0.5 0.5" in caplog.text
+    write_pair(networks.student, tmp_path / "out", networks, provider.info)
+    written = read_config(tmp_path / "out" / "net.config")
+    assert (written["transform"], written["mean"]) == ("squash", [0.5, 0.5, 0.5])
+
+
+def test_without_a_transform_in_the_config_it_is_squash(files):
+    provider, _ = train_cifar.load_all(flags(files, "--dataset", "digits"))
+    assert provider.info.eval_resize == "squash"
+
+
+def test_what_stands_beside_the_layers_is_written_again(files, tmp_path):
+    config = read_config(files / "net.config") | {"search_space": "other", "classes": ["a"]}
+    same = load_networks(flags(files), config, 3)
+    assert same.beside["search_space"] == "other"
+    assert same.beside["classes"] == ["a"]
+    assert "classes" not in load_networks(flags(files), config, 5).beside
+    write_pair(same.student, tmp_path, same, DATASETS["digits"])
+    assert read_config(tmp_path / "net.config")["search_space"] == "other"
+
+
+def test_a_new_classifier_is_said_or_asked_for(files, caplog):
+    path, weights = files / "net.config", str(files / "net.inherited")
+    old = torch.load(weights)["state_dict"]["classifier.linear.weight"]
+    kept = load_student(str(path), weights, 3)
+    assert torch.equal(kept.state_dict()["classifier.linear.weight"], old)
+    with caplog.at_level("INFO", LOG):
+        reset = load_student(str(path), weights, 3, reset=True)
+    assert not torch.equal(reset.state_dict()["classifier.linear.weight"], old)
+    assert "a new classifier of 3 classes" in caplog.text
+
+
+def test_batch_normalisation_can_be_changed(files):
+    net = load_student(str(files / "net.config"), None, 3, bn=(0.2, 1e-4))
+    assert (net.config["bn"]["momentum"], net.config["bn"]["eps"]) == (0.2, 1e-4)
+    layer = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert (layer.momentum, layer.eps) == (0.2, 1e-4)
+    net = load_student(str(files / "net.config"), None, 3, bn=(None, 1e-4))
+    assert net.config["bn"]["eps"] == 1e-4
+
+
+def test_a_best_epoch_chosen_by_the_test_images_is_said(caplog):
+    images = object()
+    train_cifar.say_what_judges(Namespace(images=lambda split: images))
+    assert "chosen by the test images" in caplog.text
+    caplog.clear()
+    train_cifar.say_what_judges(Namespace(images=lambda split: object()))
+    assert not caplog.records

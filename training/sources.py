@@ -1,0 +1,149 @@
+"""The images of a fine-tuning: a data set of the table, or what one of timm's readers reads."""
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset, IterableDataset
+
+from data_providers import DatasetInfo, get_dataset_info
+from data_providers.datasets import LabelledDataset
+from data_providers.provider import DataProvider
+from data_providers.table import DATASETS, Rgb, count_class_folders
+from training.flags import PACKAGES, TAR
+from utils.errors import UserError, one_line
+
+IMAGENET_CLASSES = 1000
+
+
+class Source(NamedTuple):
+    """Labelled images to train on and to evaluate on.
+
+    Attributes:
+        train: PIL images and labels; its `transform` can be set, as `valid`'s.
+        valid: likewise.
+        info: class count, mean and std, and the name of the evaluation transform.
+        provider: of a data set of the table; None for timm's readers.
+    """
+
+    train: Any
+    valid: Any
+    info: DatasetInfo
+    provider: DataProvider | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        assert self.info.n_classes is not None
+        return self.info.n_classes
+
+    @property
+    def n_train(self) -> int:
+        """Number of images to train on."""
+        return len(self.train)
+
+
+class Part(Dataset[tuple[Any, int]]):
+    """Every n-th image of a data set: what one of n processes evaluates."""
+
+    def __init__(self, images: Any, rank: int, size: int) -> None:
+        self.images, self.indices = images, range(rank, len(images), size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.images[self.indices[index]]
+
+    @property
+    def transform(self) -> Callable[[Any], Any] | None:
+        """The transform of the whole data set."""
+        return self.images.transform
+
+    @transform.setter
+    def transform(self, transform: Callable[[Any], Any] | None) -> None:
+        self.images.transform = transform
+
+
+def part_of(images: Any, rank: int, size: int) -> Any:
+    """Returns what one of `size` processes evaluates; streams share themselves out."""
+    return images if isinstance(images, IterableDataset) else Part(images, rank, size)
+
+
+def open_source(args: argparse.Namespace, config: dict[str, Any]) -> Source:
+    """Returns the images that the flags of train_imagenet.py name.
+
+    Args:
+        args: `data`, `dataset`, the splits, `mean`, `std`; see the script's help.
+        config: of the network: its mean, std, transform and class count stand in for what neither
+            a flag nor the data says.
+
+    Raises:
+        UserError: no such data, or a package that its reader needs is missing.
+    """
+    data = Path(args.data)
+    name = args.dataset or guess_name(data, args.train_split)
+    kind = name.split("/")[0].lower()
+    if kind not in (*PACKAGES, TAR):
+        return _of_provider(args, name, data, config)
+    package = PACKAGES.get(kind)
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(f"--dataset {name}: needs the package {package}; install it with "
+                        f"pip install {package}")
+    train, valid = (_read(args, name, data, split, split == args.train_split)
+                    for split in (args.train_split, args.val_split))
+    info = replace(DATASETS["folder"], n_classes=_count_classes(args, train, config),
+                   eval_resize=config.get("transform") or "crop",
+                   mean=_rgb(args.mean or config.get("mean") or DATASETS["imagenet"].mean),
+                   std=_rgb(args.std or config.get("std") or DATASETS["imagenet"].std))
+    return Source(train, valid, info)
+
+
+def guess_name(data: Path, train_split: str) -> str:
+    """Returns the data set's name where none is typed, from what lies in the folder."""
+    if (data / f"{train_split}.tar").is_file():
+        return TAR
+    n_classes = count_class_folders(data / "train")
+    return "imagenet" if n_classes == IMAGENET_CLASSES else "folder"
+
+
+def _of_provider(args: argparse.Namespace, name: str, data: Path,
+                 config: dict[str, Any]) -> Source:
+    get_dataset_info(name)
+    provider = DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers,
+                            mean=_rgb(args.mean or config.get("mean")),
+                            std=_rgb(args.std or config.get("std")),
+                            transform=config.get("transform"))
+    return Source(LabelledDataset(provider.images("train")),
+                  LabelledDataset(provider.images("valid")), provider.info, provider)
+
+
+def _rgb(values: Any) -> Rgb | None:
+    return None if values is None else (values[0], values[1], values[2])
+
+
+def _read(args: argparse.Namespace, name: str, data: Path, split: str, is_training: bool) -> Any:
+    """Returns one split, by timm's reader."""
+    from timm.data import create_dataset
+
+    root = data / f"{split}.tar" if name == TAR else data
+    if name == TAR and not root.is_file():
+        raise UserError(f"{root}: no such file; --train-split and --val-split name the archives")
+    n_images = args.train_num_samples if is_training else args.val_num_samples
+    try:
+        return create_dataset("" if name == TAR else name, root=str(root), split=split,
+                              is_training=is_training, batch_size=args.batch_size, seed=args.seed,
+                              num_samples=n_images, search_split=False)
+    except (OSError, RuntimeError, ValueError, LookupError, AssertionError, TypeError,
+            ImportError) as error:
+        raise UserError(f"--dataset {name}, split {split!r}: {data} cannot be read: "
+                        f"{one_line(error)[:200]}") from None
+
+
+def _count_classes(args: argparse.Namespace, images: Any, config: dict[str, Any]) -> int:
+    """Returns the class count of the reader; a stream knows none: the flag's, or the network's."""
+    names = getattr(images.reader, "class_to_idx", None)
+    return len(names) if names else args.num_classes or config["classifier"]["out_features"]

@@ -1,0 +1,77 @@
+"""timm's loaders over a source of images: its augmentation, its order, its prefetching."""
+
+import argparse
+from typing import Any
+
+from timm.data import AugMixDataset, FastCollateMixup, create_loader
+from timm.data.transforms import ToNumpy
+from torchvision.transforms import Compose
+
+from data_providers.transforms import eval_geometry
+from training.sources import Source, part_of
+from training.world import World
+
+
+def make_loaders(args: argparse.Namespace, source: Source, size: int, world: World,
+                 n_classes: int) -> tuple[Any, Any]:
+    """Returns the loader of the training images, and that of the images to evaluate on.
+
+    Each process gets its own part of both. Normalisation happens on the device. The evaluation
+    transform is the program's own, unless --crop-pct or --interpolation asks for timm's.
+
+    Args:
+        args: the flags of train_imagenet.py.
+        source: the images.
+        size: r, in pixels.
+        world: the processes.
+        n_classes: of the network, for mixed labels.
+    """
+    shared = {"input_size": (3, size, size), "mean": source.info.mean, "std": source.info.std,
+              "device": world.device, "num_workers": args.workers, "persistent_workers": False,
+              "pin_memory": args.pin_mem or world.device.type == "cuda"}
+    return (_train_loader(args, source, world, n_classes, shared),
+            _eval_loader(args, source, size, world, shared))
+
+
+def uses_mixup(args: argparse.Namespace) -> bool:
+    """Whether the labels of a batch are mixed."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+
+
+def set_epoch(args: argparse.Namespace, batches: Any, epoch: int) -> None:
+    """Prepares the training loader for an epoch."""
+    for part in (batches.dataset, batches.sampler):
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
+    if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+        batches.mixup_enabled = False
+
+
+def _train_loader(args: argparse.Namespace, source: Source, world: World, n_classes: int,
+                  shared: dict[str, Any]) -> Any:
+    mixup = FastCollateMixup(
+        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, cutmix_minmax=args.cutmix_minmax,
+        prob=args.mixup_prob, switch_prob=args.mixup_switch_prob, mode=args.mixup_mode,
+        label_smoothing=args.smoothing, num_classes=n_classes) if uses_mixup(args) else None
+    images: Any = AugMixDataset(source.train, args.aug_splits) if args.aug_splits \
+        else source.train
+    plain = args.interpolation or "bilinear"
+    return create_loader(
+        images, batch_size=args.batch_size, is_training=True, no_aug=args.no_aug,
+        re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, re_split=args.resplit,
+        scale=args.scale, ratio=args.ratio, hflip=args.hflip, vflip=args.vflip,
+        color_jitter=args.color_jitter, auto_augment=args.aa, num_aug_splits=args.aug_splits,
+        num_aug_repeats=args.aug_repeats, collate_fn=mixup, distributed=world.size > 1,
+        interpolation=plain if args.no_aug else args.train_interpolation, **shared)
+
+
+def _eval_loader(args: argparse.Namespace, source: Source, size: int, world: World,
+                 shared: dict[str, Any]) -> Any:
+    loader = create_loader(
+        part_of(source.valid, world.rank, world.size), is_training=False, crop_pct=args.crop_pct,
+        batch_size=args.validation_batch_size or args.batch_size,
+        interpolation=args.interpolation or "bilinear", **shared)
+    if not (args.crop_pct or args.interpolation):
+        loader.dataset.transform = Compose([*eval_geometry(source.info, size).transforms,
+                                            ToNumpy()])
+    return loader
