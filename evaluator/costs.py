@@ -1,9 +1,14 @@
-"""Parameters and FLOPs in closed form, for one network or a whole population; free of torch.
+"""Costs in closed form, for one network or a whole population; free of torch.
 
 Two conventions. `flops`: multiply-accumulates of convolutions and linear layers, one per element
 of each multiplication (hard-swish, squeeze-and-excite scaling), and the outputs of the means in
 poolings; batch normalisation is free. This is how torchprofile 0.0.1 counts, and so the published
 NSGANetV2 figures. `macs`: convolutions and linear layers only, as OFA counts.
+
+What a network writes and holds: `activations` are the elements written, `peak_memory` and
+`peak_memory_int8` the bytes of the largest set of tensors that exist at one time, for one image in
+float32 or int8 (`evaluator.memory` says what is counted); `weights_mb` are the bytes of the
+parameters in float32. A MB is 10**6 bytes.
 """
 
 import argparse
@@ -19,18 +24,23 @@ from cli.scripts import Parser, run_script
 from cli.types import amount, count
 from evaluator.latency import LookUpTable, build_command, space_command
 from evaluator.layers import MAX_RESOLUTION, read_config_layers
+from evaluator.memory import layer_memory, network_memory
 from search_space import SEARCH_SPACES, SPACE_KEY, SearchSpace, check_arch, space_of
-from search_space.backbones import make_divisible
+from search_space.backbones import squeeze_width
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json
 
 FLOPS_CONVENTION = "torchprofile 0.0.1: conv + linear MACs, multiplications, pooling means"
 MACS_CONVENTION = "conv + linear MACs"
-SE_REDUCTION = 4
-SE_DIVISOR = 8
 # Multiplications per element; ReLUs and sigmoids have none.
 ACT_MULTIPLICATIONS: dict[str | None, int] = {"h_swish": 1}
+# name -> unit of the objectives in closed form; those of `Costs` are rounded to two digits.
+COUNTED = {"params": "M", "flops": "M", "macs": "M", "activations": "M", "peak_memory": "MB",
+           "peak_memory_int8": "MB", "weights_mb": "MB"}
+# Measures that are a multiple of another: bytes of elements or parameters.
+MEMORY = ("activations", "peak")
+BYTES = {"peak_memory": ("peak", 4), "peak_memory_int8": ("peak", 1), "weights_mb": ("params", 4)}
 # A part of a network with more variants than this is counted when asked, not in advance.
 MAX_OPTIONS = 100_000
 
@@ -68,7 +78,7 @@ def _pool(channels: int, size: int) -> Costs:
 
 
 def _squeeze_excite(channels: int, size: int) -> list[Costs]:
-    mid = make_divisible(channels // SE_REDUCTION, SE_DIVISOR)
+    mid = squeeze_width(channels)
     return [_pool(channels, size),
             _conv(channels, mid, 1, bn=False, bias=True),
             _conv(mid, channels, 1, bn=False, bias=True),
@@ -133,11 +143,12 @@ def millions(count: np.ndarray | float) -> np.ndarray | float:
 
 
 def objective_values(costs: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Returns the second objective (n,) from what `CostModel.evaluate` gave.
+    """Returns an objective (n,) from what `CostModel.evaluate` gave.
 
     Args:
         costs: the population's costs.
-        name: `params`, `flops` or `macs` (in millions, two digits), or `cpu` (ms, unrounded).
+        name: `params`, `flops` or `macs` (in millions, two digits), another one of `COUNTED` (in
+            millions or MB, unrounded), or `cpu` (ms, unrounded).
 
     Raises:
         UserError: another name, or `cpu` without a latency table.
@@ -145,15 +156,17 @@ def objective_values(costs: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in costs:
         raise UserError(f"the objective {name!r} is not among the costs at hand "
                         f"({', '.join(costs)}); 'cpu' needs a latency table")
-    return costs[name] if name == "cpu" else millions(costs[name])
+    if name == "cpu":
+        return costs[name]
+    return millions(costs[name]) if name in Costs._fields else costs[name] / 1e6
 
 
 class CostModel:
     """The costs of whole populations of one space, by table look-up.
 
     Every layer that a network of the space can have is counted once, for each combination of the
-    genes that decide about its slot; a population's costs are then a gather and a sum. Unused genes
-    have no influence.
+    genes that decide about its slot; a population's costs are then a gather and a sum (of the peak
+    memory, the maximum). Unused genes have no influence.
 
     Args:
         space: a space that says which layers its networks have.
@@ -170,58 +183,112 @@ class CostModel:
                  lut: LookUpTable | None = None) -> None:
         self.space = space
         self.lut = lut
-        self._names = [*Costs._fields, *(["cpu"] if lut is not None else [])]
         slots = space.slots(n_classes, width_mult)
         sizes = [slot.n_options(space.lower, space.upper) for slot in slots]
         self._slots = [slot for slot, size in zip(slots, sizes, strict=True)
                        if size <= MAX_OPTIONS]
         self._untabled = [slot for slot, size in zip(slots, sizes, strict=True)
                           if size > MAX_OPTIONS]
-        options = [option for slot in self._slots
-                   for option in slot.options(space.lower, space.upper)]
+        self._options = [option for slot in self._slots
+                         for option in slot.options(space.lower, space.upper)]
         if lut is not None:
-            lut.require(set(chain.from_iterable(options)),
+            lut.require(set(chain.from_iterable(self._options)),
                         space_command(space, n_classes, width_mult))
-        self._tables = self._count(options)
+        self._tables = self._count(self._options, self.names)
         self._deciding, self._strides, self._starts = self._positions()
 
-    def evaluate(self, X: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def names(self) -> list[str]:
+        """The measures that `evaluate` gives, unless it is asked for others."""
+        return [*Costs._fields, *(["cpu"] if self.lut is not None else [])]
+
+    def evaluate(self, X: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Returns the costs of (n, n_var) integer vectors.
 
+        Args:
+            X: the vectors.
+            names: of `COUNTED` and `cpu`; None stands for the attribute `names`.
+
         Returns:
-            `params`, `flops`, `macs`: (n,) int64, exact; `cpu`: (n,) float ms, given a table.
+            (n,) int64, exact: `params`, `flops`, `macs`, `activations` are counts, the others of
+            `COUNTED` bytes. `cpu`: (n,) float ms, given a table.
 
         Raises:
+            UserError: an unknown name, `cpu` without a table, or the memory of networks whose
+                layers do not run one after another.
             ValueError: `X` has another shape, or genes outside the bounds of the space.
         """
-        X = np.asarray(X)
-        if X.ndim != 2 or X.shape[1] != self.space.n_var:
-            raise ValueError(f"expected vectors of shape (n, {self.space.n_var}), not {X.shape}")
-        X = X.astype(np.intp)
-        if np.any((X < self.space.lower) | (X > self.space.upper)):
-            raise ValueError(f"genes outside the bounds of the space {self.space.name}")
+        X = self._checked(X)
         rows = self._rows(X)
-        costs = {name: table.take(rows).sum(axis=0) for name, table in self._tables.items()}
-        for slot in self._untabled:
-            counted = self._count([slot.pick(x) for x in X])
-            costs = {name: values + counted[name] for name, values in costs.items()}
-        return costs
+        picked = [[slot.pick(x) for x in X] for slot in self._untabled]
+        parts = {name: BYTES.get(name, (name, 1)) for name in names or self.names}
+        values = {measure: self._total(measure, rows, picked)
+                  for measure in dict.fromkeys(measure for measure, _ in parts.values())}
+        return {name: values[measure] * factor if factor > 1 else values[measure]
+                for name, (measure, factor) in parts.items()}
+
+    def values(self, X: np.ndarray, name: str) -> np.ndarray:
+        """Returns the objective `name` (n,) of (n, n_var) vectors, as `objective_values`.
+
+        Raises:
+            UserError, ValueError: as `evaluate`.
+        """
+        return objective_values(self.evaluate(X, [name]), name)
 
     def of_arch(self, arch: dict[str, Any]) -> dict[str, int | float]:
         """Returns the costs of one architecture as plain numbers."""
         costs = self.evaluate(self.space.encode(arch)[None])
         return {name: values[0].item() for name, values in costs.items()}
 
-    def _count(self, options: Sequence[tuple[Layer, ...]]) -> dict[str, np.ndarray]:
-        """Returns, by measure, the costs (m,) of m runs of layers."""
-        known = {layer: self._layer(layer) for layer in set(chain.from_iterable(options))}
-        nothing = (0,) * len(self._names)
-        rows = [tuple(map(sum, zip(*(known[layer] for layer in layers), strict=True))) or nothing
-                for layers in options]
-        return {name: np.array([row[i] for row in rows], float if name == "cpu" else np.int64)
-                for i, name in enumerate(self._names)}
+    def _checked(self, X: np.ndarray) -> np.ndarray:
+        X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != self.space.n_var:
+            raise ValueError(f"expected vectors of shape (n, {self.space.n_var}), not {X.shape}")
+        X = X.astype(np.intp)
+        if np.any((X < self.space.lower) | (X > self.space.upper)):
+            raise ValueError(f"genes outside the bounds of the space {self.space.name}")
+        return X
 
-    def _layer(self, layer: Layer) -> tuple[int | float, ...]:
+    def _total(self, measure: str, rows: np.ndarray,
+               picked: Sequence[Sequence[tuple[Layer, ...]]]) -> np.ndarray:
+        """Returns one measure (n,): the slots' sum, of the peak their maximum.
+
+        Args:
+            measure: a column of the tables.
+            rows: (slots, n) positions in the tables.
+            picked: the n runs of layers of each slot without a table.
+        """
+        if measure not in self._tables:
+            self._tables |= self._count(self._options, self._group(measure))
+        combine = np.maximum if measure == "peak" else np.add
+        total: np.ndarray = combine.reduce(self._tables[measure].take(rows), axis=0, initial=0)
+        for options in picked:
+            total = combine(total, self._count(options, self._group(measure))[measure])
+        return total
+
+    def _group(self, measure: str) -> list[str]:
+        """Returns the measures that are counted together with this one."""
+        if measure in self.names:
+            return self.names
+        if measure not in MEMORY:
+            raise UserError(f"unknown cost {measure!r}; choose from {', '.join(COUNTED)}; 'cpu' "
+                            "needs a latency table")
+        if measure == "peak" and not self.space.sequential:
+            raise UserError(f"the layers of the search space {self.space.name} do not run one "
+                            "after another, so the memory that they need is unknown")
+        return list(MEMORY)
+
+    def _count(self, options: Sequence[tuple[Layer, ...]],
+               measures: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns, by measure, the costs (m,) of m runs of layers."""
+        count = self._layer_costs if "params" in measures else layer_memory
+        known = {layer: count(layer) for layer in set(chain.from_iterable(options))}
+        runs = [[known[layer] for layer in layers] for layers in options]
+        return {name: np.array([_combined(name, [costs[i] for costs in run]) for run in runs],
+                               float if name == "cpu" else np.int64)
+                for i, name in enumerate(measures)}
+
+    def _layer_costs(self, layer: Layer) -> tuple[int | float, ...]:
         latency = [] if self.lut is None else [self.lut.latency([layer])]
         return (*layer_costs(layer), *latency)
 
@@ -254,6 +321,11 @@ class CostModel:
         return deciding, strides, starts
 
 
+def _combined(measure: str, values: list[int | float]) -> int | float:
+    """Returns what layers that run one after another cost together."""
+    return max(values, default=0) if measure == "peak" else sum(values)
+
+
 def file_costs(path: str, args: argparse.Namespace,
                lut: LookUpTable | None = None) -> tuple[dict[str, object], list[Layer]]:
     """Returns what is printed for one `net.subnet` or `net.config` file, and its layers.
@@ -275,11 +347,20 @@ def file_costs(path: str, args: argparse.Namespace,
     row: dict[str, object] = {"file": str(path), "resolution": resolution,
            "params_count": costs.params, "flops_count": costs.flops, "macs_count": costs.macs,
            "params": millions(costs.params), "flops": millions(costs.flops),
+           **_memory_row(layers, costs.params),
            "flops_convention": FLOPS_CONVENTION, "macs_convention": MACS_CONVENTION}
     if lut is not None:
         lut.require(layers, command)
         row["cpu"] = lut.latency(layers)
     return row, layers
+
+
+def _memory_row(layers: Sequence[Layer], params: int) -> dict[str, float]:
+    """Returns what a network writes, in millions, and what it holds, in MB."""
+    memory = network_memory(layers)
+    counts = {"activations": memory.written, "peak": memory.peak, "params": params}
+    return {name: counts[measure] * factor / 1e6 for name in COUNTED if name not in Costs._fields
+            for measure, factor in [BYTES.get(name, (name, 1))]}
 
 
 def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 CHANNEL_DIVISOR = 8
+SE_REDUCTION = 4
 
 
 def make_divisible(value: float, divisor: int = CHANNEL_DIVISOR) -> int:
@@ -14,6 +15,11 @@ def make_divisible(value: float, divisor: int = CHANNEL_DIVISOR) -> int:
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def squeeze_width(channels: int) -> int:
+    """Returns the channels inside the squeeze-and-excite module of a map of `channels`."""
+    return make_divisible(channels // SE_REDUCTION)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class SearchSpace(ABC):
         name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
         options: settings that the constructor takes as keywords. A space with "resolutions" among
             them has the resolution under the key `r` of its architectures.
+        sequential: whether the layers run one after another, so that the memory that a network
+            needs can be counted.
         default_width: width multiplier of the supernet, where nothing else names one.
         family: row of `networks.FAMILIES` that builds its networks; None where there is none.
         lower, upper: (n_var,) int arrays, the inclusive bounds of every gene.
@@ -56,6 +58,7 @@ class SearchSpace(ABC):
     options: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str | None] = None
     default_width: ClassVar[float] = 1.0
+    sequential: ClassVar[bool] = True
     lower: np.ndarray
     upper: np.ndarray
 
