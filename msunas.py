@@ -14,7 +14,7 @@ from typing import Any
 
 from acc_predictor import PREDICTORS
 from cli.scripts import TypedFlagsParser, run_script
-from cli.types import amount, checked_values, count, integers
+from cli.types import Extend, amount, checked_values, count, integers
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
 from search.run_folder import RunFolder, check_code, resume_command
@@ -69,7 +69,7 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--sec_obj", help="objectives beside the error, joined by +: flops, params, "
                    "macs (in millions), cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
                    "what the evaluator reports, or your own as module:function")
-    g.add_argument("--lut", nargs="+", action="extend", help="latency table for --sec_obj cpu, "
+    g.add_argument("--lut", nargs="+", action=Extend, help="latency table for --sec_obj cpu, "
                    "name=FILE for --sec_obj cpu@name, or 'measure' to time the networks themselves "
                    f"(default: {DEFAULT_LUT})")
     g.add_argument("--constraint", help="limits that hold while searching, as "

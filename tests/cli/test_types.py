@@ -10,8 +10,8 @@ import train_cifar
 import train_imagenet
 import train_supernet
 import validation
-from cli.scripts import Parser
-from cli.types import amount, checked_values, count, integers, number
+from cli.scripts import Parser, TypedFlagsParser
+from cli.types import Extend, amount, checked_values, count, integers, number
 from evaluator import __main__ as evaluation
 from evaluator import costs
 from utils.errors import UserError
@@ -51,6 +51,15 @@ def test_a_list_that_cannot_be_is_refused(typed, capsys):
     with pytest.raises(SystemExit):
         list_parser().parse_args(["--sizes", *typed])
     assert "--sizes" in capsys.readouterr().err
+
+
+def test_a_flag_can_be_given_several_times():
+    parser = TypedFlagsParser(prog="tool")
+    parser.add_argument("--lut", nargs="+", action=Extend)
+    parser.add_argument("--other")
+    args = parser.parse_args(["--lut", "a=1", "b=2", "--lut", "c=3"])
+    assert args.lut == ["a=1", "b=2", "c=3"] and args.typed == {"lut"}
+    assert parser.parse_args([]).lut is None
 
 
 def test_a_list_from_a_file_is_checked_like_one_that_is_typed():

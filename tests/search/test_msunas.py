@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from evaluator.costs import CostModel
 from search.archive import objectives, read_stats
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
@@ -263,6 +265,43 @@ def test_a_folder_of_the_original_is_continued(finished, tmp_path, run_command):
     # iter_2 held four finished networks that no stats file had: they are kept.
     assert len(read_stats(tmp_path / "new/iter_2.stats").archive) == 60
     assert len(read_stats(tmp_path / "new/iter_3.stats").archive) == 64
+
+
+def original_folder(finished, tmp_path, change=lambda stats: stats):
+    """A folder as the original leaves it: no settings, and no name of the objective."""
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    (old / "settings.json").unlink()
+    for path in old.glob("iter_*.stats"):
+        stats = json.loads(path.read_text())
+        keys = ("archive", "candidates", "hv", "surrogate")
+        path.write_text(json.dumps(change({key: stats[key] for key in keys})))
+    return old
+
+
+def test_the_objective_of_an_adopted_archive_is_computed_anew(finished, tmp_path, run_command):
+    """An archive of FLOPs, resumed for parameters, must not keep FLOPs beside them."""
+    old = original_folder(finished[0], tmp_path)
+    done = run_command(*command(tmp_path / "new"), "--resume", old, "--iterations", 3,
+                       "--sec_obj", "params")
+    assert done.returncode == 0, done.stderr
+    stats = read_stats(tmp_path / "new/iter_3.stats")
+    assert len(stats.archive) == 64
+    space = OFASearchSpace()
+    X = np.array([space.encode(record.arch) for record in stats.archive])
+    expected = CostModel(space).evaluate(X)["params"] / 1e6
+    assert [record.sec_obj for record in stats.archive] == pytest.approx(expected, abs=0.006)
+    again = run_command(*resume(tmp_path / "new"), "--iterations", 4)
+    assert again.returncode == 0, again.stderr
+    assert read_stats(tmp_path / "new/iter_4.stats").archive[:64] == stats.archive
+
+
+def test_an_adopted_archive_of_an_unknown_objective_is_refused(finished, tmp_path, fails_clearly):
+    old = original_folder(finished[0], tmp_path)
+    before = contents(old)
+    fails_clearly(*command(tmp_path / "new"), "--resume", old, "--iterations", 3, "--sec_obj",
+                  "cpu", "--lut", "measure", match="cpu cannot be computed")
+    assert contents(old) == before
 
 
 def test_a_folder_of_networks_is_an_initial_archive(finished, tmp_path, run_command):
