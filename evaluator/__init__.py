@@ -29,7 +29,8 @@ def build_evaluator(name: str, options: dict[str, Any]) -> Evaluator:
     """
     evaluator: Any = load_class(EVALUATORS, name, "evaluator")
     if not callable(getattr(evaluator, "evaluate", None)):
-        raise UserError(f"{name!r} is no evaluator: it needs a method evaluate, see evaluator.base")
+        raise UserError(f"{name!r} is no evaluator: it must be a class derived from Evaluator, or "
+                        "have its method evaluate")
     make: Callable[..., Evaluator] = getattr(evaluator, "from_options", lambda o: evaluator(**o))
     return make(options)
 
