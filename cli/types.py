@@ -110,10 +110,12 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
         return None
     if action.nargs == 0 and isinstance(value, bool):
         return value
-    several = action.nargs == "+" or (isinstance(action.nargs, int) and action.nargs > 0)
+    wanted = action.nargs if isinstance(action.nargs, int) else None
+    several = action.nargs == "+" or bool(wanted)
     items = value if several and isinstance(value, list) else [value]
     try:
-        if action.nargs == 0 or (several and len(items) != action.nargs != "+") or not items:
+        wrong_number = wanted is not None and len(items) != wanted
+        if action.nargs == 0 or wrong_number or not items:
             raise ValueError
         converted = [_converted(action, item) for item in items]
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):

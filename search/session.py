@@ -9,7 +9,7 @@ import numpy as np
 from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor
-from data_providers.table import get_dataset_info
+from data_providers.table import N_CALIBRATION, get_dataset_info
 from evaluator.jobs import EvaluatorSpec
 from evaluator.latency import cpu_name
 from search.algorithm import Search
@@ -23,8 +23,6 @@ from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 
-# Images on which an evaluation recomputes the statistics of batch normalisation.
-CALIBRATION_IMAGES = 2000
 CPU_MACS_PER_SECOND = 8e9
 # Evaluators whose stats hold no objectives of their own.
 PLAIN_EVALUATORS = ("ofa", "oracle")
@@ -137,7 +135,7 @@ def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
         print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
         return
     sample = parts.space.draw(1000, np.random.default_rng(settings.seed))
-    images = CALIBRATION_IMAGES + (settings.vld_size or info.n_test or 0)
+    images = N_CALIBRATION + (settings.vld_size or info.n_test or 0)
     # A training step costs about three forward passes.
     images += 3 * (settings.n_epochs or 0) * (info.n_train or 0)
     macs = float(parts.costs.work(sample).mean()) * images
