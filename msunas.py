@@ -67,7 +67,8 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--genes", help="its columns that make an architecture, joined by commas")
     g.add_argument("--accuracy", help="its column with the top-1 accuracy in percent")
     g.add_argument("--sec_obj", help="objectives beside the error, joined by +: flops, params, "
-                   "macs (in millions), cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
+                   "macs, activations (in millions), peak_memory[_int8], weights_mb (MB), "
+                   "cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
                    "what the evaluator reports, or your own as module:function")
     g.add_argument("--lut", nargs="+", action=Extend, help="latency table for --sec_obj cpu, "
                    "name=FILE for --sec_obj cpu@name, or 'measure' to time the networks themselves "

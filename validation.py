@@ -157,12 +157,12 @@ def check_sources(args: argparse.Namespace) -> Callable:
     Raises:
         UserError: neither pair is complete, or both are there.
     """
-    pairs = {load_static: (args.model, args.pretrained),
-             load_subnet: (args.subnet, args.supernet_path)}
-    given = [loader for loader, pair in pairs.items() if any(pair)]
-    if len(given) != 1 or not all(pairs[given[0]]):
-        raise UserError("give either --model with --pretrained, or --subnet with --supernet_path")
-    return given[0]
+    static, cut = (args.model, args.pretrained), (args.subnet, args.supernet_path)
+    if all(static) and not any(cut):
+        return load_static
+    if all(cut) and not any(static):
+        return load_subnet
+    raise UserError("give either --model with --pretrained, or --subnet with --supernet_path")
 
 
 def get_args_parser() -> argparse.ArgumentParser:

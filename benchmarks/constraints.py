@@ -1,7 +1,7 @@
 """What a constraint is worth: a search within it against one without, on the accuracy oracle.
 
     python benchmarks/constraints.py ORACLE [--seeds 10] [--constraint 'flops<=200']
-        [--iterations 15] [--save benchmarks/results]
+        [--iterations 10] [--save benchmarks/results]
 
 ORACLE is the accuracy predictor of the OFA authors. Both searches make the same number of
 evaluations with the paper's strategy; what counts is the hypervolume (reference: error 30 %, the
@@ -20,7 +20,7 @@ from engines import Direct
 
 from cli.scripts import run_script
 from evaluator.oracle import OracleEvaluator
-from search import Constraints, Costs, Progress, Search, make_objectives
+from search import Constraints, Progress, Search, SpaceCosts, make_objectives
 from search_space import OFASearchSpace
 from utils.files import write_text
 from utils.pareto import normalized_hypervolume
@@ -35,7 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--seeds", type=int, default=10, help="searches of each kind")
     p.add_argument("--constraint", default="flops<=200", help="one limit on flops")
-    p.add_argument("--iterations", type=int, default=15, help="after 100 initial evaluations")
+    p.add_argument("--iterations", type=int, default=10, help="after 100 initial evaluations")
     p.add_argument("--workers", type=int, default=2, help="searches at a time")
     p.add_argument("--save", default="benchmarks/results", help="folder for the table")
     return p
@@ -44,7 +44,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def within(args: argparse.Namespace, seed: int, constrained: bool) -> tuple[float, float, int]:
     """Returns hypervolume and least error within the limit, and how many evaluations lie there."""
     space = OFASearchSpace()
-    costs = Costs(space)
+    costs = SpaceCosts(space)
     objectives = make_objectives("flops", space, costs=costs)
     search = Search(space, objectives, engine=Direct(OracleEvaluator(args.oracle).evaluate),
                     iterations=args.iterations, seed=seed, costs=costs,

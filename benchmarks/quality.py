@@ -24,7 +24,7 @@ from acc_predictor import PREDICTORS
 from cli.scripts import run_script
 from evaluator.jobs import Job, Result
 from evaluator.oracle import OracleEvaluator
-from search import Costs, Progress, Search, make_objectives
+from search import Progress, Search, SpaceCosts, make_objectives
 from search.operators import CanonicalRepair, IntegerPolynomialMutation
 from search.strategies import STRATEGIES, Task
 from search.strategies.msunas import SurrogateProblem
@@ -53,7 +53,7 @@ class Direct:
 def curve(args: argparse.Namespace, seed: int, iterations: int, n_doe: int) -> list[float]:
     """Returns the hypervolume after each budget of one search."""
     space = OFASearchSpace()
-    costs = Costs(space)
+    costs = SpaceCosts(space)
     search = Search(space, make_objectives("flops", space, costs=costs), args.strategy,
                     args.predictor, Direct(OracleEvaluator(args.oracle)), n_doe=n_doe,
                     iterations=iterations, seed=seed, costs=costs, uniform_sample=iterations == 0,

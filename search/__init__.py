@@ -11,7 +11,7 @@ _MODULES = {
     "archive": ("Record", "Stats"),
     "constraints": ("Constraints",),
     "evaluation": ("Engine", "Failure"),
-    "objectives": ("Costs", "Objective", "make_objectives"),
+    "objectives": ("SpaceCosts", "Objective", "make_objectives"),
     "progress": ("Progress",),
     "settings": ("Settings",),
     "strategies": ("STRATEGIES", "Strategy", "Task", "get_strategy"),

@@ -12,7 +12,7 @@ from search import archive as archives
 from search.archive import Record, Stats
 from search.constraints import Constraints, initial_sample
 from search.evaluation import Engine, Evaluations, Failure
-from search.objectives import Costs, Objective
+from search.objectives import Objective, SpaceCosts
 from search.progress import Progress
 from search.run_folder import RunFolder
 from search.strategies import get_strategy
@@ -81,14 +81,14 @@ class Search:
                  engine: Engine | None = None,
                  folder: str | os.PathLike | RunFolder | None = None, *,
                  n_doe: int = 100, iterations: int = 30, n_iter: int = 8, seed: int = 0,
-                 constraints: str | None = None, costs: Costs | None = None,
+                 constraints: str | None = None, costs: SpaceCosts | None = None,
                  uniform_sample: bool = False, retry_failed: bool = False,
                  extra: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
         self.space, self.objectives = space, list(objectives)
         self.strategy = get_strategy(strategy) if isinstance(strategy, str) else strategy
         self.predictor = predictor or self.strategy.default_predictor
         self.n_doe, self.iterations, self.n_iter, self.seed = n_doe, iterations, n_iter, seed
-        self.costs = costs or Costs(space)
+        self.costs = costs or SpaceCosts(space)
         self.constraints = Constraints(constraints, objectives, self.costs)
         self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
         self.engine, self.extra = engine, dict(extra or {})

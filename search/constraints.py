@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from search.objectives import COUNTED, ERROR, Costs, Objective, Values
+from evaluator.costs import COUNTED
+from search.objectives import ERROR, Objective, SpaceCosts, Values
 from search.strategies.base import Task
 from search.surrogate import Surrogate
 from search_space import SearchSpace
@@ -91,7 +92,8 @@ class Constraints:
         UserError: malformed, or a name that nothing gives a value for.
     """
 
-    def __init__(self, text: str | None, objectives: Sequence[Objective], costs: Costs) -> None:
+    def __init__(self, text: str | None, objectives: Sequence[Objective],
+                 costs: SpaceCosts) -> None:
         self.objectives = {objective.name: objective for objective in objectives}
         self.columns = {name: i for i, name in enumerate([ERROR, *self.objectives])}
         self._exact: dict[str, Values] = {

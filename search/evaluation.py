@@ -9,7 +9,7 @@ import numpy as np
 from evaluator.jobs import Job, Result
 from search import archive as archives
 from search.archive import Record
-from search.objectives import Costs, Objective
+from search.objectives import Objective, SpaceCosts
 from search.progress import Progress
 from search.run_folder import RunFolder
 from search_space import Arch, SearchSpace, read_arch
@@ -46,7 +46,7 @@ class Evaluations:
     """
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective], engine: Engine,
-                 folder: RunFolder | None, costs: Costs, progress: Progress,
+                 folder: RunFolder | None, costs: SpaceCosts, progress: Progress,
                  retry_failed: bool = False) -> None:
         self.space, self.objectives, self.engine = space, list(objectives), engine
         self.folder, self.costs, self.progress = folder, costs, progress

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.costs import CostModel, objective_values
+from evaluator.costs import COUNTED, CostModel
 from evaluator.latency import LookUpTable
 from search_space import SearchSpace
 from utils.errors import UserError
@@ -22,11 +22,9 @@ from utils.errors import UserError
 Values = Callable[[np.ndarray], np.ndarray]
 
 ERROR = "top1"
-# name -> unit of the objectives in closed form
-COUNTED = {"flops": "M", "params": "M", "macs": "M"}
 SOURCES = ("counted", "table", "measured", "reported")
-OBJECTIVES = (f"{', '.join(COUNTED)} (in millions), cpu, gpu<batch> (in ms), or what the evaluator "
-              "reports")
+OBJECTIVES = (f"{', '.join(f'{name} ({unit})' for name, unit in COUNTED.items())}, cpu, gpu<batch> "
+              "(ms), or what the evaluator reports")
 DIRECTIONS = {"min": False, "max": True}
 _LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
 _REPORTED = re.compile(r"([a-z_]\w{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
@@ -105,7 +103,7 @@ class Objective:
                 "direction": "max" if self.maximise else "min"}
 
 
-class Costs:
+class SpaceCosts:
     """The closed-form costs of one space, built when they are asked for first.
 
     Args:
@@ -135,7 +133,7 @@ class Costs:
 
     def counted(self, name: str) -> Values:
         """Returns the function from vectors to the counted cost `name`."""
-        return lambda X: np.asarray(objective_values(self.counts.evaluate(X), name))
+        return lambda X: np.asarray(self.counts.values(X, name))
 
     def latency(self, tag: str) -> Values:
         """Returns the function from vectors to ms by the table `tag`; reads the table now.
@@ -148,7 +146,7 @@ class Costs:
         if tag not in self._with_lut:
             self._with_lut[tag] = CostModel(self.space, self.n_classes, self.width_mult,
                                             lut=LookUpTable.read(self.luts[tag]))
-        return lambda X: np.asarray(objective_values(self._with_lut[tag].evaluate(X), "cpu"))
+        return lambda X: np.asarray(self._with_lut[tag].values(X, "cpu"))
 
     def tables(self) -> list[LookUpTable]:
         """Returns the latency tables in use."""
@@ -158,7 +156,7 @@ class Costs:
         """Returns the (n,) expected relative durations: the MACs where they are known, else 1."""
         if not self.available:
             return np.ones(len(X))
-        return np.asarray(self.counts.evaluate(X)["macs"])
+        return np.asarray(self.counts.evaluate(X, ["macs"])["macs"])
 
 
 def parse_luts(texts: Sequence[str]) -> dict[str, str]:
@@ -179,13 +177,13 @@ def parse_luts(texts: Sequence[str]) -> dict[str, str]:
 
 def make_objectives(text: str, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
                     luts: Mapping[str, str] | None = None, reported: bool = False,
-                    costs: Costs | None = None) -> list[Objective]:
+                    costs: SpaceCosts | None = None) -> list[Objective]:
     """Returns the objectives of `flops` or `flops+cpu+energy`, in that order.
 
     Args:
         text: names joined by `+`. A reported one may say its direction: `throughput:max`. One of
-            your own is a function from `Costs` to `Objective`, named `module:function`.
-        space, n_classes, width_mult, luts: see `Costs`.
+            your own is a function from `SpaceCosts` to `Objective`, named `module:function`.
+        space, n_classes, width_mult, luts: see `SpaceCosts`.
         reported: whether the evaluator may report objectives of its own, so that any other name is
             a key of its stats.
         costs: shared with the caller; by default made of the arguments before.
@@ -193,7 +191,7 @@ def make_objectives(text: str, space: SearchSpace, n_classes: int = 1000, width_
     Raises:
         UserError: an unknown or repeated name, or a table that lacks layers of the space.
     """
-    costs = costs or Costs(space, n_classes, width_mult, luts)
+    costs = costs or SpaceCosts(space, n_classes, width_mult, luts)
     found: list[Objective] = []
     for name in (part.strip() for part in text.split("+")):
         objective = _own(name, costs) or _make(name, costs, reported)
@@ -204,7 +202,7 @@ def make_objectives(text: str, space: SearchSpace, n_classes: int = 1000, width_
     return found
 
 
-def _own(name: str, costs: Costs) -> Objective | None:
+def _own(name: str, costs: SpaceCosts) -> Objective | None:
     """Returns the objective that a function of the user's, `module:function`, makes of the costs.
 
     Raises:
@@ -222,7 +220,7 @@ def _own(name: str, costs: Costs) -> Objective | None:
     return objective
 
 
-def _make(name: str, costs: Costs, reported: bool) -> Objective:
+def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
     latency = _LATENCY.fullmatch(name)
     if name in COUNTED and (costs.available or not reported):
         return Objective(name, COUNTED[name], "counted", name, exact_values=costs.counted(name))

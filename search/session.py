@@ -14,7 +14,7 @@ from evaluator.jobs import EvaluatorSpec
 from evaluator.latency import cpu_name
 from search.algorithm import Search
 from search.evaluation import Engine
-from search.objectives import MEASURE, Costs, Objective, make_objectives, parse_luts
+from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder
 from search.settings import Settings, contradictions
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
     space: SearchSpace
     objectives: list[Objective]
-    costs: Costs
+    costs: SpaceCosts
 
 
 def make_parts(settings: Settings) -> Parts:
@@ -47,8 +47,8 @@ def make_parts(settings: Settings) -> Parts:
         check_predictor(settings.predictor)
     space = get_search_space(settings.search_space, **settings.to_json())
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
-    costs = Costs(space, settings.n_classes or 1000, width_from_name(settings.supernet_path or ""),
-                  luts)
+    width = width_from_name(settings.supernet_path or "")
+    costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
     objectives = make_objectives(settings.sec_obj, space, costs=costs,
                                  reported=settings.evaluator not in PLAIN_EVALUATORS)
     for line in [*contradictions(settings), *foreign_tables(costs)]:
@@ -59,7 +59,7 @@ def make_parts(settings: Settings) -> Parts:
     return Parts(space, objectives, costs)
 
 
-def foreign_tables(costs: Costs) -> list[str]:
+def foreign_tables(costs: SpaceCosts) -> list[str]:
     """Returns a line for each latency table of a CPU that was measured on another one."""
     return [f"--lut {table.path}: measured on {table.header['device_name']}, this machine has "
             f"{cpu_name()}; scripts/build_lut.py measures a table here"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from evaluator.oracle import OracleEvaluator
-from search import Costs, Progress, Search, make_objectives
+from search import Progress, Search, SpaceCosts, make_objectives
 from search.archive import _plain_records
 from search_space import OFASearchSpace
 from tests.search.engines import Direct
@@ -21,7 +21,7 @@ HASHES = {("flops", "rbf"): "37fe83e9658b03a4", ("flops", "gp"): "45bde02a50e5e5
 def test_archives_of_equal_seeds_are_unchanged(shared_data, objective, predictor):
     oracle = OracleEvaluator(oracle_path=str(shared_data / "ofa_mbv3_acc_predictor.pth"))
     space = OFASearchSpace()
-    costs = Costs(space)
+    costs = SpaceCosts(space)
     search = Search(space, make_objectives(objective, space, costs=costs), "msunas", predictor,
                     Direct(oracle.evaluate), iterations=2, costs=costs,
                     progress=Progress(0, quiet=True))
