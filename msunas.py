@@ -14,11 +14,12 @@ from typing import Any
 
 from acc_predictor import PREDICTORS
 from cli.scripts import TypedFlagsParser, run_script
-from cli.types import Extend, amount, checked_values, count, integers
+from cli.types import DOWNLOAD, Extend, amount, checked_values, count, integers
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
+from networks.meta import check_supernet_exists
 from search.run_folder import RunFolder, check_code, resume_command
-from search.settings import DEFAULT_LUT, Settings, resolve, resume_settings
+from search.settings import DEFAULT_LUT, Settings, resolve, resume_settings, with_checkpoint
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
@@ -87,6 +88,7 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
 def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data and evaluation")
     g.add_argument("--data", help="folder of the data set (digits needs none)")
+    g.add_argument("--download", action="store_true", help=DOWNLOAD)
     g.add_argument("--dataset", choices=sorted(DATASETS), help="data set")
     g.add_argument("--n_classes", type=count(1),
                    help="classes (default: the data set's, 1000 for imagenet)")
@@ -141,7 +143,8 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
         if not folder.has_no_result():
             raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
                             "another --save")
-        return folder, None, resolve({**vars(args), "uniform_sample": args.iterations == 0})
+        values = with_checkpoint(vars(args), args.typed)
+        return folder, None, resolve({**values, "uniform_sample": args.iterations == 0})
     if not args.resume:
         raise UserError("--resume '': names no folder; name the --save of a search")
     source = RunFolder(args.resume)
@@ -177,6 +180,8 @@ def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
     from search.session import make_parts, make_search, make_spec
 
     parts = make_parts(settings)  # bad input fails before anything is written
+    if settings.evaluator == "ofa" and settings.backend == "local":
+        check_supernet_exists(str(settings.supernet_path))
     ray_address = settings.ray_address if settings.backend == "ray" else None
     slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=ray_address)
     limit = settings.memory_limit

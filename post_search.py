@@ -315,7 +315,7 @@ def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "
     """
     from networks import save_weights, write_config
 
-    extra = {"transform": cutter.evaluator.provider.info.eval_resize} if cutter.evaluator else {}
+    extra = cutter.evaluator.provider.facts() if cutter.evaluator else {}
     nets = []
     for folder, record in zip(folders, records, strict=True):
         nets.append(subnet := cutter.cut(record.arch))

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from cli.scripts import Parser, run_script
-from cli.types import amount, count, integers, number
+from cli.types import DOWNLOAD, amount, count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.locks import locked_beside
+
+# The space whose supernets this script trains.
+SPACE = "mbv3"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -33,6 +36,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="data set")
     g.add_argument("--data", default=None, help="its folder; digits needs none")
+    g.add_argument("--download", action="store_true", help=DOWNLOAD)
     g.add_argument("--vld_size", type=count(1), default=None,
                    help="training images kept apart for validation; None: the data set's own")
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
@@ -85,7 +89,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     import torch
 
     from data_providers import DataProvider
-    from networks import save_weights
+    from networks import SupernetMeta, save_weights
     from training.shrinking import Recipe, SupernetTraining
     from utils.devices import checked_device
 
@@ -93,7 +97,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                            n_workers=args.n_workers)
+                            n_workers=args.n_workers, download=args.download)
     resolutions = args.resolutions or list(get_dataset_info(args.dataset).resolutions)
     recipe = Recipe(resolutions=resolutions, **{
         field.name: getattr(args, field.name) for field in fields(Recipe)
@@ -104,10 +108,13 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         training.resume(state)
     print(f"{provider.n_train} training images of {args.dataset}, resolutions {resolutions}",
           flush=True)
+    meta = SupernetMeta(search_space=SPACE, dataset=args.dataset, resolutions=resolutions,
+                        vld_size=provider.vld_size, n_classes=provider.n_classes,
+                        **provider.facts()).to_json()
     while not training.finished:
         print(training.train_one_epoch(), flush=True)
         training.save_state(state)  # first: with the state alone, --resume makes the weights
-        save_weights(training.net, checkpoint)
+        save_weights(training.net, checkpoint, meta=meta)
         if training.epoch % args.eval_every == 0 and provider.n_valid:
             print(f"  validation images: {_percent(training.score_extremes('valid'))}", flush=True)
     print(f"test images: {_percent(training.score_extremes('test'))}")

@@ -156,6 +156,7 @@ class Layout:
         load: (root, split) -> Images; may raise RuntimeError, ValueError or an OSError.
         downloads: whether `load` takes `download=True`.
         by_folder: whether each class has a folder of its own.
+        classes: root -> names of the classes by label, where it is not by folder.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Layout:
     load: Callable[..., Images]
     downloads: bool = False
     by_folder: bool = False
+    classes: Callable[[Path], Sequence[str]] = lambda root: ()
 
     def missing(self, root: Path, split: str) -> str | None:
         """Returns the first path that is missing below `root`; None where nothing is."""
@@ -245,12 +247,16 @@ def _load_listed(root: Path, split: str, kind: Callable, parts: dict[str, tuple[
 def _load_aircraft(root: Path, split: str) -> Images:
     """FGVC-Aircraft where `data/` lies in `root` itself; labels are the order of variants.txt."""
     data = root / "data"
-    variants = read_text(data / "variants.txt", "list of variants").splitlines()
-    labels = {name.strip(): label for label, name in enumerate(variants)}
+    labels = {name: label for label, name in enumerate(_aircraft_variants(root))}
     listed = data / f"images_variant_{_TRAINVAL[split][0]}.txt"
     rows = [line.strip().split(" ", 1) for line in read_text(listed, "list of images").splitlines()]
     return _of_files((data / "images" / f"{image}.jpg" for image, _ in rows),
                      (labels[variant] for _, variant in rows))
+
+
+def _aircraft_variants(root: Path) -> list[str]:
+    text = read_text(root / "data" / "variants.txt", "list of variants")
+    return [line.strip() for line in text.splitlines()]
 
 
 _TRAIN_VAL = {"train": ("train", "val"), "test": ("test",)}
@@ -259,7 +265,13 @@ _TRAINVAL = {"train": ("trainval",), "test": ("test",)}
 
 def _torchvision(kind: type, needs: tuple[str, ...], load: Callable, **options: Any) -> Layout:
     return Layout(f"torchvision's {kind.__name__}", dict.fromkeys(SPLITS, needs),
-                  partial(load, kind=kind, **options), downloads=True)
+                  partial(load, kind=kind, **options), downloads=True,
+                  classes=partial(_torchvision_classes, kind=kind))
+
+
+def _torchvision_classes(root: Path, kind: Any) -> Sequence[str]:
+    test = {"train": False} if issubclass(kind, tv.CIFAR10) else {"split": "test"}
+    return tuple(map(str, getattr(kind(root, **test), "classes", ())))
 
 
 def load_digits(split: str) -> Images:
@@ -294,7 +306,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "aircraft": (_torchvision(tv.FGVCAircraft, ("fgvc-aircraft-2013b/data",), _load_listed,
                               parts=_TRAINVAL),
                  Layout("FGVC-Aircraft's data/", dict.fromkeys(SPLITS, ("data/images",)),
-                        _load_aircraft), *_PLAIN),
+                        _load_aircraft, classes=_aircraft_variants), *_PLAIN),
     "dtd": (_torchvision(tv.DTD, ("dtd/dtd/images", "dtd/dtd/labels"), _load_listed,
                          parts=_TRAIN_VAL), _PLAIN[2], *_PLAIN[:2], _PLAIN[3]),
     "pets": (_torchvision(tv.OxfordIIITPet, ("oxford-iiit-pet/images",
@@ -409,6 +421,20 @@ def count_classes(name: str, path: str | os.PathLike | None) -> int:
         return info.n_classes
     layout, root = _find_layout(name, _root(name, path, False), "train", False)
     return count_class_folders(root / layout.needs["train"][0])
+
+
+def class_names(name: str, path: str | os.PathLike | None) -> list[str]:
+    """Returns the names of the classes in the order of their labels; numbers where none are known.
+
+    Raises:
+        UserError: see `load_images`.
+    """
+    if name == "digits":
+        return list("0123456789")
+    layout, root = _find_layout(name, _root(name, path, False), "train", False)
+    found = class_folders(root / layout.needs["train"][0]) if layout.by_folder \
+        else layout.classes(root)
+    return list(found) or [str(label) for label in range(count_classes(name, path))]
 
 
 def has_split(name: str, path: str | os.PathLike | None, split: str,

@@ -15,6 +15,7 @@ import torchvision
 from data_providers.cache import ArrayCache, Entry, content_key
 from data_providers.datasets import (
     Images,
+    class_names,
     count_classes,
     has_split,
     load_images,
@@ -115,6 +116,15 @@ class DataProvider:
     def n_classes(self) -> int:
         """Number of classes."""
         return self.info.n_classes
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a network's file says of its images: without it no accuracy can be repeated.
+
+        `transform`, `mean` and `std` of each channel, and the names of the classes by label.
+        """
+        mean, std = self.info.mean or (), self.info.std or ()
+        return {"transform": self.info.eval_resize, "mean": list(mean), "std": list(std),
+                "class_names": class_names(self.info.name, self.path)}
 
     @property
     def n_train(self) -> int:

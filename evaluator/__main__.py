@@ -115,7 +115,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     evaluator, net, stats, untuned = _subnet(args, options, arch) if arch is not None \
         else _static(args, options, config)
     if args.save_config:
-        _write_pair(args.log_dir or ".tmp", net, stats)
+        _write_pair(args.log_dir or ".tmp", net, stats, evaluator.provider.facts())
     return stats | evaluator.latencies(untuned, stats["resolution"], latency)
 
 
@@ -145,12 +145,13 @@ def _static(args: argparse.Namespace, options: EvaluationOptions, config: Any) -
     return evaluator, net, stats, net
 
 
-def _write_pair(folder: str, net: "StaticNetwork", stats: dict[str, Any]) -> None:
+def _write_pair(folder: str, net: "StaticNetwork", stats: dict[str, Any],
+                facts: dict[str, Any]) -> None:
     """Writes net.config and net.init of a network as it was measured."""
     from networks import save_weights, write_config
 
     write_config(net, os.path.join(folder, "net.config"), resolution=stats["resolution"],
-                 transform=stats["transform"])
+                 **facts)
     save_weights(net, os.path.join(folder, "net.init"))
 
 

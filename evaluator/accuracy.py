@@ -4,6 +4,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from cli.progress import progress_bar
 from data_providers import DataProvider
-from data_providers.table import CALIBRATION_BATCH
+from data_providers.table import CALIBRATION_BATCH, Rgb
 from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.latency import measure_latency
@@ -19,6 +20,7 @@ from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
 from networks import (
     StaticNetwork,
+    SupernetMeta,
     cut_subnet,
     load_supernet,
     recalibrate_bn,
@@ -59,7 +61,7 @@ class NetEvaluator:
         self.provider = DataProvider(
             options.dataset, options.data, vld_size=options.vld_size, seed=options.seed,
             n_workers=options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb,
-            download=options.download)
+            download=options.download, mean=_rgb(options.mean), std=_rgb(options.std))
         info = self.provider.info
         info.check_n_classes(options.n_classes)
         self.split = "test" if options.test else "valid"
@@ -246,6 +248,17 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
 
     def _checked(self, arch: Arch) -> Arch:
         return check_arch(arch, self._space(arch))
+
+
+def _normalised_as(options: EvaluationOptions, meta: SupernetMeta) -> EvaluationOptions:
+    """Returns the options with the mean and std that the supernet was trained with on this data."""
+    if options.mean or options.std or meta.dataset != options.dataset:
+        return options
+    return replace(options, mean=meta.mean, std=meta.std)
+
+
+def _rgb(values: list[float] | None) -> Rgb | None:
+    return (values[0], values[1], values[2]) if values else None
 
 
 class OFAEvaluator:

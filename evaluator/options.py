@@ -18,6 +18,7 @@ class EvaluationOptions:
         dataset: a row of `data_providers.DATASETS`.
         data: its folder; None for those that need none.
         download: fetch the data set into `data` where it is not there and torchvision can.
+        mean, std: of the pixels in [0, 1] for each channel; None takes the data set's.
         n_classes: must agree with the data set; None takes the data set's.
         vld_size: images split off the training set for validation; None takes the data set's own
             number, and where it has none, scores on the test images.
@@ -45,6 +46,8 @@ class EvaluationOptions:
     dataset: str = "imagenet"
     data: str | None = None
     download: bool = False
+    mean: list[float] | None = None
+    std: list[float] | None = None
     n_classes: int | None = None
     vld_size: int | None = None
     test: bool = False

@@ -67,7 +67,8 @@ FAMILIES: dict[str, Family] = {row.name: row for row in (
     Family("mbv3", "MobileNetV3", "networks.mbv3:MobileNetV3Supernets",
            "final_expand_layer.conv.weight", (
         _FIRST, _MB_BLOCKS, Part("final_expand_layer", ("ConvLayer",)), Part(POOL),
-        Part("feature_mix_layer", ("ConvLayer",)), _CLASSIFIER), aliases=("NSGANetV2",)),
+        Part("feature_mix_layer", ("ConvLayer",)), _CLASSIFIER), bn_eps=1e-3,
+        aliases=("NSGANetV2",)),
     Family("proxyless", "ProxylessNASNets", "networks.proxyless:ProxylessSupernets",
            "feature_mix_layer.bn.weight", (
         _FIRST, _MB_BLOCKS, Part("feature_mix_layer", ("ConvLayer",), optional=True), Part(POOL),

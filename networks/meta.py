@@ -1,20 +1,27 @@
 """What a supernet's checkpoint says of itself, read without torch.
 
-`train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python:
-`resolutions`, `dataset`, `class_names`, `mean`, `std`, `width`, `search_space`.
+`train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python: the
+fields of `SupernetMeta`.
 """
 
 import io
+import math
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
+from utils.errors import UserError
 from utils.files import open_regular
 
 MAX_PICKLE_BYTES = 64 * 2**20
+_RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
+# The supernets that Once-for-All publishes and this program reads, with their sizes.
+PUBLISHED = {"ofa_mbv3_d234_e346_k357_w1.0": "31 MB", "ofa_mbv3_d234_e346_k357_w1.2": "43 MB",
+             "ofa_proxyless_d234_e346_k357_w1.3": "32 MB"}
 # What reading damaged bytes can raise.
 _DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, ValueError, TypeError,
            LookupError, AttributeError, RuntimeError, MemoryError, NotImplementedError)
@@ -57,3 +64,87 @@ def read_meta(path: str | os.PathLike) -> dict[str, Any]:
         return {}
     meta = content.get("meta") if isinstance(content, dict) else None
     return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class SupernetMeta:
+    """What a supernet was trained on; None where a checkpoint does not say.
+
+    Attributes:
+        search_space: name or `module:Class`.
+        dataset: a row of `data_providers.DATASETS`.
+        resolutions: input resolutions in pixels, ascending.
+        vld_size: images split off the training set, which the training has not seen.
+        n_classes: outputs of the classifier.
+        class_names: their names, in the order of the outputs.
+        mean, std: that the images were normalised with, one for each channel.
+        transform: evaluation transform, `crop` or `squash`.
+    """
+
+    search_space: str | None = None
+    dataset: str | None = None
+    resolutions: list[int] | None = None
+    vld_size: int | None = None
+    n_classes: int | None = None
+    class_names: list[str] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    transform: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what is stored under `meta`."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: Any) -> Self:
+        """Returns what `values`, from a file, says; parts of another form count as missing."""
+        known = values if isinstance(values, Mapping) else {}
+        return cls(**{name: known[name] for name, rule in _RULES.items()
+                      if name in known and rule(known[name])})
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], source: str) -> Self:
+        """Returns what a `net.config` says of the images that its network was made with.
+
+        Raises:
+            UserError: a part has another form.
+        """
+        for name in ("mean", "std", "class_names"):
+            if config.get(name) is not None and not _RULES[name](config[name]):
+                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; mend "
+                                "the file, or take the entry out")
+        return cls.of(config)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) < 1000
+
+
+def _is_count(value: Any, least: int = 1, most: int = 10**6) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_list(value: Any, rule: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(rule, value))
+
+
+def _is_rgb(value: Any) -> bool:
+    return _is_list(value, lambda x: isinstance(x, float) and 0 < x < math.inf) and len(value) == 3
+
+
+_RULES = {
+    "search_space": _is_text, "dataset": _is_text, "transform": _is_text,
+    "resolutions": lambda value: _is_list(value, lambda r: _is_count(r, 8, 4096)),
+    "vld_size": _is_count, "n_classes": _is_count,
+    "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb, "std": _is_rgb}
+
+
+def check_supernet_exists(path: str | os.PathLike) -> None:
+    """Raises UserError, which tells where supernets come from, where there is no file `path`."""
+    if os.path.exists(path):
+        return
+    name = os.path.basename(path)
+    source = f"it is published with Once-for-All, {PUBLISHED[name]}: {_RELEASE}/{name}" \
+        if name in PUBLISHED else "name its file with --supernet_path"
+    raise UserError(f"{path}: no such checkpoint of a supernet; {source}; train_supernet.py makes "
+                    "one of your own data (docs/imagenet.md, docs/own_data.md)")

@@ -1,18 +1,18 @@
 """The settings of a search: one value for each flag of msunas.py, and where each comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from data_providers.table import get_dataset_info
-from networks.meta import read_meta
+from networks.meta import SupernetMeta, read_meta
 from utils.errors import UserError
 
 DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
 # What may differ from the flags that a search was started with: it changes no result.
 CHANGEABLE = frozenset({
-    "save", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend", "ray_address",
-    "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
+    "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
+    "ray_address", "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Settings:
     strategy: str = "msunas"
     predictor: str | None = None
     data: str | None = None
+    download: bool = False
     dataset: str = "imagenet"
     n_classes: int | None = None
     supernet_path: str | None = None
@@ -96,6 +97,23 @@ def resolve(values: Mapping[str, Any]) -> Settings:
     return replace(settings, n_classes=info.check_n_classes(settings.n_classes, settings.data),
                    **{name: value for name, value in row.items()
                       if getattr(settings, name) is None})
+
+
+def with_checkpoint(values: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
+    """Returns the values of a new search, with what its supernet says where nothing was typed.
+
+    That is the space, the data set, and the size of the split that the training has not seen.
+
+    Args:
+        values: by the names of the settings.
+        typed: which of them stood on the command line.
+    """
+    meta = SupernetMeta.of(read_meta(values["supernet_path"] or ""))
+    told: dict[str, Any] = {"search_space": meta.search_space, "dataset": meta.dataset}
+    if not values["test"] and ("dataset" not in typed or values["dataset"] == meta.dataset):
+        told["vld_size"] = meta.vld_size
+    return {**values, **{name: value for name, value in told.items()
+                         if value is not None and name not in typed}}
 
 
 def supernet_meta(settings: Settings) -> dict[str, Any]:

@@ -204,3 +204,17 @@ def test_augmentation_interpolates_and_fills_as_the_original():
     moving = [step.kwargs["resample"] for step in steps if "resample" in step.kwargs]
     assert moving and set(moving) == {Image.Resampling.BICUBIC}
     assert {step.kwargs["fillcolor"] for step in steps} == {(125, 132, 137)}
+
+
+@pytest.mark.parametrize(("name", "first"), [
+    ("digits", "0"), ("cifar10", "class 0"), ("stl10", None), ("aircraft", "700 Series 0"),
+    ("aircraft in data/", "700 Series 0"), ("dtd", "texture00"), ("pets", None),
+    ("flowers102", None), ("folder with val", "class_000"), ("dtd folders", "class_000")])
+def test_classes_have_names_in_the_order_of_their_labels(name, first, tmp_path, monkeypatch):
+    miniature = LAYOUTS[name](tmp_path, monkeypatch)
+    provider = DataProvider(miniature.name, miniature.root)
+    facts = provider.facts()
+    assert len(facts["class_names"]) == len(set(facts["class_names"])) == provider.n_classes
+    assert first in (None, facts["class_names"][0])
+    assert (facts["transform"], tuple(facts["mean"])) == (provider.info.eval_resize,
+                                                          provider.info.mean)

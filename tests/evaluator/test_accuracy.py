@@ -313,7 +313,7 @@ def write_bad_files(folder):
     (["--subnet", "foreign.subnet"], "the space has 3, 5, 7"),
     (["--subnet", "net.subnet", "--supernet_path", "missing_w1.0"], "no such checkpoint"),
     (["--subnet", "net.subnet", "--supernet_path", "attack_w0.35"], "carries code"),
-    (["--subnet", "net.subnet", "--vld_size", "0"], "--vld_size: must be 1 or more, not 0"),
+    (["--subnet", "net.subnet", "--vld_size", "0"], "--valid_size: must be 1 or more, not 0"),
     (["--subnet", "net.subnet", "--save", "file/net.stats"], "is a file"),
     (["--config", "absurd.config", "--init", "net.init"], "1..16384, not 1000000000"),
     (["--config", "net.config", "--init", "attack.pkl"], "carries code")])

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from networks.meta import read_meta
+from networks.meta import SupernetMeta, read_meta
 from tests.conftest import ROOT
+from utils.errors import UserError
 
 META = {"resolutions": [32, 36], "dataset": "digits", "mean": [0.5, 0.5, 0.5], "width": 0.35}
 
@@ -58,3 +59,17 @@ def test_every_cut_of_a_checkpoint_is_read_or_has_none(checkpoint, tmp_path):
     for length in range(0, len(whole), 37):
         (tmp_path / "cut").write_bytes(whole[:length])
         assert read_meta(tmp_path / "cut") == {}
+
+
+@pytest.mark.parametrize("values", [
+    {"resolutions": [32.5]}, {"resolutions": []}, {"resolutions": [4]}, {"n_classes": True},
+    {"mean": [0.1, 0.2]}, {"std": [float("nan")] * 3}, {"class_names": [1]}, {"dataset": ""},
+    None, 3])
+def test_parts_of_another_form_count_as_missing(values):
+    assert SupernetMeta.of(values) == SupernetMeta()
+
+
+def test_a_network_file_with_a_part_of_another_form_is_refused():
+    assert SupernetMeta.of_config({"mean": [0.5] * 3}, "net.config").mean == [0.5] * 3
+    with pytest.raises(UserError, match="'mean' cannot be"):
+        SupernetMeta.of_config({"mean": [0.5]}, "net.config")

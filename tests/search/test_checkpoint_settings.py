@@ -1,0 +1,65 @@
+"""A search of one's own supernet takes what the checkpoint knows, and says what contradicts it."""
+
+import json
+
+import pytest
+
+from networks import build_supernet, save_weights
+from networks.meta import SupernetMeta
+from tests.data_providers.layouts import class_folders
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Three classes of pictures and a supernet that says it was trained on them."""
+    root = tmp_path_factory.mktemp("own")
+    for part in ("train", "val"):
+        class_folders(root / "data" / part, 3, 8, ".png")
+    meta = SupernetMeta(search_space="mbv3", dataset="folder", resolutions=[32, 40], vld_size=6,
+                        n_classes=3, class_names=["a", "b", "c"], mean=[0.5] * 3, std=[0.2] * 3,
+                        transform="squash")
+    save_weights(build_supernet(3, 0.35, dropout=0.0), root / "ofa_own_w0.35",
+                 meta=meta.to_json())
+    return root
+
+
+def plan(run_command, own, *flags) -> tuple[str, str]:
+    done = run_command("msunas.py", "--supernet_path", own / "ofa_own_w0.35", "--data",
+                       own / "data", "--save", own / "run", "--dry_run", *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_plan_is_that_of_the_checkpoint(run_command, own):
+    plan_text, errors = plan(run_command, own)
+    assert "32 to 40 px (2)" in plan_text and f"data set folder in {own / 'data'}" in plan_text
+    assert "3 classes" in plan_text and "6 images split off" in plan_text
+    assert "0 epochs of fine-tuning" in plan_text and str(own / "ofa_own_w0.35") in plan_text
+    assert not errors
+
+
+@pytest.mark.parametrize(("flags", "warning"), [
+    (["--resolutions", "192", "224"], "--resolutions 192,224: the supernet"),
+    (["--n_epochs", "5"], "--n_epochs 5: each evaluation trains anew"),
+    (["--search_space", "proxyless"], "--search_space proxyless: the supernet")])
+def test_a_contradiction_is_said(run_command, own, flags, warning):
+    plan_text, errors = plan(run_command, own, *flags)
+    assert "plan:" in plan_text and warning in errors
+
+
+def test_a_missing_default_supernet_says_where_it_comes_from(fails_clearly, tmp_path):
+    line = fails_clearly("msunas.py", "--data", tmp_path, "--save", tmp_path / "run", "--n_epochs",
+                         0, match="no such checkpoint of a supernet")
+    assert "31 MB" in line and "https://" in line and "train_supernet.py" in line
+
+
+@pytest.mark.slow
+def test_the_search_runs_as_planned(run_command, own):
+    done = run_command("msunas.py", "--supernet_path", own / "ofa_own_w0.35", "--data",
+                       own / "data", "--save", own / "search", "--n_doe", 6, "--iterations", 0,
+                       "--cpu_workers", 1, "--n_workers", 0)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((own / "search" / "settings.json").read_text())
+    assert (settings["dataset"], settings["n_epochs"], settings["n_classes"]) == ("folder", 0, 3)
+    stats = json.loads((own / "search" / "iter_0" / "net_0.stats").read_text())
+    assert stats["resolution"] in (32, 40)
