@@ -169,10 +169,11 @@ def train(args: argparse.Namespace, world: "World") -> None:
         args, networks.teacher, partial(cross_entropy, label_smoothing=args.smoothing),
         lambda: provider.calibration_batches(size), world.device)
     measured = partial(measure, run, provider=provider, split="valid", size=size)
-    output = Output(run, folder, lambda net, where: write_pair(net, where, networks, provider.info))
-    output.take_up(history, args.resume)
-    log_start(run, measured, provider.info.eval_resize)
-    fit(run, batches, objective, measured, output, batches.set_epoch)
+    with Output(run, folder, lambda net, where: write_pair(net, where, networks,
+                                                           provider.info)) as output:
+        output.take_up(history, args.resume)
+        log_start(run, measured, provider.info.eval_resize)
+        fit(run, batches, objective, measured, output, batches.set_epoch)
     log_accuracy(run, provider, size)
     if folder and world.primary:
         from evaluator.tuned import write_tuned_hub

@@ -214,10 +214,11 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
     history = resume_run(run, args.resume)
     objective = objective_of(args, networks, batches, world)
-    output = Output(run, folder, lambda net, where: write_pair(net, where, networks, source.info))
-    output.take_up(history, args.resume)
-    log_start(run, measure, source.info.eval_resize)
-    fit(run, batches, objective, measure, output, lambda epoch: set_epoch(args, batches, epoch))
+    with Output(run, folder, lambda net, where: write_pair(net, where, networks,
+                                                           source.info)) as output:
+        output.take_up(history, args.resume)
+        log_start(run, measure, source.info.eval_resize)
+        fit(run, batches, objective, measure, output, lambda epoch: set_epoch(args, batches, epoch))
     if world.primary and source.provider:
         from evaluator.tuned import write_tuned_hub
 

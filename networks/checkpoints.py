@@ -230,13 +230,14 @@ def _check_zip(path: Path, size: int) -> None:
 
 def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
-    mapped = _is_zip(path)
+    zipped = _is_zip(path)
+    mapped = zipped and str(path).encode(errors="replace") == os.fsencode(path)  # UTF-8, for torch
     try:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error
               torch.serialization.safe_globals([argparse.Namespace])):  # timm keeps its flags so
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _DAMAGE as error:
-        name = _code_in(path, mapped, str(error))
+        name = _code_in(path, zipped, str(error))
         if name:
             raise UserError(f"{path}: carries code (it would run {name}) and not plain weights; "
                             "refused, nothing was run. Get it from a source that you trust, saved "

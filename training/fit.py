@@ -232,7 +232,6 @@ def fit(run: Run, batches: Batches, objective: Objective, evaluate: Evaluation, 
         evaluation = evaluate_run(run, evaluate) if wanted else {}
         output.on_epoch(epoch, train, evaluation, lr)
         run.scheduler.step(epoch + 1, evaluation.get(run.args.eval_metric))
-    output.close()
 
 
 def evaluate_run(run: Run, evaluate: Evaluation) -> dict[str, float]:

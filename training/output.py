@@ -1,29 +1,39 @@
-"""What a training run leaves: args.yaml, summary.csv, train.log, checkpoints, scalars."""
+"""What a training run leaves: args.yaml, summary.csv, train.log, checkpoints, scalars.
+
+Whatever cannot be written ends the run with the system's reason in one line, never half a file.
+"""
 
 import argparse
 import csv
 import io
+import itertools
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
 from timm.utils import setup_default_logging
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import scalar
 
 from training.checkpoints import Checkpoints, History
 from training.fit import Evaluation, Run, plain_part
 from training.world import World
 from utils.errors import UserError, one_line
-from utils.files import read_text, write_text
+from utils.files import make_folder, read_text, write_text
+from utils.locks import locked
 
 log = logging.getLogger("train")
 
-SUMMARY = "summary.csv"
+SUMMARY, LOCK, BOARD = "summary.csv", "train.lock", "tensorboard"
 
 
 class Summary:
@@ -59,8 +69,41 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if None not in row and (row.get("epoch") or "").isdecimal()]
 
 
+class Scalars:
+    """The figures of a run as TensorBoard reads them.
+
+    torch's own writer works in a thread, which ends with a traceback where the disk is full.
+
+    Args:
+        folder: where a new file of events is made.
+        epoch: the first one to come; what older files hold from there on does not count.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        make_folder(folder)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / name
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if epoch:
+            self._write(Event(wall_time=time.time(), step=epoch,
+                              session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, values: dict[str, float], epoch: int) -> None:
+        """Adds an epoch's figures, by their names."""
+        for name, value in values.items():
+            self._write(Event(wall_time=time.time(), step=epoch, summary=scalar(name, value)))
+
+    def _write(self, event: Any) -> None:
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        with open(self.path, "ab") as file:
+            file.write(record.getvalue())
+
+
 class Output:
     """The files of a run; the first process writes, the others only take part.
+
+    Used with `with`: inside, the folder is locked.
 
     Args:
         run: the run.
@@ -107,8 +150,10 @@ class Output:
         pace = (time.monotonic() - self.start) / self.epochs
         return timedelta(seconds=round(pace * (self.run.n_epochs - epoch - 1)))
 
-    def close(self) -> None:
-        """Says where the files are."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.files:
             self.files.close()
 
@@ -118,17 +163,17 @@ class RunFiles:
 
     def __init__(self, run: Run, folder: Path, on_best: Callable[[Any, Path], None]) -> None:
         self.run, self.folder, self.on_best = run, folder, on_best
-        folder.mkdir(parents=True, exist_ok=True)
+        self.open = ExitStack()
+        self.open.enter_context(locked(folder / LOCK, f"{folder}: the folder of a training"))
         for leftover in folder.glob(".*.tmp"):  # of a killed process
             leftover.unlink()
-        self.handler = logging.FileHandler(folder / "train.log", encoding="utf-8",
-                                           errors="backslashreplace")
+        self.handler = LogFile(folder / "train.log", encoding="utf-8", errors="backslashreplace")
         log.addHandler(self.handler)
         text = yaml.safe_dump(plain_part(vars(run.args)), sort_keys=False)
         write_text(folder / "args.yaml", text)
         self.metric = run.args.eval_metric
         self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=run.start_epoch)
+        self.board = Scalars(folder / BOARD, run.start_epoch)
         self.summary = Summary(folder / SUMMARY, run.start_epoch)
         self.wandb = start_wandb(run.args, folder.name) if run.args.log_wandb else None
         log.info("output: %s", one_line(folder))
@@ -144,10 +189,9 @@ class RunFiles:
         row = {"epoch": epoch, **{f"train_{key}": value for key, value in train.items()},
                **{f"eval_{key}": value for key, value in evaluation.items()}, "lr": lr}
         self.summary.add(row)
-        for kind, values in (("train", train), ("eval", evaluation), ("", {"lr": lr})):
-            for key, value in values.items():
-                self.board.add_scalar(f"{kind}/{key}".strip("/"), value, epoch)
-        self.board.flush()
+        self.board.add({**{f"train/{key}": value for key, value in train.items()},
+                        **{f"eval/{key}": value for key, value in evaluation.items()}, "lr": lr},
+                       epoch)
         if self.wandb:
             self.wandb.log(row)
         if self.checkpoints.save(self.run.state(), epoch, evaluation.get(self.metric)):
@@ -157,13 +201,21 @@ class RunFiles:
             log.info("best %s: %.4f (epoch %d)", self.metric, best.metric, best.epoch)
 
     def close(self) -> None:
-        """Flushes the scalars and says where everything is."""
-        self.board.close()
+        """Says where everything is, and leaves the folder to others."""
         if self.wandb:
             self.wandb.finish()
         log.info("output: %s", one_line(self.folder))
         log.removeHandler(self.handler)
-        self.handler.close()
+        with suppress(OSError):  # a full disk: the log's last lines are on stderr
+            self.handler.close()
+        self.open.close()
+
+
+class LogFile(logging.FileHandler):
+    """A log in a file that is only left incomplete where it cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Does nothing: what else is written in the folder says what is wrong."""
 
 
 def start_wandb(args: argparse.Namespace, name: str) -> Any:
@@ -179,7 +231,9 @@ def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
     """Returns the folder of a run: that of --resume, or a new one below `root`."""
     if args.resume:
         return Path(args.resume).parent
-    return Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    first = Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    others = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
+    return next(path for path in itertools.chain([first], others) if not path.exists())
 
 
 def start_logging(world: World) -> None:

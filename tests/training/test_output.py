@@ -1,0 +1,164 @@
+"""The files of a run: what a full disk, a crash, a neighbour and odd names do to them."""
+
+import csv
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from networks import load_checkpoint, save_weights
+from tests.training.test_fit import small_run
+from training import output
+from training.output import Output, Summary, output_folder
+from training.students import resume_run
+from utils.errors import UserError
+
+TRAIN = {"loss": 1.0, "images_per_s": 10.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def keep(net: nn.Module, folder: Path) -> None:
+    save_weights(net, folder / "net.init")
+
+
+def epochs(folder: Path, tops: list[float]) -> Output:
+    """Writes epochs of these accuracies."""
+    with Output(small_run(), folder, keep) as out:
+        for epoch, top1 in enumerate(tops):
+            out.on_epoch(epoch, TRAIN, {"top1": top1, "loss": 1.0}, 0.1)
+    return out
+
+
+def rows(folder: Path) -> list[dict]:
+    return list(csv.DictReader((folder / "summary.csv").open()))
+
+
+def test_epochs_without_evaluation_have_empty_columns(tmp_path):
+    with Output(small_run(), tmp_path / "run", keep) as out:
+        out.on_epoch(0, TRAIN, {}, 0.1)
+        out.on_epoch(1, TRAIN, {"top1": 50.0}, 0.1)
+    assert [row["eval_top1"] for row in rows(tmp_path / "run")] == ["", "50.0"]
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["0", "1"]
+
+
+def test_scalars_can_be_read_by_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    epochs(tmp_path / "run", [10.0, 20.0])
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("eval/top1")] == [10.0, 20.0]
+    assert [event.step for event in board.Scalars("train/loss")] == [0, 1]
+    assert board.Scalars("lr")[0].value == pytest.approx(0.1)
+
+
+def test_a_summary_with_nuls_or_half_a_row_goes_on(tmp_path):
+    path = tmp_path / "summary.csv"
+    path.write_bytes(b"epoch,train_loss,lr\n0,1.0,0.1\n1,1.0,0.1\n2,1." + b"\0" * 300)
+    Summary(path, 2).add({"epoch": 2, "train_loss": 3.0, "lr": 0.1})
+    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2"]
+    assert b"\0" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"\0" * 50, b"\xff\xfe", b"", b"no,columns\n1,2,3,4\n"])
+def test_no_summary_at_all_is_a_new_one(tmp_path, content):
+    (tmp_path / "summary.csv").write_bytes(content)
+    Summary(tmp_path / "summary.csv", 5).add({"epoch": 5, "lr": 0.1})
+    assert [row["epoch"] for row in rows(tmp_path)] == ["5"]
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with Output(small_run(), tmp_path, keep):
+        with pytest.raises(UserError, match="the folder of a training is in use by another"):
+            Output(small_run(), tmp_path, keep)
+    with Output(small_run(), tmp_path, keep):
+        pass
+    assert not (tmp_path / "train.lock").exists()
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    class Now(output.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(output, "datetime", Now)
+    args = small_run().args
+    names = []
+    for _ in range(3):
+        folder = output_folder(args, str(tmp_path), "x")
+        folder.mkdir()
+        names.append(folder.name)
+    assert names == ["20260102-030405-x", "20260102-030405-x-2", "20260102-030405-x-3"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, of the given size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+
+    def mount(size: str) -> Path:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder],
+                          capture_output=True).returncode:
+            pytest.skip("this machine does not let the test mount a file system")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", folder], check=False)
+
+
+@pytest.mark.parametrize("size", ["4k", "8k", "12k", "16k", "24k", "32k", "40k"])
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_whole_files(small_disk, size, capfd):
+    folder = small_disk(size) / "run"
+    with pytest.raises(OSError, match="No space left"):
+        epochs(folder, [10.0 * epoch for epoch in range(40)])
+    assert "Traceback" not in capfd.readouterr().err
+    for path in folder.glob("*.tar"):
+        assert load_checkpoint(path)
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_a_pair_that_a_kill_left_stale_is_written_again(tmp_path):
+    class Kill(BaseException):
+        pass
+
+    def killed(net, folder):
+        raise Kill
+
+    def pair(folder: Path) -> float:
+        return load_checkpoint(folder / "net.init")["weight"][0, 0].item()
+
+    run, folder = small_run(), tmp_path / "run"
+    with pytest.raises(Kill), Output(run, folder, keep) as out:
+        out.on_epoch(0, TRAIN, {"top1": 10.0}, 0.1)
+        nn.init.constant_(run.net.weight, 7.0)
+        out.files.on_best = killed
+        out.on_epoch(1, TRAIN, {"top1": 20.0}, 0.1)
+    assert pair(folder) != 7
+    last, again = folder / "last.pth.tar", small_run()
+    history = resume_run(again, str(last))
+    with Output(again, folder, keep) as out:
+        out.take_up(history, str(last))
+    assert pair(folder) == 7
+
+
+def test_odd_names_are_only_names(tmp_path, caplog):
+    caplog.set_level("INFO", "train")
+    folder = tmp_path / os.fsdecode(b"od\xff\n\"d")
+    run = small_run()
+    run.args.model_config = str(folder / "net.config")
+    with Output(run, folder, keep) as out:
+        out.on_epoch(0, TRAIN, {"top1": 1.0}, 0.1)
+    assert load_checkpoint(folder / "last.pth.tar")
+    assert "od" in (folder / "train.log").read_text()
+    assert (folder / "args.yaml").read_text()
