@@ -240,13 +240,16 @@ def validate(net: "nn.Module", provider: Any, resolution: int,
 
     from evaluator.accuracy import evaluation_device
     from networks import recalibrate_bn
+    from networks.folding import folded, speed_up
     from training.loops import evaluate
     from utils.devices import amp_precision
 
     device = evaluation_device(args.device)
     net.to(device)
     if args.subnet:
+        speed_up(net)
         recalibrate_bn(net, provider.calibration_batches(resolution))
+    net = folded(net)
     if torch.cuda.device_count() > 1 and not args.device:
         net = torch.nn.DataParallel(net)
     batches = provider.eval_batches(args.split, resolution, args.batch_size)

@@ -28,6 +28,7 @@ from networks import (
     save_weights,
     write_config,
 )
+from networks.folding import folded, speed_up
 from search_space import (
     Arch,
     OFASearchSpace,
@@ -104,13 +105,14 @@ class NetEvaluator:
         batches = self.provider.eval_batches(
             self.split, resolution, _scaled(self.options.vld_batch_size, batch_scale),
             device=self.device)
-        result = evaluate(self._parallel(net), batches, amp=self.amp,
+        result = evaluate(self._parallel(folded(net)), batches, amp=self.amp,
                           progress=progress_bar if self.options.verbose else None)
         stats = {key: result[key] for key in ("loss", "top1", "top5")}
         return stats if batch_scale == 1 else {**stats, "batch_scale": batch_scale}
 
     def recalibrate(self, net: nn.Module, resolution: int, batch_scale: float = 1.0) -> None:
         """Recomputes the BN statistics of `net` on the data set's calibration images."""
+        speed_up(net)
         recalibrate_bn(net, self.provider.calibration_batches(
             resolution, batch_size=_scaled(CALIBRATION_BATCH, batch_scale), device=self.device))
 

@@ -18,6 +18,7 @@ from evaluator.__main__ import main as evaluation_main
 from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
 from evaluator.base import Evaluator
 from evaluator.options import EvaluationOptions
+from networks.folding import folded, speed_up
 from search_space import OFASearchSpace
 from tests.data_providers import layouts
 from training.loops import evaluate
@@ -71,8 +72,9 @@ def test_it_is_cut_calibrate_validate(evaluator, cache):
     """The same by hand, with a provider of its own."""
     provider = DataProvider("digits", vld_size=200, seed=1, cache_dir=cache)
     net = networks.cut_subnet(evaluator.supernet, ARCH)
+    speed_up(net)
     assert networks.recalibrate_bn(net, provider.calibration_batches(32)) == provider.n_train
-    expected = evaluate(net, provider.eval_batches("valid", 32))
+    expected = evaluate(folded(net), provider.eval_batches("valid", 32))
     assert expected.pop("n_images") == 200
     stats = evaluator.evaluate(ARCH)
     assert {key: stats[key] for key in expected} == expected
