@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: creates .venv with Python 3.11 and installs the pinned requirements.
+# Sourced by demo.sh and test.sh: creates .venv with Python 3.11 and installs the requirements, every package pinned by its hash.
 # Usage: . scripts/setup_env.sh; setup_env requirements.txt [more.txt ...]
 # Safe to run again: what is installed already is skipped. Afterwards $PYTHON is the interpreter.
 
@@ -21,13 +21,14 @@ setup_env() {
         "$base" -m venv --clear .venv
     fi
     for requirements in "$@"; do
-        stamp=".venv/installed-$(basename "$requirements")"
-        if cmp -s "$requirements" "$stamp"; then
+        lock="${requirements%.txt}.lock"
+        stamp=".venv/installed-$(basename "$lock")"
+        if cmp -s "$lock" "$stamp"; then
             echo "[set-up] $requirements is installed already"
         else
             echo "[set-up] installing $requirements (the first time takes some minutes)"
-            "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements"
-            cp "$requirements" "$stamp"
+            "$PYTHON" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+            cp "$lock" "$stamp"
         fi
     done
 }

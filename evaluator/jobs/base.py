@@ -16,6 +16,12 @@ STATUSES = ("ok", "failed", "timeout", "oom", "nan", "lost")
 READY, REFUSED, BROKEN = "ready", "refused", "broken"
 
 
+# The variables that say which GPUs of a kind a process sees. AMD's libraries read both of theirs.
+VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",),
+           "rocm": ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+           "xpu": ("ZE_AFFINITY_MASK",)}
+
+
 class WorkerError(RuntimeError):
     """Workers cannot be started; the first line is the reason, then comes the worker's log."""
 
@@ -94,18 +100,26 @@ class Slot:
     """What one worker may use.
 
     Attributes:
-        gpus: entries of `CUDA_VISIBLE_DEVICES`; none for a worker on the CPU.
+        gpus: entries of the variables `VISIBLE[kind]`; none for a worker on the CPU.
         threads: threads of its CPU work.
+        kind: of the GPUs: `cuda`, `rocm` (AMD), `xpu` (Intel) or `mps` (Apple).
     """
 
     gpus: tuple[str, ...] = ()
     threads: int = 1
+    kind: str = "cuda"
 
     @property
     def device_options(self) -> dict[str, Any]:
         """The options that tell an evaluator its device; it sees its own GPUs alone, from 0."""
-        device = "cuda:0" if self.gpus else "cpu"
+        kind = "cuda" if self.kind == "rocm" else self.kind  # as torch calls it
+        device = f"{kind}:0" if self.gpus else "cpu"
         return {"device": device, "gpus": list(range(len(self.gpus))), "threads": self.threads}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that hide all other GPUs from a worker."""
+        return dict.fromkeys(VISIBLE.get(self.kind, ()), ",".join(self.gpus))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 class _Worker:
     """A running worker process, its log, and what it wrote so far of an unfinished line."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
+    requests: IO[bytes]
+    answers: IO[bytes]
     log: IO[bytes]
     log_start: int
     buffer: bytearray = field(default_factory=bytearray)
@@ -44,8 +46,8 @@ class _Worker:
 
     def tell(self, message: dict) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died; its stdout says so too
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
+            self.requests.write(json.dumps(message).encode() + b"\n")
+            self.requests.flush()
 
     def log_tail(self) -> str:
         end = os.fstat(self.log.fileno()).st_size
@@ -78,13 +80,13 @@ class LocalSlots(Slots):
         self._memory_limit = memory_limit
         self._workers: dict[int, _Worker] = {}
         self._selector = selectors.DefaultSelector()
-        self._reaper = None
+        self._reaper: subprocess.Popen[str] | None = None
 
     def open(self, slot: int) -> None:
         """Starts a process; it is READY once its evaluator is built."""
         devices = self._slots[slot]
         environment = os.environ | {name: str(devices.threads) for name in _THREAD_VARIABLES}
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices.gpus)
+        environment |= devices.environment
         log = self._open_log(slot)
         process = subprocess.Popen(
             [sys.executable, "-P", "-u", "-X", "faulthandler", "-c", _BOOT,
@@ -92,9 +94,11 @@ class LocalSlots(Slots):
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
             start_new_session=True)
         self._tell_reaper(f"+{process.pid}")
-        worker = _Worker(process, log, os.fstat(log.fileno()).st_size)
+        assert process.stdin is not None and process.stdout is not None  # pipes, as asked for
+        worker = _Worker(process, process.stdin, process.stdout, log,
+                         os.fstat(log.fileno()).st_size)
         self._workers[slot] = worker
-        self._selector.register(process.stdout, selectors.EVENT_READ, slot)
+        self._selector.register(worker.answers, selectors.EVENT_READ, slot)
         worker.tell({"name": self._spec.name, "memory_limit": self._memory_limit,
                      "options": self._spec.options | devices.device_options})
 
@@ -135,7 +139,7 @@ class LocalSlots(Slots):
         """Ends all workers: idle ones leave by themselves, busy ones are killed."""
         idle = [worker for worker in self._workers.values() if not worker.busy]
         for worker in idle:
-            worker.process.stdin.close()
+            worker.requests.close()
         deadline = time.monotonic() + _GRACE
         for worker in idle:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -144,8 +148,7 @@ class LocalSlots(Slots):
             self.stop(slot)
         self._selector.close()
         if self._reaper is not None:
-            self._reaper.stdin.close()
-            self._reaper.wait()
+            self._reaper.communicate()  # its stdin ends
             self._reaper = None
 
     def now(self) -> float:
@@ -160,7 +163,7 @@ class LocalSlots(Slots):
 
     def _read(self, slot: int) -> list[Outcome]:
         worker = self._workers[slot]
-        data = os.read(worker.process.stdout.fileno(), 2**16)
+        data = os.read(worker.answers.fileno(), 2**16)
         if not data:
             return [self._obituary(worker)]
         worker.buffer += data
@@ -182,22 +185,21 @@ class LocalSlots(Slots):
 
     def _unregister(self, worker: _Worker) -> None:
         with contextlib.suppress(KeyError):  # done when it died
-            self._selector.unregister(worker.process.stdout)
+            self._selector.unregister(worker.answers)
 
     def _release(self, worker: _Worker) -> None:
         self._tell_reaper(f"-{worker.process.pid}")
         worker.log.close()
-        worker.process.stdout.close()
+        worker.answers.close()
         with contextlib.suppress(BrokenPipeError):
-            worker.process.stdin.close()
+            worker.requests.close()
 
     def _tell_reaper(self, line: str) -> None:
         if self._reaper is None:
             self._reaper = subprocess.Popen([sys.executable, "-I", "-S", str(_REAPER)], text=True,
                                             stdin=subprocess.PIPE, start_new_session=True)
         with contextlib.suppress(BrokenPipeError):  # it was killed; workers still die with us
-            self._reaper.stdin.write(line + "\n")
-            self._reaper.stdin.flush()
+            print(line, file=self._reaper.stdin, flush=True)
 
 
 def import_path() -> list[str]:
@@ -210,6 +212,6 @@ def import_path() -> list[str]:
 
 def _parse(line: bytes | bytearray) -> Outcome:
     try:
-        return Outcome.from_json(line)
+        return Outcome.from_json(bytes(line))
     except (ValueError, TypeError, RecursionError):
         return Outcome("lost", error=f"the worker sent an unreadable answer: {bytes(line[:80])!r}")

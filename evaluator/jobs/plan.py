@@ -1,4 +1,8 @@
-"""Which devices each worker gets. The GPUs are counted by a child process: torch stays out."""
+"""Which devices each worker gets. The GPUs are counted by a child process: torch stays out.
+
+A GPU is any accelerator that torch knows: `cuda` (NVIDIA), `rocm` (AMD, which torch calls cuda
+too), `xpu` (Intel), `mps` (Apple).
+"""
 
 import os
 import subprocess
@@ -7,11 +11,15 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from evaluator.jobs.base import Slot
+from evaluator.jobs.base import VISIBLE, Slot
 from utils.errors import UserError
 
-_COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+_COUNT_GPUS = ("import torch; kind = torch.accelerator.current_accelerator(check_available=True); "
+               "print('rocm' if torch.version.hip else kind.type if kind else 'cpu', "
+               "torch.accelerator.device_count())")
 _COUNT_SECONDS = 120
+# What a driver leaves on a machine with a GPU; without, the seconds of the child are spared.
+_DRIVERS = ("nvidia[0-9]*", "dxg", "kfd", "accel/accel[0-9]*", "dri/renderD*")
 
 
 def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = None,
@@ -36,7 +44,8 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
                                ("cpu_workers", cpu_workers, 1), ("threads", threads, 1)):
         if value is not None and value < least:
             raise UserError(f"{flag} is {value}, but must be {least} or more")
-    gpus, cores = _cluster_devices(ray_address) or (visible_gpus() if n_gpus else [], cpu_count())
+    kind, gpus, cores = _cluster_devices(ray_address) or (
+        *(visible_gpus() if n_gpus else ("cpu", [])), cpu_count())
     gpus = gpus[:n_gpus]
     if not gpus:
         return [Slot(threads=threads or 1)] * (cpu_workers or cores)
@@ -45,31 +54,52 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
                         "lower --gpu or raise --n_gpus")
     n_slots = len(gpus) // gpus_per_job
     threads = threads or max(1, cores // n_slots)
-    return [Slot(tuple(gpus[i * gpus_per_job:(i + 1) * gpus_per_job]), threads)
+    return [Slot(tuple(gpus[i * gpus_per_job:(i + 1) * gpus_per_job]), threads, kind)
             for i in range(n_slots)]
 
 
-def _cluster_devices(address: str | None) -> tuple[list[str], int] | None:
+def _cluster_devices(address: str | None) -> tuple[str, list[str], int] | None:
     if address is None:
         return None
     from evaluator.jobs.ray import cluster_devices  # Ray is optional
-    return cluster_devices(address)
+    found = cluster_devices(address)
+    return found and ("cuda", *found)
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that torch can use here, as entries for `CUDA_VISIBLE_DEVICES`."""
-    if not _has_driver():  # spare the seconds that the child takes to import torch
-        return []
-    child = subprocess.run([sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True,
-                           timeout=_COUNT_SECONDS, check=False)
-    if child.returncode != 0 or not child.stdout.strip().isdigit():
+def visible_gpus() -> tuple[str, list[str]]:
+    """Returns the kind of the GPUs that torch can use here, and their names.
+
+    The names are entries for the variable that restricts a worker to its own, see `Slot`. Where
+    that variable is set, the names in it are those to use; CUDA counts only one of several MIG
+    instances, so names that are not numbers are trusted.
+
+    Raises:
+        UserError: they cannot be counted.
+    """
+    if not _has_driver():
+        return "cpu", []
+    child = subprocess.run([sys.executable, "-P", "-c", _COUNT_GPUS], capture_output=True,
+                           text=True, timeout=_COUNT_SECONDS, check=False)
+    kind, _, count = child.stdout.strip().rpartition(" ")
+    if child.returncode != 0 or not count.isdecimal():
         raise UserError(f"the GPUs cannot be counted: {child.stderr.strip()[-300:]}; "
                         "use --n_gpus 0 to evaluate on the CPU")
-    count = int(child.stdout)
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(i) for i in range(count)] if listed is None else listed.split(",")
-    return [name.strip() for name in names[:count]]
+    listed = _listed(kind)
+    if kind == "cpu" or not int(count):
+        return "cpu", []
+    if listed is None:
+        return kind, [str(i) for i in range(int(count))]
+    by_number = all(name.isdecimal() for name in listed)
+    return kind, listed[:int(count)] if by_number else listed
+
+
+def _listed(kind: str) -> list[str] | None:
+    """Returns the names in the first variable that is set of those that restrict the GPUs."""
+    texts = (os.environ.get(name) for name in VISIBLE.get(kind, ()))
+    text = next((text for text in texts if text is not None), None)
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _has_driver() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+    return sys.platform == "darwin" or any(
+        found for pattern in _DRIVERS for found in Path("/dev").glob(pattern))

@@ -27,7 +27,7 @@ MAX_SHIPPED_BYTES = 4 * 2**30
 
 _GRACE = 2.0  # seconds for idle actors to leave by themselves
 _WARN_AFTER = 60.0  # seconds without any worker
-_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _log = logging.getLogger(__name__)
 
 
@@ -63,12 +63,21 @@ def connect(address: str | None, n_cpus: int = 1) -> None:
 
 
 def cluster_devices(address: str | None) -> tuple[list[str], int] | None:
-    """Returns a cluster's GPUs (as names to be counted) and CPUs; None where `join` is False."""
+    """Returns a cluster's GPUs (as names to be counted) and CPUs; None where `join` is False.
+
+    Beside GPUs only the CPUs of their own nodes count, each GPU as the node with the fewest for
+    each has: an actor that asked for more would never start there.
+    """
     if not join(address):
         return None
-    resources = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     ray.shutdown()
-    return ["any"] * int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if not with_gpus:
+        return [], max(1, int(sum(node.get("CPU", 0) for node in nodes)))
+    n_gpus = sum(int(node["GPU"]) for node in with_gpus)
+    share = min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpus)
+    return ["any"] * n_gpus, n_gpus * share
 
 
 class Worker:
@@ -132,7 +141,7 @@ class RaySlots(Slots):
     def open(self, slot: int) -> None:
         """Asks for an actor; it is READY once it has its resources, its inputs, its evaluator."""
         devices = self._slots[slot]
-        actor = ray.remote(Worker).options(num_cpus=devices.threads,
+        actor: Any = ray.remote(Worker).options(num_cpus=devices.threads,
                                            num_gpus=len(devices.gpus)).remote()
         self._actors[slot] = actor
         self._pending[actor.missing.remote(list(self._inputs.values()))] = (slot, "missing")

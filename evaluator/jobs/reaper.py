@@ -13,7 +13,7 @@ import sys
 def main() -> None:
     """Keeps the list, and kills what is on it when stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    groups = set()
+    groups: set[int] = set()
     for line in sys.stdin:
         group = int(line[1:])
         if line[0] == "+":

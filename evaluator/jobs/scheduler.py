@@ -1,16 +1,19 @@
 """The policy, for every backend: which job runs when and where, and what follows a fault."""
 
 import heapq
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Job, Outcome, Result, Slots, WorkerError
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 # After anything else the worker is replaced: what an exception leaves behind (a half-built model,
 # a broken CUDA context, fragmented memory) must not colour the next result.
 _KEEP_WORKER = ("ok", "nan")
+# Different jobs in a row that a slot may lose.
+_MAX_JOBS_LOST = 2
 # Seconds of sleep beyond what was asked for that only a suspension explains.
 _SUSPENDED = 5.0
 
@@ -22,6 +25,7 @@ class _Ticket:
     job: Job
     order: int
     losses: int = 0
+    lost_on: set[int] = field(default_factory=set)
     retried: tuple[str, ...] = ()
     batch_scale: float = 1.0
     started: float = 0.0
@@ -46,10 +50,16 @@ class _Queue:
         heap = self._exclusive if exclusive else self._shared
         heapq.heappush(heap, (-ticket.job.expected, ticket.order, ticket))
 
-    def pop(self, alone: bool) -> _Ticket | None:
-        """The next ticket; an exclusive one only when it would run `alone`."""
-        heap = self._shared or (self._exclusive if alone else None)
-        return heapq.heappop(heap)[2] if heap else None
+    def pop(self, alone: bool, avoids: Callable[[_Ticket], bool]) -> _Ticket | None:
+        """The next ticket that does not avoid the slot; exclusive ones only when `alone`."""
+        heap = self._shared or (self._exclusive if alone else [])
+        avoided = []
+        while heap and avoids(heap[0][2]):
+            avoided.append(heapq.heappop(heap))
+        found = heapq.heappop(heap)[2] if heap else None
+        for item in avoided:
+            heapq.heappush(heap, item)
+        return found
 
     def __len__(self) -> int:
         return len(self._shared) + len(self._exclusive)
@@ -73,7 +83,9 @@ class Engine:
 
     Only a lost worker is worth another try (`retries` of them), and memory that ran out one at
     half the batch. Without a `timeout` no job is ever killed, however slow it is. A slot whose
-    workers die again and again before they are ready is given up for the run.
+    workers die again and again before they are ready, or lose one job after the other, is given up
+    for the run; one that refuses its set-up (a GPU that is there but cannot be used) for good. The
+    others do its work; where there is no other, the run ends with the reason.
     """
 
     def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2) -> None:
@@ -87,11 +99,14 @@ class Engine:
         self._opening: set[int] = set()
         self._running: dict[int, _Ticket] = {}
         self._lost_in_setup = [0] * slots.n  # in a row
+        self._jobs_lost: list[set[str]] = [set() for _ in range(slots.n)]  # likewise
+        self._unusable: set[int] = set()
+        self._any_ready = False
 
     def __enter__(self) -> "Engine":
         return self
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._slots.close()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
@@ -109,7 +124,8 @@ class Engine:
             raise RuntimeError("one run at a time: exhaust or close the previous iterator first")
         queue = _Queue(jobs, self._slots.isolated)
         self._lost_in_setup = [0] * self._slots.n
-        self._closed = set(range(self._slots.n)) - self._ready - self._opening
+        self._jobs_lost = [set() for _ in range(self._slots.n)]
+        self._closed = set(range(self._slots.n)) - self._ready - self._opening - self._unusable
         try:
             while queue or self._running:
                 self._assign(queue)
@@ -127,20 +143,26 @@ class Engine:
             for slot in list(self._opening):
                 self._drop(slot)
         for slot in sorted(self._ready):
-            ticket = queue.pop(alone=not self._running)
+            ticket = queue.pop(not self._running, partial(self._avoids, slot))
             if ticket is None:
-                break
+                continue
             ticket.started = self._slots.now()
             self._ready.remove(slot)
             self._running[slot] = ticket
             self._slots.start(slot, ticket.job, ticket.batch_scale)
         if queue.only_exclusive and (self._running or self._ready):
             return
-        lacking = queue.width - len(self._opening) - len(self._ready)
+        # Slots that are ready here had their choice: what is left wants another one.
+        lacking = queue.width - len(self._opening)
         for slot in heapq.nsmallest(lacking, self._closed):
             self._closed.remove(slot)
             self._opening.add(slot)
             self._slots.open(slot)
+
+    def _avoids(self, slot: int, ticket: _Ticket) -> bool:
+        """Whether a job was lost on this slot, and another one could have it."""
+        usable = self._closed | self._opening | self._ready | set(self._running)
+        return slot in ticket.lost_on and bool(usable - ticket.lost_on)
 
     def _settle(self, slot: int, outcome: Outcome, queue: _Queue) -> Result | None:
         """Books what happened on a slot; returns a result if that was the end of a job."""
@@ -156,6 +178,9 @@ class Engine:
             self._ready.add(slot)
         else:
             self._drop(slot)
+        self._note_loss(slot, ticket.job.name, outcome)
+        if outcome.status == "lost":
+            ticket.lost_on.add(slot)
         if self._deserves_retry(ticket, outcome.status):
             ticket.retried += (f"{outcome.status}: {outcome.error}",)
             queue.push(ticket)
@@ -163,22 +188,56 @@ class Engine:
         return Result(ticket.job, outcome.status, outcome.stats, outcome.error, outcome.log,
                       ticket.retried, seconds)
 
+    def _note_loss(self, slot: int, name: str, outcome: Outcome) -> None:
+        """Gives up a slot that loses one job after the other, as a failing GPU does."""
+        lost = self._jobs_lost[slot]
+        if outcome.status != "lost":
+            lost.clear()
+            return
+        lost.add(name)
+        if len(lost) > _MAX_JOBS_LOST and self._others(slot):
+            self._give_up(slot, f"it lost {len(lost)} jobs in a row, the last one: "
+                                f"{outcome.error}")
+
     def _settle_setup(self, slot: int, outcome: Outcome) -> None:
         if outcome.status == READY:
+            self._any_ready = True
             self._lost_in_setup[slot] = 0
             self._opening.discard(slot)
             self._ready.add(slot)
             return
         in_setup = slot in self._opening
         self._drop(slot)
-        if outcome.status == REFUSED:
-            raise UserError(outcome.error)
+        if outcome.status in (REFUSED, BROKEN):
+            self._refused(slot, outcome)
+            return
         self._lost_in_setup[slot] += in_setup
         if self._lost_in_setup[slot] > self._retries:
-            self._closed.remove(slot)
-        working = self._closed or self._opening or self._ready or self._running
-        if outcome.status == BROKEN or not working:
-            raise WorkerError(f"a worker could not be started: {outcome.error}\n{outcome.log}")
+            if not self._others(slot):
+                raise _failure(outcome)
+            self._give_up(slot, outcome.error)
+
+    def _refused(self, slot: int, outcome: Outcome) -> None:
+        """Gives up a slot that cannot be used, unless it seems that none can.
+
+        All workers are built alike. Where none has ever been ready, the second refusal, or the
+        first with no other worker on its way, is taken for that of all.
+        """
+        working = self._opening or self._ready or self._running
+        if not working and (not self._any_ready or not self._others(slot)) and (
+                self._unusable or not self._others(slot)):
+            raise _failure(outcome)
+        self._unusable.add(slot)
+        self._give_up(slot, outcome.error)
+
+    def _others(self, slot: int) -> bool:
+        """Whether another slot could do the work of this one."""
+        return bool((self._closed | self._opening | self._ready | set(self._running)) - {slot})
+
+    def _give_up(self, slot: int, reason: str) -> None:
+        self._closed.discard(slot)
+        print(f"warning: slot {slot} is given up, the others go on: {one_line(reason)}",
+              file=sys.stderr)
 
     def _deserves_retry(self, ticket: _Ticket, status: str) -> bool:
         if status == "lost":
@@ -204,10 +263,10 @@ class Engine:
         """
         before, patience = self._slots.now(), self._patience()
         events = self._slots.wait(patience)
-        overslept = self._slots.now() - before - (math.inf if patience is None else patience)
-        if overslept > _SUSPENDED:
+        slept = self._slots.now() - before
+        if patience is not None and slept > patience + _SUSPENDED:
             for ticket in self._running.values():
-                ticket.started += overslept
+                ticket.started += slept
         while self._overdue({slot for slot, _ in events}) and (more := self._slots.wait(0.0)):
             events += more
         return events
@@ -227,3 +286,10 @@ class Engine:
         self._opening.discard(slot)
         self._closed.add(slot)
         self._slots.stop(slot)
+
+
+def _failure(outcome: Outcome) -> Exception:
+    """Returns what ends a run whose workers cannot be started."""
+    if outcome.status == REFUSED:
+        return UserError(outcome.error)
+    return WorkerError(f"a worker could not be started: {outcome.error}\n{outcome.log}")

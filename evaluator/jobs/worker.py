@@ -20,10 +20,18 @@ from evaluator import build_evaluator
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome
 from utils.errors import UserError, one_line
 
+PERCENTAGES = ("top1", "top5")
+_ROUNDING = 1e-6
+_LARGEST_LIMIT = 2**62  # bytes; the system's numbers have 64 bits
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
                   "cudnn_status_alloc_failed", "cublas_status_alloc_failed")
+
+_HARDWARE_FAULTS = ("cuda error", "hip error", "cudnn_status_execution_failed",
+                    "cudnn_status_internal_error", "cublas_status_execution_failed",
+                    "cublas_status_not_initialized", "uncorrectable ecc", "nccl error",
+                    "level zero error", "device lost")
 
 # kind of a job -> the evaluator's method; batch sizes only matter to `evaluate`.
 _KINDS = {
@@ -53,19 +61,30 @@ def answer(evaluator: Any, kind: str, arch: dict[str, Any], batch_scale: float) 
     began = time.perf_counter()
     try:
         stats = _KINDS[kind](evaluator, arch, batch_scale)
+        stats = tidied(stats)
         status, error = judge(kind, stats)
         outcome = Outcome(status, stats if status == "ok" else {}, error)
     except Exception as error:  # an outcome, with its traceback, for the archive of failures
-        status = "oom" if is_out_of_memory(error) else "failed"
+        status = "oom" if is_out_of_memory(error) else \
+            "lost" if is_hardware_fault(error) else "failed"
         outcome = Outcome(status, error=_summary(error), log=traceback.format_exc())
     return Outcome(**vars(outcome) | {"seconds": time.perf_counter() - began})
+
+
+def tidied(stats: Any) -> Any:
+    """Returns stats whose percentages are not above 100 by a rounding error."""
+    if not isinstance(stats, dict):
+        return stats
+    near = {key: 100.0 for key in PERCENTAGES
+            if isinstance(stats.get(key), float) and 100 < stats[key] < 100 + _ROUNDING}
+    return stats | near
 
 
 def judge(kind: str, stats: Any) -> tuple[str, str]:
     """Returns status and error of what an evaluator returned: `ok`, `nan`, or `failed`.
 
-    An accuracy needs a finite `top1`; no value at all may be NaN or infinite. None stands for
-    what was not measured.
+    An accuracy needs a finite `top1`; no value at all may be NaN or infinite, no percentage outside
+    of 0..100. None stands for what was not measured.
     """
     if not isinstance(stats, dict):
         return "failed", f"the evaluator returned {type(stats).__name__}, not a dict of stats"
@@ -77,6 +96,9 @@ def judge(kind: str, stats: Any) -> tuple[str, str]:
     odd = [f"{key} = {value}" for key, value in numbers.items() if not math.isfinite(value)]
     if odd:
         return "nan", f"not finite: {', '.join(odd)}"
+    if outside := [f"{key} = {numbers[key]}" for key in PERCENTAGES
+                   if not 0 <= numbers.get(key, 0) <= 100]:
+        return "failed", f"not in 0..100 percent: {', '.join(outside)}"
     if not numbers or (kind == "accuracy" and "top1" not in numbers):
         return "nan", f"the evaluator returned no {'top1' if kind == 'accuracy' else 'number'}"
     return "ok", ""
@@ -87,6 +109,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError | OSError) and any(t in text for t in _OUT_OF_MEMORY))
+
+
+def is_hardware_fault(error: BaseException) -> bool:
+    """Whether a GPU or its driver failed, and not the architecture that was evaluated on it.
+
+    What follows on the same device fails as well: the worker counts as lost, the job is tried
+    again on a new one.
+    """
+    text = str(error).lower()
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and any(t in text for t in _HARDWARE_FAULTS))
 
 
 def die_with(parent: int, signal_number: int = signal.SIGKILL) -> None:
@@ -112,7 +145,8 @@ def main(parent: int) -> None:
     setup = json.loads(sys.stdin.readline())
     if setup["memory_limit"]:
         import resource  # not on Windows
-        resource.setrlimit(resource.RLIMIT_AS, (setup["memory_limit"], setup["memory_limit"]))
+        limit = min(setup["memory_limit"], _LARGEST_LIMIT)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     evaluator, outcome = prepare(setup["name"], setup["options"])
     _send(channel, outcome)
     for line in sys.stdin:

@@ -259,3 +259,76 @@ print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
     done = run_command("-c", script)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 300
+
+
+SUSPENDED = """
+import sys
+from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+with get_engine("local", EvaluatorSpec("tests.jobs.evaluators:Obedient"), slots=[Slot()],
+                timeout=2) as engine:
+    list(engine.run([Job("warm-up", {"do": "seeded", "with": 0})]))
+    print("ready", flush=True)
+    for result in engine.run([Job("a", {"do": "sleep", "with": 1.0})]):
+        print(result.status, result.error, flush=True)
+"""
+
+
+def test_a_job_that_ended_while_the_search_was_suspended_is_no_timeout():
+    process = subprocess.Popen([sys.executable, "-c", SUSPENDED], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=30)[0] == "ok \n"
+
+
+def test_workers_do_not_run_what_lies_in_the_current_folder(tmp_path):
+    for name in ("json", "torch", "psutil", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    code = (f"import sys; sys.path[0] = {str(ROOT)!r}\n"
+            "from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine\n"
+            "spec = EvaluatorSpec('tests.jobs.evaluators:Obedient')\n"
+            "sys.path.append('')\n"
+            "with get_engine('local', spec, slots=[Slot()]) as engine:\n"
+            "    print(*(r.status for r in engine.run([Job('a', {'do': 'seeded', 'with': 1})])))")
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stdout == "ok\n", done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_worker_log_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "worker_0.log").symlink_to(tmp_path / "precious")
+    with get_engine("local", SPEC, slots=[Slot()], log_dir=tmp_path / "logs") as engine, \
+            pytest.raises(UserError, match="not a log file"):
+        list(engine.run([job("a", "seeded", 1)]))
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("timeout", "limit"), [(3e6, None), (1e9, 2**70)])
+def test_very_long_timeouts_and_large_limits_work(timeout, limit):
+    with get_engine("local", SPEC, slots=[Slot()], timeout=timeout, memory_limit=limit) as engine:
+        assert [r.status for r in engine.run([job("a", "sleep", 0.2)])] == ["ok"]
+
+
+@pytest.mark.parametrize(("stats", "status"), [
+    ({"top1": 100.00000000000001}, "ok"), ({"top1": 100.000000001}, "ok"),
+    ({"top1": 100.5}, "failed"), ({"top1": -1.0}, "failed"),
+    ({"top1": 50.0, "top5": 1e3}, "failed")])
+def test_percentages_are_in_their_range(stats, status):
+    spec = EvaluatorSpec("tests.jobs.evaluators:NotADict")
+    with get_engine("local", spec, slots=[Slot()]) as engine:
+        (result,) = engine.run([job("a", "odd", stats)])
+    assert result.status == status
+    assert result.stats.get("top1", 0) <= 100
+
+
+def test_a_fault_of_the_hardware_is_not_one_of_the_architecture(tmp_path):
+    with get_engine("local", SPEC, slots=[Slot()]) as engine:
+        (result,) = engine.run([job("a", "ecc_once", str(tmp_path / "mark"))])
+    assert (result.status, result.attempts) == ("ok", 2)
+    assert "lost: AcceleratorError: CUDA error: uncorrectable ECC" in result.retried[0]

@@ -12,7 +12,8 @@ from utils.errors import UserError
 @pytest.fixture
 def gpus(monkeypatch):
     """Pretends that GPUs can be seen."""
-    return lambda *names: monkeypatch.setattr(plan, "visible_gpus", lambda: list(names))
+    return lambda *names: monkeypatch.setattr(plan, "visible_gpus",
+                                              lambda: ("cuda", list(names)))
 
 
 def test_each_worker_has_its_own_gpus(gpus, monkeypatch):
@@ -54,23 +55,80 @@ def test_what_cannot_be_is_refused(gpus, arguments, match):
 class Child:
     returncode, stderr = 0, ""
 
-    def __init__(self, count):
-        self.stdout = f"{count}\n"
+    def __init__(self, kind, count):
+        self.stdout = f"{kind} {count}\n"
+
+
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends that torch counts these GPUs, and that these variables are set."""
+
+    def pretend(kind: str, count: int, **variables: str) -> None:
+        monkeypatch.setattr(plan, "_has_driver", lambda: True)
+        monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: Child(kind, count))
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return pretend
 
 
 @pytest.mark.parametrize(("listed", "count", "names"), [
     (None, 2, ["0", "1"]), ("3,1", 2, ["3", "1"]), ("GPU-8f, MIG-1", 2, ["GPU-8f", "MIG-1"]),
-    ("2,9,3", 1, ["2"]), ("", 0, [])])  # CUDA stops at the first name that is not there
-def test_cuda_visible_devices_is_honoured(monkeypatch, listed, count, names):
-    monkeypatch.setattr(plan, "_has_driver", lambda: True)
-    monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: Child(count))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if listed is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-    assert plan.visible_gpus() == names
+    ("2,9,3", 1, ["2"]),  # CUDA stops at the first number that is not there
+    ("MIG-a/1/0,MIG-a/2/0,MIG-b", 1, ["MIG-a/1/0", "MIG-a/2/0", "MIG-b"]),  # and counts one MIG
+    ("GPU-1,GPU-2", 2, ["GPU-1", "GPU-2"])])
+def test_cuda_visible_devices_is_honoured(machine, listed, count, names):
+    machine("cuda", count, **({} if listed is None else {"CUDA_VISIBLE_DEVICES": listed}))
+    assert plan.visible_gpus() == ("cuda", names)
+
+
+def test_no_gpu_is_no_gpu(machine):
+    machine("cuda", 0, CUDA_VISIBLE_DEVICES="")
+    assert plan.visible_gpus() == ("cpu", [])
+    machine("cpu", 0)
+    assert plan.visible_gpus() == ("cpu", [])
+
+
+@pytest.mark.parametrize(("kind", "variables", "names", "device", "environment"), [
+    ("rocm", {}, ["0", "1"], "cuda:0", {"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "0"}),
+    ("rocm", {"HIP_VISIBLE_DEVICES": "4,6"}, ["4", "6"], "cuda:0",
+     {"HIP_VISIBLE_DEVICES": "4", "CUDA_VISIBLE_DEVICES": "4"}),
+    ("rocm", {"CUDA_VISIBLE_DEVICES": "5,7"}, ["5", "7"], "cuda:0",
+     {"HIP_VISIBLE_DEVICES": "5", "CUDA_VISIBLE_DEVICES": "5"}),
+    ("xpu", {"ZE_AFFINITY_MASK": "1,2"}, ["1", "2"], "xpu:0", {"ZE_AFFINITY_MASK": "1"}),
+    ("mps", {}, ["0", "1"], "mps:0", {})])
+def test_accelerators_of_every_kind_are_planned(machine, kind, variables, names, device,
+                                                environment):
+    machine(kind, 2, **variables)
+    assert plan.visible_gpus() == (kind, names)
+    first = plan_slots(2)[0]
+    assert first.device_options["device"] == device and first.environment == environment
+
+
+@pytest.mark.parametrize("name", ["nvidia0", "dxg", "kfd", "dri/renderD128", "accel/accel0"])
+def test_every_driver_is_looked_for(monkeypatch, tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(plan, "Path", lambda path: tmp_path)
+    assert not plan._has_driver()
+    (tmp_path / name).touch()
+    assert plan._has_driver()
 
 
 def test_the_gpus_are_counted_as_torch_does(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(plan, "_has_driver", lambda: True)
-    assert len(plan.visible_gpus()) == torch.cuda.device_count()
+    assert len(plan.visible_gpus()[1]) == torch.accelerator.device_count()
+
+
+def test_the_probe_does_not_run_what_lies_in_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "_has_driver", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("torch", "json", "encodings"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    plan.visible_gpus()
+    assert not (tmp_path / "ran").exists()

@@ -247,3 +247,79 @@ def test_a_slot_whose_workers_cannot_start_is_given_up_while_others_work():
     assert opened.count(0) == 3
     assert all(r.ok for r in runner.run([job("a"), job("b")]))
     assert opened.count(0) > 3, "the next run gives it another chance"
+
+
+class OddSlots(SimulatedSlots):
+    """Some slots answer their set-up otherwise than READY."""
+
+    def __init__(self, n, script, odd):
+        super().__init__(n, script, setup_seconds=5)
+        self.odd, self.opened = odd, []
+
+    def open(self, slot):
+        self.opened.append(slot)
+        self._schedule(slot, 1 if slot in self.odd else 5, self.odd.get(slot, Outcome(READY)))
+
+
+@pytest.mark.parametrize("status", [REFUSED, BROKEN])
+def test_a_slot_that_cannot_be_used_is_given_up_and_the_others_go_on(status, capsys):
+    slots = OddSlots(8, lambda *_: (1, OK), {3: Outcome(status, error="GPU 3 is broken")})
+    runner = Engine(slots)
+    for _ in range(3):
+        assert all(r.ok for r in runner.run([job(f"j{i}") for i in range(40)]))
+    assert slots.opened.count(3) == 1, "it is not asked again"
+    assert capsys.readouterr().err.count("slot 3 is given up, the others go on: GPU 3") == 1
+
+
+@pytest.mark.parametrize("n_jobs", [1, 20])
+def test_what_all_slots_refuse_ends_the_run_soon(n_jobs):
+    slots = OddSlots(8, lambda *_: (1, OK),
+                     {slot: Outcome(REFUSED, error="no such supernet") for slot in range(8)})
+    with pytest.raises(UserError, match="no such supernet"):
+        list(Engine(slots).run([job(f"j{i}") for i in range(n_jobs)]))
+    assert len(slots.opened) <= max(2, n_jobs)
+
+
+def test_a_slot_that_loses_one_job_after_the_other_is_given_up(capsys):
+    class Failing(SimulatedSlots):
+        def start(self, slot, job, batch_scale):
+            super().start(slot, job, batch_scale)
+            if slot == 2:
+                self._schedule(slot, 0.1, Outcome("lost", error="CUDA error: ECC"))
+
+    slots = Failing(8, lambda *_: (1, OK))
+    results = list(Engine(slots).run([job(f"j{i}") for i in range(60)]))
+    assert all(r.ok for r in results)
+    assert sum(slot == 2 for _, slot, _ in slots.history) == 3
+    assert "slot 2 is given up" in capsys.readouterr().err
+
+
+def test_time_in_which_everything_was_suspended_is_nobodys():
+    class Suspended(SimulatedSlots):
+        slept = False
+
+        def wait(self, timeout):
+            if timeout is None or self.slept:
+                return super().wait(timeout)
+            self.slept = True  # as if the machine had, workers and all
+            self._clock += 100
+            self._events = [(time + 100, *rest) for time, *rest in self._events]
+            return []
+
+    slots = Suspended(2, lambda job, _: (job.expected, OK))
+    results = list(Engine(slots, timeout=10).run([job("a", 9), job("b", 3)]))
+    assert slots.slept
+    assert {r.job.name: r.status for r in results} == {"a": "ok", "b": "ok"}
+
+
+def test_a_job_that_was_lost_is_tried_on_another_slot():
+    class Deadly(SimulatedSlots):
+        def start(self, slot, job, batch_scale):
+            super().start(slot, job, batch_scale)
+            if slot == 0:
+                self._schedule(slot, 0.1, Outcome("lost", error="CUDA error: ECC"))
+
+    for n_slots, n_jobs in ((2, 1), (2, 2), (3, 9)):
+        results = list(Engine(Deadly(n_slots, lambda *_: (1, OK)), retries=1).run(
+            [job(f"j{i}") for i in range(n_jobs)]))
+        assert all(r.ok for r in results) and len(results) == n_jobs

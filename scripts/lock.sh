@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pins every package that the requirements install, with the hashes of its files: writes
+# requirements*.lock, which setup_env.sh installs from. Usage: bash scripts/lock.sh
+# Needs uv (pip install uv). Versions that a lock has already are kept; to raise one, take its lines out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+constraints=()
+for requirements in requirements.txt requirements-ray.txt requirements-dev.txt; do
+    lock="${requirements%.txt}.lock"
+    uv pip compile --quiet --no-config --generate-hashes --no-annotate --no-header \
+        --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+        "${constraints[@]}" "$requirements" --output-file "$lock"
+    constraints+=(--constraint "$lock")
+done
