@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acc_predictor import PREDICTORS
 from cli.scripts import TypedFlagsParser, run_script
@@ -25,7 +25,11 @@ from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
 from utils.files import write_text
 
+if TYPE_CHECKING:
+    from search.events import Events
+
 GIB = 2**30
+LOG_FORMATS = ("text", "json")
 
 
 def names(registry: dict[str, Any]) -> str:
@@ -56,6 +60,12 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--seed", type=count(0, 2**63), help="seed of every random draw")
     g.add_argument("--dry_run", action="store_true",
                    help="print the plan and its estimated cost, evaluate nothing")
+    g.add_argument("--log_format", choices=LOG_FORMATS, default="text",
+                   help="lines for people, or an object in JSON for each event")
+    g.add_argument("--tensorboard", action="store_true",
+                   help="write TensorBoard scalars to <save>/tensorboard")
+    g.add_argument("--no_report", action="store_true",
+                   help="leave <save>/report.html out, which the end of a search writes")
 
 
 def _add_search_flags(p: argparse.ArgumentParser) -> None:
@@ -172,10 +182,11 @@ def interrupt(*_: object) -> None:
 
 
 def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
-        settings: Settings) -> Path:
-    """Runs the search in its locked folder; returns the path of its last stats file."""
+        settings: Settings) -> None:
+    """Runs the search in its locked folder, and reports it."""
     from evaluator.jobs import WorkerError, get_engine, plan_slots
     from search.adoption import adopt
+    from search.events import Events
     from search.inputs import check_inputs, fingerprints
     from search.session import make_parts, make_search, make_spec
 
@@ -201,17 +212,48 @@ def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
         with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=limit and int(limit * GIB), ray_address=ray_address) as engine:
-            search = make_search(settings, parts, folder, engine, len(slots), args.retry_failed)
+            events = Events(folder, args.log_format, args.tensorboard)
+            events.start(["python", *sys.argv], len(slots))
+            search = make_search(settings, parts, folder, engine, len(slots), args.retry_failed,
+                                 events)
             if is_adopted:
                 adopt(search)
                 folder.write_settings(stored)
             try:
-                return Path(search.run())
+                last = Path(search.run())
             except WorkerError as error:  # their log is a file, its first line the reason
                 log = folder.path / "failed" / "worker.log"
                 write_text(log, f"{error}\n")
                 raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and "
                                 f"go on with: {resume_command(settings.to_json())})") from None
+        finish(args, settings, events, last)
+
+
+def finish(args: argparse.Namespace, settings: Settings, events: "Events", last: Path) -> None:
+    """Writes the report of a finished search and says what comes next.
+
+    Args:
+        args, settings: of the search.
+        events: its record.
+        last: its last stats file.
+    """
+    command = shlex.join(["python", "post_search.py", "--expr", str(last), "--save",
+                          f"{settings.save}/selected", "--supernet_path",
+                          str(settings.supernet_path)])
+    text = f"done: {last}; choose networks with: {command}"
+    events.event("end", stats=str(last), post_search=command)
+    if not args.no_report:
+        from visualization.report import REPORT, write_report
+
+        report = last.parent / REPORT
+        try:
+            write_report(report, [last], search_space=settings.search_space)
+            text += f"; report: {report}"
+        except UserError as error:  # the search itself is complete
+            print(f"warning: no report: {error}", file=sys.stderr)
+    if events.log_format == "text":
+        print(text)
+    events.close()
 
 
 def main(args: argparse.Namespace) -> None:
@@ -227,13 +269,9 @@ def main(args: argparse.Namespace) -> None:
         return
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        last = run(args, folder, source, settings)
+        run(args, folder, source, settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {resume_command(settings.to_json())}") from None
-    command = shlex.join(["python", "post_search.py", "--expr", str(last), "--save",
-                          f"{settings.save}/selected", "--supernet_path",
-                          str(settings.supernet_path)])
-    print(f"done: {last}; choose networks with: {command}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 
 from cli.commands import command_line
 from cli.scripts import Parser, run_script
-from cli.types import count
+from cli.types import count, integers
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
 from search.constraints import Limit, parse_limits, parse_number
 from search.run_folder import SETTINGS
@@ -134,6 +134,18 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
         raise UserError(f"no network of the front is within the --constraint; it has {len(front)}, "
                         f"from top1 {top1[0]:.2f} at {first} to top1 {top1[-1]:.2f} at {last}")
     return [records[i] for i in front[inside]]
+
+
+def picked(records: Sequence[Record], numbers: Sequence[int]) -> list[Record]:
+    """Returns the records of an archive with these numbers, by ascending second objective.
+
+    Raises:
+        UserError: the archive has no such number.
+    """
+    unknown = [number for number in numbers if number >= len(records)]
+    if unknown:
+        raise UserError(f"--pick {unknown[0]}: the archive holds networks 0..{len(records) - 1}")
+    return sorted((records[number] for number in sorted(set(numbers))), key=lambda r: r.sec_obj)
 
 
 def preferred_point(F: np.ndarray, wanted: dict[str, float], names: Sequence[str]) -> np.ndarray:
@@ -460,6 +472,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
+    p.add_argument("--pick", **integers(0), help="numbers of networks in the archive, as a report "
+                   "shows them: 3,17; instead of a choice from the front (default: none)")
     p.add_argument("--sec_obj", help="second objective where the stats file does not say "
                    "(default: flops)")
     p.add_argument("--search_space", help="search space where the stats file does not say, or code "
@@ -494,6 +508,9 @@ def main(args: argparse.Namespace) -> None:
     chosen = select(front, args.n, wanted, found.sec_obj, signs)
     if limits and args.n == 1 and not wanted:
         chosen = [most_accurate(front)]
+    if args.pick:
+        front = picked(found.stats.archive, args.pick)
+        chosen = list(range(len(front)))
     names = dict(zip(chosen, folder_names([front[i].sec_obj for i in chosen], found.sec_obj),
                      strict=True))
     if args.list:
@@ -534,7 +551,7 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         from search.cards import search_cards, with_accuracies
 
         cards = search_cards([*names.values()], front, [*names], found.sec_obj, settings,
-                             commands_of(args, found.settings))
+                             commands_of(args, found.settings), by_hand=bool(args.pick))
         cards = with_accuracies(cards, records, evaluator.provider.n_valid, scores)
         write_hubs(folders, records, nets, cards, evaluator)
     return scores

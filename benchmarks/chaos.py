@@ -26,9 +26,10 @@ import psutil
 from common import ROOT, machine, table
 
 from cli.scripts import run_script
-from search.run_folder import RETRIES, SETTINGS
+from search.run_folder import EVENTS, RETRIES, SETTINGS
 from utils.errors import UserError
 from utils.files import write_text
+from visualization.report import REPORT
 
 ORACLE = ("--evaluator", "benchmarks.slow_oracle:SlowOracle",
           "--n_doe", "50", "--iterations", "3", "--n_iter", "8")
@@ -67,9 +68,9 @@ def finish(flags: list[str]) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but its settings, which name the folder, and the record of retries."""
+    """Every file of a run but those that name its folder, retries or times."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name not in (SETTINGS, RETRIES)}
+            if path.is_file() and path.name not in (SETTINGS, RETRIES, EVENTS, REPORT)}
 
 
 def the_search(search: psutil.Process, rng: random.Random) -> psutil.Process:

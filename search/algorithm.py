@@ -116,11 +116,13 @@ class Search:
         rng, X, F = self._rng(), self.encode(self.archs), self.F
         surrogate = None
         if self.strategy.default_predictor is not None:
-            surrogate = Surrogate(self.space, self.objectives, str(self.predictor), X, F,
-                                  int(rng.integers(2**31)))
+            with self.progress.events.phase("fit"):
+                surrogate = Surrogate(self.space, self.objectives, str(self.predictor), X, F,
+                                      int(rng.integers(2**31)))
         task = Task(self.space, X, F, np.vstack([X, self.encode(self.failed)]), surrogate,
                     self.constraints.violation(surrogate))
-        chosen = self.strategy.propose(task, self.n_iter, rng)
+        with self.progress.events.phase("propose"):
+            chosen = self.strategy.propose(task, self.n_iter, rng)
         if not len(chosen):
             self.progress.say(f"iteration {self.next_iteration}: the space {self.space.name} holds "
                               "no architecture that was not evaluated; the search is complete")
@@ -180,7 +182,9 @@ class Search:
         evaluations = Evaluations(self.space, self.objectives, self.engine, self.folder,
                                   self.costs, self.progress, self.retry_failed)
         while (batch := self.ask()) is not None:
-            self.tell(batch, evaluations.run(batch.archs, batch.X, batch.iteration))
+            with self.progress.events.phase("evaluate"):
+                outcomes = evaluations.run(batch.archs, batch.X, batch.iteration)
+            self.tell(batch, outcomes)
         return None if self.folder is None else archives.latest_stats(self.folder.path)
 
     def restore(self) -> Self:
@@ -272,7 +276,10 @@ class Search:
         return Batch(self.next_iteration, [self.space.decode(x) for x in X], X, surrogate)
 
     def _scores(self, batch: Batch, records: Sequence[Record]) -> dict[str, Any] | None:
-        """How well the surrogate, fitted before the batch, predicts the archive with the batch."""
+        """How well the surrogate, fitted before the batch, predicts the archive with the batch.
+
+        And what it predicted of the batch, with the standard deviations where it has them.
+        """
         if batch.surrogate is None:
             return None
         error = batch.surrogate.error
@@ -281,7 +288,8 @@ class Search:
         measured = np.array([record.top1_err for record in everything])
         quality = get_correlation(predicted, measured)
         return {"model": self.predictor, "name": error.name, "winner": error.winner,
-                **dict(zip(SCORES, quality, strict=True))}
+                **dict(zip(SCORES, quality, strict=True)),
+                "predicted": predicted[len(self.archive):].tolist()}
 
     def _all_failed(self, batch: Batch, failures: Sequence[Failure]) -> str:
         logs = "" if self.folder is None else f" (logs in {self.folder.path}/failed;"

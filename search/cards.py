@@ -16,7 +16,7 @@ UNSEEN = "nothing: neither the search nor the selection saw them"
 
 def search_cards(names: Sequence[str], front: Sequence[Record], chosen: Sequence[int],
                  objective: str, settings: Mapping[str, Any],
-                 commands: Mapping[str, str]) -> list[Card]:
+                 commands: Mapping[str, str], by_hand: bool = False) -> list[Card]:
     """Returns a card for each chosen network, without accuracies.
 
     Args:
@@ -26,11 +26,17 @@ def search_cards(names: Sequence[str], front: Sequence[Record], chosen: Sequence
         objective: name of the second objective.
         settings: of the search: `dataset`, `supernet_path`.
         commands: see `Card`.
+        by_hand: whether somebody picked them from the archive; `front` is what was picked then.
     """
+    def place(i: int) -> str:
+        if by_hand:
+            return f"chosen by hand: {front[i].sec_obj:g} {objective}"
+        return (f"{i + 1} of {len(front)} by ascending {objective}: {front[i].sec_obj:g} "
+                f"{objective}")
+
     return [Card(name, settings["dataset"],
                  {"supernet": str(settings["supernet_path"]),
-                  "place on the front": f"{i + 1} of {len(front)} by ascending {objective}: "
-                                        f"{front[i].sec_obj:g} {objective}"}, (), commands)
+                  "place on the front": place(i)}, (), commands)
             for name, i in zip(names, chosen, strict=True)]
 
 

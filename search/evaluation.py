@@ -69,6 +69,8 @@ class Evaluations:
             for i, result in self._measure(archs, waiting, work, iteration):
                 found[i] = self._store(iteration, i, result, exact[i])
                 bar.update()
+                self.progress.events.evaluated(iteration, i, result.seconds,
+                                               getattr(found[i], "status", "ok"))
                 self.progress.evaluated(result.seconds, float(work[i]), float(work.mean()),
                                         len(waiting))
         return [found[i] for i in range(len(archs))]

@@ -4,6 +4,7 @@ Every event is a dict with `event`, `time` (seconds since 1970) and values in JS
 `events.jsonl` in the search's folder; the file holds times and is no part of the search's result.
 """
 
+import fcntl
 import json
 import os
 import platform
@@ -14,7 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-EVENTS = "events.jsonl"
+from search.run_folder import EVENTS, LOCK, RunFolder
+from utils.errors import UserError
+
 TENSORBOARD = "tensorboard"
 LOG_FORMATS = ("text", "json")
 PACKAGES = ("torch", "torchvision", "pymoo", "numpy", "scikit-learn")
@@ -26,28 +29,31 @@ class Events:
     """Records the events of one search.
 
     Args:
-        folder: of the search.
-        log_format: what goes to standard output: `text`, a line for people; `json`, the events, one
+        folder: of the search; None records nothing.
+        log_format: what goes to standard output: `text`, lines for people; `json`, the events, one
             object a line.
         tensorboard: write the figures of each iteration as scalars to `<folder>/tensorboard`; the
             step is the number of evaluated networks.
     """
 
-    def __init__(self, folder: str | os.PathLike, log_format: str = "text",
+    def __init__(self, folder: RunFolder | None = None, log_format: str = "text",
                  tensorboard: bool = False) -> None:
-        self.folder = Path(folder)
+        self.folder = folder
         self.log_format = log_format
         self._tensorboard = tensorboard
         self._writer: Any = None
         self._seconds: dict[str, float] = {}
 
+    def say(self, text: str) -> None:
+        """Prints a line for people; in the format `json` as an event, which is not recorded."""
+        print(_line("message", {"text": text}) if self.log_format == "json" else text, flush=True)
+
     def event(self, name: str, text: str = "", **values: Any) -> None:
         """Records an event; `text` is what people read of it, nothing where it is empty."""
-        record = {"event": name, "time": round(time.time(), 3), **values}
-        line = json.dumps(record, allow_nan=False)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / EVENTS, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = _line(name, values)
+        if self.folder is not None:
+            with open(self.folder.events, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
         if self.log_format == "json":
             print(line, flush=True)
         elif text:
@@ -77,14 +83,14 @@ class Events:
         seconds = {name: round(value, 3) for name, value in self._seconds.items()}
         self._seconds = {}
         self.event("iteration", text, iteration=number, seconds=seconds, **values)
-        if self._tensorboard:
+        if self._tensorboard and self.folder is not None:
             self._write_scalars(values, seconds)
 
     def _write_scalars(self, values: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # imports torch
 
-            self._writer = SummaryWriter(str(self.folder / TENSORBOARD))
+            self._writer = SummaryWriter(str(self._tensorboard_folder()))
         step = values.get("n_evaluated", 0)
         for name in SCALARS:
             if values.get(name) is not None:
@@ -93,11 +99,21 @@ class Events:
             self._writer.add_scalar(f"seconds/{name}", value, step)
         self._writer.flush()
 
+    def _tensorboard_folder(self) -> Path:
+        folder = self.folder.path / TENSORBOARD if self.folder else Path(TENSORBOARD)
+        if folder.is_symlink():
+            raise UserError(f"{folder}: a link, but the files of a search lie in its own folder")
+        return folder
+
     def close(self) -> None:
         """Closes the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _line(name: str, values: Mapping[str, Any]) -> str:
+    return json.dumps({"event": name, "time": round(time.time(), 3), **values}, allow_nan=False)
 
 
 def versions() -> dict[str, str]:
@@ -144,10 +160,6 @@ def device_hours(events: list[dict[str, Any]]) -> float:
 
 def is_running(folder: str | os.PathLike) -> bool:
     """Whether a process holds the search's lock file."""
-    import fcntl
-
-    from search.run_folder import LOCK
-
     try:
         handle = os.open(Path(folder) / LOCK, os.O_RDONLY)
     except OSError:

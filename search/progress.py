@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from search.archive import Stats
+from search.archive import SURROGATE_SCORES, Stats
+from search.events import Events
 
 # Evaluations after which the duration of the search is estimated.
 ESTIMATE_AFTER = 8
@@ -21,9 +22,12 @@ class Progress:
         n_planned: evaluations of the whole search.
         n_slots: how many run at a time.
         quiet: print nothing.
+        events: records what happens, and prints it where machines read it.
     """
 
-    def __init__(self, n_planned: int, n_slots: int = 1, quiet: bool = False) -> None:
+    def __init__(self, n_planned: int, n_slots: int = 1, quiet: bool = False,
+                 events: Events | None = None) -> None:
+        self.events = events or Events()
         self.n_planned, self.n_slots, self.quiet = n_planned, n_slots, quiet
         self.start = time.monotonic()
         self.n_evaluated, self.n_known = 0, 0
@@ -32,7 +36,7 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line."""
         if not self.quiet:
-            print(line, flush=True)
+            self.events.say(line)
 
     def note(self, line: str) -> None:
         """Prints a line about something unusual."""
@@ -63,9 +67,13 @@ class Progress:
         tau = stats.surrogate.get("tau")
         best = min(record.top1_err for record in stats.archive)
         shown = "-" if tau is None else f"{tau:.3f}"
-        self.say(f"iteration {number}/{last}: {n_archive} evaluated ({n_new} new, {n_failed} "
-                 f"failed), hypervolume {stats.hv:.4f}, tau {shown}, best error {best:.2f} %, "
-                 f"{self._clock(left)}")
+        line = (f"iteration {number}/{last}: {n_archive} evaluated ({n_new} new, {n_failed} "
+                f"failed), hypervolume {stats.hv:.4f}, tau {shown}, best error {best:.2f} %, "
+                f"{self._clock(left)}")
+        scores = {score: stats.surrogate.get(score) for score in SURROGATE_SCORES}
+        self.events.iteration(number, "" if self.quiet else line, n_evaluated=n_archive,
+                              n_new=n_new, n_failed=n_failed, hv=stats.hv, best_top1_err=best,
+                              winner=stats.surrogate.get("winner"), **scores)
 
     def _clock(self, left: int) -> str:
         elapsed = time.monotonic() - self.start

@@ -25,9 +25,11 @@ from utils.locks import Lock, locked
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"
+EVENTS = "events.jsonl"
 LOCK = "search.lock"
 # Flags of one call, which its settings file must not hand on to the next.
-ONE_TIME = ("typed", "resume", "dry_run", "retry_failed", "accept_changed_inputs")
+ONE_TIME = ("typed", "resume", "dry_run", "retry_failed", "accept_changed_inputs",
+            "log_format", "tensorboard", "no_report")
 # Flags that may name code, as module:Class: never taken from a file without being typed.
 CODE_FLAGS = ("evaluator", "search_space", "predictor", "strategy", "sec_obj")
 # By these a settings file is known as that of a search.
@@ -35,7 +37,8 @@ _SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
 # What a search has written, ours or the original's: files, and folders with files. The original
 # may have left networks beside its iterations.
 _NETWORKS = re.compile(r"net_\d+\.(subnet|stats)", re.ASCII)
-_FILES = re.compile(rf"settings\.json|retries\.log|iter_\d+\.stats|{_NETWORKS.pattern}", re.ASCII)
+_FILES = re.compile(rf"settings\.json|retries\.log|events\.jsonl|iter_\d+\.stats|"
+                    rf"{_NETWORKS.pattern}", re.ASCII)
 _FOLDERS = {re.compile(r"iter_\d+", re.ASCII): _NETWORKS,
             re.compile("failed"): re.compile(r"it_\d+_net_\d+(\.log)?|worker\.log", re.ASCII)}
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]+\.tmp", re.ASCII)
@@ -45,8 +48,9 @@ class RunFolder:
     """The files of a search, in the original's layout.
 
     `iter_<i>/net_<j>.subnet` and `.stats`, `iter_<i>.stats`, `failed/it_<i>_net_<j>` (with `.log`),
-    and of our own `settings.json`, `retries.log` where evaluations had to be started again, and,
-    while the search runs, `search.lock`. No other name is ever written, copied or removed.
+    and of our own `settings.json`, `events.jsonl`, `retries.log` where evaluations had to be
+    started again, and, while the search runs, `search.lock`. No other name is ever written, copied
+    or removed.
 
     While the folder is locked, every path that it gives is checked to be in that folder still.
     """
@@ -76,6 +80,11 @@ class RunFolder:
         """Path of the flags that the search was started with."""
         return self._at(SETTINGS)
 
+    @property
+    def events(self) -> Path:
+        """Path of what the search recorded about its progress, see `search.events`."""
+        return self._at(EVENTS)
+
     def _at(self, *names: str) -> Path:
         if self._lock is not None and not self._lock.holds():
             place = self._lock.place()
@@ -98,7 +107,8 @@ class RunFolder:
         Raises:
             UserError: the path is a file.
         """
-        entries = {entry.name: entry for entry in self._entries() if entry.name != LOCK}
+        entries = {entry.name: entry for entry in self._entries()
+                   if entry.name not in (LOCK, EVENTS)}
         settings, first = entries.pop(SETTINGS, None), entries.pop("iter_0", None)
         return not entries and (settings is None or self._settings_are_ours()) and (
             first is None or (first.is_dir() and not first.is_symlink() and all(

@@ -14,6 +14,7 @@ from evaluator.jobs import EvaluatorSpec
 from evaluator.latency import cpu_name
 from search.algorithm import Search
 from search.evaluation import Engine
+from search.events import Events
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder
@@ -69,8 +70,9 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
-                n_slots: int = 1, retry_failed: bool = False) -> Search:
-    """Returns the search that settings describe."""
+                n_slots: int = 1, retry_failed: bool = False,
+                events: Events | None = None) -> Search:
+    """Returns the search that settings describe; `events` records what happens in it."""
     if not is_compiled():
         print("warning: pymoo's compiled functions are missing, the search will be slower; "
               "reinstall pymoo from its wheel", file=sys.stderr)
@@ -80,7 +82,7 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
                   n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
                   costs=parts.costs, uniform_sample=settings.uniform_sample,
                   retry_failed=retry_failed, extra=extra,
-                  progress=Progress(settings.planned, n_slots))
+                  progress=Progress(settings.planned, n_slots, events=events))
 
 
 def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorSpec:

@@ -165,6 +165,14 @@ def test_list_prints_the_latest_front_and_writes_nothing(search_folder, run_comm
     assert sorted(search_folder.rglob("*")) == before
 
 
+def test_networks_can_be_picked_by_their_number(search_folder, run_command, fails_clearly):
+    command = ("post_search.py", "--expr", search_folder, "--list", "--format", "json", "--pick")
+    rows = json.loads(run_command(*command, "1,0,1").stdout)  # 1 is not on the front
+    assert [row["flops"] for row in rows] == [110.0, 300.4]
+    assert [row["chosen"] for row in rows] == ["net-flops@110", "net-flops@300"]
+    fails_clearly(*command, "6", match="holds networks 0..5")
+
+
 def test_list_in_json_and_csv_agree(search_folder, run_command):
     command = ("post_search.py", "--expr", search_folder / "iter_10.stats", "--sec_obj", "cpu",
                "--list", "--constraint", "cpu<=200", "--format")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from search import events
-from search.archive import Record, Stats, latest_stats, read_stats, stats_path
+from search.archive import Stats, latest_stats, objectives, read_stats, stats_path
 from search.run_folder import RETRIES, SETTINGS
 from search_space import get_search_space
 from search_space.backbones import width_from_name
@@ -205,7 +205,7 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
         _check(file, archs, space)
     history, iteration = _history(file, stats)
     return RunData(folder=folder, stats_file=file, settings=settings, space=space,
-                   axes=_axes(stats, settings), archs=archs, F=_values(stats.archive),
+                   axes=_axes(stats, settings), archs=archs, F=objectives(stats.archive),
                    iteration=np.array([iteration.get(_key(arch), 0) for arch in archs]),
                    figures=_figures(folder, archs, space, history), history=history,
                    failures=_failures(folder), retries=_lines(folder / RETRIES),
@@ -237,7 +237,7 @@ def picks(run: RunData) -> list[Pick]:
 
 def _space(stats: Stats, settings: dict[str, Any], typed: str | None) -> SearchSpace | None:
     """The space of a search; resolutions that no setting names are taken from the archive."""
-    name = typed or stats.extra.get("search_space", settings.get("search_space")) or "mbv3"
+    name = typed or stats.search_space or settings.get("search_space") or "mbv3"
     if ":" in name and not typed:
         print(f"note: the search space {name} is code of your own, which --search_space {name} "
               "would load; without it architectures are shown as they are written", file=sys.stderr)
@@ -259,17 +259,13 @@ def _check(file: Path, archs: Sequence[dict[str, Any]], space: SearchSpace) -> N
 
 def _axes(stats: Stats, settings: dict[str, Any]) -> tuple[Axis, ...]:
     text = stats.sec_obj or settings.get("sec_obj") or "flops"
-    described = {row["name"]: row for row in stats.extra.get("objectives", [])}
+    described = {row["name"]: row for row in stats.objectives}
     axes = [Axis("top1_err", "top-1 error", "%")]
     for key in text.split("+"):
         row = described.get(key, {})
         name, unit = axis_parts(key, str(row.get("unit", "")))
         axes.append(Axis(key, name, unit, row.get("direction") == "max"))
     return tuple(axes)
-
-
-def _values(records: Sequence[Record]) -> np.ndarray:
-    return np.array([(record.top1_err, record.sec_obj) for record in records], dtype=float)
 
 
 def _key(arch: dict[str, Any]) -> str:
@@ -293,10 +289,10 @@ def _history(file: Path, last: Stats) -> tuple[list[Iteration], dict[str, int]]:
 
 
 def _entry(number: int, stats: Stats) -> Iteration:
-    recorded = stats.extra.get("predictions", {})
     return Iteration(number, len(stats.archive), stats.hv, stats.surrogate,
                      [record.top1_err for record in stats.candidates],
-                     list(recorded.get("mean") or []), list(recorded.get("std") or []))
+                     list(stats.surrogate.get("predicted") or []),
+                     list(stats.surrogate.get("predicted_std") or []))
 
 
 def _figures(folder: Path, archs: Sequence[dict[str, Any]], space: SearchSpace | None,

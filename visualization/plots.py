@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.files import atomic_path
+from utils.pareto import non_dominated
 
 NAMES = {"flops": "FLOPs", "params": "parameters", "macs": "multiply-accumulates"}
 UNITS = dict.fromkeys(NAMES, "millions")
@@ -48,13 +49,11 @@ def plot_front(path: str | os.PathLike, F: np.ndarray, front: np.ndarray, candid
         sec_obj: name of the second objective.
         title: one line.
     """
-    figure, axes = _figure(title)
-    front = front[np.argsort(front[:, 1], kind="stable")]
+    figure, (axes,) = new_figure(SIZE, DPI)
+    axes.set_title(title, fontsize=11)
     axes.plot(F[:, 1], F[:, 0], "o", color=GREY, ms=4, alpha=0.55, mew=0, label="evaluated")
-    # The border of what the front dominates: down to its first point, in steps, on to the right.
-    axes.step([front[0, 1], *front[:, 1], F[:, 1].max()],
-              [F[:, 0].max(), *front[:, 0], front[-1, 0]],
-              where="post", color=BLUE, lw=1.3, alpha=0.8)
+    _, steps = border(front, (0, F[:, 1].max()), (0, F[:, 0].max()))
+    axes.step(*steps, where="post", color=BLUE, lw=1.3, alpha=0.8)
     axes.plot(front[:, 1], front[:, 0], "o", color=BLUE, ms=5.5, mew=0, label="front")
     if len(candidates):
         axes.plot(candidates[:, 1], candidates[:, 0], "o", mfc="none", mec=ORANGE, mew=1.4, ms=9,
@@ -75,7 +74,8 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
         hv: normalised hypervolume after each iteration.
         tau: Kendall's tau of the predictor; None where none was fitted.
     """
-    figure, axes = _figure("progress of the search")
+    figure, (axes,) = new_figure(SIZE, DPI)
+    axes.set_title("progress of the search", fontsize=11)
     axes.plot(evaluated, hv, "o-", color=BLUE, ms=4, lw=1.5)
     axes.set_xlabel("evaluated architectures")
     axes.set_ylabel("normalised hypervolume", color=BLUE)
@@ -89,18 +89,44 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
     _save(figure, path)
 
 
-def _figure(title: str) -> tuple[Any, Any]:
-    """Returns a figure that no global state knows of, and its axes."""
+def border(F: np.ndarray, xlim: tuple[float, float], ylim: tuple[float, float],
+           sign: int = 1) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns the front of points and the border of what it dominates, as x and y each.
+
+    The border goes down to the front's first point, on in steps (`where="post"`), and to the end
+    of the x axis.
+
+    Args:
+        F: (n, 2) minimised top-1 error and second objective, n > 0.
+        xlim, ylim: of the axes.
+        sign: -1 where the second objective is maximised, so that `F` holds its negative.
+    """
+    front = F[non_dominated(F)]
+    front = front[np.argsort(front[:, 1], kind="stable")]
+    x, y = sign * front[:, 1], front[:, 0]
+    end = xlim[1] if sign > 0 else xlim[0]
+    return (x, y), (np.array([x[0], *x, end]), np.array([ylim[1], *y, y[-1]]))
+
+
+def new_figure(size: tuple[float, float], dpi: int,
+               columns: Sequence[float] = (1,)) -> tuple[Any, list[Any]]:
+    """Returns a figure that no global state knows of, and its axes.
+
+    Args:
+        size: in inches.
+        dpi: pixels per inch.
+        columns: relative widths of the axes beside each other.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11)
-    axes.grid(color="#e3e6ea", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = list(figure.subplots(1, len(columns), squeeze=False, width_ratios=columns)[0])
+    for each in axes:
+        each.grid(color="#e3e6ea", lw=0.7)
+        each.set_axisbelow(True)
+        each.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

@@ -221,7 +221,7 @@ def _plotly() -> str:
     """Returns plotly's JavaScript, compressed, in letters."""
     from plotly.offline import get_plotlyjs
 
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 3, mtime=0)).decode("ascii")
 
 
 def _asset(name: str) -> str:

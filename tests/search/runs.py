@@ -18,7 +18,11 @@ def resume(save) -> list[str]:
     return ["msunas.py", "--resume", str(save), "--evaluator", EVALUATOR]
 
 
+# What differs between equal runs: the settings name the folder, the others hold times.
+UNREPEATABLE = ("settings.json", "events.jsonl", "report.html")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but its settings, which name the folder."""
+    """Every file of a run that an equal run has, too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != "settings.json"}
+            if path.is_file() and path.name not in UNREPEATABLE}

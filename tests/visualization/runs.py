@@ -7,6 +7,7 @@ import numpy as np
 from evaluator.costs import CostModel, millions
 from search.archive import Record, Stats, objectives, write_stats
 from search.events import Events
+from search.run_folder import RunFolder
 from search_space import OFASearchSpace
 from utils.files import write_json, write_text
 from utils.pareto import normalized_hypervolume, reference_point
@@ -33,7 +34,7 @@ def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
         "sec_obj": "flops", "seed": seed, "dataset": "imagenet", "n_classes": 1000,
         "search_space": "mbv3", "resolutions": list(SPACE.resolutions), "predictor": "gp",
         "supernet_path": "data/ofa mbv3_w1.0"})
-    events = Events(folder)
+    events = Events(RunFolder(folder))
     events.start(["python", "msunas.py", "--save", str(folder)], slots=2)
     reference = reference_point(objectives(records[:n_doe]))
     for i in range(iterations + 1):
@@ -46,13 +47,12 @@ def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
                 "top1": 100 - record.top1_err, "top5": 90.0})
             events.evaluated(i, j, seconds=36.0, status="ok")
         scores = {"model": "as", "name": "gp", "winner": ["gp", "rbf"][i % 2], "rmse": 0.5,
-                  "rho": 0.9, "tau": 0.8 + 0.01 * i} if i else {}
+                  "rho": 0.9, "tau": 0.8 + 0.01 * i, "predicted_std": [0.2] * len(candidates),
+                  "predicted": [r.top1_err + 0.1 for r in candidates]} if i else {}
         hv = normalized_hypervolume(objectives(records[:end]), reference)
-        predictions = {"predictions": {"mean": [r.top1_err + 0.1 for r in candidates],
-                                       "std": [0.2] * len(candidates)}} if i else {}
         write_stats(folder / f"iter_{i}.stats", Stats(
             records[:end], candidates, hv, scores, sec_obj="flops",
-            reference_point=reference.tolist(), extra=predictions))
+            reference_point=reference.tolist()))
         with events.phase("evaluate"):
             pass
         events.iteration(i, n_evaluated=end, hv=hv)

@@ -1,0 +1,113 @@
+import json
+import os
+
+import pytest
+
+from search import events
+from search.events import Events
+from search.run_folder import RunFolder
+from tests.search.runs import command, contents
+from utils.errors import UserError
+
+
+def test_events_are_read_as_they_were_recorded(tmp_path, capsys):
+    log = Events(RunFolder(tmp_path))
+    log.start(["python", "msunas.py"], slots=2)
+    log.evaluated(0, 3, seconds=1800.0, status="ok")
+    log.evaluated(0, 4, seconds=1800.0, status="timeout")
+    with log.phase("fit"):
+        pass
+    with log.phase("fit"):
+        pass
+    log.iteration(1, "iteration 1/2", hv=0.5)
+    found = events.read(tmp_path)
+    assert [record["event"] for record in found] == ["start", "evaluation", "evaluation",
+                                                     "iteration"]
+    assert "numpy" in found[0]["versions"]
+    assert events.device_hours(found) == pytest.approx(1.0)
+    assert list(events.phases(found)[1]) == ["fit"]
+    assert capsys.readouterr().out == "iteration 1/2\n"
+
+
+def test_an_iteration_that_was_run_again_counts_once(tmp_path):
+    log = Events(RunFolder(tmp_path))
+    for _ in range(2):
+        with log.phase("fit"):
+            pass
+        log.iteration(1)
+    assert list(events.phases(events.read(tmp_path))) == [1]
+
+
+def test_a_line_that_was_cut_off_is_skipped(tmp_path):
+    log = Events(RunFolder(tmp_path))
+    log.event("a")
+    log.event("b")
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(path.read_bytes()[:-10] + b"\n[1]\n")
+    assert [record["event"] for record in events.read(tmp_path)] == ["a"]
+    assert events.read(tmp_path / "absent") == []
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Events(tensorboard=True).iteration(0, n_evaluated=1, hv=0.1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scalars_are_those_of_the_iterations(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = Events(RunFolder(tmp_path), tensorboard=True)
+    for i, tau in enumerate([None, 0.9]):
+        with log.phase("fit"):
+            pass
+        log.iteration(i, n_evaluated=10 + i, hv=0.5 + i / 10, tau=tau)
+    log.close()
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, round(e.value, 3)) for e in found.Scalars("search/hv")] == [
+        (10, 0.5), (11, 0.6)]
+    assert [e.step for e in found.Scalars("search/tau")] == [11]
+    assert "seconds/fit" in found.Tags()["scalars"]
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="a link"):
+        Events(RunFolder(tmp_path / "run"), tensorboard=True).iteration(0, n_evaluated=1)
+    assert not os.listdir(tmp_path / "elsewhere")
+
+
+def test_a_lock_tells_whether_a_search_is_running(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not events.is_running(tmp_path)
+    with folder.lock():
+        assert events.is_running(tmp_path)
+    assert not events.is_running(tmp_path)
+
+
+def test_a_search_is_recorded_and_reported(finished):
+    save, stdout = finished
+    found = events.read(save)
+    assert found[0]["command"][:2] == ["python", "msunas.py"]
+    assert found[-1]["event"] == "end"
+    assert set(events.phases(found)) == {0, 1, 2}
+    assert set(events.phases(found)[2]) == {"fit", "propose", "evaluate"}
+    assert sum(record["event"] == "evaluation" for record in found) == 60
+    assert (save / "report.html").exists()
+    assert f"report: {save / 'report.html'}" in stdout
+    surrogate = json.loads((save / "iter_2.stats").read_text())["surrogate"]
+    assert len(surrogate["predicted"]) == 4
+
+
+def test_machines_read_one_object_a_line(finished, tmp_path, run_command):
+    save = tmp_path / "run"
+    done = run_command(*command(save, "--log_format", "json", "--no_report", "--tensorboard"))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"start", "evaluation", "iteration", "end"} <= {line["event"] for line in lines}
+    assert [line["n_evaluated"] for line in lines if line["event"] == "iteration"] == [52, 56, 60]
+    assert not (save / "report.html").exists()
+    assert list((save / "tensorboard").iterdir())
+    assert {name: data for name, data in contents(save).items() if "tensorboard" not in name} == \
+        contents(finished[0])
