@@ -1,0 +1,105 @@
+"""Whether an exported network answers as the original, how well, and how fast."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from evaluator.latency import measure
+from networks.export import Runner
+
+N_RANDOM = 64
+REPEATS, REL_ERR = 40, 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways to run one network.
+
+    Attributes:
+        differences: largest difference of a logit, by kind of images: `random`, `real`.
+        top1: of both in percent, by their names; empty where no data set was given.
+        n_images: that `top1` was measured on.
+        latency: in ms for one image, by name and number of threads.
+        sizes: of the files in bytes, by name.
+    """
+
+    differences: Mapping[str, float]
+    top1: Mapping[str, float] = field(default_factory=dict)
+    n_images: int = 0
+    latency: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all."""
+        return max(self.differences.values())
+
+
+def random_images(resolution: int, n: int = N_RANDOM, seed: int = 0) -> np.ndarray:
+    """Returns (n, 3, r, r) float32 images of standard normal pixels."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, 3, resolution, resolution), dtype=np.float32)
+
+
+def real_images(batches: Iterable[Any], n: int = N_RANDOM) -> np.ndarray:
+    """Returns the first n images of (images, labels) batches as float32 (n, 3, r, r)."""
+    found: list[np.ndarray] = []
+    for images, _ in batches:
+        found.append(images.numpy())
+        if sum(map(len, found)) >= n:
+            break
+    return np.ascontiguousarray(np.concatenate(found)[:n])
+
+
+def largest_difference(first: Runner, second: Runner, images: np.ndarray) -> float:
+    """Returns the largest absolute difference of a logit; infinity where one is not finite.
+
+    Args:
+        first, second: what is compared.
+        images: (n, 3, r, r) float32.
+    """
+    difference = float(np.abs(np.asarray(first(images)) - np.asarray(second(images))).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def top1(runners: Mapping[str, Runner], batches: Iterable[Any]) -> tuple[dict[str, float], int]:
+    """Returns the top-1 accuracy in percent of each runner, and the number of images.
+
+    Args:
+        runners: by name; all see the same images.
+        batches: (images, labels).
+    """
+    right, n = dict.fromkeys(runners, 0), 0
+    for images, labels in batches:
+        pixels, n = np.ascontiguousarray(images.numpy()), n + len(labels)
+        for name, run in runners.items():
+            right[name] += int((np.argmax(run(pixels), axis=1) == labels.numpy()).sum())
+    return {name: 100 * hits / n for name, hits in right.items()}, n
+
+
+def latencies(load: Mapping[str, Callable[[int], Runner]], resolution: int,
+              threads: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Returns the mean latency in ms for one image; the runners take turns.
+
+    Args:
+        load: from the number of threads to a runner, by name.
+        resolution: of the image in pixels.
+        threads: the numbers of threads.
+    """
+    image = random_images(resolution, 1)
+    found: dict[str, dict[int, float]] = {name: {} for name in load}
+    for count in threads:
+        runners = [make(count) for make in load.values()]
+        measured = measure([lambda run=run: run(image) for run in runners], rel_err=REL_ERR,
+                           max_repeats=REPEATS)
+        for name, latency in zip(load, measured, strict=True):
+            found[name][count] = latency.mean
+    return found
+
+
+def calibration_arrays(batches: Iterable[Any], n_batches: int) -> list[np.ndarray]:
+    """Returns the images of the first (images, labels) batches, for a quantisation."""
+    return [np.ascontiguousarray(images.numpy()) for images, _ in islice(batches, n_batches)]

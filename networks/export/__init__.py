@@ -1,0 +1,109 @@
+"""From a static network to a file that another runtime loads. Free of torch until one is made.
+
+A format is a class here and a row in `FORMATS`; its packages are imported on use.
+"""
+
+import importlib
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from utils.errors import UserError
+
+# (b, 3, r, r) float32 images -> (b, n_classes) logits, both numpy arrays
+Runner = Callable[[Any], Any]
+
+FORMATS = {
+    "onnx": "networks.export.onnx_file:Onnx",
+    "pt2": "networks.export.torch_files:ExportedProgram",
+    "safetensors": "networks.export.torch_files:SafeTensors",
+    "openvino": "networks.export.openvino_file:OpenVino",
+    "executorch": "networks.export.executorch_file:ExecuTorch",
+    "coreml": "networks.export.coreml_file:CoreMl",
+}
+REQUIREMENTS = "requirements-export.txt"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says about its network beside the layers.
+
+    Attributes:
+        resolution: height and width of the images in pixels.
+        transform: `crop` or `squash`; None where nothing is known.
+        mean, std: of the pixels in [0, 1], by channel; None likewise.
+    """
+
+    resolution: int
+    transform: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def as_text(self) -> dict[str, str]:
+        """Returns what is known, as text: what files can carry."""
+        facts = {"resolution": self.resolution, "transform": self.transform,
+                 "mean": self.mean, "std": self.std}
+        return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+class Format(ABC):
+    """Writes a network in one format and runs what was written.
+
+    Attributes:
+        suffix: of its files.
+        packages: that it imports beside torch, by their import names.
+        dynamic_batch: whether one file takes any number of images.
+        notes: what a user of the file must know, such as the version of the format.
+    """
+
+    suffix: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    dynamic_batch: ClassVar[bool] = True
+    notes: ClassVar[str] = ""
+
+    @abstractmethod
+    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+        """Writes a static network in eval mode, on the CPU, to a file."""
+
+    @abstractmethod
+    def load(self, path: str | os.PathLike, threads: int | None = None) -> Runner:
+        """Returns what runs the file on the CPU with so many threads; None takes all.
+
+        Raises:
+            UserError: this system can write the format but not run it.
+        """
+
+    def written(self, path: str | os.PathLike) -> list[str]:
+        """Returns the files that `write` made for `path`."""
+        return [os.fspath(path)]
+
+
+def get_format(name: str) -> Format:
+    """Returns the format called `name`, or the `Format` that `module:Class` names.
+
+    Raises:
+        UserError: no such format, or a package that it needs is not installed.
+    """
+    module, colon, attribute = FORMATS.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute) if colon else None
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"no export format {name!r}: {error}") from None
+    if found is None:
+        raise UserError(f"unknown export format {name!r}; choose from {', '.join(FORMATS)}, or "
+                        "name your own as module:Class")
+    missing = [package for package in found.packages if not _installed(package)]
+    if missing:
+        raise UserError(f"--to {name} needs the package {missing[0]}: install "
+                        f"{REQUIREMENTS}, which lists what each format needs")
+    return found()
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent is not there
+        return False

@@ -1,0 +1,249 @@
+"""Exports a network for other runtimes and compares it with the original, or an archive for Optuna.
+
+    python scripts/export.py net.config net.inherited --to onnx pt2 --dataset digits --int8
+    python scripts/export.py runs/flops --to optuna
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cli.scripts import Parser, run_script
+from cli.types import amount, count
+from data_providers.table import DATASETS
+from networks.configs import choose_resolution, read_config, recorded_resolution
+from networks.export import FORMATS, Description, get_format
+from utils.errors import UserError
+from utils.files import write_json
+
+if TYPE_CHECKING:
+    from data_providers import DataProvider
+    from evaluator.exported import Comparison
+    from networks.export import Format, Runner
+
+OPTUNA = "optuna"
+TOLERANCE = 1e-4
+CALIBRATION_IMAGES = 500
+SPLITS = ("test", "valid")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the command-line parser."""
+    p = Parser(prog="scripts/export.py", description=__doc__,
+               formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
+                   "stats file of a search")
+    p.add_argument("weights", nargs="?", help="its weights: net.inherited, net.init, a checkpoint")
+    p.add_argument("--to", nargs="+", required=True, metavar="FORMAT",
+                   help=f"{', '.join(FORMATS)}, module:Class of your own, or {OPTUNA}")
+    p.add_argument("--save", metavar="DIR",
+                   help="folder of the files (default: export/ beside the source)")
+    p.add_argument("--use-ema", action="store_true", help="take the averaged weights")
+    p.add_argument("--img-size", type=count(8, 4096),
+                   help="input resolution (default: the config's)")
+    p.add_argument("--skip_latency", action="store_true", help="measure no latencies")
+    p.add_argument("--tolerance", type=amount, default=TOLERANCE,
+                   help="largest difference of a logit (default: %(default)s)")
+    g = p.add_argument_group("real images")
+    g.add_argument("--dataset", choices=sorted(DATASETS),
+                   help="data set to compare on (default: none, random images alone)")
+    g.add_argument("--data", help="its folder; digits needs none")
+    g.add_argument("--split", choices=SPLITS, default="test",
+                   help="images of the accuracy (default: %(default)s)")
+    g.add_argument("--vld_size", type=count(1), help="size of the split valid")
+    g.add_argument("--seed", type=count(0, 2**63), default=0, help="of that split (default: 0)")
+    g.add_argument("-j", "--workers", type=count(0, 1024), default=0,
+                   help="data-loading processes (default: 0)")
+    g.add_argument("-b", "--batch-size", type=count(1), default=100,
+                   help="images in a batch (default: %(default)s)")
+    g.add_argument("--int8", action="store_true",
+                   help="with --to onnx: quantise to 8 bits as well, and compare")
+    g.add_argument("--calibration", type=count(1), default=CALIBRATION_IMAGES, metavar="N",
+                   help="training images that --int8 sees (default: %(default)s)")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Exports to every format that was asked for; ends with an error where one differs."""
+    if OPTUNA in args.to:
+        export_archive(args)
+        return
+    check_flags(args)
+    formats = {name: get_format(name) for name in args.to}
+    network = load_network(args)
+    folder = Path(args.save or Path(args.source).parent / "export")
+    report: dict[str, Any] = {}
+    for name, form in formats.items():
+        report[name] = export(network, name, form, folder, args)
+    if args.int8:
+        report["onnx int8"] = export_int8(network, folder, args)
+    write_json(folder / "export.json", report, indent=1)
+    wrong = [name for name in formats if report[name]["largest"] is not None
+             and report[name]["largest"] > args.tolerance]
+    if wrong:
+        raise UserError(f"{wrong[0]}: its logits differ by {report[wrong[0]]['largest']:.2g}, more "
+                        f"than {args.tolerance:g}; do not use {report[wrong[0]]['file']}")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError where flags are missing or contradict each other."""
+    if args.weights is None:
+        raise UserError("name the weights of the network behind its net.config")
+    if args.int8 and ("onnx" not in args.to or args.dataset is None):
+        raise UserError("--int8 needs --to onnx, and --dataset for the images that it calibrates "
+                        "with")
+
+
+def export_archive(args: argparse.Namespace) -> None:
+    """Writes the archive of a search as an Optuna study."""
+    if args.to != [OPTUNA] or args.weights:
+        raise UserError("--to optuna takes the folder of a search, and no other format beside it")
+    from search.optuna_study import write_study
+
+    source = Path(args.source)
+    folder = Path(args.save or (source if source.is_dir() else source.parent))
+    path = folder / "study.db"
+    n, name = write_study(source, path)
+    print(f"{path}: study {name!r} with {n} trials; look at it with: "
+          f"optuna-dashboard sqlite:///{path}")
+
+
+class Network:
+    """A network to export, and the images to compare on.
+
+    Attributes:
+        net: in eval mode, on the CPU.
+        description: resolution, transform, mean, std.
+        provider: of the real images, or None.
+    """
+
+    def __init__(self, net: Any, description: Description, provider: "DataProvider | None") -> None:
+        self.net, self.description, self.provider = net, description, provider
+
+    def runner(self, threads: int | None = None) -> "Runner":
+        """Returns what runs the original."""
+        from networks.export.torch_files import torch_runner
+
+        return torch_runner(self.net, threads)
+
+    def batches(self, split: str, batch_size: int) -> Any:
+        """Returns the (images, labels) batches of a split."""
+        assert self.provider is not None
+        return self.provider.eval_batches(split, self.description.resolution, batch_size)
+
+
+def load_network(args: argparse.Namespace) -> Network:
+    """Returns the network with its images.
+
+    Raises:
+        UserError: a wrong config, weights of another network, or other classes than the data's.
+    """
+    config = read_config(args.source)
+    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.source)
+    from networks import build_from_config, load_weights
+
+    net = build_from_config(config)
+    load_weights(net, args.weights, ema=args.use_ema)
+    net.eval()
+    provider = open_data(args, config.get("transform"))
+    if provider and provider.n_classes != net.classifier.out_features:
+        raise UserError(f"{args.source}: a network for {net.classifier.out_features} classes, but "
+                        f"{args.dataset} has {provider.n_classes}")
+    info = provider.info if provider else None
+    return Network(net, Description(resolution, info.eval_resize if info else
+                                    config.get("transform"), info.mean if info else None,
+                                    info.std if info else None), provider)
+
+
+def open_data(args: argparse.Namespace, transform: str | None) -> "DataProvider | None":
+    """Returns the provider that the flags describe; None without --dataset."""
+    if args.dataset is None:
+        return None
+    from data_providers import DataProvider
+
+    return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
+                        n_workers=args.workers, transform=transform)
+
+
+def export(network: Network, name: str, form: "Format", folder: Path,
+           args: argparse.Namespace) -> dict[str, Any]:
+    """Writes one format, compares it, prints the comparison and returns it as plain values."""
+    path = folder / f"net{form.suffix}"
+    form.write(network.net, path, network.description)
+    print(f"{path}: {form.notes}")
+    try:
+        load = form.load
+        load(path, None)
+    except UserError as error:  # this system cannot run it
+        print(f"  {error}")
+        return {"file": str(path), "notes": form.notes, "largest": None}
+    comparison = compare(network, name, lambda threads: load(path, threads), args,
+                         sum(os.path.getsize(each) for each in form.written(path)))
+    show(comparison, name)
+    return {"file": str(path), "notes": form.notes, "largest": comparison.largest,
+            **asdict(comparison)}
+
+
+def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Quantises the ONNX file, compares it with the original, and returns plain values."""
+    from evaluator.exported import calibration_arrays
+    from networks.export.onnx_file import Onnx, quantise
+
+    source, path = folder / "net.onnx", folder / "net.int8.onnx"
+    n_batches = -(-args.calibration // args.batch_size)
+    quantise(source, path, calibration_arrays(network.batches("train", args.batch_size), n_batches))
+    print(f"{path}: 8-bit integers, calibrated on {args.calibration} training images")
+    comparison = compare(network, "int8", lambda threads: Onnx().load(path, threads), args,
+                         os.path.getsize(path))
+    show(comparison, "int8")
+    return {"file": str(path), **asdict(comparison)}
+
+
+def compare(network: Network, name: str, load: Any, args: argparse.Namespace,
+            size: int) -> "Comparison":
+    """Returns the comparison of the original with what `load(threads)` runs."""
+    from evaluator.exported import (
+        Comparison,
+        largest_difference,
+        latencies,
+        random_images,
+        real_images,
+        top1,
+    )
+
+    resolution, cores = network.description.resolution, os.cpu_count() or 1
+    own, other = network.runner(), load(None)
+    differences = {"random": largest_difference(own, other, random_images(resolution))}
+    accuracy: dict[str, float] = {}
+    n_images = 0
+    if network.provider:
+        images = real_images(network.batches(args.split, args.batch_size))
+        differences["real"] = largest_difference(own, other, images)
+        accuracy, n_images = top1({"torch": own, name: other},
+                                  network.batches(args.split, args.batch_size))
+    latency = {} if args.skip_latency else latencies(
+        {"torch": network.runner, name: load}, resolution, sorted({1, cores}))
+    return Comparison(differences, accuracy, n_images, latency,
+                      {"torch": os.path.getsize(args.weights), name: size})
+
+
+def show(comparison: "Comparison", name: str) -> None:
+    """Prints a comparison as a small table."""
+    for kind, difference in comparison.differences.items():
+        print(f"  largest difference of a logit on {kind} images: {difference:.2g}")
+    for who in ("torch", name):
+        cells = [f"{comparison.sizes[who] / 1e6:.2f} MB"]
+        if comparison.top1:
+            cells.append(f"top1 {comparison.top1[who]:.3f} on {comparison.n_images} images")
+        cells += [f"{ms:.2f} ms with {threads} thread(s)"
+                  for threads, ms in comparison.latency.get(who, {}).items()]
+        print(f"  {who:<12}{', '.join(cells)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))

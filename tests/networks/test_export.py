@@ -1,0 +1,196 @@
+"""Exported files answer as the network that they come from, on random and on real images."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from data_providers import DataProvider
+from data_providers.table import DIGITS_SUPERNET
+from evaluator.exported import Comparison, largest_difference, random_images, real_images, top1
+from networks import cut_subnet, load_supernet, recalibrate_bn, save_weights, write_config
+from networks.export import FORMATS, Description, Format, get_format
+from networks.export.torch_files import read_safetensors, torch_runner
+from search_space import OFASearchSpace
+from tests.conftest import ROOT
+from utils.errors import UserError
+
+RESOLUTIONS = [32, 48]
+# Formats whose package need not be here: the tests of the others must run.
+OPTIONAL = {"openvino", "executorch", "coreml"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def provider():
+    return DataProvider("digits", cache_gb=0)
+
+
+@pytest.fixture(scope="module")
+def digits_nets(provider):
+    """Five trained subnets of the digits, calibrated, each with its resolution."""
+    space = OFASearchSpace(RESOLUTIONS)
+    supernet = load_supernet(ROOT / DIGITS_SUPERNET)
+    archs = [*space.extremes(), *space.sample(3, rng=np.random.default_rng(0))]
+    nets = []
+    for arch in archs:
+        net = cut_subnet(supernet, arch)
+        recalibrate_bn(net, provider.calibration_batches(arch["r"], 200))
+        nets.append((net, arch["r"]))
+    return nets
+
+
+def make_format(name: str) -> Format:
+    try:
+        return get_format(name)
+    except UserError as error:
+        if name not in OPTIONAL:
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_onnx_equals_torch_for_five_networks(digits_nets, provider, tmp_path):
+    form = make_format("onnx")
+    for i, (net, resolution) in enumerate(digits_nets):
+        path = tmp_path / "a folder" / f"{i}.onnx"
+        form.write(net, path, Description(resolution))
+        own, other = torch_runner(net, 1), form.load(path, 1)
+        real = real_images(provider.eval_batches("test", resolution), 64)
+        assert len(real) == 64
+        for images in (random_images(resolution), real):
+            assert largest_difference(own, other, images) < 1e-4
+        accuracy, n = top1({"torch": own, "onnx": other}, provider.eval_batches("test", resolution))
+        assert n == 600
+        assert accuracy["torch"] == accuracy["onnx"] > 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "onnx"])
+def test_every_format_equals_torch(name, digits_nets, provider, tmp_path):
+    form, (net, resolution) = make_format(name), digits_nets[2]
+    path = tmp_path / f"net{form.suffix}"
+    form.write(net, path, Description(resolution, "squash", (0.5,) * 3, (0.5,) * 3))
+    assert all(map(lambda each: (tmp_path / each).stat().st_size > 0, form.written(path)))
+    try:
+        other = form.load(path, 1)
+    except UserError as error:
+        pytest.skip(str(error))
+    for n in (1, 5):
+        real = real_images(provider.eval_batches("test", resolution), n)
+        assert largest_difference(torch_runner(net, 1), other, real) < 1e-4
+
+
+def test_a_safetensors_file_is_a_network_and_nothing_else(digits_nets, tmp_path):
+    net, resolution = digits_nets[0]
+    path = tmp_path / "net.safetensors"
+    get_format("safetensors").write(net, path, Description(resolution))
+    read = read_safetensors(path)
+    assert read.config == net.config
+    assert all(read.state_dict()[key].equal(value) for key, value in net.state_dict().items())
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="no network in the form of"):
+        read_safetensors(path)
+
+
+def test_unknown_formats_and_missing_packages_are_named(monkeypatch):
+    with pytest.raises(UserError, match="unknown export format 'tf'; choose from onnx, pt2"):
+        get_format("tf")
+    with pytest.raises(UserError, match="no export format"):
+        get_format("nowhere:Format")
+    from networks.export.torch_files import SafeTensors
+
+    monkeypatch.setattr(SafeTensors, "packages", ("no_such_package",))
+    with pytest.raises(UserError, match="needs the package no_such_package"):
+        get_format("safetensors")
+
+
+def test_differences_are_found_and_never_hidden():
+    images = random_images(8, 3)
+
+    def constant(value):
+        return lambda batch: np.full((len(batch), 2), value)
+
+    assert largest_difference(constant(0.0), constant(-0.5), images) == 0.5
+    assert largest_difference(constant(0.0), constant(np.nan), images) == float("inf")
+    assert Comparison({"random": 0.1, "real": 0.3}).largest == 0.3
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture(scope="module")
+def pair(digits_nets, tmp_path_factory):
+    """net.config and net.inherited of a small network."""
+    folder = tmp_path_factory.mktemp("a net")
+    net, resolution = digits_nets[0]
+    write_config(net, folder / "net.config", resolution=resolution, transform="squash")
+    save_weights(net, folder / "net.inherited")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_exports_quantises_and_compares(pair, run_command):
+    done = run_command("scripts/export.py", pair / "net.config", pair / "net.inherited", "--to",
+                       "onnx", "safetensors", "--dataset", "digits", "--int8", "--calibration",
+                       100, timeout=600)
+    assert done.returncode == 0, done.stderr
+    folder = pair / "export"
+    assert {"net.onnx", "net.int8.onnx", "net.safetensors",
+            "export.json"} == {path.name for path in folder.iterdir()}
+    report = json.loads((folder / "export.json").read_text())
+    onnx, int8 = report["onnx"], report["onnx int8"]
+    assert onnx["largest"] < 1e-4
+    assert onnx["top1"]["torch"] == onnx["top1"]["onnx"]
+    assert int8["top1"]["int8"] > onnx["top1"]["torch"] - 10
+    assert int8["sizes"]["int8"] < 0.5 * onnx["sizes"]["onnx"]
+    assert all(ms > 0 for each in onnx["latency"].values() for ms in each.values())
+    assert "opset 18" in done.stdout
+    assert "on 600 images" in done.stdout
+
+
+def test_a_difference_above_the_tolerance_fails(pair, fails_clearly, tmp_path):
+    fails_clearly("scripts/export.py", pair / "net.config", pair / "net.inherited", "--to",
+                  "tests.networks.test_export:Wrong", "--skip_latency", "--save", tmp_path,
+                  match="its logits differ by 1")
+
+
+class Wrong(Format):
+    """A format whose runner answers wrongly."""
+
+    suffix = ".wrong"
+
+    def write(self, net, path, description):
+        self.net = net
+        path.write_text("")
+
+    def load(self, path, threads=None):
+        return lambda images: torch_runner(self.net, 1)(images) + 1
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (["--to", "onnx"], "name the weights"),
+    (["w", "--to", "tf"], "unknown export format 'tf'"),
+    (["w", "--to", "safetensors", "--int8"], "--int8 needs --to onnx"),
+    (["absent", "--to", "safetensors"], "absent: no such checkpoint"),
+    (["w", "--to", "optuna"], "--to optuna takes the folder of a search")])
+def test_bad_requests_fail_clearly(pair, fails_clearly, flags, match):
+    fails_clearly("scripts/export.py", pair / "net.config", *flags, match=match)
+
+
+def test_help_needs_neither_torch_nor_onnx():
+    code = ("import sys; sys.argv = ['export.py', '--help']; sys.path.insert(0, 'scripts')\n"
+            "import export\n"
+            "try: export.get_args_parser().parse_args()\n"
+            "except SystemExit: pass\n"
+            "assert not {'torch', 'onnx', 'onnxruntime', 'optuna'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "onnx, pt2, safetensors" in done.stdout
