@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -93,7 +94,7 @@ def latencies(load: Mapping[str, Callable[[int], Runner]], resolution: int,
     found: dict[str, dict[int, float]] = {name: {} for name in load}
     for count in threads:
         runners = [make(count) for make in load.values()]
-        measured = measure([lambda run=run: run(image) for run in runners], rel_err=REL_ERR,
+        measured = measure([partial(run, image) for run in runners], rel_err=REL_ERR,
                            max_repeats=REPEATS)
         for name, latency in zip(load, measured, strict=True):
             found[name][count] = latency.mean

@@ -103,13 +103,17 @@ def export_archive(args: argparse.Namespace) -> None:
     """Writes the archive of a search as an Optuna study."""
     if args.to != [OPTUNA] or args.weights:
         raise UserError("--to optuna takes the folder of a search, and no other format beside it")
-    from search.optuna_study import write_study
+    from post_search import read_search
+    from search.optuna_study import archive_space, write_study
 
-    source = Path(args.source)
-    folder = Path(args.save or (source if source.is_dir() else source.parent))
-    path = folder / "study.db"
-    n, name = write_study(source, path)
-    print(f"{path}: study {name!r} with {n} trials; look at it with: "
+    source, found = Path(args.source), read_search(args.source, None)
+    if found.space is None:
+        raise UserError(f"{source}: its search space is code of your own; its genes have no names")
+    folder = source if source.is_dir() else source.parent
+    path, title = Path(args.save or folder) / "study.db", folder.resolve().name
+    write_study(found.stats, found.sec_obj.split("+"), archive_space(found.stats, found.space),
+                path, title)
+    print(f"{path}: study {title!r} with {len(found.stats.archive)} trials; look at it with "
           f"optuna-dashboard sqlite:///{path}")
 
 

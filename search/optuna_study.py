@@ -1,0 +1,86 @@
+"""An archive as an Optuna study, for those who keep a dashboard of studies."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from search.archive import Record, Stats
+from search_space import SearchSpace, get_search_space
+from utils.errors import UserError
+from utils.files import atomic_path
+
+ERROR = "top1_err"
+
+
+def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: str | os.PathLike,
+                title: str) -> None:
+    """Writes an archive as an Optuna study in an SQLite file; replaces an older file.
+
+    Each architecture is a finished trial, in the order of evaluation: the genes that it uses are
+    the parameters, under the names of the search space, and its objectives the values. The
+    architecture itself is an attribute.
+
+    Args:
+        stats: the archive.
+        names: of the objectives beside the error.
+        space: of its architectures.
+        path: the SQLite file.
+        title: name of the study.
+
+    Raises:
+        UserError: the archive is empty or of another space, or Optuna is not installed.
+    """
+    optuna = _optuna()
+    if not stats.archive:
+        raise UserError("the archive holds no evaluated architecture")
+    trials = [_trial(optuna, record, space) for record in stats.archive]
+    directions = ["minimize" if sign > 0 else "maximize" for sign in stats.signs]
+    with atomic_path(path) as temporary:
+        temporary.unlink()  # SQLite makes it
+        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
+        study = optuna.create_study(study_name=title, storage=storage, directions=directions)
+        study.set_metric_names([ERROR, *names])
+        study.add_trials(trials)
+        storage.engine.dispose()
+
+
+def archive_space(stats: Stats, space: SearchSpace) -> SearchSpace:
+    """Returns the space with the resolutions of an archive, where it is the one of any resolution.
+
+    Args:
+        stats: the archive.
+        space: as the search's settings say it.
+    """
+    if space.name != "mbv3":
+        return space
+    found = sorted({int(record.arch["r"]) for record in stats.archive})
+    return get_search_space("mbv3", resolutions=found)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise UserError("--to optuna needs the package optuna: install requirements-export.txt") \
+            from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _trial(optuna: Any, record: Record, space: SearchSpace) -> Any:
+    """Returns one architecture as a finished trial."""
+    x = space.encode(record.arch)
+    params: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
+    used = space.active(np.asarray(x)[None])[0]
+    for gene, value in [(space.genes[i], int(x[i]) - int(space.lower[i]))
+                        for i in np.flatnonzero(used)]:
+        choices = tuple(each if isinstance(each, bool | int | float | str) else str(each)
+                        for each in gene.values)
+        params[gene.name] = choices[value]
+        distributions[gene.name] = optuna.distributions.CategoricalDistribution(choices)
+    return optuna.trial.create_trial(params=params, distributions=distributions,
+                                     values=[record.top1_err, *record.values],
+                                     user_attrs={"arch": record.arch})

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from search.archive import Record, Stats, write_stats
+from search.optuna_study import archive_space, write_study
+from search_space import OFASearchSpace, get_search_space
+from utils.errors import UserError
+from utils.pareto import non_dominated
+
+optuna = pytest.importorskip("optuna")
+
+
+@pytest.fixture
+def stats():
+    space = OFASearchSpace([32, 40, 48])
+    archs = space.sample(8, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    records = [Record(arch, *rng.uniform(1, 50, 2).round(2).tolist()) for arch in archs]
+    return Stats(records, [], 0.5, sec_obj="flops")
+
+
+def test_a_study_holds_every_architecture(stats, tmp_path):
+    path = tmp_path / "a folder" / "study.db"
+    space = archive_space(stats, get_search_space("mbv3"))
+    for _ in range(2):  # the second one replaces the first
+        write_study(stats, ["flops"], space, path, "mine")
+    assert [each.name for each in path.parent.iterdir()] == ["study.db"]
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
+    assert study.metric_names == ["top1_err", "flops"]
+    assert [each.name for each in study.directions] == ["MINIMIZE", "MINIMIZE"]
+    assert len(study.trials) == len(stats.archive)
+    for trial, record in zip(study.trials, stats.archive, strict=True):
+        assert trial.values == [record.top1_err, record.sec_obj]
+        assert trial.user_attrs["arch"] == record.arch
+        used = space.active(space.encode(record.arch)[None]).sum()
+        assert len(trial.params) == used
+        assert record.arch["r"] in trial.params.values()
+    F = np.array([[record.top1_err, record.sec_obj] for record in stats.archive])
+    assert {t.number for t in study.best_trials} == set(np.flatnonzero(non_dominated(F)).tolist())
+
+
+def test_an_objective_to_be_maximised_is_one_there(stats, tmp_path):
+    described = [{"name": "speed", "direction": "max", "unit": "1/s", "source": "measured"}]
+    other = Stats(stats.archive, [], 0.5, sec_obj="speed", objectives=described)
+    write_study(other, ["speed"], archive_space(other, get_search_space("mbv3")),
+                tmp_path / "s.db", "s")
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's.db'}")
+    assert [each.name for each in study.directions] == ["MINIMIZE", "MAXIMIZE"]
+
+
+def test_an_empty_archive_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no evaluated architecture"):
+        write_study(Stats([], [], 0.0), ["flops"], get_search_space("mbv3"), tmp_path / "s.db", "s")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(stats, tmp_path, run_command, fails_clearly):
+    folder = tmp_path / "a search"
+    write_stats(folder / "iter_1.stats", stats)
+    done = run_command("scripts/export.py", folder, "--to", "optuna")
+    assert done.returncode == 0, done.stderr
+    assert "study 'a search' with 8 trials" in done.stdout
+    assert len(optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
+               .trials) == 8
+    fails_clearly("scripts/export.py", tmp_path, "--to", "optuna", match="no iter_<i>.stats")
