@@ -1,9 +1,10 @@
 """Accuracy predictors (surrogates): (encoding, top-1 error) -> predictor."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.registry import load_class
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ PREDICTORS = {
     "carts": "acc_predictor.carts:CARTs",
     "gp": "acc_predictor.gp:GP",
     "mlp": "acc_predictor.mlp:MLP",
+    "nngp": "acc_predictor.nngp:NNGP",
     "rbf": "acc_predictor.rbf:RBF",
 }
 
@@ -28,10 +30,19 @@ def check_predictor(name: str) -> None:
         load_class(PREDICTORS, name, "predictor", AccPredictor)
 
 
+def require_std(name: str) -> None:
+    """Raises UserError where that predictor gives no standard deviations."""
+    from acc_predictor.base import AccPredictor
+
+    if not load_class(PREDICTORS, name, "predictor", AccPredictor).gives_std:
+        raise UserError(f"predictor {name!r} gives no standard deviation, which this strategy "
+                        "needs; take nngp or gp, or another --strategy")
+
+
 def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, seed: int = 0,
                       lower: np.ndarray | None = None, upper: np.ndarray | None = None,
                       n_jobs: int | None = None,
-                      space: "SearchSpace | None" = None) -> "AccPredictor":
+                      space: "SearchSpace | None" = None, **options: Any) -> "AccPredictor":
     """Returns the predictor called `name`, fitted.
 
     Args:
@@ -42,6 +53,7 @@ def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, see
         lower, upper: (d,) bounds of the genes; by default those of the data.
         n_jobs: threads to use, None for all cores; no result depends on it.
         space: what the vectors encode; some predictors use the meaning of the genes.
+        options: further keywords of that predictor's constructor, such as `n_trees` of `carts`.
 
     Raises:
         UserError: no such predictor, or inputs and targets that it cannot learn from.
@@ -50,5 +62,5 @@ def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, see
 
     predictor = load_class(PREDICTORS, name, "predictor", AccPredictor)
     fitted: AccPredictor = predictor(seed=seed, lower=lower, upper=upper, n_jobs=n_jobs,
-                                     space=space).fit(inputs, targets)
+                                     space=space, **options).fit(inputs, targets)
     return fitted

@@ -3,7 +3,7 @@
 import functools
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, overload
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads scipy's own BLAS before `_blas` lists the libraries
@@ -25,6 +25,8 @@ class AccPredictor(ABC):
     - Columns that are constant in the training set say nothing and are dropped, here and in
       `predict`. Constant targets give that constant.
     - NaN, infinity, wrong shapes and fewer than `min_points` different points raise UserError.
+    - A model that is sure or unsure of a prediction says so as a standard deviation: of the error
+      itself, without the noise of one measurement.
     - Randomness comes from `seed` alone. BLAS runs on one thread, so that the predictions are the
       same to the last bit whatever the number of cores or `n_jobs`.
 
@@ -37,10 +39,12 @@ class AccPredictor(ABC):
     Attributes:
         name: key in `acc_predictor.PREDICTORS`.
         min_points: the fewest different training points that it accepts.
+        gives_std: whether it gives standard deviations.
     """
 
     name: ClassVar[str]
     min_points: ClassVar[int] = 5
+    gives_std: ClassVar[bool] = False
 
     def __init__(self, *, seed: int = 0, lower: np.ndarray | None = None,
                  upper: np.ndarray | None = None, n_jobs: int | None = None,
@@ -73,26 +77,60 @@ class AccPredictor(ABC):
                             f"architectures to learn from, not {len(X)}; evaluate more (--n_doe)")
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))
+        self._first = X[0]
         self._constant = float(y[0]) if np.ptp(y) == 0 else None
         if self._constant is None:
             with _blas().limit(limits=1, user_api="blas"):
                 self._fit(X[:, self._columns], y)
         return self
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: np.ndarray,
+                return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(self, X: np.ndarray,
+                return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Returns the (n, 1) predicted top-1 errors in percent of (n, d) vectors.
 
+        Args:
+            X: (n, d) canonical integer vectors.
+            return_std: also return their (n, 1) standard deviations in percent, as scikit-learn's
+                regressors do.
+
         Raises:
-            UserError: another number of columns than in training, NaN or infinity.
+            UserError: another number of columns than in training, NaN or infinity, or a model
+                without standard deviations is asked for them.
         """
         X = _finite_matrix("inputs to predict", X)
         if X.shape[1] != self._n_genes:
             raise UserError(f"predictor {self.name!r} was fitted on {self._n_genes} genes, but is "
                             f"asked about vectors of {X.shape[1]}")
-        if self._constant is not None:
-            return np.full((len(X), 1), self._constant)
+        if return_std and not self.gives_std:
+            raise UserError(f"predictor {self.name!r} gives no standard deviation; take one that "
+                            "does, such as nngp or gp")
         with _blas().limit(limits=1, user_api="blas"):
+            if return_std:
+                mean, std = self._mean_std(X)
+                return np.reshape(mean, (len(X), 1)), np.reshape(std, (len(X), 1))
+            if self._constant is not None:
+                return np.full((len(X), 1), self._constant)
             return np.reshape(self._predict(X[:, self._columns]), (len(X), 1))
+
+    def _mean_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._constant is not None:
+            return np.full(len(X), self._constant), np.zeros(len(X))
+        return self._predict_std(X[:, self._columns])
+
+    def believe(self, X: np.ndarray) -> Self:
+        """Returns the model as it would be if its predictions of (n, d) vectors were measured.
+
+        The predictions stay, the standard deviations near `X` shrink. A model that cannot do so at
+        once returns itself.
+        """
+        return self
 
     @abstractmethod
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
@@ -101,6 +139,16 @@ class AccPredictor(ABC):
     @abstractmethod
     def _predict(self, X: np.ndarray) -> np.ndarray:
         """Returns n predictions for (n, k) rows."""
+
+    def _predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns n predictions and n standard deviations for (n, k) rows; see `gives_std`."""
+        raise NotImplementedError(f"{type(self).__name__} sets gives_std, but has no _predict_std")
+
+    def _whole(self, X: np.ndarray) -> np.ndarray:
+        """Returns (n, d) vectors of (n, k) rows: what is constant in training as it was there."""
+        whole = np.tile(self._first, (len(X), 1))
+        whole[:, self._columns] = X
+        return whole
 
     def _bounds(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the (k,) lower and upper bounds of the columns in use: `X` holds those alone."""

@@ -176,7 +176,8 @@ def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Fore
         features.append(feature)
         thresholds.append(threshold)
         children.append(child)
-    return _Forest(trees, *map(np.concatenate, (features, thresholds, children, values)))
+    return _Forest(trees, *(np.concatenate(each)
+                            for each in (features, thresholds, children, values)))
 
 
 def _best_splits(splits: _Splits, level: _Level, preference: np.ndarray) -> np.ndarray:

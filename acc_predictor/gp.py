@@ -19,6 +19,7 @@ class GP(AccPredictor):
     """
 
     name = "gp"
+    gives_std = True
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         theta = _first_feasible_theta(zscore(X, axis=0, ddof=1))
@@ -31,6 +32,10 @@ class GP(AccPredictor):
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return self._model.predict(X)
+
+    def _predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, variance = self._model.predict(X, return_mse=True)
+        return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
 def _first_feasible_theta(Z: np.ndarray) -> float:

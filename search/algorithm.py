@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from acc_predictor import require_std
 from search import archive as archives
 from search.archive import Record, Stats
 from search.constraints import Constraints, initial_sample
@@ -87,6 +88,8 @@ class Search:
         self.space, self.objectives = space, list(objectives)
         self.strategy = get_strategy(strategy) if isinstance(strategy, str) else strategy
         self.predictor = predictor or self.strategy.default_predictor
+        if self.strategy.needs_std:
+            require_std(str(self.predictor))
         self.n_doe, self.iterations, self.n_iter, self.seed = n_doe, iterations, n_iter, seed
         self.costs = costs or SpaceCosts(space)
         self.constraints = Constraints(constraints, objectives, self.costs)
@@ -118,7 +121,8 @@ class Search:
         if self.strategy.default_predictor is not None:
             with self.progress.events.phase("fit"):
                 surrogate = Surrogate(self.space, self.objectives, str(self.predictor), X, F,
-                                      int(rng.integers(2**31)))
+                                      int(rng.integers(2**31)),
+                                      self.strategy.objective_predictor)
         task = Task(self.space, X, F, np.vstack([X, self.encode(self.failed)]), surrogate,
                     self.constraints.violation(surrogate))
         with self.progress.events.phase("propose"):

@@ -1,6 +1,8 @@
 """What a search believes of architectures that it has not evaluated."""
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -23,6 +25,7 @@ class Surrogate:
         X: (a, n_var) canonical vectors of the archive.
         F: (a, m) minimised objectives; column 0 the top-1 error in percent.
         seed: of the predictor.
+        objective_predictor: name of the predictor of objectives that are not exact.
 
     Attributes:
         error: the fitted accuracy predictor.
@@ -33,13 +36,14 @@ class Surrogate:
     """
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective], predictor: str,
-                 X: np.ndarray, F: np.ndarray, seed: int) -> None:
+                 X: np.ndarray, F: np.ndarray, seed: int,
+                 objective_predictor: str = OBJECTIVE_PREDICTOR) -> None:
         self.objectives = list(objectives)
         self.error: AccPredictor = get_acc_predictor(
             predictor, X, F[:, 0], seed=seed, lower=space.lower, upper=space.upper, space=space)
         self.exact = np.array([False] + [objective.exact for objective in objectives])
-        self._models = {
-            column: get_acc_predictor(OBJECTIVE_PREDICTOR, X, F[:, column], lower=space.lower,
+        self._models: dict[int, AccPredictor] = {
+            column: get_acc_predictor(objective_predictor, X, F[:, column], lower=space.lower,
                                       upper=space.upper, space=space)
             for column in np.flatnonzero(~self.exact)[1:].tolist()}
 
@@ -51,5 +55,31 @@ class Surrogate:
         """Returns the (n, m - 1) minimised objectives beside the error."""
         return np.column_stack([
             self._models[column].predict(X)[:, 0] if column in self._models
-            else objective.sign * objective.values(X)
-            for column, objective in enumerate(self.objectives, 1)])
+            else self._exact_values(column, X) for column in range(1, len(self.exact))])
+
+    def _exact_values(self, column: int, X: np.ndarray) -> np.ndarray:
+        objective = self.objectives[column - 1]
+        return objective.sign * objective.values(X)
+
+    def predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the (n, m) minimised objectives and their standard deviations, 0 where exact.
+
+        Raises:
+            UserError: a model gives none.
+        """
+        mean, std = np.zeros((2, len(X), len(self.exact)))
+        models = {0: self.error, **self._models}
+        for column in range(len(self.exact)):
+            if column in models:
+                predicted, spread = models[column].predict(X, return_std=True)
+                mean[:, column], std[:, column] = predicted[:, 0], spread[:, 0]
+            else:
+                mean[:, column] = self._exact_values(column, X)
+        return mean, std
+
+    def believe(self, X: np.ndarray) -> Self:
+        """Returns the surrogate as it would be if its predictions of `X` were measured."""
+        surrogate = copy.copy(self)
+        surrogate.error = self.error.believe(X)
+        surrogate._models = {column: model.believe(X) for column, model in self._models.items()}
+        return surrogate

@@ -12,7 +12,10 @@ __all__ = ["STRATEGIES", "Strategy", "Task", "get_strategy"]
 
 # name -> "module:class", a `Strategy`
 STRATEGIES = {
+    "ehvi": "search.strategies.ehvi:EHVI",
+    "evolution": "search.strategies.evolution:RegularisedEvolution",
     "msunas": "search.strategies.msunas:MSuNAS",
+    "nsga2": "search.strategies.evolution:NSGA2",
     "random": "search.strategies.random:RandomSearch",
 }
 

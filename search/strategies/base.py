@@ -69,10 +69,14 @@ class Strategy(ABC):
         name: key in `STRATEGIES`.
         default_predictor: the accuracy predictor that it works best with; None where it needs no
             surrogate.
+        objective_predictor: what predicts objectives that are known by evaluation only.
+        needs_std: whether the predictors must give standard deviations.
     """
 
     name: ClassVar[str]
     default_predictor: ClassVar[str | None] = "rbf"
+    objective_predictor: ClassVar[str] = "rbf"
+    needs_std: ClassVar[bool] = False
 
     @abstractmethod
     def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acc_predictor import PREDICTORS, adaptive_switching, carts, get_acc_predictor, mlp
+from acc_predictor import (
+    PREDICTORS,
+    adaptive_switching,
+    carts,
+    get_acc_predictor,
+    mlp,
+    require_std,
+)
 from search_space import OFASearchSpace
 from utils.errors import UserError
 from utils.metrics import kendall
@@ -90,6 +97,41 @@ def test_constant_targets_are_predicted(name, points):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_standard_deviation_is_given_or_refused(name, points):
+    X, y = points
+    model = get_acc_predictor(name, X[:90], y[:90])
+    if not model.gives_std:
+        with pytest.raises(UserError, match=f"{name!r} gives no standard deviation"):
+            model.predict(X[90:], return_std=True)
+        with pytest.raises(UserError, match="which this strategy needs"):
+            require_std(name)
+        return
+    mean, std = model.predict(X[90:], return_std=True)
+    assert np.allclose(mean, model.predict(X[90:]), atol=1e-8)
+    assert std.shape == (30, 1)
+    assert np.isfinite(std).all()
+    assert (std > 0).all()
+    known = model.predict(X[:90], return_std=True)[1]
+    assert known.mean() < std.mean(), "it is surer of what it has seen"
+    scores = (y[90:, None] - mean) / np.hypot(std, 0.1)  # 0.1 is the noise of the points
+    assert 0.5 < scores.std() < 2
+    constant = get_acc_predictor(name, X[:60], np.full(60, 25.5))
+    assert not constant.predict(X[60:], return_std=True)[1].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_believing_a_prediction_moves_none_and_makes_it_surer(name, points):
+    X, y = points
+    model = get_acc_predictor(name, X[:90], y[:90])
+    believed = model.believe(X[90:95])
+    assert np.allclose(believed.predict(X), model.predict(X), atol=1e-8)
+    if believed is not model:
+        before, after = (m.predict(X, return_std=True)[1] for m in (model, believed))
+        assert (after[90:95] < before[90:95]).all()
+        assert (after <= before + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_too_few_points_are_refused_and_just_enough_are_not(name, points):
     X, y = points
     need = 20 if name == "as" else 5
@@ -135,7 +177,7 @@ def test_bounds_of_another_length_are_refused(points):
         get_acc_predictor("rbf", *points, lower=np.zeros(45))
 
 
-@pytest.mark.parametrize("name", ["rbf", "gp", "carts"])
+@pytest.mark.parametrize("name", ["rbf", "gp", "carts", "nngp"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_degenerate_designs_never_break_the_algebra(name, data):

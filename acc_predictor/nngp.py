@@ -1,0 +1,245 @@
+"""`nngp`: a Gaussian process with the kernel of an infinitely wide ReLU network."""
+
+import copy
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.optimize import minimize
+
+from acc_predictor.base import AccPredictor
+from acc_predictor.features import GeneFeatures
+
+N_LAYERS = 3
+MAX_ITERATIONS = 60
+# Logarithms of standard deviations: what is likely before any data, and how likely.
+WEIGHT, BIAS, SCALE, NOISE = (0.3, 1.0), (1.0, 1.0), (1.0, 1.0), (0.05, 1.0)
+PRIOR_REACH = 6  # the search for hyperparameters ends so many standard deviations away
+CONSTANT = 1.0  # variance of the mean
+JITTER = 1e-8
+
+
+class NNGP(AccPredictor):
+    """Gaussian process regression on the steps of the genes, with a learnt weight for each group.
+
+    Inputs: `GeneFeatures`, centred. The genes of one group (all kernel sizes of a stage) share a
+    weight, which is learnt; so is the noise. The kernel is that of a network of ReLU layers: of
+    one, it is mostly additive with interactions of all genes, which is what accuracies look like.
+
+    Hyperparameters: the maximum of the posterior density under weak log-normal priors, by L-BFGS
+    with analytic gradients.
+
+    Source: Cho and Saul, "Kernel methods for deep learning" (2009), Equation 7, applied once for
+    each layer; Lee et al., "Deep neural networks as Gaussian processes" (2018).
+
+    Args:
+        n_layers: hidden layers of the network.
+        options: see `AccPredictor`.
+    """
+
+    name = "nngp"
+    gives_std = True
+
+    def __init__(self, *, n_layers: int = N_LAYERS, **options: Any) -> None:
+        super().__init__(**options)
+        self.n_layers = n_layers
+
+    def believe(self, X: np.ndarray) -> Self:
+        """See `AccPredictor.believe`."""
+        if self._constant is not None:
+            return self
+        model = copy.copy(self)
+        model._posterior = self._posterior.extended(self._inputs(
+            np.asarray(X, dtype=float)[:, self._columns]))
+        return model
+
+    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+        whole = self._whole(X)
+        self._features = (GeneFeatures.of_data(whole) if self.space is None
+                          else GeneFeatures.of_space(self.space, whole))
+        columns, group = self._features(whole), self._features.group
+        self._centre = columns.mean(axis=0)
+        norms = np.bincount(group, ((columns - self._centre) ** 2).mean(axis=0))
+        self._norm = np.sqrt(np.where(norms > 0, norms, 1.0))[group]
+        self._mean, self._std = y.mean(), y.std()
+        Z = self._inputs(X)
+        evidence = _Evidence(Z, group, (y - self._mean) / self._std, self.n_layers)
+        self._posterior = _Posterior.of(evidence, evidence.maximise())
+
+    def _predict(self, X: np.ndarray) -> np.ndarray:
+        return self._posterior.mean(self._inputs(X)) * self._std + self._mean
+
+    def _predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = self._posterior.mean_std(self._inputs(X))
+        return mean * self._std + self._mean, std * self._std
+
+    def _inputs(self, X: np.ndarray) -> np.ndarray:
+        """Returns (n, p) features, centred, each group with a mean square of 1 in training."""
+        return (self._features(self._whole(X)) - self._centre) / self._norm
+
+
+class Hyperparameters(NamedTuple):
+    """Variances: of each column's (p,) weight, the biases, the network, and the noise."""
+
+    weight: np.ndarray
+    bias: float
+    scale: float
+    noise: float
+
+
+class _Evidence:
+    """How well hyperparameters explain standardised targets: a negative log posterior density.
+
+    Args:
+        Z: (n, p) inputs.
+        group: (p,) group of each column.
+        z: (n,) standardised targets.
+        n_layers: of the network.
+    """
+
+    def __init__(self, Z: np.ndarray, group: np.ndarray, z: np.ndarray, n_layers: int) -> None:
+        self.Z, self.group, self.z, self.n_layers = Z, group, z, n_layers
+        priors = [WEIGHT] * (group.max() + 1) + [BIAS, SCALE, NOISE]
+        self.likely = np.log([prior[0] for prior in priors])
+        self.spread = np.array([prior[1] for prior in priors])
+
+    def maximise(self) -> Hyperparameters:
+        """Returns the most probable hyperparameters that L-BFGS finds."""
+        reach = PRIOR_REACH * self.spread
+        found = minimize(self.loss, self.likely, jac=True, method="L-BFGS-B",
+                         bounds=np.column_stack([self.likely - reach, self.likely + reach]),
+                         options={"maxiter": MAX_ITERATIONS, "ftol": 1e-6})
+        return self.hyperparameters(found.x)
+
+    def hyperparameters(self, theta: np.ndarray) -> Hyperparameters:
+        """Returns the variances for (g + 3,) logarithms of standard deviations."""
+        variances = np.exp(2 * theta)
+        return Hyperparameters(variances[:-3][self.group], *variances[-3:].tolist())
+
+    def loss(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Returns the negative log density, up to a constant, and its (g + 3,) gradient."""
+        h = self.hyperparameters(theta)
+        size = (self.Z ** 2) @ h.weight + h.bias
+        network = relu_network((self.Z * h.weight) @ self.Z.T + h.bias, size, size, self.n_layers)
+        K = h.scale * network.kernel + CONSTANT
+        K[np.diag_indices_from(K)] += h.noise + JITTER
+        factor, failed = dpotrf(K, lower=1, clean=1)
+        off = (theta - self.likely) / self.spread
+        if failed:
+            return 1e10, np.zeros_like(theta)
+        alpha = cho_solve((factor, True), self.z)
+        inverse = np.tril(dpotri(factor, lower=1)[0])
+        inverse += np.tril(inverse, -1).T
+        W = inverse - np.outer(alpha, alpha)  # twice the derivative of the loss by K
+        loss = 0.5 * self.z @ alpha + np.log(factor.diagonal()).sum() + 0.5 * off @ off
+        by_dot, by_size = h.scale * W * network.by_dot, h.scale * W * network.by_size
+        by_size = 2 * by_size.sum(axis=1)  # a size decides its row and its column
+        by_weight = np.bincount(self.group, h.weight * (
+            (self.Z * (by_dot @ self.Z)).sum(axis=0) + by_size @ self.Z ** 2))
+        by_bias = h.bias * (by_dot.sum() + by_size.sum())
+        return loss, off / self.spread + np.concatenate(
+            [by_weight, [by_bias, h.scale * (W * network.kernel).sum(), h.noise * np.trace(W)]])
+
+
+class _Posterior(NamedTuple):
+    """A Gaussian process that has seen (n, p) inputs.
+
+    Attributes:
+        h, n_layers: of the kernel.
+        Z: (n, p) inputs.
+        factor: (n, n) lower Cholesky factor of their covariance with noise.
+        alpha: (n,) inverse covariance times targets.
+    """
+
+    h: Hyperparameters
+    n_layers: int
+    Z: np.ndarray
+    factor: np.ndarray
+    alpha: np.ndarray
+
+    @classmethod
+    def of(cls, evidence: _Evidence, h: Hyperparameters) -> Self:
+        """Conditions on the data of `evidence`."""
+        empty = cls(h, evidence.n_layers, evidence.Z, np.empty((0, 0)), np.empty(0))
+        factor = np.linalg.cholesky(empty.covariance(evidence.Z, evidence.Z) + empty.nugget(
+            len(evidence.Z)))
+        return empty._replace(factor=factor, alpha=cho_solve((factor, True), evidence.z))
+
+    def extended(self, Z: np.ndarray) -> Self:
+        """Returns the process that has also seen (k, p) inputs, with what it predicts there."""
+        across = solve_triangular(self.factor, self.covariance(self.Z, Z), lower=True)
+        corner = np.linalg.cholesky(self.covariance(Z, Z) + self.nugget(len(Z))
+                                    - across.T @ across)
+        factor = np.block([[self.factor, np.zeros(across.shape)], [across.T, corner]])
+        return self._replace(Z=np.vstack([self.Z, Z]), factor=factor,
+                             alpha=np.append(self.alpha, np.zeros(len(Z))))
+
+    def mean(self, Z: np.ndarray) -> np.ndarray:
+        """Returns the (k,) means of (k, p) inputs."""
+        return self.covariance(Z, self.Z) @ self.alpha
+
+    def mean_std(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the (k,) means and standard deviations, without noise, of (k, p) inputs."""
+        across = self.covariance(self.Z, Z)
+        explained = solve_triangular(self.factor, across, lower=True, check_finite=False)
+        prior = self.h.scale * self.size(Z) + CONSTANT
+        variance = prior - (explained ** 2).sum(axis=0)
+        return across.T @ self.alpha, np.sqrt(np.maximum(variance, JITTER))
+
+    def covariance(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
+        """Returns the (a, b) prior covariance of (a, p) and (b, p) inputs, without noise."""
+        dot = (A * self.h.weight) @ B.T + self.h.bias
+        return self.h.scale * relu_kernel(dot, self.size(A), self.size(B),
+                                          self.n_layers) + CONSTANT
+
+    def size(self, Z: np.ndarray) -> np.ndarray:
+        """Returns the (k,) squared lengths of weighted inputs with their bias."""
+        return (Z ** 2) @ self.h.weight + self.h.bias
+
+    def nugget(self, n: int) -> np.ndarray:
+        """Returns the (n, n) covariance of the noise."""
+        return (self.h.noise + JITTER) * np.eye(n)
+
+
+class Network(NamedTuple):
+    """The kernel of a network, and its derivatives by dot products and by the first sizes."""
+
+    kernel: np.ndarray
+    by_dot: np.ndarray
+    by_size: np.ndarray
+
+
+def relu_kernel(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) -> np.ndarray:
+    """Returns the kernel of infinitely wide ReLU layers; a layer keeps the size of its inputs.
+
+    Args:
+        dot: (a, b) inner products.
+        u, v: (a,) and (b,) squared lengths, positive.
+        n_layers: how often.
+    """
+    length = np.sqrt(np.outer(u, v))
+    for _ in range(n_layers):
+        dot = _layer(dot, length)[0]
+    return dot
+
+
+def relu_network(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) -> Network:
+    """Returns `relu_kernel` with its derivatives."""
+    length, ratio = np.sqrt(np.outer(u, v)), np.sqrt(np.divide.outer(1 / u, 1 / v))
+    by_dot, sines = np.ones_like(dot), np.zeros_like(dot)
+    for _ in range(n_layers):
+        dot, slope, sine = _layer(dot, length)
+        by_dot, sines = by_dot * slope, sines * slope + sine
+    return Network(dot, by_dot, 0.5 * sines * ratio)
+
+
+def _layer(dot: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the kernel of one layer, its slope by `dot`, and the sine of the angle over pi.
+
+    With t the cosine of the angle: `length (sqrt(1 - t^2) + (pi - arccos t) t) / pi`.
+    """
+    cosine = np.clip(dot / length, -1.0, 1.0)
+    slope = 1 - np.arccos(cosine) / np.pi
+    sine = np.sqrt(1 - cosine ** 2) / np.pi
+    return length * (sine + slope * cosine), slope, sine

@@ -1,0 +1,58 @@
+"""Evolution without a surrogate: baselines that tell what the surrogate is worth."""
+
+import numpy as np
+
+from search.evolution import mutate, offspring, survivors
+from search.strategies.base import Strategy, Task
+from utils.pareto import non_dominated
+
+# Regularised evolution: how many of the youngest live, and how many compete to be a parent.
+ALIVE, RIVALS = 50, 10
+# NSGA-II: how many are parents.
+PARENTS = 40
+ROUNDS = 20  # of children, until enough are new
+
+
+class RegularisedEvolution(Strategy):
+    """The youngest live; a parent is on the front of a few drawn at random; one gene mutates.
+
+    Source: Real et al., "Regularized evolution for image classifier architecture search" (2019),
+    with non-dominance in place of the highest accuracy.
+    """
+
+    name = "evolution"
+    default_predictor = None
+
+    def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
+        """See `Strategy.propose`."""
+        X, F = task.X[-ALIVE:], task.F[-ALIVE:]
+        children = X[:0]
+        for _ in range(ROUNDS * k):
+            rivals = rng.choice(len(X), min(RIVALS, len(X)), replace=False)
+            parent = rng.choice(rivals[non_dominated(F[rivals])])
+            child = task.space.canonical(mutate(task.space, X[[parent]], rng, rate=0.0))
+            children = task.fresh(np.vstack([children, child]))
+            if len(children) == k:
+                break
+        return task.top_up(children, k, rng)[:k]
+
+
+class NSGA2(Strategy):
+    """The parents are those of all evaluated architectures that survive by rank and crowding.
+
+    Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II" (2002).
+    """
+
+    name = "nsga2"
+    default_predictor = None
+
+    def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
+        """See `Strategy.propose`."""
+        parents = task.X[survivors(task.F, PARENTS)]
+        children = parents[:0]
+        for _ in range(ROUNDS):
+            born = offspring(task.space, parents, k, rng)
+            children = task.fresh(np.vstack([children, born]))
+            if len(children) >= k:
+                break
+        return task.top_up(children, k, rng)[:k]
