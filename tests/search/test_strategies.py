@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search import Costs, Failure, Progress, Record, Search, Task, make_objectives
+from search import Failure, Progress, Record, Search, SpaceCosts, Task, make_objectives
 from search.strategies import STRATEGIES, ehvi, get_strategy
 from search.surrogate import Surrogate
 from search_space import OFASearchSpace
@@ -98,7 +98,7 @@ def test_an_exhausted_space_gives_no_more_than_it_holds(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_goes_on_to_the_same_bytes_and_never_proposes_a_failure_again(name, tmp_path):
     def make(folder, iterations):
-        costs = Costs(SPACE)
+        costs = SpaceCosts(SPACE)
         return Search(SPACE, make_objectives("flops", SPACE, costs=costs), name, costs=costs,
                       engine=Direct(lambda arch: {"top1": top1(SPACE, arch)}), folder=folder,
                       n_doe=20, iterations=iterations, n_iter=3, progress=Progress(0, quiet=True))
