@@ -13,6 +13,7 @@ from utils.registry import load_class
 EVALUATORS = {
     "ofa": "evaluator.accuracy:SupernetEvaluator",
     "oracle": "evaluator.oracle:OracleEvaluator",
+    "table": "evaluator.table:TableEvaluator",
 }
 
 

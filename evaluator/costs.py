@@ -114,6 +114,8 @@ _PARTS: dict[str, Callable[[Layer], list[Costs]]] = {
     "bottleneck": _bottleneck_parts,
     "max_pool": lambda x: [Costs(0, 0, 0)],
     "linear": _conv_parts,
+    "norm": lambda x: [Costs(2 * x.in_channels, 0, 0)],
+    "counted_bias": lambda x: [*_conv_parts(x), Costs(0, x.out_channels, 0)],
     "pool": lambda x: [_pool(x.in_channels, x.size)],
 }
 
@@ -273,9 +275,9 @@ class CostModel:
         if measure not in MEMORY:
             raise UserError(f"unknown cost {measure!r}; choose from {', '.join(COUNTED)}; 'cpu' "
                             "needs a latency table")
-        if measure == "peak" and not self.space.sequential:
+        if not self.space.sequential:
             raise UserError(f"the layers of the search space {self.space.name} do not run one "
-                            "after another, so the memory that they need is unknown")
+                            "after another, so what they write and hold is unknown")
         return list(MEMORY)
 
     def _count(self, options: Sequence[tuple[Layer, ...]],
@@ -334,12 +336,14 @@ def file_costs(path: str, args: argparse.Namespace,
         UserError: the file is damaged or neither of the two, or `lut` lacks some of its layers.
     """
     resolution: int | None
+    sequential = True
     content = read_json(path, "net.subnet or net.config file")
     if "blocks" in content:
         layers, resolution = read_config_layers(path, args.img_size)
         command = build_command([resolution], config=path)
     elif "ks" in content or args.search_space or SPACE_KEY in content:
-        layers, resolution, command = _subnet_layers(path, content, args)
+        space, layers, command = _subnet_layers(path, content, args)
+        resolution, sequential = space.resolution(content), space.sequential
     else:
         raise UserError(f"{path}: neither a net.subnet (key 'ks', or name the space of the "
                         "architecture with --search_space) nor a net.config (key 'blocks')")
@@ -347,7 +351,7 @@ def file_costs(path: str, args: argparse.Namespace,
     row: dict[str, object] = {"file": str(path), "resolution": resolution,
            "params_count": costs.params, "flops_count": costs.flops, "macs_count": costs.macs,
            "params": millions(costs.params), "flops": millions(costs.flops),
-           **_memory_row(layers, costs.params),
+           **(_memory_row(layers, costs.params) if sequential else {}),
            "flops_convention": FLOPS_CONVENTION, "macs_convention": MACS_CONVENTION}
     if lut is not None:
         lut.require(layers, command)
@@ -364,13 +368,13 @@ def _memory_row(layers: Sequence[Layer], params: int) -> dict[str, float]:
 
 
 def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \
-        tuple[list[Layer], int | None, str]:
-    """Returns an architecture's layers, its resolution, and the command that measures them."""
+        tuple[SearchSpace, list[Layer], str]:
+    """Returns an architecture's space and layers, and the command that measures them."""
     try:
         space = space_of(arch, args.search_space)
         arch = check_arch(arch, space)
         width = space.default_width if args.width is None else args.width
-        return (space.layers(arch, args.n_classes, width), space.resolution(arch),
+        return (space, space.layers(arch, args.n_classes, width),
                 space_command(space, args.n_classes, width))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

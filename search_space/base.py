@@ -99,6 +99,13 @@ class SearchSpace(ABC):
         X = np.asarray(X, dtype=int)
         return np.where(self.active(X), X, self.lower)
 
+    def contains(self, X: np.ndarray) -> np.ndarray:
+        """Returns an (n,) bool array: which (n, n_var) vectors name an architecture that exists.
+
+        All do, unless a space is a table with gaps; `canonical` turns others into one that exists.
+        """
+        return np.ones(len(X), dtype=bool)
+
     def describe(self, arch: Arch) -> str:
         """Returns one line about an architecture, for people."""
         return ", ".join(f"{key} {_short(value)}" for key, value in arch.items())

@@ -15,7 +15,8 @@ class Layer:
 
     Attributes:
         kind: `conv`, `mbconv` (inverted residual), `bottleneck` (of a ResNet50-D), `max_pool`,
-            `pool` (global average) or `linear`.
+            `pool` (global average), `linear`, `norm` (batch normalisation alone), or
+            `counted_bias` (a linear layer whose bias counts as FLOPs).
         name: its place in the network, as latency tables call it: `first_conv`, `MBConv`,
             `final_expand_layer`, `feature_mix_layer`, `classifier`, `global_avg_pool`, ...
         size: height and width of its input in pixels.
@@ -68,6 +69,8 @@ _KEYS: dict[str, Callable[[Layer], str | None]] = {
     "bottleneck": _mbconv_key,
     "max_pool": _conv_key,
     "pool": lambda layer: None,
+    "norm": lambda layer: None,
+    "counted_bias": lambda layer: None,
     "linear": lambda layer: f"{layer.name}-input:{layer.in_channels}-output:{layer.out_channels}",
 }
 

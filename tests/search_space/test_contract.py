@@ -1,4 +1,4 @@
-"""The contract of every search space; a new one joins by a row in `SPACES`."""
+"""The contract of every search space; a new one joins by its row in `SEARCH_SPACES`."""
 
 import json
 import subprocess
@@ -22,17 +22,19 @@ from search_space import (
 )
 from search_space.base import unique_rows
 from tests.conftest import ROOT
+from tests.search_space.tables import write_graphs, write_table
 from utils.errors import UserError
 
 # Keys whose lists have entries for layers that are not there.
 UNUSED_ENTRIES = {"resnet50": "e"}
-# name -> the settings that it is tested with
-SPACES = {name: {} for name in SEARCH_SPACES}
+# name -> makes the settings that it is tested with; a folder is given
+SETTINGS = {"table": write_table, "nasbenchgraph": write_graphs}
 
 
-@pytest.fixture(scope="module", params=sorted(SPACES))
-def space(request):
-    return get_search_space(request.param, **SPACES[request.param])
+@pytest.fixture(scope="module", params=sorted(SEARCH_SPACES))
+def space(request, tmp_path_factory):
+    make = SETTINGS.get(request.param, lambda folder: {})
+    return get_search_space(request.param, **make(tmp_path_factory.mktemp(request.param)))
 
 
 @pytest.fixture
@@ -96,6 +98,11 @@ def test_drawn_vectors_are_canonical_and_within_the_bounds(space, rng):
     assert X.shape == (500, space.n_var) and X.dtype.kind == "i"
     assert (X >= space.lower).all() and (X <= space.upper).all()
     np.testing.assert_array_equal(space.canonical(X), X)
+
+
+def test_what_is_drawn_exists_and_canonical_leads_there(space, any_vectors, rng):
+    assert space.contains(space.draw(50, rng)).all()
+    assert space.contains(space.canonical(any_vectors)).all()
 
 
 def test_every_value_of_every_gene_is_drawn(space, rng):

@@ -1,0 +1,95 @@
+"""Tabular benchmarks: an evaluation is a row of a CSV file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluator.base import Evaluator
+from search_space import Arch, get_search_space
+from search_space.table import TabularSpace, parse_number, read_table
+from utils.errors import UserError
+
+
+class TableEvaluator(Evaluator):
+    """Answers with the figures of a table, behind the same contract as a supernet's evaluator.
+
+    The stats of an architecture are `top1`, the accuracy column in percent, and every other column
+    of its row that holds a number, under the column's name: each can be an objective.
+
+    Args:
+        search_space: a space whose architectures are rows of a table.
+        space_options: its settings, `table` and `accuracy` among them.
+        ignored: options of other evaluators.
+
+    Raises:
+        UserError: the space is none, no table or accuracy is named, or the table lacks a column.
+    """
+
+    def __init__(self, search_space: str = "table", space_options: dict[str, Any] | None = None,
+                 **ignored: Any) -> None:
+        space = get_search_space(search_space, **(space_options or {}))
+        if not isinstance(space, TabularSpace):
+            raise UserError(f"--evaluator table: the search space {search_space} is no table")
+        if not space.table or not space.accuracy:
+            raise UserError("--evaluator table needs --table FILE and --accuracy, its column with "
+                            "the top-1 accuracy in percent")
+        self.space, self.table = space, read_table(space.table)
+        keys = self.table.keys(space.key_columns)
+        self._row = {key: i for i, key in enumerate(keys)}
+        self.top1 = _accuracies(self.table.path, space.accuracy, self.table.column(space.accuracy))
+        self._figures = [name for name in self.table.columns if name not in space.key_columns]
+
+    def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
+        """Returns the figures of one architecture.
+
+        Args:
+            arch: an architecture of the space.
+            batch_scale: part of the contract, without influence.
+
+        Raises:
+            UserError: an invalid architecture, or one without a row.
+        """
+        row = self._row_number(self.space.decode(self.space.encode(arch)))
+        figures = {name: parse_number(self.table.columns[name][row]) for name in self._figures}
+        return {**{name: figure for name, figure in figures.items() if figure is not None},
+                "top1": float(self.top1[row]), "evaluator": "table"}
+
+    def evaluate_many(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Returns the top-1 accuracies (n,) in percent of many architectures."""
+        accuracies: np.ndarray = self.top1[[self._row_number(arch) for arch in archs]]
+        return accuracies
+
+    def figures(self, name: str) -> np.ndarray:
+        """Returns a column of numbers (rows,), in the order of the space's rows.
+
+        Raises:
+            UserError: the table lacks it, or a cell of it holds no number.
+        """
+        rows = [self._row_number(self.space.decode(x)) for x in self.space.rows]
+        if name == "top1":
+            ordered: np.ndarray = self.top1[rows]
+            return ordered
+        column = [parse_number(text) for text in self.table.column(name)]
+        if None in column:
+            raise UserError(f"{self.table.path}: the column {name} holds something that is no "
+                            "number")
+        values: np.ndarray = np.array(column, dtype=float)[rows]
+        return values
+
+    def _row_number(self, arch: Arch) -> int:
+        key = self.space.key(arch)
+        if key not in self._row:
+            raise UserError(f"{self.table.path}: no row with {', '.join(self.space.key_columns)} = "
+                            f"{', '.join(key)[:200]}")
+        return self._row[key]
+
+
+def _accuracies(path: str, name: str, texts: Sequence[str]) -> np.ndarray:
+    """Returns accuracies (rows,) in percent; raises UserError where a cell is none."""
+    numbers = [parse_number(text) for text in texts]
+    for text, number in zip(texts, numbers, strict=True):
+        if number is None or not 0 <= number <= 100:
+            raise UserError(f"{path}: the column {name} holds {text[:40]!r}, not an accuracy in "
+                            "percent")
+    return np.array(numbers, dtype=float)

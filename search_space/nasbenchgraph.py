@@ -1,0 +1,77 @@
+"""NAS-Bench-Graph: graph neural networks of 4 layers in one of 9 shapes, with 9 operations.
+
+Source: Qin et al., "NAS-Bench-Graph" (NeurIPS 2022). Each layer reads the input or an earlier
+layer; the network's output joins all layers that no other one reads. The benchmark has one of each
+set of isomorphic networks: 26,206 of the 59,049 combinations.
+"""
+
+from collections import Counter
+from typing import Any, ClassVar
+
+import numpy as np
+
+from search_space.table import TableSearchSpace
+
+N_LAYERS = 4
+INPUT = 0
+SKIP = "skip"
+
+
+class NASBenchGraphSpace(TableSearchSpace):
+    """Architectures `{"links": "0012", "op1": "gat", ..., "op4": "gcn"}`.
+
+    `links` says what each layer reads: 0 the input, i the layer i. The encoding has 5 integers.
+    A combination that is isomorphic to a row stands for that row; networks whose output joins the
+    input itself are in no table.
+
+    Args:
+        table: a CSV file with the columns `links`, `op1` to `op4`, and figures of one data set.
+        accuracy: its column with the top-1 accuracy in percent.
+    """
+
+    name = "nasbenchgraph"
+    options: ClassVar[tuple[str, ...]] = ("table", "accuracy")
+    default_accuracy: ClassVar[str | None] = "valid_top1"
+
+    def __init__(self, table: str | None = None, accuracy: str | None = None) -> None:
+        super().__init__(table, ["links", *(f"op{i + 1}" for i in range(N_LAYERS))], accuracy)
+        self._by_class = {self._class(row): i for i, row in enumerate(self.rows)}
+        self._row_of: dict[bytes, np.ndarray] = {row.tobytes(): row for row in self.rows}
+
+    def normal(self, X: np.ndarray) -> np.ndarray:
+        """Returns the isomorphic row of each of (n, 5) vectors; those without one as they are."""
+        X = np.array(X, dtype=np.int64)
+        for x in X:
+            key = x.tobytes()
+            if key not in self._row_of:
+                row = self._by_class.get(self._class(x), -1)
+                self._row_of[key] = x.copy() if row < 0 else self.rows[row]
+            x[:] = self._row_of[key]
+        return X
+
+    def describe(self, arch: dict[str, Any]) -> str:
+        """Returns the operations, each with what it reads."""
+        return ", ".join(f"{i}: {arch[f'op{i}']} of {link}"
+                         for i, link in enumerate(arch["links"], 1))
+
+    def _class(self, x: np.ndarray) -> tuple:
+        """Returns what isomorphic networks share: the tree of their layers.
+
+        A skip layer is the layer that it reads; where no layer reads the skip, it is one more copy
+        of that layer in the output.
+        """
+        links, *operations = (gene.values[i] for gene, i in zip(self.genes, x, strict=True))
+        reads = [INPUT, *map(int, links)]
+        real = [INPUT]
+        for layer, operation in enumerate(operations, 1):
+            real.append(real[reads[layer]] if operation == SKIP else layer)
+        outputs = Counter(real[layer] for layer in range(1, N_LAYERS + 1)
+                          if layer not in reads[1:])
+
+        def tree(layer: int) -> tuple:
+            readers = [tree(other) for other in range(1, N_LAYERS + 1)
+                       if real[other] == other and real[reads[other]] == layer]
+            operation = operations[layer - 1] if layer else ""
+            return operation, outputs[layer], tuple(sorted(readers))
+
+        return tree(INPUT)

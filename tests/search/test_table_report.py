@@ -1,0 +1,49 @@
+"""How a search on a table is compared with the whole table."""
+
+import numpy as np
+import pytest
+
+from evaluator.table import TableEvaluator
+from search.objectives import make_objectives
+from search.table_report import table_report, true_values
+from tests.search_space.tables import write_cells, write_table
+from utils.errors import UserError
+from utils.pareto import hypervolume, non_dominated, reference_point
+
+
+@pytest.fixture
+def evaluator(tmp_path):
+    return TableEvaluator("table", write_table(tmp_path))
+
+
+def objectives_of(evaluator, text):
+    return make_objectives(text, evaluator.space, reported=True)
+
+
+def test_the_whole_table_leaves_nothing_to_find(evaluator):
+    objectives = objectives_of(evaluator, "latency_ms")
+    report = table_report(evaluator, objectives, true_values(evaluator, objectives))
+    assert (report.share, report.regret, report.n_found) == (1, 0, report.n_front)
+    assert "100.00 % of the true front" in str(report)
+
+
+def test_a_part_of_the_table(evaluator):
+    objectives = objectives_of(evaluator, "latency_ms")
+    whole = true_values(evaluator, objectives)
+    front = whole[non_dominated(whole)]
+    part = np.vstack([front[::2], whole[:5]])
+    report = table_report(evaluator, objectives, part)
+    reference = reference_point(front)
+    assert report.share == hypervolume(part, reference) / hypervolume(front, reference) < 1
+    assert report.regret == pytest.approx(part[:, 0].min() - whole[:, 0].min())
+    assert len(front[::2]) <= report.n_found < report.n_front == len(front)
+
+
+def test_maximised_and_counted_objectives(tmp_path, evaluator):
+    whole = true_values(evaluator, objectives_of(evaluator, "latency_ms:max"))
+    assert (whole[:, 1] < 0).all()
+    cells = TableEvaluator("nasbench201", write_cells(tmp_path))
+    whole = true_values(cells, objectives_of(cells, "flops+seconds"))
+    assert whole.shape == (200, 3) and whole[:, 1].max() > 100
+    with pytest.raises(UserError, match="energy"):
+        true_values(evaluator, objectives_of(evaluator, "energy"))

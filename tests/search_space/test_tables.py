@@ -1,0 +1,264 @@
+"""Spaces that are tables: gaps, isomorphic networks, published figures."""
+
+import gzip
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from evaluator.costs import CostModel
+from search_space import get_search_space
+from search_space.base import unique_rows
+from search_space.table import parse_number, read_table
+from tests.search_space.tables import SHAPES, write_cells, write_csv, write_table
+from utils.errors import UserError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def space(tmp_path):
+    return get_search_space("table", **write_table(tmp_path))
+
+
+def test_numbers_are_ordered_genes_and_texts_are_choices(space):
+    assert [(gene.name, gene.ordered) for gene in space.genes] == [
+        ("depth", True), ("rate", True), ("width", True), ("op", False)]
+    assert space.genes[1].values == (0.1, 0.5, 2.0)
+    assert space.genes[2].values == (8, 16, 32, 64)
+    assert space.genes[3].values == ("0012", "conv", "pool", "skip", "x,y")
+    arch = space.decode(space.rows[0])
+    assert list(arch) == ["depth", "rate", "width", "op"]
+    assert space.summary(arch) == arch
+
+
+def test_a_gap_stands_for_the_nearest_row(space):
+    X = np.array(list(itertools.product(*(range(u + 1) for u in space.upper))))
+    exists = space.contains(X)
+    assert 0.4 < exists.mean() < 0.6 and exists.sum() == len(space.rows)
+    nearest = space.canonical(X)
+    np.testing.assert_array_equal(nearest[exists], X[exists])
+    assert space.contains(nearest).all()
+    span = np.maximum(space.upper, 1)
+    for x, found in zip(X[~exists], nearest[~exists], strict=True):
+        apart = np.abs(space.rows - x) / span
+        apart[:, 3] = space.rows[:, 3] != x[3]
+        own = np.abs(found - x) / span
+        own[3] = found[3] != x[3]
+        assert own.sum() == pytest.approx(apart.sum(axis=1).min())
+    gaps_of = Counter(row.tobytes() for row in nearest[~exists])
+    assert max(gaps_of.values()) < 12  # no row is the answer to every tie
+
+
+def test_architectures_without_a_row_are_refused(space):
+    X = np.array(list(itertools.product(*(range(u + 1) for u in space.upper))))
+    gap = X[~space.contains(X)][0]
+    arch = {gene.name: gene.values[i] for gene, i in zip(space.genes, gap, strict=True)}
+    with pytest.raises(UserError, match=r"no row with depth 0, rate"):
+        space.encode(arch)
+
+
+def test_draws_cover_the_table_evenly(space, rng):
+    X = space.draw(30 * len(space.rows), rng)
+    assert len(unique_rows(X)) == len(space.rows)
+    counts = Counter(x.tobytes() for x in X)
+    assert max(counts.values()) < 75
+
+
+def test_the_whole_table_is_a_sample_and_more_is_refused(space, rng):
+    archs = space.initialize(len(space.rows), rng=rng)
+    assert len({str(arch) for arch in archs}) == len(space.rows) and archs[:2] == space.extremes()
+    with pytest.raises(UserError, match="smaller initial sample"):
+        space.initialize(len(space.rows) + 1, rng=rng)
+
+
+@pytest.mark.parametrize(("genes", "match"), [
+    (None, "--genes"), ("depth,height", "no column 'height'"), ("depth,rate", "two rows with"),
+    ("", "--genes")])
+def test_bad_genes_are_refused(tmp_path, genes, match):
+    with pytest.raises(UserError, match=match):
+        get_search_space("table", **{**write_table(tmp_path), "genes": genes})
+
+
+@pytest.mark.parametrize(("content", "match"), [
+    (b"", "not a readable table"), (b"a,b\n", "at least one row"), (b"a,a\n1,2\n", "different"),
+    (b"a,b\n1\n", "row 2 has 1 cells"), (b"\xff\xfe", "not a readable table"),
+    (b"a,b\n1,2\n1.0,2\n", "same numbers")])
+def test_bad_tables_are_refused(tmp_path, content, match):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=match):
+        get_search_space("table", table=str(path), genes="a")
+
+
+@pytest.mark.parametrize("content", [b"plain", gzip.compress(b"a,b\n1,2\n")[:-9]])
+def test_damaged_archives_are_refused(tmp_path, content):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.csv\.gz: not a readable"):
+        read_table(path)
+    with pytest.raises(UserError, match="missing"):
+        read_table(tmp_path / "missing.csv")
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = write_csv(tmp_path / "t.csv", ["a"], [[1]])
+    assert read_table(path).columns == {"a": ("1",)} and read_table(path) is read_table(path)
+    import os
+
+    write_csv(path, ["a"], [[2]])
+    os.utime(path, ns=(1, 1))
+    assert read_table(path).columns == {"a": ("2",)}
+
+
+def test_texts_that_are_numbers():
+    assert [parse_number(text) for text in ("0", "-3", "1.5", "1e3", "0.10")] == [
+        0, -3, 1.5, 1000.0, 0.1]
+    assert [parse_number(text) for text in ("", "0012", "nan", "1e999", " 1", "1_0", "x", "+1")] \
+        == [None] * 8
+
+
+# ------------------------------------------------------------------------- NAS-Bench-Graph
+
+
+@pytest.fixture(scope="module")
+def graphs(shared_data):
+    return get_search_space("nasbenchgraph", table=str(shared_data / "nasbenchgraph_cora.csv.gz"))
+
+
+def test_every_graph_network_has_one_row_or_joins_its_input(graphs, rng):
+    assert len(graphs.rows) == 26206
+    assert graphs.genes[0].values == SHAPES
+    X = np.array(list(itertools.product(*(range(u + 1) for u in graphs.upper))))
+    X = X[rng.permutation(len(X))[:6000]]
+    exists = graphs.contains(X)
+    for x, has_row in zip(X, exists, strict=True):
+        (_, copies_of_input, _) = graphs._class(x)
+        assert has_row == (copies_of_input == 0)
+    np.testing.assert_array_equal(graphs.canonical(graphs.rows[::100]), graphs.rows[::100])
+    assert len(graphs._by_class) == 26206
+
+
+def test_isomorphic_graph_networks_are_one(graphs):
+    def row(links, *operations):
+        x = [graphs.genes[0].values.index(links)]
+        x += [graphs.genes[1].values.index(operation) for operation in operations]
+        return graphs.decode(np.array(x))
+
+    assert row("0000", "gat", "gcn", "gin", "fc") == row("0000", "fc", "gin", "gcn", "gat")
+    # a skip that another layer reads is the layer before it
+    assert row("0123", "gat", "skip", "gcn", "gin") == row("0123", "gat", "gcn", "gin", "skip")
+    assert row("0123", "gat", "gcn", "gin", "fc") != row("0123", "gcn", "gat", "gin", "fc")
+
+
+# --------------------------------------------------------------------------- NAS-Bench-201
+
+
+@pytest.mark.parametrize(("arch", "params", "flops"), [
+    ("|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+"
+     "|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|", 1531546, 220119690),
+    ("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+"
+     "|nor_conv_1x1~0|skip_connect~1|skip_connect~2|", 129306, 15647370),
+    ("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", 73306, 7783050)])
+def test_published_costs_of_cells(arch, params, flops):
+    """As the benchmark prints them for CIFAR-10: 0.129306 M and 15.64737 M of the second."""
+    space = get_search_space("nasbench201")
+    costs = CostModel(space).of_arch({"arch": arch})
+    assert (costs["params"], costs["flops"]) == (params, flops)
+
+
+@pytest.mark.parametrize(("accuracy", "size", "classes"), [
+    ("cifar10_test_top1", 32, 10), ("cifar100_valid_top1", 32, 100),
+    ("imagenet16_120_test_top1", 16, 120)])
+def test_costs_are_those_of_a_real_network(accuracy, size, classes, rng):
+    torch = pytest.importorskip("torch")
+    space = get_search_space("nasbench201", accuracy=accuracy)
+    for x in space.draw(5, rng):
+        net = cell_network(torch, [space.genes[0].values[i] for i in x], classes)
+        macs = conv_macs(torch, net, size)
+        costs = CostModel(space).of_arch(space.decode(x))
+        assert costs["params"] == sum(p.numel() for p in net.parameters())
+        assert costs["macs"] == macs
+        assert costs["flops"] == macs + classes
+
+
+def conv_macs(torch, net, size):
+    macs = []
+    for module in net.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(
+                lambda m, _, out: macs.append(out[0].numel() * m.weight[0].numel()))
+    with torch.inference_mode():
+        net(torch.zeros(1, 3, size, size))
+    return sum(macs)
+
+
+def cell_network(torch, operations, classes):
+    """A NAS-Bench-201 network as the paper describes it."""
+    nn = torch.nn
+
+    def conv(inputs, outputs, kernel, stride=1):
+        return nn.Sequential(nn.ReLU(), nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2,
+                                                  bias=False), nn.BatchNorm2d(outputs))
+
+    class Cell(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            make = {"none": lambda: None, "skip_connect": nn.Identity,
+                    "avg_pool_3x3": lambda: nn.AvgPool2d(3, 1, 1),
+                    "nor_conv_1x1": lambda: conv(width, width, 1),
+                    "nor_conv_3x3": lambda: conv(width, width, 3)}
+            self.edges = nn.ModuleList([make[name]() for name in operations])
+
+        def forward(self, x):
+            nodes, edges = [x], iter(self.edges)
+            for _ in range(3):
+                outputs = [0 * node if edge is None else edge(node)
+                           for node, edge in zip(nodes, edges, strict=False)]
+                nodes.append(sum(outputs))
+            return nodes[-1]
+
+    class Residual(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.main = nn.Sequential(conv(inputs, outputs, 3, 2), conv(outputs, outputs, 3))
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2),
+                                          nn.Conv2d(inputs, outputs, 1, bias=False))
+
+        def forward(self, x):
+            return self.main(x) + self.shortcut(x)
+
+    body = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)]
+    for width in (16, 32, 64):
+        body += [] if width == 16 else [Residual(width // 2, width)]
+        body += [Cell(width) for _ in range(5)]
+    return nn.Sequential(*body, nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(64, classes)).eval()
+
+
+def test_all_cells_of_the_benchmark(shared_data):
+    path = str(shared_data / "nasbench201_200epochs.csv.gz")
+    space = get_search_space("nasbench201", table=path)
+    assert len(space.rows) == 15625 == len(unique_rows(space.rows))
+    assert set(map(tuple, space.rows.tolist())) == set(
+        map(tuple, get_search_space("nasbench201").rows.tolist()))
+
+
+def test_cells_that_a_table_lacks_are_never_proposed(tmp_path, rng):
+    space = get_search_space("nasbench201", **write_cells(tmp_path))
+    assert len(space.rows) == 200
+    X = rng.integers(space.lower, space.upper, (50, 6), endpoint=True)
+    assert not space.contains(X).all() and space.contains(space.canonical(X)).all()
+
+
+@pytest.mark.parametrize("text", ["", "|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|", 3, None,
+                                  "|none~0|+|none~1|none~0|+|none~0|none~1|none~2|"])
+def test_other_cells_are_refused(text):
+    with pytest.raises(UserError, match="no cell of NAS-Bench-201"):
+        get_search_space("nasbench201").encode({"arch": text})
+    with pytest.raises(UserError, match="data set"):
+        get_search_space("nasbench201", accuracy="svhn_test")
