@@ -188,7 +188,7 @@ def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
     from search.adoption import adopt
     from search.events import Events
     from search.inputs import check_inputs, fingerprints
-    from search.session import make_parts, make_search, make_spec
+    from search.session import final_report, make_parts, make_search, make_spec
 
     parts = make_parts(settings)  # bad input fails before anything is written
     if settings.evaluator == "ofa" and settings.backend == "local":
@@ -221,6 +221,8 @@ def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
                 folder.write_settings(stored)
             try:
                 last = Path(search.run())
+                for line in final_report(settings, parts, search):
+                    events.say(line)
             except WorkerError as error:  # their log is a file, its first line the reason
                 log = folder.path / "failed" / "worker.log"
                 write_text(log, f"{error}\n")

@@ -12,6 +12,7 @@ from acc_predictor import check_predictor
 from data_providers.table import N_CALIBRATION, get_dataset_info
 from evaluator.jobs import EvaluatorSpec
 from evaluator.latency import cpu_name
+from evaluator.table import TableEvaluator
 from search.algorithm import Search
 from search.evaluation import Engine
 from search.events import Events
@@ -20,6 +21,7 @@ from search.progress import Progress, duration
 from search.run_folder import RunFolder
 from search.settings import Settings, contradictions
 from search.strategies import get_strategy
+from search.table_report import table_report
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
@@ -100,6 +102,14 @@ def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorS
     options |= {"search_space": settings.search_space, "space_options": {
         name: given[name] for name in search_space_class(settings.search_space).options}}
     return EvaluatorSpec(settings.evaluator, options)
+
+
+def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
+    """Returns lines for the end: on a table, how near the search came to its best."""
+    if settings.evaluator != "table":
+        return []
+    options = make_spec(settings, parts.objectives).options
+    return [str(table_report(TableEvaluator.from_options(options), parts.objectives, search.F))]
 
 
 def describe_settings(settings: Settings, parts: Parts) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from data_providers.table import get_dataset_info
 from networks.meta import SupernetMeta, read_meta
+from search_space import search_space_class
+from search_space.table import TabularSpace
 from utils.errors import UserError
 
 DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
@@ -85,6 +87,9 @@ def resolve(values: Mapping[str, Any]) -> Settings:
         UserError: a value that contradicts the data set, or lacks its partner.
     """
     settings = Settings(**{name: values[name] for name in Settings.names() if name in values})
+    if settings.evaluator == Settings.evaluator \
+            and issubclass(search_space_class(settings.search_space), TabularSpace):
+        settings = replace(settings, evaluator="table")
     info = get_dataset_info(settings.dataset)
     meta = supernet_meta(settings)
     row: dict[str, Any] = {
