@@ -2,7 +2,7 @@
 
 Small images are augmented at their own size and enlarged on the device; the evaluation resizes them
 straight to the input resolution. Several processes: `SCRIPT=train_cifar.py sh
-scripts/distributed_train.sh N DATA --flags`.
+scripts/distributed_train.sh N DATA ...`.
 """
 
 import argparse

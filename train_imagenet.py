@@ -1,6 +1,6 @@
 """Fine-tunes a network with the ImageNet recipe, on one device or many.
 
-Several processes: `sh scripts/distributed_train.sh N DATA --flags`. Everything that a finished
+Several processes: `sh scripts/distributed_train.sh N DATA ...`. Everything that a finished
 epoch left is kept, and `--resume` goes on from there.
 """
 

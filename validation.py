@@ -4,17 +4,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cli.progress import progress_bar, wait_passively
 from cli.scripts import Parser, run_script
-from cli.types import count
-from data_providers.table import DATASETS
+from cli.types import DOWNLOAD, count
+from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
+from networks.meta import SupernetMeta
 from search_space import SEARCH_SPACES, family_of, read_subnet
 from utils.errors import UserError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SPLITS = ("test", "valid")
+NOTHING = SupernetMeta()
 TRANSFORMS = ("crop", "squash")
 
 
@@ -98,24 +101,56 @@ def choose_transform(recorded: Any, flag: str | None, source: str) -> str | None
     return flag or recorded
 
 
-def open_data(args: argparse.Namespace, transform: str | None) -> Any:
-    """Returns the data provider that the flags describe; raises UserError where it is missing."""
+def open_data(args: argparse.Namespace, transform: str | None,
+              facts: SupernetMeta = NOTHING) -> Any:
+    """Returns the data provider that the flags describe; raises UserError where it is missing.
+
+    Images are normalised as the network's file says, else as the data set's row.
+    """
     from data_providers import DataProvider
 
     return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                        n_workers=args.workers, transform=transform)
+                        n_workers=args.workers, transform=transform, download=args.download,
+                        mean=facts.mean and tuple(facts.mean), std=facts.std and tuple(facts.std))
 
 
 def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
-    """Returns (network, data provider, resolution) of a `net.config` with its weights."""
+    """Returns (network, data provider, resolution) of a `net.config` with its weights.
+
+    To predict pictures no data set is needed: then there is its row in the place of a provider.
+    """
     config = read_config(args.model)
+    facts = SupernetMeta.of_config(config, args.model)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
     transform = choose_transform(config.get("transform"), args.transform, args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
 
     net = build_from_config(config)
     load_weights(net, args.pretrained, ema=args.use_ema)
-    return net, open_data(args, transform), resolution
+    data = open_data(args, transform, facts) if args.predict is None \
+        else described(args, config, facts, transform)
+    return net, data, resolution
+
+
+def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetMeta,
+              transform: str | None) -> tuple[DatasetInfo, list[str]]:
+    """Returns how pictures are prepared and what the classes are called, by the network's file.
+
+    Raises:
+        UserError: the file does not say how images are normalised, and --dataset does not either.
+    """
+    row = DATASETS[args.dataset]
+    mean, std = facts.mean or row.mean, facts.std or row.std
+    if mean is None or std is None:
+        raise UserError(f"{args.model}: does not say how images are normalised; name the --dataset "
+                        "that the network was trained on")
+    n_classes = config["classifier"]["out_features"]
+    names = facts.class_names or [f"class {label}" for label in range(n_classes)]
+    if len(names) != n_classes:
+        raise UserError(f"{args.model}: {len(names)} class names for {n_classes} classes; mend "
+                        "'class_names', or take it out")
+    return replace(row, mean=tuple(mean), std=tuple(std),
+                   eval_resize=transform or row.eval_resize), names
 
 
 def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
@@ -135,13 +170,6 @@ def check_classes(net: "nn.Module", provider: Any, source: str) -> None:
         raise UserError(f"{source}: a network for {classes} classes, but the data set "
                         f"{provider.info.name} has {provider.n_classes}; fine-tune it on that data "
                         "set first")
-
-
-def progress_bar(batches: Iterable) -> Iterator:
-    """Wraps the batches in a bar on stderr, where that is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(batches, unit="batch", leave=False, disable=not sys.stderr.isatty())
 
 
 def say(line: str) -> None:
@@ -171,6 +199,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                    help="data set (default: %(default)s)")
     p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
+    p.add_argument("--download", action="store_true", help=DOWNLOAD)
+    p.add_argument("--predict", metavar="PATH", help="a picture, or a folder of pictures: print "
+                   "what the network says of each, one line of JSON (default: none)")
     p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "
                    "validation images of a search (default: %(default)s)")
     p.add_argument("--vld_size", type=count(1),
@@ -178,7 +209,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "for digits)")
     p.add_argument("--seed", type=count(0, 2**63), default=0,
                    help="seed of that split and of the calibration (default: %(default)s)")
-    p.add_argument("--model", help="net.config of the network (default: none)")
+    p.add_argument("-m", "--model", help="net.config of the network (default: none)")
     p.add_argument("--pretrained", help="its weights: net.init, net.inherited, or a checkpoint "
                    "(default: none)")
     p.add_argument("--use-ema", action="store_true", help="take the averaged weights of a "
@@ -200,6 +231,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="images in a batch (default: %(default)s)")
     p.add_argument("--device", help="cpu, or cuda:0, ... (default: all visible GPUs where there are"
                    " some, else cpu)")
+    p.add_argument("--threads", type=count(1, 1024), help="CPU threads (default: one per core; "
+                   "idle ones sleep, so that others can use the cores)")
     p.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
     p.add_argument("--print-freq", type=count(1), default=10,
                    help="batches from one line to the next (default: %(default)s)")
@@ -214,10 +247,16 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Validates one network and prints the result as a last line of JSON."""
+    """Validates one network and prints the result as a last line of JSON, or predicts pictures."""
     check_flags(args)
     load = check_sources(args)
+    wait_passively()
     net, provider, resolution = load(args)
+    if args.threads:
+        use_threads(args.threads)
+    if args.predict is not None:
+        print_predictions(net, provider, resolution, args)
+        return
     check_classes(net, provider, args.pretrained or args.supernet_path)
     costs = network_costs(config_layers(net.config, resolution))
     measured = validate(net, provider, resolution, args)
@@ -228,6 +267,47 @@ def main(args: argparse.Namespace) -> None:
         "n_images": measured["n_images"], "params": millions(costs.params),
         "flops": millions(costs.flops), "resolution": resolution,
         "transform": provider.info.eval_resize}))
+
+
+def use_threads(threads: int) -> None:
+    """Lets torch use `threads` CPU threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def print_predictions(net: "nn.Module", data: Any, resolution: int,
+                      args: argparse.Namespace) -> None:
+    """Prints one line of JSON for each picture of --predict.
+
+    Args:
+        net: the classifier.
+        data: a provider, or what `described` returns.
+        resolution: that the network takes.
+        args: the flags.
+
+    Raises:
+        UserError: there is no picture, or none that can be read.
+    """
+    from evaluator.accuracy import evaluation_device
+    from evaluator.predictions import picture_files, predict
+    from networks import recalibrate_bn
+
+    files = picture_files(args.predict)
+    device = evaluation_device(args.device)
+    net.to(device)
+    if args.subnet:
+        recalibrate_bn(net, data.calibration_batches(resolution))
+        data = data.info, data.facts()["class_names"]
+    done = 0
+    for found in progress_bar(predict(net.eval(), files, *data, resolution, device), "picture"):
+        say(json.dumps({"path": found.path, "class": found.classes[0],
+                        "probability": round(found.probabilities[0], 4),
+                        "top5": {name: round(value, 4) for name, value in
+                                 zip(found.classes, found.probabilities, strict=True)}}))
+        done += 1
+    if not done:
+        raise UserError(f"{args.predict}: none of {len(files)} pictures can be read")
 
 
 def validate(net: "nn.Module", provider: Any, resolution: int,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import validation
+from data_providers import DataProvider
 from networks import (
     build_from_config,
     build_supernet,
@@ -194,3 +195,69 @@ def test_the_transforms_are_those_of_the_data_providers():
     from data_providers.transforms import EVAL_RESIZES
 
     assert set(validation.TRANSFORMS) == set(EVAL_RESIZES)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """The first test digits as PNG files, one that is no picture, and what a network says."""
+    provider = DataProvider("digits")
+    images = provider.images("test")
+    for i in range(4):
+        images.read(i).save(tmp_path / f"digit_{i}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def predictions(capsys, *flags):
+    validate(*flags)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_pictures_are_predicted_by_the_names_of_the_classes(files, pictures, tmp_path, capsys):
+    """The labels are those that the network gives to the same images of the data set."""
+    provider = DataProvider("digits")
+    names = [f"digit {label}" for label in range(10)]
+    config = tmp_path / "net.config"
+    write_config(files.net, config, resolution=32, **{**provider.facts(), "class_names": names})
+    said = predictions(capsys, "--model", config, "--pretrained", files.weights, "--predict",
+                       pictures)
+    assert [row["path"][-11:] for row in said] == [f"digit_{i}.png" for i in range(4)]
+    batch, _ = next(iter(provider.eval_batches("test", 32, batch_size=4)))
+    expected = files.net.eval()(batch).softmax(dim=1)
+    assert [row["class"] for row in said] == [names[i] for i in expected.argmax(dim=1).tolist()]
+    assert [row["probability"] for row in said] == pytest.approx(
+        expected.max(dim=1).values.tolist(), abs=1e-3)
+    assert all(len(row["top5"]) == 5 for row in said)
+    one = predictions(capsys, "-m", config, "--pretrained", files.weights, "--predict",
+                      pictures / "digit_2.png", "--threads", 1)
+    assert one == [said[2]]
+
+
+def test_a_subnet_of_a_supernet_predicts_too(files, pictures, capsys):
+    (said,) = predictions(capsys, "--subnet", files.subnet, "--supernet_path", files.supernet,
+                          "--predict", pictures / "digit_0.png")
+    assert said["class"] in "0123456789"
+
+
+@pytest.mark.parametrize(("path", "match"), [
+    ("missing", "no such picture"), ("empty", "no picture in this folder"),
+    ("broken.png", "none of 1 pictures can be read")])
+def test_a_prediction_of_nothing_is_refused(files, pictures, path, match):
+    (pictures / "empty").mkdir()
+    with pytest.raises(UserError, match=match):
+        validate("--model", files.config, "--pretrained", files.weights, "--predict",
+                 pictures / path)
+
+
+def test_the_networks_own_normalisation_is_used(files, tmp_path):
+    def info(config):
+        args = validation.get_args_parser().parse_args(
+            ["--dataset", "digits", "-j", "0", "-m", str(config), "--pretrained",
+             str(files.weights)])
+        return validation.load_static(args)[1].info
+
+    write_config(files.net, tmp_path / "net.config", resolution=32, mean=[0.4, 0.5, 0.6],
+                 std=[0.1, 0.2, 0.3])
+    own = info(tmp_path / "net.config")
+    assert (own.mean, own.std) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    assert info(files.config).mean == (0.3053,) * 3, "without them: the data set's"
