@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from search_space.layers import Layer
 
 STEM, HEAD = "stem", "head"
+NOT_DRAWN = ("pool", "max_pool", "norm")  # layers without channels of their own
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def blocks_of(layers: Sequence[Layer]) -> list[Block]:
     found: list[Block] = []
     stage, previous = 0, (0, 0)
     for i, layer in enumerate(layers):
-        if layer.kind == "pool":
+        if layer.kind in NOT_DRAWN:
             continue
         place = STEM if i < first else HEAD
         if first <= i <= last:

@@ -21,6 +21,7 @@ from search_space.base import SearchSpace
 from utils.files import write_text
 from utils.pareto import normalized_hypervolume, reference_point
 from visualization.blocks import blocks_of
+from visualization.cells import Graph, graph_of
 from visualization.data import RunData, picks, read_run, take_home
 
 REPORT = "report.html"
@@ -182,14 +183,24 @@ def _eta(values: np.ndarray, targets: np.ndarray) -> float | None:
 
 
 def _drawings(run: RunData) -> dict[str, Any]:
-    """Returns the distinct blocks of all networks, and each network as places in that list."""
+    """Returns the distinct blocks of all networks, each network as places in that list, graphs."""
     table: dict[tuple, int] = {}
-    networks = []
-    for index in range(len(run.archs)):
+    networks: list[list[int]] = []
+    graphs = [_graph(graph_of(arch)) for arch in run.archs]
+    for index, graph in enumerate(graphs):
+        layers = [] if graph else run.layers(index)
         rows = [(b.stage, b.kind, b.channels, b.out_channels, b.kernel, b.label, b.size)
-                for b in blocks_of(run.layers(index))]
+                for b in blocks_of(layers)]
         networks.append([table.setdefault(row, len(table)) for row in rows])
-    return {"blocks": list(table), "networks": networks}
+    return {"blocks": list(table), "networks": networks,
+            "graphs": graphs if any(graphs) else []}
+
+
+def _graph(graph: Graph | None) -> dict[str, Any] | None:
+    if graph is None:
+        return None
+    return {"nodes": graph.nodes, "places": graph.positions(),
+            "edges": [(*edge, graph.bend(edge[0], edge[1])) for edge in graph.edges]}
 
 
 def _common_reference(runs: Sequence[RunData]) -> np.ndarray | None:

@@ -386,6 +386,22 @@ function drawNetwork(id, blocks) {
     shapes: narrow.slice(1).map((s) => ({ type: "line", xref: "x", yref: "paper", x0: s.start - 0.5, x1: s.start - 0.5, y0: 0, y1: 1, line: { color: css("--line"), width: 1 } })) });
 }
 
+/** A cell: nodes and arrows; an edge bends where it passes over nodes. */
+function drawGraph(id, graph) {
+  const points = ([a, b, , bend]) => {
+    const [x0, y0] = graph.places[a], [x1, y1] = graph.places[b];
+    return range(21).map((i) => { const t = i / 20; return [x0 + t * (x1 - x0), y0 + t * (y1 - y0) + 4 * t * (1 - t) * bend]; });
+  };
+  const lines = graph.edges.map(points), path = lines.flatMap((line) => [...line, [null, null]]);
+  const arrows = lines.map((line) => ({ x: line[17][0], y: line[17][1], ax: line[15][0], ay: line[15][1], axref: "x", ayref: "y", text: "", showarrow: true, arrowhead: 2, arrowsize: 1.3, arrowcolor: css("--quiet") }));
+  const names = lines.map((line, k) => ({ x: line[10][0], y: line[10][1], text: plain(graph.edges[k][2]), showarrow: false, bgcolor: css("--paper"), font: { size: 11 } })).filter((label) => label.text);
+  const nodes = graph.nodes.map((label, i) => ({ x: graph.places[i][0], y: graph.places[i][1], text: plain(label), showarrow: false, bgcolor: css("--panel"), bordercolor: css("--quiet"), borderpad: 4, font: { size: 12 } }));
+  const ys = path.map((p) => p[1]).filter((y) => y !== null), room = 0.5;
+  draw(id, [{ type: "scatter", mode: "lines", x: path.map((p) => p[0]), y: path.map((p) => p[1]), line: { color: css("--quiet"), width: 1.3 }, hoverinfo: "skip" }],
+    { margin: { l: 8, r: 8, t: 8, b: 8 }, annotations: [...arrows, ...names, ...nodes],
+      xaxis: { visible: false, range: [-0.4, Math.max(...graph.places.map((p) => p[0])) + 0.4] }, yaxis: { visible: false, range: [Math.min(...ys) - room, Math.max(...ys) + room] } });
+}
+
 function definitions(pairs) {
   const list = make("dl");
   pairs.forEach(([term, value]) => list.append(make("dt", {}, term), make("dd", {}, value)));
@@ -413,13 +429,15 @@ function showPinned() {
       ...r.axes.slice(1).map((axis, k) => [axis.name, axisValue(i, k + 1)]),
       ["evaluated in", r.iteration[i] ? `iteration ${r.iteration[i]}` : "the initial sample"],
       ...known.map((c) => [c.label, number(c.values[i])])]));
-  const blocks = drawing(r, i);
+  const blocks = drawing(r, i), graph = (r.drawings.graphs || [])[i];
+  if (graph) panel.append(make("div", { id: "architecture", class: "chart" }));
   if (blocks.length) {
     panel.append(make("div", { id: "architecture", class: "chart" }),
       make("p", { class: "quiet" }, "Height: channels inside the block (square root); number: expansion; below: output channels and map size of the stage."));
   }
   panel.append(make("p", {}, make("code", {}, r.arch[i])), commandBox(commandFor([i])));
   if (blocks.length) drawNetwork("architecture", blocks);
+  if (graph) drawGraph("architecture", graph);
 }
 
 function pin(index, scroll) {

@@ -1,0 +1,74 @@
+"""From files and architectures to what is drawn of them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from evaluator.layers import read_config_layers
+from search_space.base import SearchSpace
+from utils.errors import UserError
+from visualization.blocks import blocks_of
+from visualization.cells import graph_of
+from visualization.data import RunData, picks, read_run
+from visualization.drawing import Picture
+
+
+def of_search(path: str | os.PathLike, numbers: Sequence[int] | None,
+              search_space: str | None) -> list[Picture]:
+    """Returns pictures of networks of a search: those of its report, or those with the numbers.
+
+    Raises:
+        UserError: as `read_run`, or the archive has no such number.
+    """
+    run = read_run(path, search_space)
+    named: dict[int, list[str]] = {number: [] for number in numbers or ()}
+    for pick in picks(run) if not numbers else ():
+        named.setdefault(pick.index, []).append(pick.name)
+    unknown = [number for number in named if number >= len(run.archs)]
+    if unknown:
+        raise UserError(f"--pick {unknown[0]}: the archive holds networks 0..{len(run.archs) - 1}")
+    return [of_network(run, i, " = ".join(names) or f"network {i}") for i, names in named.items()]
+
+
+def of_network(run: RunData, index: int, name: str) -> Picture:
+    """Returns the picture of one network of a search."""
+    values = ", ".join(f"{run.F[index, k]:g} M {axis.name}" if axis.unit == "millions"
+                       else f"{axis.name} {run.F[index, k]:g} {axis.unit}".rstrip()
+                       for k, axis in enumerate(run.axes) if k)
+    title = f"{name}: top-1 {100 - run.F[index, 0]:.2f} %, {values}"
+    arch, space = run.archs[index], run.space
+    if space is None:
+        return Picture(title, graph=graph_of(arch), genes=_plain_genes(arch))
+    return _picture(space, arch, title, run.layers(index))
+
+
+def of_config(path: str | os.PathLike, title: str) -> Picture:
+    """Returns the picture of a `net.config`; raises UserError where it is damaged."""
+    layers, resolution = read_config_layers(path, None)
+    return Picture(title, resolution, tuple(blocks_of(layers)))
+
+
+def of_arch(space: SearchSpace, arch: dict[str, Any], title: str, n_classes: int = 1000,
+            width_mult: float = 1.0) -> Picture:
+    """Returns the picture of an architecture; raises UserError where it is not of the space."""
+    try:
+        layers = space.layers(arch, n_classes, width_mult)
+    except UserError:
+        space.encode(arch)  # raises, where the reason is the architecture
+        layers = []
+    return _picture(space, arch, title, layers)
+
+
+def _picture(space: SearchSpace, arch: dict[str, Any], title: str,
+             layers: Sequence[Any]) -> Picture:
+    graph = graph_of(arch)
+    if graph is None and layers:
+        return Picture(title, space.resolution(arch) or layers[0].size, tuple(blocks_of(layers)))
+    names = [gene.name for gene in space.genes]
+    values = [str(gene.values[place - low]) for gene, place, low in zip(
+        space.genes, space.encode(arch).tolist(), space.lower.tolist(), strict=True)]
+    return Picture(title, graph=graph, genes=tuple(zip(names, values, strict=True)))
+
+
+def _plain_genes(arch: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, str(value)) for key, value in arch.items())
