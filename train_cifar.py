@@ -132,15 +132,18 @@ def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from data_providers import DataProvider
     from networks import read_config
+    from networks.meta import SupernetMeta
     from training.students import load_networks, settled
 
     config = read_config(args.model_config)
+    SupernetMeta.of_config(config, args.model_config)
     mean, std = (settled(args, name, config.get(name)) for name in ("mean", "std"))
     provider = DataProvider(
         args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,
         transform=settled(args, "transform", config.get("transform")) or TRANSFORM,
         mean=mean and tuple(mean), std=std and tuple(std))
-    return provider, load_networks(args, config, provider.n_classes)
+    return provider, load_networks(args, config, provider.n_classes,
+                                   provider.facts()["class_names"])
 
 
 def train(args: argparse.Namespace, world: "World") -> None:
@@ -169,8 +172,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
         args, networks.teacher, partial(cross_entropy, label_smoothing=args.smoothing),
         lambda: provider.calibration_batches(size), world.device)
     measured = partial(measure, run, provider=provider, split="valid", size=size)
-    with Output(run, folder, lambda net, where: write_pair(net, where, networks,
-                                                           provider.info)) as output:
+    facts = provider.facts()
+    with Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output:
         output.take_up(history, args.resume)
         log_start(run, measured, provider.info.eval_resize)
         fit(run, batches, objective, measured, output, batches.set_epoch)
@@ -289,7 +292,7 @@ def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
     whole = provider.eval_batches(split, size, device=world.device)
     part = Batches(lambda: islice(iter(whole.start()), world.rank, None, world.size),
                    -(-(len(whole) - world.rank) // world.size), whole.finish)
-    return evaluate(net, part, amp=run.amp, reduce=world.sum)
+    return evaluate(net, part, amp=run.amp, reduce=world.sum, progress=world.progress)
 
 
 def log_accuracy(run: "Run", provider: "DataProvider", size: int) -> None:

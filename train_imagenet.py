@@ -181,14 +181,16 @@ def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> No
 def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from networks import read_config
+    from networks.meta import SupernetMeta
     from training.losses import check_loss
     from training.sources import open_source
     from training.students import load_networks
 
     check_loss(args)
     config = read_config(args.model_config)
+    SupernetMeta.of_config(config, args.model_config)
     source = open_source(args, config)
-    return source, load_networks(args, config, source.n_classes)
+    return source, load_networks(args, config, source.n_classes, source.facts()["class_names"])
 
 
 def train(args: argparse.Namespace, world: "World") -> None:
@@ -210,12 +212,12 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
     def measure(net: Any) -> dict[str, float]:
         net = Mirrored(net) if args.tta == 2 else net
-        return evaluate(net, validation, amp=run.amp, reduce=world.sum)
+        return evaluate(net, validation, amp=run.amp, reduce=world.sum, progress=world.progress)
 
     history = resume_run(run, args.resume)
     objective = objective_of(args, networks, batches, world)
-    with Output(run, folder, lambda net, where: write_pair(net, where, networks,
-                                                           source.info)) as output:
+    facts = source.facts()
+    with Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output:
         output.take_up(history, args.resume)
         log_start(run, measure, source.info.eval_resize)
         fit(run, batches, objective, measure, output, lambda epoch: set_epoch(args, batches, epoch))

@@ -128,15 +128,17 @@ def _is_list(value: Any, rule: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(map(rule, value))
 
 
-def _is_rgb(value: Any) -> bool:
-    return _is_list(value, lambda x: isinstance(x, float) and 0 < x < math.inf) and len(value) == 3
+def _is_rgb(value: Any, least: float = 0.0) -> bool:
+    return _is_list(value, lambda x: isinstance(x, float) and least <= x < math.inf) \
+        and len(value) == 3
 
 
 _RULES = {
     "search_space": _is_text, "dataset": _is_text, "transform": _is_text,
     "resolutions": lambda value: _is_list(value, lambda r: _is_count(r, 8, 4096)),
     "vld_size": _is_count, "n_classes": _is_count,
-    "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb, "std": _is_rgb}
+    "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb,
+    "std": lambda value: _is_rgb(value, 1e-6)}
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:

@@ -147,7 +147,7 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--local-rank", "--local_rank", type=count(0), default=None,
                    help=argparse.SUPPRESS)  # from torch's old launcher, which also sets LOCAL_RANK
     g.add_argument("--threads", type=count(1, 1024), default=None,
-                   help="CPU threads of each process; None: torch's choice")
+                   help="CPU threads of each process; None: half of the cores, or OMP_NUM_THREADS")
     g.add_argument("--log-wandb", action="store_true",
                    help="send the figures of each epoch to Weights & Biases too")
     g.add_argument("--wandb-project", default=None, metavar="NAME", help="its project")

@@ -10,9 +10,10 @@ import itertools
 import logging
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +21,9 @@ from typing import Any, Self
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
-from timm.utils import setup_default_logging
 from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
+from tqdm import tqdm
 
 from training.checkpoints import Checkpoints, History
 from training.fit import Evaluation, Run, plain_part
@@ -34,6 +35,8 @@ from utils.locks import locked
 log = logging.getLogger("train")
 
 SUMMARY, LOCK, BOARD = "summary.csv", "train.lock", "tensorboard"
+# Names of the files that are written, of which a killed process may leave a half.
+OWN = ("*.pth.tar", "net.init", "net.config", "args.yaml", SUMMARY)
 
 
 class Summary:
@@ -163,20 +166,19 @@ class RunFiles:
 
     def __init__(self, run: Run, folder: Path, on_best: Callable[[Any, Path], None]) -> None:
         self.run, self.folder, self.on_best = run, folder, on_best
-        self.open = ExitStack()
-        self.open.enter_context(locked(folder / LOCK, f"{folder}: the folder of a training"))
-        for leftover in folder.glob(".*.tmp"):  # of a killed process
-            leftover.unlink()
-        self.handler = LogFile(folder / "train.log", encoding="utf-8", errors="backslashreplace")
-        log.addHandler(self.handler)
-        text = yaml.safe_dump(plain_part(vars(run.args)), sort_keys=False)
-        write_text(folder / "args.yaml", text)
         self.metric = run.args.eval_metric
         self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
-        self.board = Scalars(folder / BOARD, run.start_epoch)
-        self.summary = Summary(folder / SUMMARY, run.start_epoch)
-        self.wandb = start_wandb(run.args, folder.name) if run.args.log_wandb else None
-        log.info("output: %s", one_line(folder))
+        with ExitStack() as opened:
+            opened.enter_context(locked(folder / LOCK, f"{folder}: the folder of a training"))
+            opened.enter_context(log_file(folder / "train.log"))
+            remove_leftovers(folder)
+            text = yaml.safe_dump(plain_part(vars(run.args)), sort_keys=False)
+            write_text(folder / "args.yaml", text)
+            self.board = Scalars(folder / BOARD, run.start_epoch)
+            self.summary = Summary(folder / SUMMARY, run.start_epoch)
+            self.wandb = start_wandb(run.args, folder.name) if run.args.log_wandb else None
+            log.info("output: %s", one_line(folder))
+            self.opened = opened.pop_all()
 
     def take_up(self, history: History, source: Path) -> None:
         """Completes what a killed process left undone: the best checkpoint and its pair."""
@@ -205,10 +207,27 @@ class RunFiles:
         if self.wandb:
             self.wandb.finish()
         log.info("output: %s", one_line(self.folder))
-        log.removeHandler(self.handler)
-        with suppress(OSError):  # a full disk: the log's last lines are on stderr
-            self.handler.close()
-        self.open.close()
+        self.opened.close()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the half-written files of a killed process, and no others."""
+    for name in OWN:
+        for leftover in folder.glob(f".{name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Writes the log into a file too, as far as there is room for it."""
+    handler = LogFile(path, encoding="utf-8", errors="backslashreplace")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()
 
 
 class LogFile(logging.FileHandler):
@@ -236,12 +255,23 @@ def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
     return next(path for path in itertools.chain([first], others) if not path.exists())
 
 
+class BesideBar(logging.Handler):
+    """Logs to stderr without disturbing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line above the bar."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def start_logging(world: World) -> None:
     """Lets the first process log to stderr; the others stay quiet."""
     if not world.primary:
         logging.disable(logging.WARNING)
         return
-    setup_default_logging()
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    if not any(isinstance(handler, BesideBar) for handler in root.handlers):
+        root.addHandler(BesideBar())
     logging.getLogger("timm").setLevel(logging.WARNING)
 
 

@@ -40,6 +40,15 @@ class Source(NamedTuple):
         assert self.info.n_classes is not None
         return self.info.n_classes
 
+    def facts(self) -> dict[str, Any]:
+        """Returns what a network's file says of its images, as `DataProvider.facts`."""
+        if self.provider:
+            return self.provider.facts()
+        index: dict[str, int] = getattr(self.train.reader, "class_to_idx", None) or {}
+        return {"transform": self.info.eval_resize, "mean": list(self.info.mean or ()),
+                "std": list(self.info.std or ()),
+                "class_names": sorted(index, key=index.__getitem__)}
+
     @property
     def n_train(self) -> int:
         """Number of images to train on."""

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from data_providers import DatasetInfo
 from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import (
     load_checkpoint,
@@ -38,7 +37,7 @@ from utils.errors import UserError, one_line
 
 log = logging.getLogger("train")
 
-CLASS_NAMES = "classes"
+CLASS_NAMES = "class_names"
 
 # What --initial-checkpoint calls weights drawn from the seed, and the file that it looks for.
 NO_WEIGHTS, INHERITED = "none", "net.inherited"
@@ -67,17 +66,20 @@ class Networks(NamedTuple):
     beside: dict[str, Any]
 
 
-def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: int) -> Networks:
+def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: int,
+                  class_names: Sequence[str] = ()) -> Networks:
     """Returns the networks that the flags of `training.flags.add_network_flags` describe.
 
     Args:
         args: the flags, with `seed` and `resume`.
         config: what `--model-config` holds.
         n_classes: of the data.
+        class_names: of the data, by label; empty where it has none.
 
     Raises:
         UserError: see `load_student` and `load_teacher`; fewer classes than the data has.
     """
+    check_names(config.get(CLASS_NAMES), class_names, args.model_config)
     wanted = args.num_classes or n_classes
     if wanted < n_classes:
         raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
@@ -91,6 +93,15 @@ def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: i
     beside = {key: value for key, value in config.items()
               if key not in own.config and (same or key != CLASS_NAMES)}
     return Networks(student, teacher, resolution, beside)
+
+
+def check_names(recorded: Sequence[str] | None, names: Sequence[str], source: str) -> None:
+    """Warns where as many classes as the data has are others, or in another order."""
+    if not recorded or len(recorded) != len(names) or list(recorded) == list(names):
+        return
+    odd = next(i for i, name in enumerate(names) if name != recorded[i])
+    log.warning("%s: its class %d is %s, but the data's is %s; --reset-classifier begins with a "
+                "new classifier", source, odd, one_line(recorded[odd]), one_line(names[odd]))
 
 
 def settled(args: argparse.Namespace, name: str, recorded: Any) -> Any:
@@ -142,20 +153,22 @@ def first_images(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Iterable[T
     return (images for images, _ in islice(batches, n))
 
 
-def write_pair(net: StaticNetwork, folder: Path, networks: Networks, info: DatasetInfo) -> None:
+def write_pair(net: StaticNetwork, folder: Path, networks: Networks,
+               facts: dict[str, Any]) -> None:
     """Writes `net.config` and `net.init`, which validation.py reads, into the folder.
 
     Args:
         net: the network.
         folder: where to.
         networks: what the training began with.
-        info: of the data; its transform, mean and std are recorded.
+        facts: what the files say of the images: `DataProvider.facts`.
     """
     save_weights(net, folder / "net.init")
-    write_config(net, folder / "net.config", **{
-        "search_space": config_family(net.config).name, **networks.beside,
-        "resolution": networks.resolution, "transform": info.eval_resize,
-        "mean": info.mean, "std": info.std})
+    beside = {"search_space": config_family(net.config).name, **networks.beside, **facts,
+              "resolution": networks.resolution}
+    if len(beside.get(CLASS_NAMES) or ()) != net.classifier.out_features:
+        beside.pop(CLASS_NAMES, None)
+    write_config(net, folder / "net.config", **beside)
 
 
 def resume_run(run: Run, path: str | None) -> History | None:

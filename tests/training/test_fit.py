@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from train_imagenet import get_args_parser
-from training.fit import Run, evaluate_run, fit
+from training.fit import Run, evaluate_run, fast_at_a_fixed_size, fit
 from training.output import Output
 from training.world import World
 from utils.errors import UserError
@@ -172,6 +172,19 @@ def test_layer_decay_lowers_the_rate_towards_the_input():
     layers = [net["first_conv"], *net["blocks"], net["classifier"]]
     assert [rates[id(layer.weight)] for layer in layers] == \
         pytest.approx([0.0125, 0.025, 0.05, 0.1])
+
+
+def test_a_gpu_trains_with_its_fastest_convolutions():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.benchmark = matmul.allow_tf32 = False
+        fast_at_a_fixed_size(torch.device("cpu"))
+        assert (cudnn.benchmark, matmul.allow_tf32) == (False, False)
+        fast_at_a_fixed_size(torch.device("cuda"))
+        assert (cudnn.benchmark, matmul.allow_tf32) == (True, True)
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def test_a_mode_of_compilation_needs_compilation():

@@ -83,6 +83,19 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     assert not (tmp_path / "train.lock").exists()
 
 
+def test_only_own_leftovers_are_removed(tmp_path):
+    own = [".last.pth.tar.x1.tmp", ".checkpoint-3.pth.tar.x.tmp", ".net.init.x.tmp",
+           ".summary.csv.x.tmp"]
+    strange = [".chapter.tmp", ".thesis.x.tmp", "last.pth.tar.tmp"]
+    for name in own + strange:
+        (tmp_path / name).touch()
+    with Output(small_run(), tmp_path, keep):
+        pass
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not left & set(own)
+    assert left >= set(strange)
+
+
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     class Now(output.datetime):
         @classmethod

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import train_cifar
-from data_providers import DATASETS
 from networks import read_config
 from tests.fine_tuning import SIZE, make_networks
 from training.students import initial_weights, load_networks, load_student, write_pair
@@ -82,9 +81,10 @@ def test_transform_mean_and_std_are_the_configs_unless_typed(files, tmp_path, ca
     assert provider.info.mean == (0.5, 0.5, 0.5)
     assert "says crop, --transform says squash" in caplog.text
     assert "--mean says 0.5 0.5 0.5" in caplog.text
-    write_pair(networks.student, tmp_path / "out", networks, provider.info)
+    write_pair(networks.student, tmp_path / "out", networks, provider.facts())
     written = read_config(tmp_path / "out" / "net.config")
     assert (written["transform"], written["mean"]) == ("squash", [0.5, 0.5, 0.5])
+    assert written["class_names"] == [str(digit) for digit in range(10)]
 
 
 def test_without_a_transform_in_the_config_it_is_squash(files):
@@ -93,13 +93,25 @@ def test_without_a_transform_in_the_config_it_is_squash(files):
 
 
 def test_what_stands_beside_the_layers_is_written_again(files, tmp_path):
-    config = read_config(files / "net.config") | {"search_space": "other", "classes": ["a"]}
+    config = read_config(files / "net.config") | {"search_space": "other",
+                                                  "class_names": ["a", "b", "c"]}
     same = load_networks(flags(files), config, 3)
     assert same.beside["search_space"] == "other"
-    assert same.beside["classes"] == ["a"]
-    assert "classes" not in load_networks(flags(files), config, 5).beside
-    write_pair(same.student, tmp_path, same, DATASETS["digits"])
-    assert read_config(tmp_path / "net.config")["search_space"] == "other"
+    assert same.beside["class_names"] == ["a", "b", "c"]
+    assert "class_names" not in load_networks(flags(files), config, 5).beside
+    write_pair(same.student, tmp_path, same, {"class_names": ["x"] * 9})
+    written = read_config(tmp_path / "net.config")
+    assert written["search_space"] == "other"
+    assert "class_names" not in written, "nine names are not those of three classes"
+
+
+@pytest.mark.parametrize(("names", "told"), [
+    (["cat", "dog", "cow"], False), (["cat", "cow", "dog"], True), (["cat", "dog"], False),
+    ([], False)])
+def test_other_classes_in_the_config_are_said(files, caplog, names, told):
+    config = read_config(files / "net.config") | {"class_names": ["cat", "dog", "cow"]}
+    load_networks(flags(files), config, 3, names)
+    assert ("its class 1 is dog, but the data's is cow" in caplog.text) == told
 
 
 def test_a_new_classifier_is_said_or_asked_for(files, caplog):

@@ -40,6 +40,27 @@ def test_tasks_of_slurm_alone_start_nothing(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 1), (64, 32)])
+def test_threads_leave_room_for_company(monkeypatch, cores, threads):
+    counts = []
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for typed in (None, 5):
+        with processes("cpu", typed):
+            pass
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # torch has read it
+    with processes("cpu", None):
+        pass
+    assert counts == [threads, 5]
+
+
+def test_only_the_first_process_has_a_bar(monkeypatch):
+    monkeypatch.setattr("training.world.progress_bar", lambda batches: "bar")
+    assert World(torch.device("cpu"), 0, 2).progress([1]) == "bar"
+    assert World(torch.device("cpu"), 1, 2).progress([1]) == [1]
+
+
 @pytest.fixture
 def four_gpus(monkeypatch):
     """Four pretended GPUs; the list of devices that were touched."""
