@@ -6,10 +6,8 @@ that are evaluated for real. This file is the command; the search itself is `sea
 """
 
 import argparse
-import shlex
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acc_predictor import PREDICTORS
@@ -17,18 +15,15 @@ from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, Extend, amount, checked_values, count, integers
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
-from networks.meta import check_supernet_exists
 from search.run_folder import RunFolder, check_code, resume_command
 from search.settings import DEFAULT_LUT, Settings, resolve, resume_settings, with_checkpoint
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
-from utils.files import write_text
 
 if TYPE_CHECKING:
-    from search.events import Events
+    from search.session import Ended
 
-GIB = 2**30
 LOG_FORMATS = ("text", "json")
 
 
@@ -112,7 +107,8 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--n_epochs", type=count(0), help="epochs of fine-tuning in an evaluation "
                    "(default: the data set's: 0 for imagenet and digits, else 5)")
     g.add_argument("--test", action="store_true", help="score on the test images")
-    g.add_argument("--evaluator", help=f"what answers: {names(EVALUATORS)}, see evaluator.base")
+    g.add_argument("--evaluator", help=f"what answers: {names(EVALUATORS)}, see evaluator.base "
+                   "(default: the search space's, ofa for supernets)")
     g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks")
     g.add_argument("--amp", action="store_true", help="evaluate in mixed precision")
     g.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
@@ -181,81 +177,25 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def run(args: argparse.Namespace, folder: RunFolder, source: RunFolder | None,
-        settings: Settings) -> None:
-    """Runs the search in its locked folder, and reports it."""
-    from evaluator.jobs import WorkerError, get_engine, plan_slots
-    from search.adoption import adopt
-    from search.events import Events
-    from search.inputs import check_inputs, fingerprints
-    from search.session import final_report, make_parts, make_search, make_spec
-
-    parts = make_parts(settings)  # bad input fails before anything is written
-    if settings.evaluator == "ofa" and settings.backend == "local":
-        check_supernet_exists(str(settings.supernet_path))
-    ray_address = settings.ray_address if settings.backend == "ray" else None
-    slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=ray_address)
-    limit = settings.memory_limit
-    stored = {**settings.to_json(), "inputs": fingerprints(settings.to_json())}
-    if args.resume and not args.accept_changed_inputs:
-        check_inputs(args.resume, (source or folder).read_settings().get("inputs"),
-                     stored["inputs"])
-    if source is not None:
-        folder.import_from(source)
-    with folder.lock():
-        is_adopted = bool(args.resume) and not folder.settings.exists()
-        folder.remove_leftovers()
-        if not args.resume:
-            folder.remove_proposals()
-        if not is_adopted:
-            folder.write_settings(stored)
-        with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
-                        timeout=settings.timeout, retries=settings.retries,
-                        memory_limit=limit and int(limit * GIB), ray_address=ray_address) as engine:
-            events = Events(folder, args.log_format, args.tensorboard)
-            events.start(["python", *sys.argv], len(slots))
-            search = make_search(settings, parts, folder, engine, len(slots), args.retry_failed,
-                                 events)
-            if is_adopted:
-                adopt(search)
-                folder.write_settings(stored)
-            try:
-                last = Path(search.run())
-                for line in final_report(settings, parts, search):
-                    events.say(line)
-            except WorkerError as error:  # their log is a file, its first line the reason
-                log = folder.path / "failed" / "worker.log"
-                write_text(log, f"{error}\n")
-                raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and "
-                                f"go on with: {resume_command(settings.to_json())})") from None
-        finish(args, settings, events, last)
-
-
-def finish(args: argparse.Namespace, settings: Settings, events: "Events", last: Path) -> None:
+def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None:
     """Writes the report of a finished search and says what comes next.
 
     Args:
         args, settings: of the search.
-        events: its record.
-        last: its last stats file.
+        ended: what `run_search` returned.
     """
-    command = shlex.join(["python", "post_search.py", "--expr", str(last), "--save",
-                          f"{settings.save}/selected", "--supernet_path",
-                          str(settings.supernet_path)])
-    text = f"done: {last}; choose networks with: {command}"
-    events.event("end", stats=str(last), post_search=command)
+    lines = [*ended.lines]
     if not args.no_report:
         from visualization.report import REPORT, write_report
 
-        report = last.parent / REPORT
+        report = ended.last.parent / REPORT
         try:
-            write_report(report, [last], search_space=settings.search_space)
-            text += f"; report: {report}"
+            write_report(report, [ended.last], search_space=settings.search_space)
+            lines[-1] += f"; report: {report}"
         except UserError as error:  # the search itself is complete
             print(f"warning: no report: {error}", file=sys.stderr)
-    if events.log_format == "text":
-        print(text)
-    events.close()
+    if args.log_format == "text":
+        print("\n".join(lines))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -269,9 +209,15 @@ def main(args: argparse.Namespace) -> None:
         slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=address)
         print_plan(settings, make_parts(settings), len(slots))
         return
+    from search.session import run_search
+
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        run(args, folder, source, settings)
+        ended = run_search(settings, folder, source, resumed=bool(args.resume),
+                           retry_failed=args.retry_failed,
+                           accept_changed=args.accept_changed_inputs,
+                           log_format=args.log_format, tensorboard=args.tensorboard)
+        finish(args, settings, ended)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {resume_command(settings.to_json())}") from None
 

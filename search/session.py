@@ -1,8 +1,10 @@
 """From settings to a search: its space, its objectives, its workers, its plan."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,23 +12,28 @@ from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor
 from data_providers.table import N_CALIBRATION, get_dataset_info
-from evaluator.jobs import EvaluatorSpec
+from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
 from evaluator.table import TableEvaluator
+from networks.meta import check_supernet_exists
+from search.adoption import adopt
 from search.algorithm import Search
 from search.evaluation import Engine
 from search.events import Events
+from search.inputs import check_inputs, fingerprints
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
-from search.run_folder import RunFolder
+from search.run_folder import RunFolder, names_code, resume_command
 from search.settings import Settings, contradictions
 from search.strategies import get_strategy
 from search.table_report import table_report
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
+from utils.files import write_text
 
 CPU_MACS_PER_SECOND = 8e9
+GIB = 2**30
 # Evaluators whose stats hold no objectives of their own.
 PLAIN_EVALUATORS = ("ofa", "oracle")
 
@@ -101,7 +108,7 @@ def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorS
         options |= {"latency_batch_size": measured.batch_size, "latency_device": measured.device}
     options |= {"search_space": settings.search_space, "space_options": {
         name: given[name] for name in search_space_class(settings.search_space).options}}
-    return EvaluatorSpec(settings.evaluator, options)
+    return EvaluatorSpec(str(settings.evaluator), options)
 
 
 def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
@@ -157,3 +164,87 @@ def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
     print(f"at {CPU_MACS_PER_SECOND / 1e9:.0f} GMAC/s, which one CPU core of the build machine "
           f"reached: {duration(seconds / n_slots)}, {seconds / 3600:.2f} device-hours; the first "
           "evaluations of a run give a better estimate")
+
+
+class Ended(NamedTuple):
+    """A finished search: its last stats file, and what is said of it."""
+
+    last: Path
+    lines: list[str]
+
+
+def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None = None, *,
+               resumed: bool = False, retry_failed: bool = False, accept_changed: bool = False,
+               log_format: str = "text", tensorboard: bool = False) -> Ended:
+    """Runs or continues a search in its folder to the end.
+
+    Args:
+        settings: of the search.
+        folder: of the search; it is locked meanwhile.
+        source: another search whose files are copied into the folder first.
+        resumed: whether the folder, or the source, holds a search already.
+        retry_failed: evaluate and propose again what failed before.
+        accept_changed: go on although inputs have changed since the search was started.
+        log_format, tensorboard: see `search.events.Events`.
+
+    Raises:
+        UserError: bad settings, a missing or changed input, or workers that cannot start.
+    """
+    parts = make_parts(settings)  # bad input fails before anything is written
+    if settings.evaluator == "ofa" and settings.backend == "local":
+        check_supernet_exists(str(settings.supernet_path))
+    ray_address = settings.ray_address if settings.backend == "ray" else None
+    slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=ray_address)
+    stored = {**settings.to_json(), "inputs": fingerprints(settings.to_json())}
+    if resumed and not accept_changed:
+        check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),
+                     stored["inputs"])
+    if source is not None:
+        folder.import_from(source)
+    with folder.lock():
+        adopting = resumed and not folder.settings.exists()
+        folder.remove_leftovers()
+        if not resumed:
+            folder.remove_proposals()
+        if not adopting:
+            folder.write_settings(stored)
+        limit = settings.memory_limit
+        with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
+                        timeout=settings.timeout, retries=settings.retries,
+                        memory_limit=None if limit is None else int(limit * GIB),
+                        ray_address=ray_address) as engine:
+            events = Events(folder, log_format, tensorboard)
+            events.start(["python", *sys.argv], len(slots))
+            search = make_search(settings, parts, folder, engine, len(slots), retry_failed, events)
+            if adopting:
+                adopt(search)
+                folder.write_settings(stored)
+            last = _run_to_the_end(search, settings, folder)
+        command = selection_command(settings, parts, last)
+        lines = [*final_report(settings, parts, search),
+                 f"done: {last}; choose networks with: {command}"]
+        events.event("end", stats=str(last), post_search=command)
+        events.close()
+    return Ended(last, lines)
+
+
+def _run_to_the_end(search: Search, settings: Settings, folder: RunFolder) -> Path:
+    """Runs the search; workers that cannot start are one line, their log a file beside it."""
+    try:
+        return Path(str(search.run()))
+    except WorkerError as error:
+        log = folder.path / "failed" / "worker.log"
+        write_text(log, f"{error}\n")
+        raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and go on "
+                        f"with: {resume_command(settings.to_json())})") from None
+
+
+def selection_command(settings: Settings, parts: Parts, last: Path) -> str:
+    """Returns the command that chooses networks of a finished search."""
+    command = ["python", "post_search.py", "--expr", str(last), "--save",
+               f"{settings.save}/selected"]
+    if parts.space.family is not None:
+        command += ["--supernet_path", str(settings.supernet_path)]
+    if names_code(settings.search_space):
+        command += ["--search_space", settings.search_space]
+    return shlex.join(command)

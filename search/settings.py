@@ -7,7 +7,6 @@ from typing import Any
 from data_providers.table import get_dataset_info
 from networks.meta import SupernetMeta, read_meta
 from search_space import search_space_class
-from search_space.table import TabularSpace
 from utils.errors import UserError
 
 DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
@@ -49,7 +48,7 @@ class Settings:
     vld_batch_size: int = 200
     n_epochs: int | None = None
     test: bool = False
-    evaluator: str = "ofa"
+    evaluator: str | None = None
     oracle_path: str | None = None
     amp: bool = False
     cache_dir: str | None = None
@@ -87,9 +86,8 @@ def resolve(values: Mapping[str, Any]) -> Settings:
         UserError: a value that contradicts the data set, or lacks its partner.
     """
     settings = Settings(**{name: values[name] for name in Settings.names() if name in values})
-    if settings.evaluator == Settings.evaluator \
-            and issubclass(search_space_class(settings.search_space), TabularSpace):
-        settings = replace(settings, evaluator="table")
+    settings = replace(settings, evaluator=settings.evaluator or search_space_class(
+        settings.search_space).default_evaluator)
     info = get_dataset_info(settings.dataset)
     meta = supernet_meta(settings)
     row: dict[str, Any] = {

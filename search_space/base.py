@@ -45,6 +45,7 @@ class SearchSpace(ABC):
 
     Attributes:
         name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
+        default_evaluator: the row of `evaluator.EVALUATORS` that answers unless another is named.
         options: settings that the constructor takes as keywords. A space with "resolutions" among
             them has the resolution under the key `r` of its architectures.
         sequential: whether the layers run one after another, so that the memory that a network
@@ -57,6 +58,7 @@ class SearchSpace(ABC):
     name: str
     options: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str | None] = None
+    default_evaluator: ClassVar[str] = "ofa"
     default_width: ClassVar[float] = 1.0
     sequential: ClassVar[bool] = True
     lower: np.ndarray

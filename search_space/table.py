@@ -111,6 +111,7 @@ class TabularSpace(SearchSpace):
         rows: (n, n_var) canonical vectors of all architectures.
     """
 
+    default_evaluator: ClassVar[str] = "table"
     options: ClassVar[tuple[str, ...]] = ("table", "accuracy")
     key_columns: tuple[str, ...]
     default_accuracy: ClassVar[str | None] = None
