@@ -23,6 +23,7 @@ SEARCH_SPACES = {
     "mbv3": "search_space.ofa:OFASearchSpace",
     "proxyless": "search_space.proxyless:ProxylessSearchSpace",
     "resnet50": "search_space.resnet:ResNetSearchSpace",
+    "nasbench101": "search_space.nasbench101:NASBench101Space",
     "nasbench201": "search_space.nasbench201:NASBench201Space",
     "nasbenchgraph": "search_space.nasbenchgraph:NASBenchGraphSpace",
     "table": "search_space.table:TableSearchSpace",
