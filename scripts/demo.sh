@@ -18,6 +18,9 @@ for flag in "$@"; do
     esac
 done
 
+echo "[demo] about three minutes on two CPU cores after the set-up; results go to $run/"
+[ -x .venv/bin/python ] || echo "[demo] the set-up downloads and installs about 5.5 GB, most of it torch with CUDA, once"
+
 . scripts/setup_env.sh
 setup_env requirements.txt
 [ -z "$fresh" ] || rm -rf "$run"
@@ -36,8 +39,9 @@ else
         --sec_obj flops --n_doe 60 --iterations 6 --n_iter 8 --seed 0
 fi
 
-echo "[demo] 2/4 pictures: $run/plots/"
+echo "[demo] 2/4 pictures and report: $run/plots/, $run/report.html"
 "$PYTHON" scripts/plot_search.py "$run"
+"$PYTHON" scripts/report.py "$run"
 
 echo "[demo] 3/4 selection: $run/selected/"
 rm -rf "$run/selected"
@@ -51,4 +55,11 @@ for net in "$run"/selected/net-*; do
             --pretrained "$net/net.inherited" | tail -n 1
     done
 done
-echo "[demo] done: see $run/plots/*.png and $run/selected/"
+best=$(ls -d "$run"/selected/net-* | tail -n 1)
+cat <<END
+[demo] done. Look at it: open $run/report.html in a browser (it needs no network), or $run/plots/history.png
+[demo] next: export a network, and see what it says of pictures of your own
+    $PYTHON scripts/export.py $best/net.config $best/net.inherited --to onnx --dataset digits
+    $PYTHON validation.py --dataset digits -m $best/net.config --pretrained $best/net.inherited --predict PICTURE
+[demo] or search your own pictures: README.md, "Your own pictures in six commands"
+END

@@ -3,7 +3,8 @@
 #   sh scripts/search.sh list
 #   sh scripts/search.sh DATASET-OBJECTIVE --data /path/to/data [more flags of msunas.py]
 # OBJECTIVE: flops, params, cpu (latency table), or random (random search).
-# DRY=1 prints the command instead of running it; PYTHON chooses the interpreter.
+# DRY=1 prints the command instead of running it; PYTHON chooses the interpreter (default: that of
+# .venv, where scripts/setup_env.sh made one).
 set -eu
 
 DATASETS="imagenet cifar10 cifar100 cinic10 stl10 aircraft dtd pets flowers102"
@@ -55,7 +56,8 @@ else
     set -- --sec_obj "$objective" --n_doe 100 --iterations 30 --n_iter 8 \
         --predictor "$(predictor "$dataset")" "$@"
 fi
-set -- "${PYTHON:-python}" msunas.py --dataset "$dataset" --vld_size "$(vld_size "$dataset")" \
+[ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)
+set -- "$PYTHON" msunas.py --dataset "$dataset" --vld_size "$(vld_size "$dataset")" \
     --save "runs/$name" "$@"
 
 if [ -n "${DRY:-}" ]; then
