@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from acc_predictor import PREDICTORS
 from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, Extend, amount, checked_values, count, integers
+from cli.types import (
+    DOWNLOAD,
+    MAX_DAMAGED,
+    Extend,
+    amount,
+    checked_values,
+    count,
+    integers,
+    number,
+)
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
 from search.run_folder import RunFolder, check_code, resume_command
@@ -94,6 +103,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data and evaluation")
     g.add_argument("--data", help="folder of the data set (digits needs none)")
     g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    g.add_argument("--max_damaged", type=number(0, 1), help=MAX_DAMAGED)
     g.add_argument("--dataset", choices=sorted(DATASETS), help="data set")
     g.add_argument("--n_classes", type=count(1),
                    help="classes (default: the data set's, 1000 for imagenet)")

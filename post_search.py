@@ -13,7 +13,7 @@ import numpy as np
 
 from cli.commands import command_line
 from cli.scripts import Parser, run_script
-from cli.types import count, integers
+from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
 from search.constraints import Limit, parse_limits, parse_number
 from search.run_folder import SETTINGS
@@ -436,7 +436,7 @@ def resolve(args: argparse.Namespace, stored: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: no supernet is known, or a stored value has another type.
     """
-    settings: dict[str, Any] = {"n_classes": args.n_classes}
+    settings: dict[str, Any] = {"n_classes": args.n_classes, "download": args.download}
     if stored.get("evaluator", "ofa") != "ofa":  # a benchmark's answers came from no images
         stored = {**stored, "dataset": None}
     for key, (kind, default) in STORED.items():
@@ -489,6 +489,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", help="data set to recompute the batch-norm statistics on (default: "
                    "the search's; without one they stay the supernet's)")
     p.add_argument("--data", help="folder of the data set (default: the search's)")
+    p.add_argument("--download", action="store_true", help=DOWNLOAD)
     p.add_argument("--rescore", action="store_true",
                    help="score the chosen networks on the test images, which the search did not "
                    "see: 95 %% intervals, and which neighbours cannot be told apart; in "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script
-from cli.types import count, number
+from cli.types import DOWNLOAD, count, number
 from data_providers.table import DATASETS
 from training.flags import (
     add_aliases,
@@ -59,6 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=sorted(DATASETS), default="cifar10", help="data set")
     g.add_argument("--data", default=None, help="its folder; digits needs none")
+    g.add_argument("--download", action="store_true", help=DOWNLOAD)
     g.add_argument("--vld-size", type=count(1), default=None,
                    help="training images to judge epochs by; None: the data set's own, or its "
                         "test images")
@@ -141,7 +142,7 @@ def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     provider = DataProvider(
         args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,
         transform=settled(args, "transform", config.get("transform")) or TRANSFORM,
-        mean=mean and tuple(mean), std=std and tuple(std))
+        mean=mean and tuple(mean), std=std and tuple(std), download=args.download)
     return provider, load_networks(args, config, provider.n_classes,
                                    provider.facts()["class_names"])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script
-from cli.types import amount, count, number
+from cli.types import DOWNLOAD, amount, count, number
 from data_providers.table import DATASETS, N_CALIBRATION
 from training import flags
 from training.flags import (
@@ -63,6 +63,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help=f"{', '.join(sorted(DATASETS))}; tar: an archive of class folders for each "
                         "split; hfds/NAME or wds/NAME: timm's readers; None: tar where there is "
                         "one, imagenet where the folder has 1,000 classes, else folder")
+    g.add_argument("--download", action="store_true", help=DOWNLOAD.replace("--data", "DATA"))
     g.add_argument("--train-split", default="train", metavar="NAME",
                    help="split to train on, of tar, hfds and wds")
     g.add_argument("--val-split", default="val", metavar="NAME", help="split to evaluate on")
@@ -146,12 +147,12 @@ def main(args: argparse.Namespace) -> None:
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where flags are missing or contradict each other."""
     flags.check_flags(args)
-    if not Path(args.data).is_dir():
+    if not Path(args.data).is_dir() and not args.download:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
     if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
         raise UserError(f"-vb {args.validation_batch_size}: the images of a batch in the "
                         "evaluation, and not how many times --batch-size, which it meant in the "
-                        f"original; give {LEAST_VALIDATION_BATCH} or more, or leave it away")
+                        f"original; give {LEAST_VALIDATION_BATCH} or more, or leave it out")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.scripts import Parser, run_script
-from cli.types import DOWNLOAD, amount, count, integers, number
+from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
 from search_space.backbones import width_from_name
 from utils.errors import UserError
@@ -37,6 +37,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="data set")
     g.add_argument("--data", default=None, help="its folder; digits needs none")
     g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    g.add_argument("--max_damaged", type=number(0, 1), default=0.01, help=MAX_DAMAGED)
     g.add_argument("--vld_size", type=count(1), default=None,
                    help="training images kept apart for validation; None: the data set's own")
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
@@ -97,7 +98,8 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                            n_workers=args.n_workers, download=args.download)
+                            n_workers=args.n_workers, download=args.download,
+                            max_damaged=args.max_damaged)
     resolutions = args.resolutions or list(get_dataset_info(args.dataset).resolutions)
     recipe = Recipe(resolutions=resolutions, **{
         field.name: getattr(args, field.name) for field in fields(Recipe)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.progress import progress_bar, wait_passively
 from cli.scripts import Parser, run_script
-from cli.types import DOWNLOAD, count
+from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
 from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
@@ -111,6 +111,7 @@ def open_data(args: argparse.Namespace, transform: str | None,
 
     return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                         n_workers=args.workers, transform=transform, download=args.download,
+                        max_damaged=args.max_damaged,
                         mean=facts.mean and tuple(facts.mean), std=facts.std and tuple(facts.std))
 
 
@@ -199,7 +200,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                    help="data set (default: %(default)s)")
     p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
-    p.add_argument("--download", action="store_true", help=DOWNLOAD)
+    p.add_argument("--download", action="store_true", help=f"{DOWNLOAD} (default: no)")
+    p.add_argument("--max_damaged", type=number(0, 1), default=0.01,
+                   help=f"{MAX_DAMAGED} (default: 0.01)")
     p.add_argument("--predict", metavar="PATH", help="a picture, or a folder of pictures: print "
                    "what the network says of each, one line of JSON (default: none)")
     p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "

@@ -217,7 +217,7 @@ def evaluator_of(options: dict[str, Any], device: str = "cpu") -> Any:
 
 
 def tensors(evaluator: Any) -> tuple[list[Any], list[Any]]:
-    """Returns the calibration and the validation batches as the networks eat them."""
+    """Returns the calibration and the validation batches as the networks take them."""
     provider, device = evaluator.provider, evaluator.device
     valid = provider.eval_batches("valid", RESOLUTION, BATCH, device=device)
     return (list(provider.calibration_batches(RESOLUTION, N_IMAGES, BATCH, device=device)),

@@ -10,7 +10,10 @@ from utils.errors import UserError
 
 # What --download does, in every script that has it.
 DOWNLOAD = ("fetch the data set into --data where it is not there: cifar10, cifar100, stl10, "
-            "aircraft, dtd, pets, flowers102 (default: no)")
+            "aircraft, dtd, pets, flowers102")
+
+MAX_DAMAGED = ("part of the images that may be damaged, 0..1; they are named and left out, and 3 "
+               "always may")
 
 
 def count(least: int, most: int = 10**6) -> Callable[[str], int]:

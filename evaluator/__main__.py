@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.progress import wait_passively
 from cli.scripts import Parser, run_script
-from cli.types import DOWNLOAD, amount, count, number
+from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator.options import EvaluationOptions
 from networks import choose_resolution, read_config, recorded_resolution
@@ -43,13 +43,15 @@ def get_args_parser() -> argparse.ArgumentParser:
                      "batch-norm statistics of --config too (a subnet's always are)")
     data = p.add_argument_group("data")
     data.add_argument("--data", help="folder of the data set (digits needs none)")
-    data.add_argument("--download", action="store_true", help=DOWNLOAD)
+    data.add_argument("--download", action="store_true", help=f"{DOWNLOAD} (default: no)")
     data.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                       help="data set (default: imagenet)")
     data.add_argument("--n_classes", type=count(1), help="classes (default: the data set's)")
     data.add_argument("--vld_size", "--valid_size", type=count(1),
                       help="validation images split off the training set "
                       "(default: 300 for digits, else none: the test images are used)")
+    data.add_argument("--max_damaged", type=number(0, 1), default=0.01,
+                   help=f"{MAX_DAMAGED} (default: 0.01)")
     data.add_argument("--test", action="store_true", help="score on the test images")
     data.add_argument("--n_workers", "--num_workers", type=count(0), default=4,
                       help="data-loading processes (default: 4)")

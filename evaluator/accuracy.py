@@ -62,7 +62,8 @@ class NetEvaluator:
         self.provider = DataProvider(
             options.dataset, options.data, vld_size=options.vld_size, seed=options.seed,
             n_workers=options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb,
-            download=options.download, mean=_rgb(options.mean), std=_rgb(options.std))
+            download=options.download, max_damaged=options.max_damaged, mean=_rgb(options.mean),
+            std=_rgb(options.std))
         info = self.provider.info
         info.check_n_classes(options.n_classes)
         self.split = "test" if options.test else "valid"

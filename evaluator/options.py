@@ -32,6 +32,7 @@ class EvaluationOptions:
         seed: of the validation split, the images' augmentation, the new classifier, dropout.
         device: `cpu` or `cuda:0`, ...; None is a GPU where there is one.
         gpus: indices of the GPUs that share the batches; fewer than two mean `device` alone.
+        max_damaged: part of a split's images, 0..1, that may be damaged (3 always may).
         cache_dir, cache_gb: folder for decoded images and its greatest size.
         amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one.
         threads: CPU threads; None leaves torch's choice.
@@ -60,6 +61,7 @@ class EvaluationOptions:
     seed: int = 0
     device: str | None = "cpu"
     gpus: list[int] = field(default_factory=list)
+    max_damaged: float = 0.01
     cache_dir: str | None = None
     cache_gb: float = 32.0
     amp: bool | str = False

@@ -313,7 +313,7 @@ def _today(state: Mapping[str, torch.Tensor], source: Any) -> StateDict:
     keys = [key.replace(_OLD_BLOCK, _NEW_BLOCK) for key in keys]
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"{source}: {twice!r} stands there twice, in the old naming and in today's")
+        raise UserError(f"{source}: {twice!r} is there twice, in the old naming and in today's")
     return dict(zip(keys, state.values(), strict=True))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.scripts import Parser, run_script
-from cli.types import amount, count
+from cli.types import DOWNLOAD, amount, count
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
@@ -53,6 +53,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--dataset", choices=sorted(DATASETS),
                    help="data set to compare on (default: none, random images alone)")
     g.add_argument("--data", help="its folder; digits needs none")
+    g.add_argument("--download", action="store_true", help=DOWNLOAD)
     g.add_argument("--split", choices=SPLITS, default="test",
                    help="images of the accuracy (default: %(default)s)")
     g.add_argument("--vld_size", type=count(1), help="size of the split valid")
@@ -171,7 +172,7 @@ def open_data(args: argparse.Namespace, transform: str | None) -> "DataProvider 
     from data_providers import DataProvider
 
     return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                        n_workers=args.workers, transform=transform)
+                        n_workers=args.workers, transform=transform, download=args.download)
 
 
 def export(network: Network, name: str, form: "Format", folder: Path,

@@ -148,7 +148,7 @@ def read_stats(path: str | os.PathLike,
 
     The original records a failed evaluation as error 100, cost 1000, and may hold an architecture
     twice: both are dropped, with one counted warning on stderr. In a file of ours (it names its
-    `sec_obj`) an architecture that stands there twice is an error.
+    `sec_obj`) an architecture that is listed twice is an error.
 
     Args:
         path: the file.

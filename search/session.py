@@ -101,8 +101,8 @@ def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorS
         name: given[name] and os.path.abspath(given[name])
         for name in ("data", "supernet_path", "oracle_path", "cache_dir")}
     options |= {name: given[name] for name in (
-        "dataset", "download", "n_classes", "vld_size", "test", "n_workers", "trn_batch_size",
-        "vld_batch_size", "n_epochs", "seed", "amp", "cache_gb")}
+        "dataset", "download", "max_damaged", "n_classes", "vld_size", "test", "n_workers",
+        "trn_batch_size", "vld_batch_size", "n_epochs", "seed", "amp", "cache_gb")}
     measured = next((objective for objective in objectives if objective.measured), None)
     if measured is not None:
         options |= {"latency_batch_size": measured.batch_size, "latency_device": measured.device}

@@ -40,6 +40,7 @@ class Settings:
     predictor: str | None = None
     data: str | None = None
     download: bool = False
+    max_damaged: float = 0.01
     dataset: str = "imagenet"
     n_classes: int | None = None
     supernet_path: str | None = None

@@ -59,7 +59,7 @@ class Run:
         self.args, self.world = args, world
         fast_at_a_fixed_size(world.device)
         if args.sync_bn and world.device.type != "cuda":
-            raise UserError("--sync-bn works on GPUs only; leave it away")
+            raise UserError("--sync-bn works on GPUs only; leave it out")
         if args.torchcompile_mode and not args.torchcompile:
             raise UserError("--torchcompile-mode: needs --torchcompile")
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.sync_bn else net

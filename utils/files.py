@@ -276,7 +276,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"the key {key!r} is there twice")
         result[key] = value
     return result
 

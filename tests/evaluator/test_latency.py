@@ -114,7 +114,7 @@ def test_many_missing_layers_are_listed_in_short(published, small_space):
     ("a: {mean: fast}", "expected a mean"), ("a: {mean: true}", "expected a mean"),
     ("1: {mean: 1.0}", "expected a mean"), ("!!python/object:os.system {}", "not YAML"),
     ("# [\na: {mean: 1.0}", "comments"),
-    ("a: {mean: 1.0}\na: {mean: 2.0}", "'a' stands there twice")])
+    ("a: {mean: 1.0}\na: {mean: 2.0}", "'a' is there twice")])
 def test_bad_tables_are_refused(tmp_path, content, match):
     path = tmp_path / "lut.yaml"
     path.write_text(content)

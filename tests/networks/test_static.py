@@ -112,7 +112,7 @@ def test_loading_is_strict_and_names_what_is_wrong(net):
     with pytest.raises(UserError, match="classifier has 3 classes, but the network 10"):
         networks.load_state(net, classes, "f")
     old = key.replace(".conv.depth", ".mobile_inverted_conv.depth")
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="is there twice"):
         networks.load_state(net, {**state, old: state[key]}, "f")
 
 

@@ -187,7 +187,7 @@ def test_many_keys_that_stand_there_twice_are_refused_quickly(tmp_path):
     keys = ", ".join(f'"k{i}": 0' for i in range(60_000))
     (tmp_path / "a.json").write_text(f"{{{keys}, {keys}}}")
     begin = time.process_time()
-    with pytest.raises(UserError, match="'k0' stands there twice"):
+    with pytest.raises(UserError, match="'k0' is there twice"):
         read_json(tmp_path / "a.json")
     assert time.process_time() - begin < 2
 
