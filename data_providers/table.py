@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from utils.errors import UserError
+from utils.files import shipped
 
 Rgb = tuple[float, float, float]
 
@@ -11,7 +12,7 @@ Rgb = tuple[float, float, float]
 # (Once for All's own numbers).
 N_CALIBRATION, CALIBRATION_BATCH = 2000, 200
 IMAGENET_SUPERNET = "data/ofa_mbv3_d234_e346_k357_w1.0"
-DIGITS_SUPERNET = "data/ofa_digits_d234_e346_k357_w0.35"
+DIGITS_SUPERNET = shipped("data/ofa_digits_d234_e346_k357_w0.35")
 
 
 @dataclass(frozen=True)

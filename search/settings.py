@@ -8,8 +8,9 @@ from data_providers.table import get_dataset_info
 from networks.meta import SupernetMeta, read_meta
 from search_space import search_space_class
 from utils.errors import UserError
+from utils.files import shipped
 
-DEFAULT_LUT = "data/cpu_lut_mbv3.yaml"
+DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
 # What may differ from the flags that a search was started with: it changes no result.
 CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",

@@ -14,7 +14,7 @@ FLOORS = [["msunas_timm"], ["utils"], ["cli"], ["search_space"],
           ["visualization"]]
 ALLOWED = {name: {n for floor in FLOORS[:i] for n in floor}
            for i, floor in enumerate(FLOORS) for name in floor}
-SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
+SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - {"setup", "hubconf"}
 TORCH_FREE = ["msunas", "post_search", "search_space", "acc_predictor", "evaluator",
               "evaluator.costs", "evaluator.latency", "evaluator.jobs", "data_providers.table",
               "search.archive", "search.events", "utils.pareto", "visualization.plots",

@@ -25,6 +25,16 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno
                 errno.EBADF, errno.EISDIR, errno.ENOTTY)
 
 
+def shipped(path: str) -> str:
+    """Returns where a file of the project's own lies, named relative to the project's root.
+
+    In a checkout that is the name itself; elsewhere, as for an installed command, the path of the
+    file beside the code.
+    """
+    beside = Path(__file__).resolve().parents[1] / path
+    return path if os.path.exists(path) or not beside.exists() else str(beside)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path beside `path`; when the block ends well it is flushed and renamed.

@@ -1,0 +1,178 @@
+"""The wheel, its commands, hubconf.py, completion: the project outside a checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_providers.table import DIGITS_SUPERNET
+from msunas_cli import COMMANDS, COMPLETION, load_script
+from networks import cut_subnet, load_supernet, save_weights, write_config
+from search_space import OFASearchSpace
+from tests.conftest import ROOT
+from utils.files import shipped
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_script_has_a_command_and_every_command_an_entry_point():
+    scripts = {path.name for path in ROOT.glob("*.py")} - {"setup.py", "hubconf.py"}
+    scripts |= {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts <= set(COMMANDS.values())
+    assert {*COMMANDS, COMPLETION} == set(PROJECT["scripts"])
+    for command, target in PROJECT["scripts"].items():
+        attribute = "completion" if command == COMPLETION else command.replace("-", "_")
+        assert target == f"msunas_cli:{attribute}"
+    assert {command.split("-")[0] for command in PROJECT["scripts"]} == {"msunas"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_module(command):
+    script = load_script(command)
+    assert callable(script.main)
+    assert script.get_args_parser().prog
+
+
+def test_the_pins_lie_within_the_ranges():
+    from packaging.requirements import Requirement
+
+    pins = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        name, separator, version = line.partition("==")
+        if separator:
+            pins[name.strip().lower()] = version.split(";")[0].strip()
+    ranges = {each.name.lower(): each for each in map(Requirement, PROJECT["dependencies"])}
+    for name, version in pins.items():
+        if name in ranges:
+            assert ranges[name].specifier.contains(version, prereleases=True), name
+    assert set(pins) - set(ranges) <= {"cython"}
+
+
+def test_shipped_files_are_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert shipped("data/cpu_lut_mbv3.yaml") == "data/cpu_lut_mbv3.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert Path(shipped("data/cpu_lut_mbv3.yaml")) == ROOT / "data/cpu_lut_mbv3.yaml"
+    assert shipped("data/absent") == "data/absent"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_the_flags(shell, run_command):
+    pytest.importorskip("shtab")
+    done = run_command("-m", "msunas_cli.completion", shell)
+    assert done.returncode == 0, done.stderr
+    for word in ("msunas-select", "msunas-export", "constraint", "skip_latency"):
+        assert word in done.stdout
+    if shell == "bash":
+        checked = subprocess.run(["bash", "-c", done.stdout + "\ncomplete -p msunas-select"],
+                                 capture_output=True, text=True)
+        assert "msunas-select" in checked.stdout, checked.stderr
+
+
+def test_completion_refuses_another_shell(fails_clearly):
+    fails_clearly("-m", "msunas_cli.completion", "fish", match="invalid choice")
+
+
+# ---------------------------------------------------------------------------------- torch.hub
+
+
+HUB = """
+import json, sys, torch
+config, weights, repo = sys.argv[1:]
+net = torch.hub.load(repo, "nsganetv2", config=config, weights=weights, source="local")
+assert not net.training
+with torch.inference_mode():
+    print(json.dumps(net(torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32))[0].tolist()))
+"""
+
+
+def test_torch_hub_loads_a_network(tmp_path):
+    supernet = load_supernet(ROOT / DIGITS_SUPERNET)
+    net = cut_subnet(supernet, OFASearchSpace([32]).sample(1, rng=np.random.default_rng(0))[0])
+    write_config(net, tmp_path / "net.config", resolution=32)
+    save_weights(net, tmp_path / "net.inherited")
+    with torch.inference_mode():
+        expected = net(torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32))[0].tolist()
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, tmp_path / "net.config", tmp_path / "net.inherited", ROOT],
+        cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-6)
+
+
+# -------------------------------------------------------------------------------------- wheel
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A fresh environment with the wheel; torch and the rest are those of the tests."""
+    folder = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps",
+                    "--no-build-isolation", "-w", folder, copy_of_project(folder)], check=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", symlinks=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps",
+                    "--no-index", wheel], check=True)
+    site = next((folder / "venv" / "lib").glob("python*/site-packages"))
+    added = sorted(entry.name for entry in site.iterdir())
+    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    return folder, added
+
+
+def copy_of_project(folder: Path) -> Path:
+    """What git would check out, so that the build leaves nothing in the working tree."""
+    import shutil
+
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True,
+                           capture_output=True, check=True).stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
+    return folder / "source"
+
+
+@pytest.mark.slow
+def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
+    folder, added = installed
+    assert [name for name in added if not name.endswith(".dist-info")] == ["msunas_cli",
+                                                                           "msunas_timm"]
+    bin_folder = folder / "venv" / "bin"
+    assert set(PROJECT["scripts"]) <= {path.name for path in bin_folder.iterdir()}
+
+    def command(name, *arguments):
+        done = subprocess.run([bin_folder / name, *map(str, arguments)], cwd=tmp_path, text=True,
+                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        return done.stdout
+
+    command("msunas", "--dataset", "digits", "--n_doe", 2, "--iterations", 0, "--save", "search",
+            "--n_workers", 0)
+    settings = json.loads((tmp_path / "search" / "settings.json").read_text())
+    assert "msunas_cli/project/data" in settings["supernet_path"]
+    rows = json.loads(command("msunas-select", "--expr", "search", "--save", "chosen", "--format",
+                              "json"))
+    net = tmp_path / "chosen" / rows[0]["chosen"]
+    assert (net / "hub" / "model.safetensors").exists()
+    assert "msunas-validate" in command("msunas-validate", "--help")
+
+    code = ("import importlib.util, sys\n"
+            "for name in ('utils', 'evaluator', 'networks', 'cli', 'search'):\n"
+            "    assert importlib.util.find_spec(name) is None, name\n"
+            "import timm, msunas_timm\n"
+            "net = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
+            "import msunas_cli; msunas_cli.project()\n"
+            "from networks import build_from_config\n"
+            "print(net.num_classes)")
+    done = subprocess.run([bin_folder / "python", "-P", "-c", code, net / "hub"], cwd=tmp_path, text=True,
+                          capture_output=True)
+    assert done.stdout == "10\n", done.stderr
