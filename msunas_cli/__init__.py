@@ -27,6 +27,9 @@ COMMANDS = {
     "msunas-animate": "scripts/animate.py",
     "msunas-lut": "scripts/build_lut.py",
     "msunas-check-lut": "scripts/check_lut.py",
+    "msunas-convert-nasbench": "scripts/convert_nasbench.py",
+    "msunas-digits-folder": "scripts/digits_folder.py",
+    "msunas-draw": "scripts/draw.py",
 }
 COMPLETION = "msunas-completion"
 
