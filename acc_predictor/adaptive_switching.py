@@ -1,6 +1,7 @@
 """`as`: adaptive switching between predictors, by cross-validation."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from acc_predictor.base import AccPredictor
 from acc_predictor.carts import CARTs
 from acc_predictor.gp import GP
 from acc_predictor.rbf import RBF
+from utils.errors import UserError
 from utils.metrics import kendall
 
 N_FOLDS = 10
@@ -22,6 +24,10 @@ class AdaptiveSwitching(AccPredictor):
 
     The folds run on threads: nearly all of their time is spent in numpy, which lets others run.
 
+    Args:
+        n_fold: how many folds.
+        options: see `AccPredictor`.
+
     Attributes:
         scores: after `fit`, the mean minus standard deviation of each candidate, by name.
     """
@@ -29,13 +35,19 @@ class AdaptiveSwitching(AccPredictor):
     name = "as"
     min_points = 2 * N_FOLDS  # a rank correlation needs two points in each fold
 
+    def __init__(self, *, n_fold: int = N_FOLDS, **options: Any) -> None:
+        super().__init__(**options)
+        if n_fold < 2:
+            raise UserError(f"n_fold must be 2 or more, not {n_fold}")
+        self.n_fold, self.min_points = n_fold, max(self.min_points, 2 * n_fold)
+
     @property
     def winner(self) -> str:
         """Name of the predictor that answers."""
         return self._model.winner
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        folds = cross_validation_folds(len(X), self.seed)
+        folds = cross_validation_folds(len(X), self.seed, self.n_fold)
         with ThreadPoolExecutor(self.n_jobs) as pool:
             taus = np.array(list(pool.map(lambda fold: self._taus(X, y, fold), folds)))
         scores = taus.mean(axis=0) - taus.std(axis=0)
@@ -56,6 +68,6 @@ class AdaptiveSwitching(AccPredictor):
         return self._model.predict(X)
 
 
-def cross_validation_folds(n: int, seed: int) -> list[np.ndarray]:
+def cross_validation_folds(n: int, seed: int, n_fold: int = N_FOLDS) -> list[np.ndarray]:
     """Returns the indices of the points of each fold, drawn from the seed."""
-    return np.array_split(np.random.default_rng(seed).permutation(n), N_FOLDS)
+    return np.array_split(np.random.default_rng(seed).permutation(n), n_fold)

@@ -3,7 +3,8 @@
 import functools
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, overload
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads scipy's own BLAS before `_blas` lists the libraries
@@ -43,7 +44,7 @@ class AccPredictor(ABC):
     """
 
     name: ClassVar[str]
-    min_points: ClassVar[int] = 5
+    min_points: int = 5
     gives_std: ClassVar[bool] = False
 
     def __init__(self, *, seed: int = 0, lower: np.ndarray | None = None,
@@ -162,6 +163,13 @@ class AccPredictor(ABC):
             raise UserError(f"the {what} bound has the shape {bound.shape}, but the vectors have "
                             f"{self._n_genes} genes")
         return bound[self._columns]
+
+
+def choose(what: str, name: str, options: Mapping[str, Any]) -> Any:
+    """Returns `options[name]`; raises UserError, which lists them, where there is no such name."""
+    if name not in options:
+        raise UserError(f"unknown {what} {name!r}; choose from {', '.join(options)}")
+    return options[name]
 
 
 def affords_linear_part(X: np.ndarray) -> bool:

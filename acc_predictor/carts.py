@@ -2,11 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from acc_predictor.base import AccPredictor
+from utils.errors import UserError
 
 N_TREES = 5000
 TREES_PER_BLOCK = 50
@@ -25,18 +27,33 @@ class CARTs(AccPredictor):
 
     Genes take few values, so all splits of a node come from one histogram, and the histograms of
     all nodes of a level, over a block of trees, from one sparse matrix product.
+
+    Args:
+        n_tree: how many trees.
+        options: see `AccPredictor`.
+
+    Raises:
+        UserError: no trees.
     """
 
     name = "carts"
 
+    def __init__(self, *, n_tree: int = N_TREES, **options: Any) -> None:
+        super().__init__(**options)
+        if n_tree < 1:
+            raise UserError(f"n_tree must be 1 or more, not {n_tree}")
+        self.n_tree = n_tree
+
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         self._mean = y.mean()
         splits = _Splits.of(X, y - self._mean)
-        seeds = np.random.SeedSequence(self.seed).spawn(N_TREES // TREES_PER_BLOCK)
+        blocks = range(0, self.n_tree, TREES_PER_BLOCK)
+        sizes = [min(TREES_PER_BLOCK, self.n_tree - first) for first in blocks]
+        seeds = np.random.SeedSequence(self.seed).spawn(len(sizes))
         with ThreadPoolExecutor(self.n_jobs) as pool:
-            blocks = list(pool.map(lambda seed: _random_block(splits, np.random.default_rng(seed)),
-                                   seeds))
-        self._forest = _Forest.join(blocks)
+            forests = list(pool.map(lambda n, seed: _random_block(
+                splits, n, np.random.default_rng(seed)), sizes, seeds))
+        self._forest = _Forest.join(forests)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         blocks = [X[i:i + ROWS_PER_BLOCK] for i in range(0, len(X), ROWS_PER_BLOCK)]
@@ -139,11 +156,11 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _random_block(splits: _Splits, rng: np.random.Generator) -> _Forest:
-    """Grows a block of trees, each on a random subset, of random size, of the genes."""
+def _random_block(splits: _Splits, n: int, rng: np.random.Generator) -> _Forest:
+    """Grows a block of `n` trees, each on a random subset, of random size, of the genes."""
     d = splits.X.shape[1]
-    ranks = rng.random((TREES_PER_BLOCK, d)).argsort(axis=1)
-    return _grow(splits, ranks < rng.integers(1, d + 1, (TREES_PER_BLOCK, 1)), rng)
+    ranks = rng.random((n, d)).argsort(axis=1)
+    return _grow(splits, ranks < rng.integers(1, d + 1, (n, 1)), rng)
 
 
 def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Forest:

@@ -1,12 +1,20 @@
 """`gp`: Kriging, after pydacefit (DACE)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from pydacefit.corr import calc_kernel_matrix, corr_gauss
+from pydacefit import corr as correlations
 from pydacefit.dace import DACE
 from pydacefit.regr import regr_constant, regr_linear
 from scipy.stats import zscore
 
-from acc_predictor.base import AccPredictor, affords_linear_part
+from acc_predictor.base import AccPredictor, affords_linear_part, choose
+
+TRENDS = {"constant": regr_constant, "linear": regr_linear}
+CORRELATIONS = {"gauss": correlations.corr_gauss, "exp": correlations.corr_exp,
+                "cubic": correlations.corr_cubic, "spline": correlations.corr_spline,
+                "spherical": correlations.corr_spherical, "lin": correlations.corr_lin}
 
 # The width of the correlation, shared by the standardised genes, is searched within these bounds.
 THETA_START, THETA_LOWER, THETA_UPPER = 0.1, 1e-5, 100.0
@@ -16,15 +24,28 @@ class GP(AccPredictor):
     """Linear trend and Gaussian correlation with one width (NSGANetV2, Section 3.2).
 
     Where the points do not afford a linear part (see `affords_linear_part`) the trend is constant.
+
+    Args:
+        regr: the trend, a key of `TRENDS`.
+        corr: the correlation, a key of `CORRELATIONS`.
+        options: see `AccPredictor`.
+
+    Raises:
+        UserError: no such trend or correlation.
     """
 
     name = "gp"
     gives_std = True
 
+    def __init__(self, *, regr: str = "linear", corr: str = "gauss", **options: Any) -> None:
+        super().__init__(**options)
+        self._trend = choose("trend", regr, TRENDS)
+        self._correlation = choose("correlation", corr, CORRELATIONS)
+
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        theta = _first_feasible_theta(zscore(X, axis=0, ddof=1))
-        self._model = DACE(regr=regr_linear if affords_linear_part(X) else regr_constant,
-                           corr=corr_gauss, theta=np.array([theta]),
+        theta = _first_feasible_theta(zscore(X, axis=0, ddof=1), self._correlation)
+        self._model = DACE(regr=self._trend if affords_linear_part(X) else regr_constant,
+                           corr=self._correlation, theta=np.array([theta]),
                            thetaL=np.array([THETA_LOWER]),
                            thetaU=np.array([max(theta, THETA_UPPER)]))
         self._model.fit(X, y)
@@ -38,13 +59,13 @@ class GP(AccPredictor):
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _first_feasible_theta(Z: np.ndarray) -> float:
+def _first_feasible_theta(Z: np.ndarray, correlation: Callable[..., np.ndarray]) -> float:
     """Returns the first of 0.1, 1, 10, ... with a numerically positive definite correlation.
 
     The correlation of distinct (n, d) points tends to the identity, so there is one.
     """
     theta = THETA_START
-    while not _is_positive_definite(calc_kernel_matrix(Z, Z, corr_gauss, theta)):
+    while not _is_positive_definite(correlations.calc_kernel_matrix(Z, Z, correlation, theta)):
         theta *= 10
     return theta
 

@@ -1,5 +1,7 @@
 """`rbf`: interpolation with radial basis functions, after pySOT."""
 
+from typing import Any
+
 import numpy as np
 from pySOT.surrogate import (
     ConstantTail,
@@ -7,9 +9,14 @@ from pySOT.surrogate import (
     LinearKernel,
     LinearTail,
     RBFInterpolant,
+    TPSKernel,
 )
 
-from acc_predictor.base import AccPredictor, affords_linear_part
+from acc_predictor.base import AccPredictor, affords_linear_part, choose
+from utils.errors import UserError
+
+KERNELS = {"cubic": CubicKernel, "tps": TPSKernel, "linear": LinearKernel}
+TAILS = {"linear": LinearTail, "constant": ConstantTail}
 
 
 class RBF(AccPredictor):
@@ -23,13 +30,27 @@ class RBF(AccPredictor):
 
     Where the points do not afford a linear part (see `affords_linear_part`): linear kernel and
     constant tail, which interpolate any set of distinct points.
+
+    Args:
+        kernel: a key of `KERNELS`.
+        tail: a key of `TAILS`.
+        options: see `AccPredictor`.
+
+    Raises:
+        UserError: no such kernel or tail, or a kernel that has no interpolant with that tail.
     """
 
     name = "rbf"
 
+    def __init__(self, *, kernel: str = "cubic", tail: str = "linear", **options: Any) -> None:
+        super().__init__(**options)
+        self._parts = choose("kernel", kernel, KERNELS), choose("tail", tail, TAILS)
+        if tail == "constant" and kernel != "linear":
+            raise UserError(f"the {kernel} kernel needs a linear tail")
+
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         linear_part = affords_linear_part(X)
-        kernel, tail = (CubicKernel, LinearTail) if linear_part else (LinearKernel, ConstantTail)
+        kernel, tail = self._parts if linear_part else (LinearKernel, ConstantTail)
         dim, (lower, upper) = X.shape[1], self._bounds(X)
         eta = 1e-6 if linear_part else 0.0  # pySOT's default; a linear kernel needs none
         unit = lower + np.cbrt(upper - lower)  # what pySOT maps to 1

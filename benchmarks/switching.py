@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 from common import machine, table
-from predictors import read_measured
+from predictors import RESOLUTION, read_measured
 from pydacefit.corr import corr_gauss
 from pydacefit.dace import DACE
 from pydacefit.regr import regr_linear
@@ -25,6 +25,7 @@ from sklearn.tree import DecisionTreeRegressor
 from acc_predictor import get_acc_predictor
 from acc_predictor.adaptive_switching import cross_validation_folds
 from cli.scripts import run_script
+from search_space import OFASearchSpace
 from utils.files import write_text
 
 N_TREES = 5000
@@ -85,7 +86,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the table."""
-    X, y = read_measured(args.measured)
+    X, y = read_measured(args.measured, OFASearchSpace(resolutions=[RESOLUTION]))
     used = np.ptp(X, axis=0) > 0
     get_acc_predictor("as", X[:60], y[:60])  # the imports are no part of the fit
     rows = []

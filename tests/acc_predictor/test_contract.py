@@ -5,14 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acc_predictor import (
-    PREDICTORS,
-    adaptive_switching,
-    carts,
-    get_acc_predictor,
-    mlp,
-    require_std,
-)
+from acc_predictor import PREDICTORS, get_acc_predictor, require_std
+from acc_predictor.adaptive_switching import AdaptiveSwitching
+from acc_predictor.carts import CARTs
+from acc_predictor.mlp import MLP
 from search_space import OFASearchSpace
 from utils.errors import UserError
 from utils.metrics import kendall
@@ -23,9 +19,9 @@ NAMES = sorted(PREDICTORS)
 @pytest.fixture(autouse=True)
 def small_budgets(monkeypatch):
     """Fewer trees, epochs and folds: the contract does not depend on them."""
-    monkeypatch.setattr(carts, "N_TREES", 200)
-    monkeypatch.setattr(mlp, "EPOCHS", 60)
-    monkeypatch.setattr(adaptive_switching, "N_FOLDS", 3)
+    for constructor, option, value in ((CARTs, "n_tree", 200), (MLP, "epochs", 60),
+                                       (AdaptiveSwitching, "n_fold", 3)):
+        monkeypatch.setitem(constructor.__init__.__kwdefaults__, option, value)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +166,31 @@ def test_wrong_shapes_are_refused(name, points):
 def test_an_unknown_name_is_refused_with_the_list(points):
     with pytest.raises(UserError, match="unknown predictor 'xgb'; choose from as, carts, gp, mlp"):
         get_acc_predictor("xgb", *points)
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("gp", {"regr": "constant", "corr": "exp"}), ("gp", {"corr": "spherical"}),
+    ("rbf", {"kernel": "tps"}), ("rbf", {"kernel": "linear", "tail": "constant"}),
+    ("carts", {"n_tree": 30}), ("as", {"n_fold": 4}), ("nngp", {"n_layers": 1}),
+    ("mlp", {"n_layers": 1, "n_hidden": 20, "drop": 0.0, "epochs": 200})])
+def test_options_of_the_constructor_are_obeyed(name, options, points):
+    X, y = points
+    changed = get_acc_predictor(name, X, y, **options).predict(X)
+    assert kendall(changed, y) > 0.5
+    default = get_acc_predictor(name, X, y)
+    if name == "as":  # the winner may stay the same, its score does not
+        assert get_acc_predictor(name, X, y, **options).scores != default.scores
+    else:
+        assert not np.array_equal(changed, default.predict(X))
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("gp", {"regr": "cubic"}), ("gp", {"corr": "matern"}), ("rbf", {"kernel": "gauss"}),
+    ("rbf", {"tail": "constant"}), ("carts", {"n_tree": 0}), ("as", {"n_fold": 1}),
+    ("mlp", {"drop": 1.0})])
+def test_options_that_no_predictor_has_are_refused(name, options, points):
+    with pytest.raises(UserError):
+        get_acc_predictor(name, *points, **options)
 
 
 def test_bounds_of_another_length_are_refused(points):

@@ -5,8 +5,8 @@ import pytest
 from scipy.interpolate import RBFInterpolator
 from sklearn.tree import DecisionTreeRegressor
 
-from acc_predictor import carts, get_acc_predictor, mlp
-from acc_predictor.carts import _grow, _Splits
+from acc_predictor import get_acc_predictor, mlp
+from acc_predictor.carts import CARTs, _grow, _Splits
 from utils.metrics import kendall
 
 
@@ -87,7 +87,7 @@ def test_a_tree_uses_only_its_genes_and_ends_in_pure_leaves(plane):
 
 
 def test_adaptive_switching_answers_as_its_winner(plane, monkeypatch):
-    monkeypatch.setattr(carts, "N_TREES", 200)
+    monkeypatch.setitem(CARTs.__init__.__kwdefaults__, "n_tree", 200)
     X, y = plane[0][:60], plane[1][:60]
     model = get_acc_predictor("as", X, y, seed=2)
     assert set(model.scores) == {"rbf", "gp", "carts"}
@@ -96,18 +96,19 @@ def test_adaptive_switching_answers_as_its_winner(plane, monkeypatch):
     assert np.array_equal(model.predict(X), winner.predict(X))
 
 
-def test_mlp_gradient_is_the_derivative_of_its_loss(monkeypatch):
-    monkeypatch.setattr(mlp, "DROPOUT", 0.0)
+def test_mlp_gradient_is_the_derivative_of_its_loss():
+    hidden = (30, 20, 10)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 1)) * 3
-    shard = mlp._Shard(X, y, X, y, rng)  # its validation loss is its training loss
-    weights = mlp._initial_weights(3, rng).astype(float)
+    shard = mlp._Shard(X, y, X, y, hidden, 0.0, rng)  # its validation loss is its training loss
+    weights = mlp._initial_weights(3, hidden, rng).astype(float)
     weights += rng.normal(size=weights.shape) * 0.01
     direction, gradient = rng.normal(size=weights.shape), np.empty_like(weights)
-    parts = mlp._layers(gradient, 3)
-    after, before = (shard.gradient(mlp._layers(weights + sign * 1e-6 * direction, 3), parts)
+    parts = mlp._layers(gradient, 3, hidden)
+    after, before = (shard.gradient(mlp._layers(weights + sign * 1e-6 * direction, 3, hidden),
+                                     parts)
                      for sign in (1, -1))
-    shard.gradient(mlp._layers(weights, 3), parts)
+    shard.gradient(mlp._layers(weights, 3, hidden), parts)
     assert (after - before) / 2e-6 == pytest.approx(gradient @ direction, rel=1e-4)
 
 
