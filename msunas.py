@@ -10,6 +10,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 from acc_predictor import PREDICTORS
 from cli.scripts import TypedFlagsParser, run_script
 from cli.types import (

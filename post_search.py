@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 import numpy as np
 
 from cli.commands import command_line

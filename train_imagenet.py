@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script

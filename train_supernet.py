@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, integers, number
 from data_providers.table import DATASETS, get_dataset_info

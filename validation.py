@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 from cli.progress import progress_bar, wait_passively
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, count, number

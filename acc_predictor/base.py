@@ -75,7 +75,9 @@ class AccPredictor(ABC):
         X, y = _merge_duplicates(X, _finite_column("training targets", y, len(X)))
         if len(X) < self.min_points:
             raise UserError(f"predictor {self.name!r} needs at least {self.min_points} different "
-                            f"architectures to learn from, not {len(X)}; evaluate more (--n_doe)")
+                            f"architectures to learn from, not {len(X)}; evaluate again what "
+                            "failed (--resume with --retry_failed), or start a new search with a "
+                            "larger --n_doe")
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))
         self._first = X[0]

@@ -3,16 +3,19 @@
 import argparse
 import contextlib
 import difflib
+import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cli.early import EXIT_INTERRUPTED, open_streams, quit_quietly
+
 from utils.errors import UserError, describe_os_error, one_line
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
 
@@ -24,7 +27,13 @@ def run_script(main: Callable[[argparse.Namespace], object],
     becomes 130, and a reader of the output that has left (`| head`) a quiet 141. Anything else is a
     fault of the program and keeps its traceback.
     """
+    open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")
     args = parser.parse_args(argv)
+    if signal.getsignal(signal.SIGINT) is quit_quietly:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(args)
         _flush_output()

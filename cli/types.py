@@ -12,8 +12,11 @@ from utils.errors import UserError
 DOWNLOAD = ("fetch the data set into --data where it is not there: cifar10, cifar100, stl10, "
             "aircraft, dtd, pets, flowers102")
 
-MAX_DAMAGED = ("part of the images that may be damaged, 0..1; they are named and left out, and 3 "
+MAX_DAMAGED = ("part of the images that may be damaged, 0..1; they are named and left out, and one "
                "always may")
+
+# Seconds (32 years), GB or GiB.
+MAX_AMOUNT = 1e9
 
 
 def count(least: int, most: int = 10**6) -> Callable[[str], int]:
@@ -45,10 +48,11 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
 
 
 def amount(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """An argparse type: a number above 0, and not so large that a system call would refuse it."""
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text[:20]}")
+    if not 0 < value <= MAX_AMOUNT:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, at most {MAX_AMOUNT:g}, not "
+                                         f"{text[:20]}")
     return value
 
 

@@ -184,7 +184,7 @@ class ArrayCache:
                 file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
             for chunk in make(meta):
                 chunk = np.ascontiguousarray(chunk)
-                crc = zlib.crc32(chunk, crc)
+                crc = zlib.crc32(chunk.data, crc)
                 size += chunk.nbytes
                 file.write(chunk.data)
         write_json(notes, {"bytes": size, "crc32": crc, "notes": meta,
@@ -252,6 +252,6 @@ def _verify(array: np.ndarray, meta: dict[str, Any]) -> None:
     flat = array.reshape(-1)[:meta["bytes"]]
     crc = 0
     for start in range(0, len(flat), _CHUNK):
-        crc = zlib.crc32(flat[start:start + _CHUNK], crc)
+        crc = zlib.crc32(flat[start:start + _CHUNK].data, crc)
     if crc != meta["crc32"]:
         raise ValueError("its checksum is wrong")

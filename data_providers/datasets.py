@@ -73,7 +73,7 @@ class Images:
             digest.update(part)
         return digest.hexdigest()
 
-    def _parts(self) -> Iterable[bytes]:
+    def _parts(self) -> Iterable[bytes | memoryview]:
         raise NotImplementedError
 
 
@@ -99,11 +99,12 @@ class FileImages(Images):
         except DAMAGED:
             return 0, 0
 
-    def _parts(self) -> Iterable[bytes]:
+    def _parts(self) -> Iterable[bytes | memoryview]:
         for path in self.items:
             try:
                 status = os.stat(path)
-                stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                stamp: tuple[int, ...] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+                                          status.st_ino)
             except OSError:
                 stamp = ()
             yield f"{os.path.abspath(path)}|{stamp}\n".encode("utf-8", "surrogateescape")
@@ -116,8 +117,8 @@ class ArrayImages(Images):
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Copies the rows at `indices`."""
-        indices = np.asarray(indices, dtype=np.int64)
-        return type(self)(self.items[indices], self.targets[indices], self.total)
+        rows = np.asarray(indices, dtype=np.int64)
+        return type(self)(self.items[rows], self.targets[rows], self.total)
 
     def read(self, index: int) -> Image.Image:
         """Wraps the row."""
@@ -127,8 +128,8 @@ class ArrayImages(Images):
         """Returns the rows' size."""
         return self.items.shape[1:3]
 
-    def _parts(self) -> Iterable[bytes]:
-        yield np.ascontiguousarray(self.items)
+    def _parts(self) -> Iterable[bytes | memoryview]:
+        yield np.ascontiguousarray(self.items).data
 
 
 class LabelledDataset(Dataset):

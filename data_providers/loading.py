@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
 
 from data_providers.cache import Entry
-from data_providers.datasets import FileImages, Images
+from data_providers.datasets import Images
 from data_providers.pictures import DAMAGED
 from data_providers.transforms import preserved_generators, seed_everything
 
 Geometry = Callable[[Any], Any]
+Item = TypeVar("Item")
 
 
 class Request(NamedTuple):
     """One image to make: its index, and the seed of its random transform."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of the image; a tuple's own method is not used
     seed: int
 
 
@@ -52,7 +53,8 @@ class Reader(Dataset):
         self.images, self.geometry, self.replace = images, geometry, replace
 
     def __getitems__(self, requests: Sequence[Request]) -> RawBatch:
-        pixels, labels, damaged = [], [], []
+        pixels, labels = [], []
+        damaged: list[int] = []
         with preserved_generators():
             for request in requests:
                 image, index = self.read(request.index, damaged)
@@ -78,7 +80,7 @@ class Reader(Dataset):
 class Decoder(Reader):
     """Decodes only: `images` is a list of arrays of the files' sizes, (0, 0, 3) where damaged."""
 
-    def __init__(self, images: FileImages) -> None:
+    def __init__(self, images: Images) -> None:
         super().__init__(images, np.asarray)
 
     def __getitems__(self, requests: Sequence[Request]) -> RawBatch:
@@ -99,11 +101,15 @@ class DecodedImages(Images):
 
     in_memory = True
 
-    def __init__(self, images: FileImages, entry: Entry) -> None:
+    def __init__(self, images: Images, entry: Entry) -> None:
         super().__init__(images.items, images.targets, images.total)
-        self.name = images.name
+        self.name_of = images.name
         self.entry, self.sizes = entry, entry.meta["sizes"]
         self.ends = np.cumsum([3 * height * width for height, width in self.sizes])
+
+    def name(self, index: int) -> str:
+        """Returns the path of the file."""
+        return self.name_of(index)
 
     def read(self, index: int) -> Image.Image:
         """Wraps the pixels."""
@@ -186,19 +192,20 @@ def new_generator(*seeds: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def requests_of(order: Sequence[int], generator: torch.Generator | None = None) -> list[Request]:
+def requests_of(order: Sequence[int] | np.ndarray,
+                generator: torch.Generator | None = None) -> list[Request]:
     """Returns a request for each index, seeded by `generator`; by 0 without one."""
     n = len(order)
     seeds = [0] * n if generator is None else torch.randint(2**62, (n,), generator=generator)
     return [Request(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
 
 
-def cut(values: Sequence, size: int) -> list[Sequence]:
+def cut(values: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Returns `values` in pieces of `size`, the last of what is left."""
     return [values[start:start + size] for start in range(0, len(values), size)]
 
 
-def stream(reader: Reader, batches: Iterable[list[Request]], n_workers: int = 0,
+def stream(reader: Reader, batches: Iterable[Sequence[Request]], n_workers: int = 0,
            pin_memory: bool = False, keep_workers: bool = False) -> DataLoader:
     """Returns the raw batches of `reader`, one for each list of requests, in their order.
 
@@ -210,10 +217,11 @@ def stream(reader: Reader, batches: Iterable[list[Request]], n_workers: int = 0,
         keep_workers: whether the processes stay for the next pass.
     """
     n_workers = min(n_workers, len(os.sched_getaffinity(0)))
-    return DataLoader(reader, batch_sampler=batches, num_workers=n_workers, collate_fn=_as_is,
+    lists: Any = batches  # torch's annotation wants lists, its code any sequence
+    return DataLoader(reader, batch_sampler=lists, num_workers=n_workers, collate_fn=_as_is,
                       pin_memory=pin_memory, generator=torch.Generator(),
                       persistent_workers=keep_workers and n_workers > 0)
 
 
-def _as_is(batch: RawBatch) -> RawBatch:
+def _as_is(batch: Any) -> Any:
     return batch

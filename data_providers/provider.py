@@ -37,6 +37,7 @@ from data_providers.loading import (
 )
 from data_providers.table import (
     CALIBRATION_BATCH,
+    MAX_DAMAGED,
     N_CALIBRATION,
     DatasetInfo,
     Rgb,
@@ -52,7 +53,6 @@ CALIBRATION_SEED = 937162211
 DEFAULT_CACHE_GB = 32.0
 _ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
 _PROBES = 64  # files whose size tells, without opening all, that there is not enough room
-DEFAULT_MAX_DAMAGED = 0.01
 _FEW_DAMAGED = 1  # of a small data set, whatever part that is
 _VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
              "timm": timm.__version__, "numpy": np.__version__}
@@ -95,11 +95,12 @@ class DataProvider:
                  vld_size: int | None = None, seed: int = 0, n_workers: int = 0,
                  cache_dir: str | os.PathLike | None = None, cache_gb: float = DEFAULT_CACHE_GB,
                  transform: str | None = None, mean: Rgb | None = None, std: Rgb | None = None,
-                 download: bool = False, max_damaged: float = DEFAULT_MAX_DAMAGED) -> None:
+                 download: bool = False, max_damaged: float = MAX_DAMAGED) -> None:
         self.max_damaged = max_damaged
         self.path, self.seed, self.n_workers, self.download = path, seed, n_workers, download
         self.cache = ArrayCache(cache_dir, cache_gb)
-        self.image_count_decoded, self.damaged = 0, set()
+        self.image_count_decoded = 0
+        self.damaged: set[str] = set()
         self._official: dict[str, Images] = {}
         self._images: dict[str, Images] = {}
         self._decoded: dict[int, Images] = {}
@@ -115,6 +116,7 @@ class DataProvider:
     @property
     def n_classes(self) -> int:
         """Number of classes."""
+        assert self.info.n_classes is not None  # the files have told
         return self.info.n_classes
 
     def facts(self) -> dict[str, Any]:
@@ -293,7 +295,7 @@ class DataProvider:
                 notes["sizes"] += [pixels.shape[:2] for pixels in raw.images]
                 yield np.concatenate([pixels.ravel() for pixels in raw.images])
 
-        identity = {"images": images.fingerprint, "versions": _VERSIONS}
+        identity: dict[str, Any] = {"images": images.fingerprint, "versions": _VERSIONS}
         n_bytes = self.cache.note(
             content_key(kind="size", **identity),
             lambda: sum(_n_bytes(images.size(i)) for i in range(len(images))))
@@ -326,8 +328,11 @@ class DataProvider:
             yield raw
 
     def _finisher(self, device: Any) -> Callable[[RawBatch], Any]:
+        mean, std = self.info.mean, self.info.std
+        assert mean is not None and std is not None  # measured where the table has none
+
         def finish(raw: RawBatch) -> tuple[torch.Tensor, torch.Tensor]:
-            images = normalise(raw.images, self.info.mean, self.info.std, device)
+            images = normalise(raw.images, mean, std, device)
             return images, raw.labels.to(device, non_blocking=True)
 
         return finish

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from utils.errors import UserError
 from utils.files import shipped
@@ -11,6 +12,9 @@ Rgb = tuple[float, float, float]
 # Training images on which a subnet's batch-norm statistics are recomputed, and those in a batch
 # (Once for All's own numbers).
 N_CALIBRATION, CALIBRATION_BATCH = 2000, 200
+# Part of a data set's images that may be damaged; more stops what reads them.
+MAX_DAMAGED = 0.01
+
 IMAGENET_SUPERNET = "data/ofa_mbv3_d234_e346_k357_w1.0"
 DIGITS_SUPERNET = shipped("data/ofa_digits_d234_e346_k357_w0.35")
 
@@ -79,8 +83,9 @@ class DatasetInfo:
         return known
 
 
-_CIFAR = {"mean": (0.49139968, 0.48215827, 0.44653124), "std": (0.24703233, 0.24348505, 0.26158768),
-          "n_train": 50_000, "n_test": 10_000}
+_CIFAR: dict[str, Any] = {
+    "mean": (0.49139968, 0.48215827, 0.44653124), "std": (0.24703233, 0.24348505, 0.26158768),
+    "n_train": 50_000, "n_test": 10_000}
 _RAND = ("rrc", "flip", "rand-m9-mstd0.5")
 
 # Sizes, normalisation and fine-tuning defaults: NSGANetV2 (arXiv 2007.10396) and its scripts.
@@ -114,20 +119,20 @@ _ROWS = (
 DATASETS: dict[str, DatasetInfo] = {row.name: row for row in _ROWS}
 
 
-def class_folders(path: str | os.PathLike) -> list[str]:
+def class_folders(path: str | os.PathLike[str]) -> list[str]:
     """Returns the names of the class folders in `path`, sorted: their labels are 0, 1, ...
 
     Hidden folders, which tools leave, are no classes. [] where `path` cannot be read.
     """
     try:
-        with os.scandir(path) as entries:
+        with os.scandir(os.fspath(path)) as entries:
             return sorted(entry.name for entry in entries
                           if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return []
 
 
-def count_class_folders(path: str | os.PathLike) -> int:
+def count_class_folders(path: str | os.PathLike[str]) -> int:
     """Returns how many class folders there are in `path`; 0 where it cannot be read."""
     return len(class_folders(path))
 

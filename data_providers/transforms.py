@@ -36,7 +36,7 @@ def _rand_augment(info: DatasetInfo, resolution: int) -> Callable:
     # timm's own hyper-parameters: shifts up to 45 % of the image, holes filled with the mean.
     hparams = {"translate_const": int(resolution * 0.45),
                "interpolation": Image.Resampling.BICUBIC,
-               "img_mean": tuple(min(255, round(255 * m)) for m in info.mean)}
+               "img_mean": tuple(min(255, round(255 * m)) for m in info.mean or ())}
     return rand_augment_transform("rand-m9-mstd0.5", hparams)
 
 
@@ -110,8 +110,9 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
     """
     n, height, width, _ = images.shape
     rows = images.to(device, non_blocking=True).to(torch.float32).view(n, height, width * 3)
-    mean, std = (torch.tensor(value, device=rows.device).repeat(width) for value in (mean, std))
-    rows = rows.div_(255).sub_(mean).div_(std)
+    centre, scale = (torch.tensor(value, device=rows.device).repeat(width)
+                     for value in (mean, std))
+    rows = rows.div_(255).sub_(centre).div_(scale)
     return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 from cli.progress import wait_passively
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number

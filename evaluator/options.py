@@ -32,7 +32,7 @@ class EvaluationOptions:
         seed: of the validation split, the images' augmentation, the new classifier, dropout.
         device: `cpu` or `cuda:0`, ...; None is a GPU where there is one.
         gpus: indices of the GPUs that share the batches; fewer than two mean `device` alone.
-        max_damaged: part of a split's images, 0..1, that may be damaged (3 always may).
+        max_damaged: part of a split's images, 0..1, that may be damaged (one always may).
         cache_dir, cache_gb: folder for decoded images and its greatest size.
         amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one.
         threads: CPU threads; None leaves torch's choice.

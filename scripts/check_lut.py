@@ -9,6 +9,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cli.early  # noqa: F401  # before what takes time to import
+
 from cli.scripts import Parser, run_script
 from cli.types import integers
 from evaluator.latency import (

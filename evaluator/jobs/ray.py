@@ -7,8 +7,10 @@ The project must be importable on every node: at the same path, or through
 import io
 import logging
 import os
+import signal
 import tarfile
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def join(address: str | None) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     named = address not in (None, "auto") or "RAY_ADDRESS" in os.environ
     try:
-        ray.init(address=address or "auto", **_QUIET)
+        _init(address=address or "auto")
     except (ConnectionError, ValueError, RuntimeError) as error:
         if not named and isinstance(error, ConnectionError):
             return False
@@ -58,8 +60,18 @@ def join(address: str | None) -> bool:
 def connect(address: str | None, n_cpus: int = 1) -> None:
     """As `join`, but starts a cluster here, of `n_cpus` or more, where `join` returns False."""
     if not join(address):
-        ray.init(address="local", include_dashboard=False,
-                 num_cpus=max(n_cpus, os.cpu_count() or 1), **_QUIET)
+        _init(address="local", include_dashboard=False, num_cpus=max(n_cpus, os.cpu_count() or 1))
+
+
+def _init(**options: Any) -> None:
+    """Connects, and keeps this process's signals: Ray's own handler of SIGTERM would abort it."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ray.init(**options, **_QUIET)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                signal.signal(number, handler)
 
 
 def cluster_devices(address: str | None) -> tuple[list[str], int] | None:

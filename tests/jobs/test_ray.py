@@ -1,5 +1,11 @@
 """Several nodes: one is killed, and inputs that a node lacks are shipped to it."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import psutil
 import pytest
 
@@ -7,6 +13,7 @@ ray = pytest.importorskip("ray", reason="needs requirements-ray.txt")
 
 from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine, plan_slots  # noqa: E402
 from evaluator.jobs import ray as backend  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 SPEC = EvaluatorSpec("tests.jobs.evaluators:Obedient")
@@ -122,3 +129,41 @@ def test_without_a_running_cluster_one_is_started_here(monkeypatch, address):
     assert backend.cluster_devices(address) is None
     backend.connect(address, n_cpus=500)
     assert calls[-1]["address"] == "local" and calls[-1]["num_cpus"] == 500
+
+
+NODES = {"head": {"CPU": 8.0}, "gpus": {"CPU": 4.0, "GPU": 4.0}, "big": {"CPU": 64.0, "GPU": 8.0}}
+
+
+@pytest.mark.parametrize(("names", "n_slots", "threads"), [
+    (("head", "gpus"), 4, 1), (("head", "big"), 8, 8), (("gpus", "big"), 12, 1)])
+def test_an_actor_asks_for_no_more_cpus_than_its_node_has_for_a_gpu(monkeypatch, names, n_slots,
+                                                                    threads):
+    monkeypatch.setattr(backend, "join", lambda address: True)
+    monkeypatch.setattr(backend.ray, "shutdown", lambda: None)
+    nodes = [{"Alive": True, "Resources": NODES[name]} for name in names]
+    nodes.append({"Alive": False, "Resources": {"CPU": 1000.0, "GPU": 1000.0}})
+    monkeypatch.setattr(backend.ray, "nodes", lambda: nodes)
+    slots = plan_slots(100, ray_address="auto")
+    assert len(slots) == n_slots and {slot.threads for slot in slots} == {threads}
+    for name in names:  # and so all of a node's GPUs can be had at once
+        assert threads * NODES[name].get("GPU", 0) <= NODES[name]["CPU"]
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_sigterm_ends_a_search_on_ray_as_it_ends_any_other(tmp_path, group):
+    """Slurm sends it to all processes of a job, Ray's own ones too."""
+    save = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "msunas.py", "--evaluator", "tests.search.evaluators:Formula", "--n_doe",
+         "60", "--iterations", "0", "--save", str(save), "--backend", "ray",
+         "--ray_address", "local"], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "MSUNAS_TEST_SLEEP": "0.5"})
+    deadline = time.monotonic() + 90
+    while not (save / "iter_0/net_2.stats").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert f"--resume {save}" in error and "SIGTERM received" not in error
