@@ -17,8 +17,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 def runs_a_script() -> bool:
     """Whether this process runs a command of this project, and does not import it as a library."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return file is not None and Path(file).resolve().parent in (
-        _ROOT, _ROOT / "scripts", _ROOT / "evaluator")
+    return file is not None and (Path(file).name.startswith("msunas") or Path(
+        file).resolve().parent in (_ROOT, _ROOT / "scripts", _ROOT / "evaluator"))
 
 
 def quit_quietly(*_signal: object) -> None:

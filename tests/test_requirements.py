@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-NAMES = ("requirements", "requirements-ray", "requirements-dev")
+NAMES = tuple(sorted(path.stem for path in ROOT.glob("requirements*.txt")))
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
