@@ -259,8 +259,10 @@ class BesideBar(logging.Handler):
     """Logs to stderr without disturbing a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line above the bar."""
-        tqdm.write(self.format(record), file=sys.stderr)
+        """Writes a line above the bar; a terminal that was closed ends no training."""
+        with suppress(OSError, ValueError):
+            if sys.stderr:
+                tqdm.write(self.format(record), file=sys.stderr)
 
 
 def start_logging(world: World) -> None:

@@ -1,6 +1,7 @@
 """The files of a run: what a full disk, a crash, a neighbour and odd names do to them."""
 
 import csv
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.training.test_fit import small_run
 from training import output
 from training.output import Output, Summary, output_folder
 from training.students import resume_run
+from training.world import World
 from utils.errors import UserError
 
 TRAIN = {"loss": 1.0, "images_per_s": 10.0}
@@ -81,6 +83,22 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     with Output(small_run(), tmp_path, keep):
         pass
     assert not (tmp_path / "train.lock").exists()
+
+
+class Closed:
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        raise ValueError("I/O operation on closed file")
+
+
+@pytest.mark.parametrize("stream", [None, Closed()])
+def test_a_closed_terminal_ends_no_training(tmp_path, monkeypatch, stream):
+    monkeypatch.setattr("sys.stderr", stream)
+    record = logging.LogRecord("train", logging.INFO, "x", 1, "a line", (), None)
+    output.BesideBar().emit(record)
+    assert list(World(torch.device("cpu")).progress([1, 2])) == [1, 2]
 
 
 def test_only_own_leftovers_are_removed(tmp_path):
