@@ -19,7 +19,15 @@ from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
 from search.constraints import Limit, parse_limits, parse_number
 from search.run_folder import SETTINGS
-from search_space import Arch, SearchSpace, check_arch, get_search_space
+from search_space import DEFAULT as DEFAULT_SPACE
+from search_space import (
+    SPACE_KEY,
+    Arch,
+    SearchSpace,
+    check_arch,
+    get_search_space,
+    search_space_class,
+)
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.pareto import asf, high_tradeoff, non_dominated
@@ -47,12 +55,14 @@ class Found(NamedTuple):
         sec_obj: names of its objectives beside the error, joined by `+`.
         settings: the flags of the search; empty for one of the original's.
         space: its search space; None where that is code which nobody typed.
+        space_name: the name of that space; None where no file says one (the original's).
     """
 
     stats: Stats
     sec_obj: str
     settings: dict[str, Any]
     space: SearchSpace | None
+    space_name: str | None
 
 
 # ------------------------------------------------------------------------------------- the queries
@@ -256,7 +266,7 @@ def read_search(path: str, sec_obj: str | None, search_space: str | None = None)
                                             for part in name.split("+")):
         raise UserError(f"{stats_file}: {str(name)[:60]!r} is no name of a second objective, such "
                         "as flops, params, cpu, gpu64")
-    return Found(stats, name, settings, space)
+    return Found(stats, name, settings, space, search_space or stored)
 
 
 def _space(name: Any, settings: dict[str, Any],
@@ -268,8 +278,8 @@ def _space(name: Any, settings: dict[str, Any],
         print(f"note: the search space {name} is code of your own, which --search_space {name} "
               "would load; its architectures are not checked", file=sys.stderr)
         return None, None
-    if name in (None, "mbv3"):  # of any resolution
-        return get_search_space("mbv3"), check_arch
+    if name is None or "resolutions" in search_space_class(name).options:  # of any resolution
+        return get_search_space(name or DEFAULT_SPACE), lambda arch: check_arch(arch, name)
     space = get_search_space(name, **settings)
     return space, space.encode
 
@@ -316,13 +326,14 @@ def _cell(value: Any) -> str:
 
 
 def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "Cutter",
-                   old_naming: bool) -> list["nn.Module"]:
+                   old_naming: bool, space: str | None = None) -> list["nn.Module"]:
     """Writes `net.subnet`, `net.config` and `net.inherited` of each record into its folder.
 
     Args:
         folders, records: of equal length.
         cutter: makes the networks.
         old_naming: write what the original program reads.
+        space: name of the search space.
 
     Returns:
         The networks.
@@ -330,10 +341,11 @@ def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "
     from networks import save_weights, write_config
 
     extra = cutter.evaluator.provider.facts() if cutter.evaluator else {}
+    extra |= {SPACE_KEY: space} if space not in (None, DEFAULT_SPACE) else {}
     nets = []
     for folder, record in zip(folders, records, strict=True):
         nets.append(subnet := cutter.cut(record.arch))
-        write_json(folder / "net.subnet", record.arch)
+        write_json(folder / "net.subnet", subnet_file(record.arch, space))
         write_config(subnet, folder / "net.config", old_naming, resolution=record.arch["r"],
                      **extra)
         save_weights(subnet, folder / "net.inherited", old_naming)
@@ -414,7 +426,8 @@ def make_cutter(settings: dict[str, Any]) -> Cutter:
     if settings["dataset"] is None:
         print("note: no --dataset, so net.inherited keeps the supernet's batch-norm statistics; "
               "fine-tune the networks before validating them", file=sys.stderr)
-        supernet = load_supernet(settings["supernet_path"], settings["n_classes"])
+        supernet = load_supernet(settings["supernet_path"], settings["n_classes"],
+                                 search_space_class(settings["search_space"]).family)
         return Cutter(lambda arch: cut_subnet(supernet, arch), None)
     if settings["n_epochs"]:
         print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
@@ -430,15 +443,18 @@ def make_cutter(settings: dict[str, Any]) -> Cutter:
     return Cutter(evaluator.calibrated, evaluator)
 
 
-def resolve(args: argparse.Namespace, stored: dict[str, Any]) -> dict[str, Any]:
+def resolve(args: argparse.Namespace, stored: dict[str, Any],
+            space: str | None = None) -> dict[str, Any]:
     """Returns what writing needs: the flags, else what the search stored, else `STORED`'s default.
 
     `n_classes` is the flag alone: the search's is the data set's, that of the supernet can differ.
+    `space` is the name of the search space.
 
     Raises:
         UserError: no supernet is known, or a stored value has another type.
     """
-    settings: dict[str, Any] = {"n_classes": args.n_classes, "download": args.download}
+    settings: dict[str, Any] = {"n_classes": args.n_classes, "download": args.download,
+                                "search_space": space or DEFAULT_SPACE}
     if stored.get("evaluator", "ofa") != "ofa":  # a benchmark's answers came from no images
         stored = {**stored, "dataset": None}
     for key, (kind, default) in STORED.items():
@@ -453,11 +469,17 @@ def resolve(args: argparse.Namespace, stored: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def check_targets(folders: Sequence[Path], records: Sequence[Record]) -> None:
+def subnet_file(arch: Arch, space: str | None) -> dict[str, Any]:
+    """Returns what a net.subnet file holds: the architecture, and its space where not mbv3."""
+    return {**arch, SPACE_KEY: space} if space not in (None, DEFAULT_SPACE) else arch
+
+
+def check_targets(folders: Sequence[Path], records: Sequence[Record],
+                  space: str | None = None) -> None:
     """Raises UserError where a folder already holds another network."""
     for folder, record in zip(folders, records, strict=True):
         subnet = folder / "net.subnet"
-        if subnet.exists() and read_json(subnet, "subnet file") != record.arch:
+        if subnet.exists() and read_json(subnet, "subnet file") != subnet_file(record.arch, space):
             raise UserError(f"{folder}: holds another network; choose another --save")
 
 
@@ -538,13 +560,20 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
     Raises:
         UserError: see `resolve`, `check_targets`, `make_cutter`, `score_unseen`.
     """
-    settings = resolve(args, found.settings)
+    records, folders = [front[i] for i in names], [Path(args.save) / n for n in names.values()]
+    if found.space is None or found.space.family is None:
+        check_targets(folders, records, found.space_name)
+        for folder, record in zip(folders, records, strict=True):
+            write_json(folder / "net.subnet", subnet_file(record.arch, found.space_name))
+        print("note: only net.subnet is written: the search space builds no networks",
+              file=sys.stderr)
+        return None
+    settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:
         raise UserError("--rescore needs the images: give --dataset")
-    records, folders = [front[i] for i in names], [Path(args.save) / n for n in names.values()]
-    check_targets(folders, records)
+    check_targets(folders, records, found.space_name)
     cutter = make_cutter(settings)
-    nets = write_networks(folders, records, cutter, args.old_naming)
+    nets = write_networks(folders, records, cutter, args.old_naming, found.space_name)
     evaluator, scores = cutter.evaluator, None
     if args.rescore:
         scores = score_unseen([*names.values()], records, nets, evaluator,

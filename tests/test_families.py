@@ -107,3 +107,32 @@ def test_another_family_is_named(files, fails_clearly):
     fails_clearly("-m", "evaluator", "--dataset", "digits", "--subnet", subnet, "--search_space",
                   other, "--supernet_path", files.supernet,
                   match=f"a supernet of the family {files.name}, not {other}")
+
+
+@pytest.mark.slow
+def test_from_a_search_to_a_validated_network(files, run_command, tmp_path):
+    """Search, selection and validation; the accuracy that the search recorded comes out again."""
+    if files.name == "mbv3":
+        pytest.skip("tests/search and tests/test_post_search.py do it for mbv3")
+    run, chosen = tmp_path / "run", tmp_path / "chosen"
+    search = ("msunas.py", "--search_space", files.name, "--supernet_path", files.supernet,
+              "--dataset", "digits", "--resolutions", SIZE, "--vld_size", 60, "--cache_dir",
+              files.cache, "--n_doe", 6, "--n_iter", 2, "--cpu_workers", 1,
+              "--no_report")
+    done = run_command(*search, "--iterations", 1, "--save", run)
+    assert done.returncode == 0, done.stderr
+    stats = json.loads((run / "iter_1.stats").read_text())
+    assert stats["search_space"] == files.name and len(stats["archive"]) == 8
+    done = run_command("post_search.py", "--expr", run, "--save", chosen, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    row = next(row for row in json.loads(done.stdout) if row["chosen"])
+    folder = chosen / row["chosen"]
+    named = json.loads((folder / "net.subnet").read_text())
+    assert named.get("search_space", "mbv3") == files.name
+    config = json.loads((folder / "net.config").read_text())
+    assert config.get("search_space", "mbv3") == files.name
+    done = run_command("validation.py", "--dataset", "digits", "--split", "valid", "--vld_size", 60,
+                       "--model", folder / "net.config", "--pretrained", folder / "net.inherited")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["top1"] == pytest.approx(row["top1"],
+                                                                             abs=1e-3)
