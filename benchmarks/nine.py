@@ -1,0 +1,189 @@
+"""Nine benchmarks: how much of the best front's hypervolume a search finds, over seeds.
+
+    python benchmarks/nine.py DATA [--seeds 10] [--strategy msunas] [--save benchmarks/results]
+
+DATA is the folder with the tables of NAS-Bench-201 (three data sets) and NAS-Bench-Graph (four),
+whose true front is known, and the accuracy predictors of two OFA supernets, where the front of
+NSGA-II straight on the predictor stands for it. Reference point: 1.01 x the worst of each objective
+on that front. Random search draws as many architectures. The searches are those of msunas.py,
+answered in this process.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, table
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.operators.crossover.pntx import TwoPointCrossover
+from pymoo.optimize import minimize
+
+from cli.scripts import run_script
+from evaluator.base import Evaluator
+from evaluator.jobs import Job, Result
+from evaluator.oracle import OracleEvaluator
+from evaluator.table import TableEvaluator
+from search import Progress, Search, SpaceCosts, make_objectives
+from search.operators import CanonicalRepair, IntegerPolynomialMutation
+from search.strategies import STRATEGIES, Task
+from search.strategies.msunas import SurrogateProblem
+from search.table_report import true_values
+from search_space import SearchSpace, get_search_space
+from utils.errors import UserError
+from utils.files import write_text
+from utils.pareto import hypervolume, non_dominated, reference_point
+
+BUDGETS = (100, 200, 300)
+N_DOE, N_ITER = 100, 8
+DIRECT = (200, 200)  # population x generations straight on a predictor: 40,000 evaluations
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: a space, a file that answers, and the objective beside the error."""
+
+    name: str
+    space: str
+    file: str
+    objective: str
+    accuracy: str | None = None
+
+
+CELLS, NETWORKS = "nasbench201_200epochs.csv.gz", "nasbenchgraph_{}.csv.gz"
+BENCHMARKS = (
+    Benchmark("OFA MobileNetV3, FLOPs", "mbv3", "ofa_mbv3_acc_predictor.pth", "flops"),
+    Benchmark("OFA ResNet50, FLOPs", "resnet50", "ofa_resnet50_acc_predictor.pth", "flops"),
+    *(Benchmark(f"NAS-Bench-201 {name}, FLOPs", "nasbench201", CELLS, "flops",
+                f"{column}_test_top1")
+      for name, column in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100"),
+                           ("ImageNet16-120", "imagenet16_120"))),
+    *(Benchmark(f"NAS-Bench-Graph {name}, latency", "nasbenchgraph", NETWORKS.format(name),
+                "latency_ms", "valid_top1") for name in ("cora", "arxiv", "computers", "cs")),
+)
+
+
+class Direct:
+    """An engine that answers in this process, one job after the other."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
+        """Yields the results in the order of the jobs."""
+        for job in jobs:
+            yield Result(job, "ok", stats=self.evaluator.evaluate(job.arch))
+
+
+@cache
+def opened(benchmark: Benchmark, data: str) -> tuple[SearchSpace, Any, SpaceCosts, list]:
+    """Returns the space, the evaluator, the costs and the objectives of a benchmark."""
+    path = str(Path(data) / benchmark.file)
+    options = {"table": path, "accuracy": benchmark.accuracy}
+    space = get_search_space(benchmark.space, **options)
+    evaluator = OracleEvaluator(path) if benchmark.accuracy is None \
+        else TableEvaluator(benchmark.space, options)
+    costs = SpaceCosts(space)
+    objectives = make_objectives(benchmark.objective, space, costs=costs, reported=True)
+    return space, evaluator, costs, objectives
+
+
+def oracle_values(benchmark: Benchmark, data: str, X: np.ndarray) -> np.ndarray:
+    """Returns the error and the objective (n, 2) of (n, n_var) vectors by the predictor."""
+    space, oracle, _, (objective,) = opened(benchmark, data)
+    X = np.asarray(X, dtype=int)
+    return np.column_stack([100 - oracle.predict(space, X), objective.values(X)])
+
+
+def best_front(benchmark: Benchmark, data: str) -> np.ndarray:
+    """Returns the true front (k, 2) of a table, or what NSGA-II finds on a predictor."""
+    space, evaluator, _, objectives = opened(benchmark, data)
+    if isinstance(evaluator, TableEvaluator):
+        values = true_values(evaluator, objectives)
+        return values[non_dominated(values)]
+
+    class Truth:
+        def predict(self, X: np.ndarray) -> np.ndarray:
+            return oracle_values(benchmark, data, X)
+
+    nothing = space.draw(0, np.random.default_rng(0))
+    algorithm = NSGA2(pop_size=DIRECT[0], sampling=space.draw(DIRECT[0], np.random.default_rng(0)),
+                      crossover=TwoPointCrossover(prob=0.9), mutation=IntegerPolynomialMutation(),
+                      repair=CanonicalRepair(space.canonical))
+    problem = SurrogateProblem(Task(space, nothing, np.zeros((0, 2)), nothing, Truth()))
+    return minimize(problem, algorithm, ("n_gen", DIRECT[1]), seed=0).F
+
+
+def values_of(benchmark: Benchmark, data: str, strategy: str, seed: int,
+              iterations: int) -> np.ndarray:
+    """Returns the (n, 2) values of what one search evaluates, in its order."""
+    space, evaluator, costs, objectives = opened(benchmark, data)
+    n_doe = N_DOE if iterations else BUDGETS[-1]
+    search = Search(space, objectives, strategy, None, Direct(evaluator), n_doe=n_doe,
+                    n_iter=N_ITER, iterations=iterations, seed=seed, costs=costs,
+                    uniform_sample=not iterations, progress=Progress(0, quiet=True))
+    search.run()
+    return search.F
+
+
+def shares(F: np.ndarray, front: np.ndarray) -> list[float]:
+    """Returns the share of the front's hypervolume after each budget, in percent."""
+    reference = reference_point(front)
+    whole = hypervolume(front, reference)
+    return [100 * hypervolume(F[:budget], reference) / whole for budget in BUDGETS]
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = argparse.ArgumentParser(prog="nine.py", description=__doc__.splitlines()[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("data", help="folder of the tables and predictors")
+    p.add_argument("--seeds", type=int, default=10, help="searches on each benchmark")
+    p.add_argument("--strategy", choices=sorted(STRATEGIES), default="msunas", help="strategy")
+    p.add_argument("--workers", type=int, default=2, help="searches at a time")
+    p.add_argument("--save", default="benchmarks/results", help="folder for the table")
+    return p
+
+
+def row(name: str, found: np.ndarray, random: np.ndarray, regrets: np.ndarray) -> list[str]:
+    """Returns a line of the table: means over seeds, with the standard error of the last."""
+    error = found[:, -1].std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else 0.0
+    means = [f"{value:.1f}" for value in found.mean(axis=0)]
+    return [name, *means[:-1], f"{means[-1]} ± {error:.1f}", f"{random[:, -1].mean():.1f}",
+            f"{regrets.mean():.2f}"]
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs all searches, prints the table and writes `nine.md`."""
+    if not Path(args.data).is_dir():
+        raise UserError(f"{args.data}: no folder")
+    iterations = (BUDGETS[-1] - N_DOE) // N_ITER
+    rows = []
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        fronts = [pool.submit(best_front, each, args.data) for each in BENCHMARKS]
+        runs = {(each, kind): [pool.submit(values_of, each, args.data, args.strategy, seed, kind)
+                               for seed in range(args.seeds)]
+                for each in BENCHMARKS for kind in (iterations, 0)}
+        for each, waiting in zip(BENCHMARKS, fronts, strict=True):
+            front = waiting.result()
+            found, random = ([run.result() for run in runs[each, kind]] for kind in (iterations, 0))
+            regrets = np.array([F[:, 0].min() - front[:, 0].min() for F in found])
+            rows.append(row(each.name, np.array([shares(F, front) for F in found]),
+                            np.array([shares(F, front) for F in random]), regrets))
+            print(*rows[-1], sep="\t", flush=True)
+    text = (f"{machine()}; {args.seeds} seeds, {args.strategy}\n\n"
+            "Share of the best front's hypervolume in percent, and regret of the accuracy.\n\n"
+            + table(("benchmark", *(f"after {budget}" for budget in BUDGETS),
+                     f"random search, {BUDGETS[-1]}", "regret (%)"), rows) + "\n")
+    print(text)
+    write_text(Path(args.save) / "nine.md", text)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
