@@ -1,0 +1,80 @@
+"""The benchmarks of search quality and of the price of a front, on curves that are there."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from search.strategies import STRATEGIES
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from price import evaluations_to
+from quality import BENCHMARKS, BUDGETS, curves_of, mean_and_error, seeds_of
+
+
+@pytest.fixture
+def curves(tmp_path):
+    """A folder with two seeds of one strategy: a straight line to 0.40, and to 0.38."""
+    lines = {f"mbv3/ehvi/{seed}": (0.3 + (np.array(BUDGETS) - 60) / 280 * gain).tolist()
+             for seed, gain in ((10, 0.10), (11, 0.08))}
+    lines["mbv3/random/10"] = [0.3] * len(BUDGETS)
+    (tmp_path / "quality.json").write_text(json.dumps({"curves": lines}))
+    return tmp_path
+
+
+def test_the_price_is_the_product_of_both_factors(curves, run_command):
+    done = run_command("benchmarks/price.py", curves / "quality.json", "--seconds", 12, 8,
+                       "--save", curves / "price.md")
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in (curves / "price.md").read_text().splitlines() if "ehvi" in line)
+    strategy, seeds, needed, fewer, _, cheaper, spent, both = (
+        cell.strip() for cell in row.strip("|").split("|"))
+    assert (strategy, seeds, cheaper) == ("ehvi", "2", "1.50")
+    exact = 60 + 280 * (0.3614 - 0.3) / 0.09
+    assert int(needed) == np.ceil(exact)
+    assert float(fewer) == pytest.approx(340 / exact, abs=0.02)
+    assert float(both) == pytest.approx(340 * 12 / (float(needed) * 8), abs=0.01)
+    assert int(spent) == int(needed) * 8
+    assert "more than 340" in done.stdout, "random search never gets there"
+
+
+def test_where_a_curve_reaches_a_value():
+    curve = np.linspace(0, 7, len(BUDGETS))
+    assert evaluations_to(0.0, curve) == 60
+    assert evaluations_to(1.5, curve) == 120
+    assert evaluations_to(7.1, curve) is None
+
+
+def test_curves_that_are_known_are_not_computed_again(curves, run_command):
+    done = run_command("benchmarks/quality.py", curves / "no data", "--strategies", "ehvi",
+                       "--seeds", "10-11", "--save", curves)
+    assert done.returncode == 0, done.stderr
+    text = (curves / "quality.md").read_text()
+    assert "| ehvi | 2 | 0.3000 ± 0.0000 |" in text and "0.3900 ± 0.0100" in text
+    assert (curves / "quality_mbv3.png").stat().st_size > 1000
+
+
+def test_missing_data_is_said_at_once(curves, fails_clearly):
+    fails_clearly("benchmarks/quality.py", curves, "--benchmarks", "mbv3", "resnet50", "--save",
+                  curves, match="lacks ofa_mbv3_acc_predictor.pth, ofa_resnet50_acc_predictor.pth")
+
+
+def test_seeds_are_one_or_a_range_and_errors_those_of_the_mean():
+    assert seeds_of("7") == [7] and seeds_of("10-12") == [10, 11, 12]
+    mean, error = mean_and_error(np.array([[1.0, 2.0], [3.0, 2.0]]))
+    assert mean.tolist() == [2, 2] and error.tolist() == [1, 0]
+    assert mean_and_error(np.array([[1.0]]))[1].tolist() == [0]
+    assert not curves_of({"curves": {"other/ehvi/1": [0.0]}}, "mbv3")
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_every_benchmark_starts(name, shared_data):
+    benchmark = BENCHMARKS[name]
+    search = benchmark.search(shared_data, "ehvi", seed=0)
+    search.iterations, search.n_doe = 0, 12
+    search.run()
+    assert len(search.archive) == 12
+    assert (search.F < benchmark.reference).all(axis=1).any()
+    assert "ehvi" in STRATEGIES
