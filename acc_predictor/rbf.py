@@ -1,22 +1,71 @@
 """`rbf`: interpolation with radial basis functions, after pySOT."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-from pySOT.surrogate import (
-    ConstantTail,
-    CubicKernel,
-    LinearKernel,
-    LinearTail,
-    RBFInterpolant,
-    TPSKernel,
-)
 
 from acc_predictor.base import AccPredictor, affords_linear_part, choose
 from utils.errors import UserError
 
-KERNELS = {"cubic": CubicKernel, "tps": TPSKernel, "linear": LinearKernel}
-TAILS = {"linear": LinearTail, "constant": ConstantTail}
+try:
+    from pySOT import surrogate as pysot
+except ImportError:  # from Python 3.12 on: a dependency of pySOT imports `imp`, which is gone
+    pysot = None
+
+# (n, n_var) -> (n, 1)
+Interpolant = Callable[[np.ndarray], np.ndarray]
+
+
+class Kernel(NamedTuple):
+    """A radial basis function: its names in both libraries, and its sign in scipy's."""
+
+    pysot: str
+    scipy: str
+    sign: int = 1
+
+
+class Tail(NamedTuple):
+    """The polynomial part: its name in pySOT, and its degree."""
+
+    pysot: str
+    degree: int
+
+
+KERNELS = {"cubic": Kernel("CubicKernel", "cubic"), "tps": Kernel("TPSKernel", "thin_plate_spline"),
+           "linear": Kernel("LinearKernel", "linear", sign=-1)}
+TAILS = {"linear": Tail("LinearTail", 1), "constant": Tail("ConstantTail", 0)}
+
+
+def pysot_interpolant(X: np.ndarray, y: np.ndarray, lower: np.ndarray, unit: np.ndarray,
+                      kernel: Kernel, tail: Tail, eta: float) -> Interpolant:
+    """Returns pySOT's interpolant of the points.
+
+    Args:
+        X: (n, n_var) points.
+        y: (n,) values.
+        lower, unit: (n_var,) what is mapped to 0 and to 1.
+        kernel, tail: its two parts.
+        eta: what is added to the diagonal of the system.
+    """
+    dim = X.shape[1]
+    model = pysot.RBFInterpolant(dim, lower, unit, kernel=getattr(pysot, kernel.pysot)(),
+                                 tail=getattr(pysot, tail.pysot)(dim), eta=eta)
+    model.add_points(X, y[:, None])
+    model.predict(X[:1])  # pySOT solves the system at the first prediction
+    predict: Interpolant = model.predict
+    return predict
+
+
+def scipy_interpolant(X: np.ndarray, y: np.ndarray, lower: np.ndarray, unit: np.ndarray,
+                      kernel: Kernel, tail: Tail, eta: float) -> Interpolant:
+    """Returns scipy's interpolant, the same function to 1e-6; arguments as `pysot_interpolant`."""
+    from scipy.interpolate import RBFInterpolator
+
+    scale = unit - lower
+    model = RBFInterpolator((X - lower) / scale, y[:, None], kernel=kernel.scipy,
+                            degree=tail.degree, smoothing=kernel.sign * eta)
+    return lambda points: model((points - lower) / scale)
 
 
 class RBF(AccPredictor):
@@ -50,13 +99,11 @@ class RBF(AccPredictor):
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         linear_part = affords_linear_part(X)
-        kernel, tail = self._parts if linear_part else (LinearKernel, ConstantTail)
-        dim, (lower, upper) = X.shape[1], self._bounds(X)
+        kernel, tail = self._parts if linear_part else (KERNELS["linear"], TAILS["constant"])
         eta = 1e-6 if linear_part else 0.0  # pySOT's default; a linear kernel needs none
-        unit = lower + np.cbrt(upper - lower)  # what pySOT maps to 1
-        self._model = RBFInterpolant(dim, lower, unit, kernel=kernel(), tail=tail(dim), eta=eta)
-        self._model.add_points(X, y[:, None])
-        self._model.predict(X[:1])  # pySOT solves the system at the first prediction
+        lower, upper = self._bounds(X)
+        interpolant = pysot_interpolant if pysot else scipy_interpolant
+        self._model = interpolant(X, y, lower, lower + np.cbrt(upper - lower), kernel, tail, eta)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
-        return self._model.predict(X)
+        return self._model(X)
