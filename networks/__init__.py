@@ -20,6 +20,7 @@ _MODULES = {
     "supernets": ("activate", "build_from_config", "build_supernet", "cut_subnet", "load_supernet",
                   "subnet_config"),
     "batch_norm": ("recalibrate_bn",),
+    "warm_start": ("fill_from_network", "with_classes"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

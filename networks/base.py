@@ -67,6 +67,16 @@ class Supernets(ABC):
         """Returns where each module of a subnet that has weights takes them from."""
 
     @abstractmethod
+    def arch(self, supernet: Any, config: Config) -> Arch:
+        """Returns the architecture, without resolution, of a static network's config.
+
+        It may be no subnet of the supernet: whether `config` of the result is the config, tells.
+
+        Raises:
+            ValueError, LookupError: the config has no such form.
+        """
+
+    @abstractmethod
     def activate(self, supernet: Any, arch: Arch) -> None:
         """Makes `arch` the active subnet of a supernet in training."""
 

@@ -1,6 +1,7 @@
 """Elastic stages of inverted residuals: what MobileNetV3 and ProxylessNAS supernets share."""
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Any, NamedTuple
 
 from networks.base import Source
@@ -48,6 +49,27 @@ def block_sources(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Source]:
     return [Source("blocks.0.conv", supernet.blocks[0].conv),
             *(Source(f"blocks.{i}.conv", supernet.blocks[layer.position].conv, layer.kernel)
               for i, layer in enumerate(layers, 1))]
+
+
+def read_layers(supernet: Any, blocks: list[Config]) -> dict[str, list[int]]:
+    """Returns `ks`, `e` and `d` of a static network's blocks; `d` for each group of the supernet.
+
+    The depths are the first that give blocks of these channels and strides.
+
+    Raises:
+        ValueError: no depths do.
+    """
+    found = [(block["conv"]["out_channels"], block["conv"]["stride"]) for block in blocks[1:]]
+    own = [(block.conv.out_channels, block.conv.stride) for block in supernet.blocks]
+    groups = supernet.block_group_info
+    options = [supernet.depth_list if len(group) > 1 else [1] for group in groups]
+    for depths in product(*options):
+        if [own[i] for group, depth in zip(groups, depths, strict=True)
+                for i in group[:depth]] == found:
+            return {"ks": [block["conv"]["kernel_size"] for block in blocks[1:]],
+                    "e": [block["conv"]["expand_ratio"] for block in blocks[1:]],
+                    "d": list(depths)}
+    raise ValueError("no depths give these blocks")
 
 
 def activate_layers(supernet: Any, depths: list[int], layers: Iterable[ActiveLayer]) -> None:

@@ -19,6 +19,7 @@ from networks.inverted_residuals import (
     active_layers,
     block_configs,
     block_sources,
+    read_layers,
 )
 from networks.static import StaticNetwork
 from search_space import Arch, OFASearchSpace
@@ -65,6 +66,10 @@ class MobileNetV3Supernets(Supernets):
         """See `Supernets.sources`."""
         return [*(Source(part, getattr(supernet, part)) for part in FIXED),
                 *block_sources(supernet, self._layers(supernet, arch))]
+
+    def arch(self, supernet: Any, config: Config) -> Arch:
+        """See `Supernets.arch`."""
+        return read_layers(supernet, config["blocks"])
 
     def activate(self, supernet: Any, arch: Arch) -> None:
         """See `Supernets.activate`."""

@@ -19,6 +19,7 @@ from networks.inverted_residuals import (
     active_layers,
     block_configs,
     block_sources,
+    read_layers,
 )
 from networks.static import StaticNetwork
 from search_space import Arch, get_search_space
@@ -63,6 +64,11 @@ class ProxylessSupernets(Supernets):
         """See `Supernets.sources`."""
         return [*(Source(part, getattr(supernet, part)) for part in FIXED),
                 *block_sources(supernet, self._layers(supernet, arch))]
+
+    def arch(self, supernet: Any, config: Config) -> Arch:
+        """See `Supernets.arch`."""
+        arch = read_layers(supernet, config["blocks"])
+        return {**arch, "d": arch["d"][:-1]}
 
     def activate(self, supernet: Any, arch: Arch) -> None:
         """See `Supernets.activate`."""

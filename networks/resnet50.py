@@ -105,6 +105,28 @@ class ResNet50Supernets(Supernets):
                   for i, (index, *_) in enumerate(self._active(supernet, arch))]
         return [*stem, *blocks, Source("classifier", supernet.classifier)]
 
+    def arch(self, supernet: Any, config: Config) -> Arch:
+        """See `Supernets.arch`."""
+        first, _, last = supernet.input_stem
+        stem, stage = config["input_stem"], -1
+        least = min(supernet.expand_ratio_list)
+        arch: Arch = {"d": [max(supernet.depth_list) * (len(stem) == 3)],
+                      "e": [least] * len(supernet.blocks),
+                      "w": [first.out_channel_list.index(stem[0]["out_channels"]),
+                            last.out_channel_list.index(stem[-1]["out_channels"])]}
+        groups = supernet.grouped_block_index
+        used = [0] * len(groups)
+        for block in config["blocks"]:
+            if block["stride"] != 1 or block["in_channels"] != block["out_channels"]:
+                stage += 1
+                widths = supernet.blocks[groups[stage][0]].out_channel_list
+                arch["w"].append(widths.index(block["out_channels"]))
+            arch["e"][groups[stage][used[stage]]] = block["expand_ratio"]
+            used[stage] += 1
+        arch["d"] += [max(supernet.depth_list) - len(group) + n
+                      for group, n in zip(groups, used, strict=True)]
+        return arch
+
     def activate(self, supernet: Any, arch: Arch) -> None:
         """See `Supernets.activate`."""
         supernet.set_active_subnet(d=list(arch["d"]), e=list(arch["e"]), w=list(arch["w"]))

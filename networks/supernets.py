@@ -57,7 +57,8 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
                   family: str | None = None) -> Any:
     """Loads a supernet checkpoint of either key naming; returns it in eval mode, on the CPU.
 
-    The width multiplier is the `w1.2` of the file's name, 1.0 where it has none.
+    The width multiplier is the one that the checkpoint says, else the `w1.2` of the file's name,
+    1.0 where it has none.
 
     Args:
         path: the checkpoint.
@@ -75,7 +76,9 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
     check_supernet_exists(path)
     checkpoint = read_checkpoint(path)
     family = _family_of(checkpoint.state, family, path)
-    classes, width = supernets_of(family).shape(checkpoint.state, path)
+    width = checkpoint.meta.get("width")
+    classes, width = supernets_of(family).shape(
+        checkpoint.state, path, width if type(width) in (int, float) else None)
     if n_classes not in (None, classes):
         raise UserError(f"{path}: the classifier has {classes} classes, not {n_classes}; pass the "
                         "class count that the supernet was trained with")

@@ -55,6 +55,7 @@ COMMANDS = {
         "resume": [*FOLDER, "--resume", "{evil}"]},
     "train_supernet": {
         "init": ["--save", "{folder}/new_w0.1", "--init", "{evil}"],
+        "from_": ["--save", "{folder}/new_w0.1", "--from", "{config}", "{evil}"],
         "resume": ["--save", "{evil}", "--resume"]},
 }
 CASES = [(command, option) for command, options in COMMANDS.items() for option in options]

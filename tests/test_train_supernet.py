@@ -1,21 +1,35 @@
 """train_supernet.py: the phases, what is trained in a step, and going on after a stop."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from networks import build_supernet, load_supernet
-from training.shrinking import PHASES, Recipe, Sandwich, SupernetTraining
+import networks
+import train_supernet
+from data_providers import DataProvider
+from networks import build_supernet, cut_subnet, load_supernet
+from search_space import get_search_space
+from tests.conftest import ROOT
+from training.defaults import default_epochs, default_resolutions, picture_size
+from training.progress import TimeLeft, clock
+from training.shrinking import Recipe, SupernetTraining
+from training.subnets import Phase, Subnets, phases_of, rule_class
 from utils.devices import seeded
 from utils.errors import UserError
 
-RECIPE = Recipe(resolutions=[16, 24], epochs=[1, 1, 1, 1], batch_size=16, opt="adamw", lr=1e-3,
+SIZES = [16, 24]
+RECIPE = Recipe(resolutions=SIZES, epochs=[1, 1, 1, 1], batch_size=16, opt="adamw", lr=1e-3,
                 shrink_lr=1e-3, weight_decay=0.01, clip_grad=5.0, smoothing=0.1, n_random=1,
                 kd_ratio=1.0, amp=None, seed=0)
-TINY = ("--epochs", 1, 0, 0, 1, "--resolutions", 16, "--batch_size", 300, "--n_random", 1,
-        "--threads", 1)
+FAMILIES = ("mbv3", "proxyless", "resnet50")
+TINY = ("--resolutions", 16, "--batch_size", 300, "--n_random", 1, "--threads", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -39,110 +53,324 @@ def provider():
                            eval_batches=lambda split, r: [(images[:, :, :r, :r], labels)])
 
 
-def new_training(provider, **changes) -> SupernetTraining:
+def new_training(provider, family="mbv3", **changes) -> SupernetTraining:
     with seeded(0):
-        net = build_supernet(4, 0.1)
+        net = build_supernet(4, 0.1, family=family)
     recipe = Recipe(**{**RECIPE.__dict__, **changes})
-    return SupernetTraining(net, provider, recipe, dataset="made up")
+    return SupernetTraining(net, provider, recipe, get_search_space(family, resolutions=SIZES),
+                            dataset="made up")
 
 
-class Recorder(torch.nn.Module):
-    """Stands for a supernet: keeps what is activated in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.active, self.sizes = torch.nn.Linear(3, 4), [], []
-
-    def set_max_net(self):
-        self.active.append("largest")
-
-    def set_active_subnet(self, ks, e, d):
-        self.active.append({"ks": ks, "e": e, "d": d})
-
-    def forward(self, images):
-        self.sizes.append(images.shape[-1])
-        return self.layer(images.mean((2, 3)))
+# ------------------------------------------------------------------ phases and their steps
 
 
-@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
-def test_a_step_trains_largest_smallest_and_random_subnets(phase):
-    net = Recorder()
-    sandwich = Sandwich(phase, [16, 24], np.random.default_rng(0), n_random=2)
-    losses = sandwich(net, torch.randn(5, 3, 24, 24), torch.tensor([0, 1, 2, 3, 0]))
-    total = sum(loss() for loss in losses)
-    assert torch.isfinite(total)
-    assert net.active[0] == "largest"
-    assert len(set(net.sizes)) == 1, "one resolution for each step"
-    if phase.name == "full":
-        assert len(net.active) == 1
-        return
-    _, smallest, *others = net.active
-    assert len(others) == 2
-    assert smallest == {"ks": [min(phase.ks)] * 20, "e": [min(phase.e)] * 20,
-                        "d": [min(phase.d)] * 5}
-    for subnet in others:
-        for key, options in (("ks", phase.ks), ("e", phase.e), ("d", phase.d)):
-            assert set(subnet[key]) <= set(options)
+def test_the_phases_are_those_of_the_space():
+    names = {family: [phase.name for phase in phases_of(get_search_space(family))]
+             for family in FAMILIES}
+    assert names["mbv3"] == names["proxyless"] == ["full", "kernel", "depth", "expansion"]
+    assert names["resnet50"] == ["full", "depth", "expansion", "width"]
 
 
-def test_resolutions_are_drawn_for_each_step():
-    net = Recorder()
-    sandwich = Sandwich(PHASES[0], [16, 20, 24], np.random.default_rng(0))
+def test_what_is_not_elastic_yet_stays_at_its_largest():
+    space = get_search_space("mbv3", resolutions=SIZES)
+    smallest, largest = space.extremes()
+    full, kernel, depth, last = (Subnets(space, phase) for phase in phases_of(space))
+    assert {**full.smallest, "r": 24} == full.largest == largest
+    assert kernel.smallest == {**largest, "ks": [3] * 20, "r": 16}
+    assert (depth.smallest["d"], set(depth.smallest["e"])) == ([2] * 5, {6})
+    assert last.smallest == smallest
+    rng = np.random.default_rng(0)
+    for subnets, free in ((kernel, {"ks", "r"}), (depth, {"ks", "d", "r"})):
+        drawn = [subnets.draw(rng) for _ in range(20)]
+        assert {k for arch in drawn for k in arch["ks"]} == {3, 5, 7}
+        assert all(set(arch["e"]) == {6} for arch in drawn)
+        assert ("d" in free) == (len({d for arch in drawn for d in arch["d"]}) == 3)
+    two = Subnets(space, Phase("expansion", ("kernel", "depth", "expansion")), options=2)
+    assert {e for _ in range(20) for e in two.draw(rng)["e"]} == {4, 6}
+
+
+def record(monkeypatch):
+    """Lets a network that is none keep what is activated in it, and the images' sizes."""
+    active, sizes = [], []
+    monkeypatch.setattr("training.subnets.activate", lambda net, arch: active.append(arch))
+
+    def net(images):
+        sizes.append(images.shape[-1])
+        return torch.randn(len(images), 4, requires_grad=True)
+
+    return net, active, sizes
+
+
+@pytest.mark.parametrize("rule", ["sandwich", "ofa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_trains_the_subnets_of_its_rule(monkeypatch, rule, family):
+    space = get_search_space(family, resolutions=SIZES)
+    for phase in phases_of(space):
+        net, active, sizes = record(monkeypatch)
+        made = rule_class(rule)(phase, space, SIZES, n_random=2, progress=1.0,
+                                teacher=torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2),
+                                                            torch.nn.Flatten(),
+                                                            torch.nn.Linear(12, 4)))
+        losses = made(net, torch.randn(5, 3, 24, 24), torch.tensor([0, 1, 2, 3, 0]))
+        assert torch.isfinite(sum(loss() for loss in losses))
+        assert len(set(sizes)) == 1, "one resolution for each step"
+        subnets = Subnets(space, phase)
+        if phase.name == "full":
+            assert active == [subnets.largest]
+        elif rule == "sandwich":
+            assert active[:2] == [subnets.largest, subnets.smallest]
+            assert len(active) == 4
+        else:
+            assert len(active) == 2
+            assert subnets.largest not in active
+        assert made.n_losses == len(active)
+
+
+def test_the_numbers_of_subnets_are_the_published_ones():
+    space = get_search_space("mbv3", resolutions=SIZES)
+    numbers = [rule_class("ofa")(phase, space, SIZES).n_random for phase in phases_of(space)[1:]]
+    assert numbers == [1, 2, 4]
+    early, late = (rule_class("ofa")(phases_of(space)[2], space, SIZES, progress=share).subnets
+                   for share in (0.1, 0.5))
+    assert (early.smallest["d"], late.smallest["d"]) == ([3] * 5, [2] * 5)
+    with pytest.raises(UserError, match="unknown rule of training 'none'; choose from ofa, sand"):
+        rule_class("none")
+
+
+def test_resolutions_are_drawn_for_each_step(monkeypatch):
+    net, _, sizes = record(monkeypatch)
+    space = get_search_space("mbv3", resolutions=[16, 20, 24])
+    rule = rule_class("sandwich")(phases_of(space)[0], space, [16, 20, 24])
     for _ in range(20):
-        for loss in sandwich(net, torch.randn(2, 3, 24, 24), torch.tensor([0, 1])):
+        for loss in rule(net, torch.randn(2, 3, 24, 24), torch.tensor([0, 1])):
             loss()
-    assert set(net.sizes) == {16, 20, 24}
+    assert set(sizes) == {16, 20, 24}
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_a_resumed_training_ends_like_one_that_went_through(provider, tmp_path, stop):
-    whole = new_training(provider)
+# ---------------------------------------------------------------------------------------- resuming
+
+
+class StoppedError(Exception):
+    """A step that does not come back."""
+
+
+def stop_after(steps: int):
+    left = [steps]
+
+    def on_step(step):
+        assert 0 < step.loss < 10, "of a subnet, not a sum"
+        left[0] -= 1
+        if not left[0]:
+            raise StoppedError
+
+    return on_step
+
+
+@pytest.mark.parametrize(("rule", "stop"), [("sandwich", 2), ("sandwich", 5), ("ofa", 3)])
+def test_a_training_stopped_at_any_step_ends_like_one_that_went_through(
+        provider, tmp_path, rule, stop):
+    whole = new_training(provider, rule=rule)
     while not whole.finished:
         whole.train_one_epoch()
-    first = new_training(provider)
-    for _ in range(stop):
-        first.train_one_epoch()
+    first = new_training(provider, rule=rule)
+    on_step = stop_after(stop)
+    with pytest.raises(StoppedError):
+        while not first.finished:
+            first.train_one_epoch(on_step)
     first.save_state(tmp_path / "state")
-    second = new_training(provider)
+    second = new_training(provider, rule=rule)
     second.resume(tmp_path / "state")
+    assert (second.epoch, second.batch) == (first.epoch, first.batch)
     while not second.finished:
         second.train_one_epoch()
     for key, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, second.net.state_dict()[key]), key
 
 
+def test_epochs_can_be_extended_but_not_rewritten(provider, tmp_path):
+    training = new_training(provider, epochs=[1, 2, 0, 0])
+    while not training.finished:
+        training.train_one_epoch()
+    training.save_state(tmp_path / "state")
+    longer = new_training(provider, epochs=[1, 3, 1, 0])
+    longer.resume(tmp_path / "state")
+    assert (longer.epoch, longer.n_epochs, longer.phase.name) == (3, 5, "kernel")
+    assert longer.train_one_epoch().startswith("kernel 3/3: loss")
+    assert longer.train_one_epoch().startswith("depth 1/1: loss")
+    for epochs in ([2, 2, 0, 0], [1, 1, 0, 0]):
+        with pytest.raises(UserError, match="only later epochs can be added"):
+            new_training(provider, epochs=epochs).resume(tmp_path / "state")
+
+
 def test_resuming_with_other_settings_is_refused(provider, tmp_path):
     new_training(provider).save_state(tmp_path / "state")
     with pytest.raises(UserError, match=r"was trained with lr 0\.001, not 0\.5"):
         new_training(provider, lr=0.5).resume(tmp_path / "state")
+    with pytest.raises(UserError, match="with search_space 'mbv3', not 'proxyless'"):
+        new_training(provider, "proxyless").resume(tmp_path / "state")
+    with pytest.raises(UserError, match="4 numbers, for the phases full, depth, expansion, width"):
+        new_training(provider, "resnet50", epochs=[1, 1])
 
 
-def test_measures_both_extremes(provider):
-    top1 = new_training(provider).score_extremes("test")
-    assert set(top1) == {"smallest", "largest"}
-    assert all(0 <= value <= 100 for value in top1.values())
+def test_the_smallest_is_shown_where_it_is_trained(provider):
+    training = new_training(provider)
+    names = []
+    while not training.finished:
+        training.train_one_epoch()
+        top1 = training.score_extremes("test")
+        assert all(0 <= value <= 100 for value in top1.values())
+        names.append(list(top1))
+    assert names == [["largest"], ["smallest of the phase kernel", "largest"],
+                     ["smallest of the phase depth", "largest"], ["smallest", "largest"]]
+
+
+# ------------------------------------------------------------------ starts, defaults, estimate
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_supernet_starts_from_a_trained_network(family, tmp_path):
+    space = get_search_space(family, resolutions=[32])
+    torch.manual_seed(1)
+    old = build_supernet(4, 0.5, family=family)  # at 0.35, two stages of proxyless look alike
+    for i, arch in enumerate([*space.extremes(), *space.sample(3, rng=np.random.default_rng(0))]):
+        net = cut_subnet(old, arch)
+        networks.write_config(net, tmp_path / "net.config")
+        networks.save_weights(net, tmp_path / "net.init")
+        new = build_supernet(4, 0.5, family=family)
+        found = networks.fill_from_network(new, tmp_path / "net.config", tmp_path / "net.init")
+        assert networks.subnet_config(new, found) == networks.subnet_config(old, arch)
+        images = torch.randn(2, 3, 32, 32)
+        with torch.inference_mode():
+            torch.testing.assert_close(cut_subnet(new, arch)(images), net(images), atol=1e-5,
+                                       rtol=1e-4)
+        with pytest.raises(UserError, match="no subnet of this supernet"):
+            networks.fill_from_network(build_supernet(4, 0.75 + i / 4, family=family),
+                                       tmp_path / "net.config", tmp_path / "net.init")
+    other = "mbv3" if family != "mbv3" else "proxyless"
+    with pytest.raises(UserError, match=f"of the family {family}, but the supernet is of {other}"):
+        networks.fill_from_network(build_supernet(4, 0.5, family=other), tmp_path / "net.config",
+                                   tmp_path / "net.init")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_classes_get_a_new_classifier_alone(family):
+    old = build_supernet(4, 0.1, family=family)
+    new = networks.with_classes(old, 7)
+    assert new.classifier.out_features == 7
+    for key, tensor in old.state_dict().items():
+        assert key.startswith("classifier.") or torch.equal(tensor, new.state_dict()[key])
+
+
+def test_defaults_follow_the_pictures():
+    digits = DataProvider("digits", vld_size=300)
+    assert picture_size(digits) == 8
+    assert default_resolutions(8, [1]) == default_resolutions(32, [1]) == [32, 36, 40, 44, 48]
+    assert default_resolutions(64, [1]) == [64, 72, 80, 88, 96]
+    assert default_resolutions(300, range(192, 257, 4)) == list(range(192, 257, 4))
+    assert default_epochs(4, 1197, 8) == default_epochs(4, 10**6, 300) == [60, 20, 20, 60]
+    assert default_epochs(4, 45_000, 32) == [5, 2, 2, 5]
+    assert default_epochs(4, 10**7, 32) == [1, 1, 1, 1]
+
+
+def test_time_left_knows_that_later_phases_are_slower():
+    times = TimeLeft([1.0, 3.0], [2, 2], batches=10)
+    assert times.total() == 20 + 60
+    assert times.total(1, 5) == 5 + 60
+    assert times.total(3, 0) == 30
+    assert times.total(4) == 0
+    assert clock(3725) == "1:02:05"
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def run(tmp_path, run_command, *flags):
+    return run_command("train_supernet.py", *flags, cwd=ROOT)
 
 
 @pytest.mark.slow
-def test_command_writes_a_supernet_and_goes_on(run_command, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_learns_the_digits(run_command, tmp_path, family):
+    """From --dry_run to a supernet that a search can take, its accuracies far above chance."""
+    path = tmp_path / "ofa_digits_w0.25"
+    flags = ("train_supernet.py", "--save", path, "--search_space", family, *TINY[:2],
+             "--batch_size", 64, "--n_random", 1, "--threads", 1, "--epochs", "4,0,0,3",
+             "--lr", 3e-3)
+    done = run_command(*flags, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "estimate: 0:" in done.stdout
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+    done = run_command(*flags)
+    assert done.returncode == 0, done.stderr
+    last = next(line for line in done.stdout.splitlines() if line.startswith("test images:"))
+    smallest, largest = (float(part.split()[-2]) for part in last.split(","))
+    print(f"{family}: {last}")
+    assert largest > 40
+    assert smallest > 20
+    supernet = load_supernet(path, family=family)
+    assert supernet.meta["search_space"] == family
+    assert supernet.meta["resolutions"] == [16]
+    assert supernet.meta["dataset"] == "digits"
+    assert (supernet.meta["width"], supernet.width_mult) == (0.25, 0.25)
+    assert len(supernet.meta["mean"]) == 3
+    json.dumps(supernet.meta)
+
+
+@pytest.mark.slow
+def test_command_is_interrupted_and_goes_on_by_itself(run_command, tmp_path):
     path = tmp_path / "ofa_digits_w0.1"
-    done = run_command("train_supernet.py", "--save", path, *TINY)
-    assert done.returncode == 0, done.stderr
-    assert "test images: smallest" in done.stdout
+    process = subprocess.Popen(
+        [sys.executable, "train_supernet.py", "--save", str(path), "--epochs", "1", "0", "0",
+         "40", *map(str, TINY)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True)
+    try:
+        while "expansion 1/40" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert f"go on with: python train_supernet.py --resume {path}" in errors
     assert load_supernet(path).classifier.out_features == 10
+    done = run_command("train_supernet.py", "--resume", tmp_path, "--epochs", "1,0,0,4")
+    if done.returncode:  # more than 4 epochs were done before the signal came
+        assert "only later epochs" in done.stderr
+        return
+    assert "test images: smallest" in done.stdout
+    assert "full" not in done.stdout.partition("estimate")[2]
     written = path.read_bytes()
-    done = run_command("train_supernet.py", "--save", path, *TINY, "--resume")
+    done = run_command("train_supernet.py", "--resume", path)
     assert done.returncode == 0, done.stderr
-    assert "expand" not in done.stdout, "nothing is left to train"
-    assert path.read_bytes() == written
+    assert "expansion 1" not in done.stdout, "nothing is left to train"
+    assert load_supernet(path).meta["epochs"] == [1, 0, 0, 4]
+    assert len(path.read_bytes()) == len(written)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_supernet(run_command, tmp_path):
+    path = tmp_path / "ofa_digits_w0.1"
+    done = run_command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
+                       "train_supernet.py", "--save", path, "--epochs", "1,0,0,1", "--device",
+                       "cpu", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test images: smallest") == 1
+    assert "2 x cpu" in done.stdout
+    assert load_supernet(path).meta["epochs_done"] == 2
 
 
 @pytest.mark.parametrize(("flags", "match"), [
+    ((), "--save is needed"),
     (("--save", "supernet"), "width multiplier"),
     (("--save", "x_w0.1", "--resume"), "no such state"),
+    (("--resume", "x_w0.1"), "no such state"),
+    (("--resume", "tests"), "0 states of trainings in this folder"),
     (("--save", "x_w0.1", "--epochs", 0, 0, 0, 0), "--epochs"),
     (("--save", "x_w0.1", "--resolutions", 48, 32), "ascending"),
     (("--save", "x_w0.1", "--init", "y_w0.2"), "another width"),
+    (("--save", "x_w0.1", "--init", "y_w0.1", "--from", "a", "b"), "starts from one of them"),
+    (("--save", "x_w0.1", "--search_space", "mbv4"), "unknown search space 'mbv4'"),
 ])
 def test_bad_input(fails_clearly, flags, match):
     fails_clearly("train_supernet.py", *flags, match=match)
@@ -151,15 +379,13 @@ def test_bad_input(fails_clearly, flags, match):
 def test_an_existing_checkpoint_is_left_alone(fails_clearly, tmp_path):
     path = tmp_path / "x_w0.1"
     path.write_bytes(b"precious")
-    path.with_name("x_w0.1.state").write_bytes(b"precious")
-    fails_clearly("train_supernet.py", "--save", path, match="go on with --resume")
+    fails_clearly("train_supernet.py", "--save", path, match="holds weights, but there is no")
     assert path.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("flags", [(), ("--resume",)])
-def test_weights_without_a_state_lead_somewhere(fails_clearly, tmp_path, flags):
-    """A full disk may leave them: neither way of starting may point to the other one."""
-    path = tmp_path / "x_w0.1"
-    path.write_bytes(b"precious")
-    fails_clearly("train_supernet.py", "--save", path, *flags, match=f"with --init {path}")
-    assert path.read_bytes() == b"precious"
+def test_the_parser_names_rules_and_spaces(capsys):
+    with pytest.raises(SystemExit):
+        train_supernet.get_args_parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert "proxyless" in text
+    assert "sandwich, ofa" in text

@@ -124,7 +124,8 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
                     objective: Objective | None = None, amp: str | None = None,
                     scaler: torch.amp.GradScaler | None = None,
                     clip_grad: Callable[[], Any] | None = None, accumulate: int = 1,
-                    on_step: Callable[[int, Tensor], None] | None = None) -> dict[str, float]:
+                    on_step: Callable[[int, Tensor], None] | None = None,
+                    after_backward: Callable[[], None] | None = None) -> dict[str, float]:
     """Trains for one pass over the batches.
 
     Args:
@@ -139,6 +140,7 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
         accumulate: batches for each optimiser step; their gradients are averaged.
         on_step: called after each optimiser step with its number within the epoch (1, 2, ...)
             and the loss, a detached scalar on the device: reading it waits for the device.
+        after_backward: called on the gradients before each optimiser step, scaled as they are.
 
     Returns:
         `loss` (mean over images, all losses of a step added), `n_images`, `seconds`,
@@ -159,6 +161,8 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
             last = i == len(group)
             loss += _backward(net, losses, scaler, autocast(device, amp), len(group), last)
             n_images += len(images)
+        if after_backward:
+            after_backward()
         _update(optimizer, scaler, clip_grad)
         step += 1
         total += loss * sum(len(images) for images, _ in group)

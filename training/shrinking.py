@@ -1,106 +1,35 @@
-"""Training a supernet: progressive shrinking with the sandwich rule and distillation in place."""
+"""Training a supernet phase by phase: its optimiser, its state, and how far it is."""
 
-import os
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import load_state, load_training_state, save_training_state
+from networks.folding import folded, speed_up
+from networks.static import StaticNetwork
 from networks.supernets import cut_subnet
-from search_space import OFASearchSpace
-from training.loops import cosine, evaluate, load_optimizer, soft_cross_entropy, train_one_epoch
-from utils.devices import device_of, seeded
+from search_space import SearchSpace
+from training.loops import cosine, evaluate, load_optimizer, train_one_epoch
+from training.subnets import Phase, Rule, Subnets, phases_of, rule_class
+from training.world import World
+from utils.devices import autocast, device_of, seeded, to_device
 from utils.errors import UserError
 
-N_LAYERS, N_STAGES = 20, 5
-
-
-class Phase(NamedTuple):
-    """What is elastic in one part of the training: kernel sizes, depths, expansions."""
-
-    name: str
-    ks: tuple[int, ...] = (7,)
-    d: tuple[int, ...] = (4,)
-    e: tuple[int, ...] = (6,)
-
-
-# Once for All (Cai et al., ICLR 2020), Section 3.3: each phase makes one more dimension elastic.
-PHASES = (
-    Phase("full"),
-    Phase("kernel", ks=(3, 5, 7)),
-    Phase("depth", ks=(3, 5, 7), d=(2, 3, 4)),
-    Phase("expand", ks=(3, 5, 7), d=(2, 3, 4), e=(3, 4, 6)),
-)
-
-
-class Sandwich:
-    """The objective of a supernet: the largest, the smallest and some random subnets in each step.
-
-    The largest learns from the labels, its output teaches the others in the same step (sandwich
-    rule and in-place distillation: Yu et al., BigNAS, ECCV 2020). Each step draws one resolution,
-    to which the images are reduced on the device.
-
-    Args:
-        phase: what is elastic.
-        resolutions: to draw from; images come in the largest.
-        rng: draws subnets and resolutions.
-        n_random: subnets besides the largest and the smallest.
-        kd_ratio: weight of the teacher's output against the labels for all but the largest:
-            (labels + kd_ratio * teacher) / (1 + kd_ratio).
-        smoothing: label smoothing.
-    """
-
-    def __init__(self, phase: Phase, resolutions: Sequence[int], rng: np.random.Generator,
-                 n_random: int = 2, kd_ratio: float = 1.0, smoothing: float = 0.0) -> None:
-        self.phase, self.resolutions, self.rng = phase, list(resolutions), rng
-        self.n_random, self.kd_ratio, self.smoothing = n_random, kd_ratio, smoothing
-
-    def __call__(self, net: Any, images: Tensor, labels: Tensor) -> list[Callable]:
-        """Returns the losses of one step, one for each subnet; see `training.loops`."""
-        images = self._resized(images)
-        soft: list[Tensor] = []
-
-        def largest() -> Tensor:
-            net.set_max_net()
-            logits = net(images)
-            soft.append(logits.detach())
-            return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-
-        def student(subnet: dict[str, Sequence[int]]) -> Tensor:
-            net.set_active_subnet(**subnet)
-            logits = net(images)
-            hard = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-            return (hard + self.kd_ratio * soft_cross_entropy(logits, soft[0])) \
-                / (1 + self.kd_ratio)
-
-        return [largest, *(lambda subnet=subnet: student(subnet) for subnet in self._students())]
-
-    def _students(self) -> list[dict[str, Sequence[int]]]:
-        elastic = {key: options for key, options in self.phase._asdict().items()
-                   if key != "name"}
-        if all(len(options) == 1 for options in elastic.values()):
-            return []
-        smallest = {key: _repeat(key, [min(options)]) for key, options in elastic.items()}
-        return [smallest, *({key: self.rng.choice(options, len(smallest[key])).tolist()
-                             for key, options in elastic.items()} for _ in range(self.n_random))]
-
-    def _resized(self, images: Tensor) -> Tensor:
-        size = int(self.rng.choice(self.resolutions))
-        if images.shape[-1] == size:
-            return images
-        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
-
-
-def _repeat(key: str, value: list[int]) -> list[int]:
-    return value * (N_STAGES if key == "d" else N_LAYERS)
+# What may differ when a training is resumed: no other part of it changes by that.
+CHANGEABLE = ("epochs",)
+# Seeds of two steps lie further apart than there are processes.
+RANKS = 100_003
+TIMED_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -116,88 +45,179 @@ class Recipe:
     weight_decay: float
     clip_grad: float
     smoothing: float
-    n_random: int
+    n_random: int | None
     kd_ratio: float
     amp: str | None
     seed: int
+    rule: str = "sandwich"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is told after each step of a training.
+
+    Attributes:
+        phase: its name.
+        epoch, epochs: the epoch within the phase, from 1, and their number.
+        batch, batches: the step within the epoch, from 1, and their number.
+        loss: mean over the step's subnets.
+        images_per_s: training images a second since the epoch, or its rest, began.
+    """
+
+    phase: str
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+    images_per_s: float
 
 
 class SupernetTraining:
     """A supernet on its way through the phases, its optimiser, and how far they are.
 
-    All randomness of an epoch comes from the seed and the epoch's number, so that a training that
-    was stopped and resumed ends like one that was not.
+    All randomness of a step comes from the seed and the numbers of its epoch and step, so that a
+    training that was stopped anywhere and resumed ends like one that was not.
 
     Args:
-        net: the supernet, on its device; trained in place.
+        net: the supernet, on its device; trained in place, the same on all processes.
         provider: a `data_providers.DataProvider`.
         recipe: the settings.
+        space: the search space, with the training's resolutions.
+        world: the processes that share each step's images; None: this one alone.
         **identity: plain values that must be equal when a training is resumed (the data set's name
             and the like).
 
     Attributes:
         epoch: epochs done, over all phases.
+        batch: batches done of the present epoch.
         n_epochs: epochs of all phases.
+        phases: those of the space.
     """
 
-    def __init__(self, net: Any, provider: Any, recipe: Recipe, **identity: Any) -> None:
-        self.net, self.provider, self.recipe = net, provider, recipe
-        self.settings = {**asdict(recipe), **identity}
-        self.epoch, self.n_epochs = 0, sum(recipe.epochs)
+    def __init__(self, net: Any, provider: Any, recipe: Recipe, space: SearchSpace,
+                 world: World | None = None, **identity: Any) -> None:
+        self.net, self.provider, self.recipe, self.space = net, provider, recipe, space
+        self.world = world or World(device_of(net))
+        self.phases = phases_of(space)
+        if len(recipe.epochs) != len(self.phases):
+            raise UserError(f"--epochs: {len(self.phases)} numbers, for the phases "
+                            f"{', '.join(phase.name for phase in self.phases)}; not "
+                            f"{len(recipe.epochs)}")
+        self.settings = {**asdict(recipe), "search_space": space.name, **identity}
+        self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
+        self.teacher: StaticNetwork | None = None
+        self.step, self.optimizer = 0, self._new_optimizer()
         self.loader = provider.train_loader(
             max(recipe.resolutions), recipe.batch_size, seed=recipe.seed,
-            drop_last=provider.n_train >= recipe.batch_size)
+            drop_last=provider.n_train >= recipe.batch_size * self.world.size,
+            rank=self.world.rank, world_size=self.world.size)
         self.scaler = torch.amp.GradScaler(device_of(net).type, enabled=recipe.amp == "float16")
-        self._start_phase()
+        self._begin_schedule()
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.epoch == self.n_epochs
 
-    def train_one_epoch(self) -> str:
-        """Trains one epoch and returns a line about it."""
-        recipe, (phase, done) = self.recipe, self._position()
-        if done == 0 and self.epoch > 0:
-            if phase == len(PHASES) - 1:
-                self.net.re_organize_middle_weights()
-            self._start_phase()
-        objective = Sandwich(PHASES[phase], recipe.resolutions,
-                             np.random.default_rng([recipe.seed, self.epoch]), recipe.n_random,
-                             recipe.kd_ratio, recipe.smoothing)
+    @property
+    def phase(self) -> Phase:
+        """The phase that the next step belongs to; at the end, that of the last one."""
+        return self.phases[self._position()[0]]
+
+    def train_one_epoch(self, on_step: Callable[[Step], None] | None = None) -> str:
+        """Trains one epoch, or the rest of one, and returns a line about it.
+
+        Args:
+            on_step: told after each step; what it raises ends the epoch after a whole step.
+        """
+        phase, done = self._position()
+        if done == 0 and self.batch == 0:
+            self._start_phase(phase)
+        recipe, began, first = self.recipe, time.perf_counter(), self.batch
+        total = recipe.epochs[phase]
+        rule = self._rule(phase, done / total)
+        n_images = 0
+
+        def objective(net: Any, images: Tensor, labels: Tensor) -> Sequence[Callable[[], Tensor]]:
+            rule.rng = np.random.default_rng([recipe.seed, self.epoch, self.batch])
+            torch.manual_seed(recipe.seed + RANKS * (
+                self.epoch * len(self.loader) + self.batch) + self.world.rank)
+            nonlocal n_images
+            n_images += len(images) * self.world.size
+            return rule(net, images, labels)
+
+        def after_step(_: int, loss: Tensor) -> None:
+            self.batch, self.step = self.batch + 1, self.step + 1
+            self._set_lr()
+            if on_step:
+                mean = loss.item() / rule.n_losses
+                on_step(Step(self.phases[phase].name, done + 1, total, self.batch,
+                             len(self.loader), mean, n_images / (time.perf_counter() - began)))
+
         self.loader.set_epoch(self.epoch)
-        with seeded(recipe.seed + self.epoch):
+        with seeded(recipe.seed):
             figures = train_one_epoch(
-                self.net, self.loader, self.optimizer, objective=objective, amp=recipe.amp,
-                scaler=self.scaler, clip_grad=self._clip, on_step=self._on_step)
-        self.epoch += 1
-        left = time.strftime("%H:%M:%S", time.gmtime(
-            figures["seconds"] * (self.n_epochs - self.epoch)))
-        return (f"{PHASES[phase].name} {done + 1}/{recipe.epochs[phase]}: loss "
-                f"{figures['loss']:.4f}, {figures['images_per_s']:.0f} images/s, {left} left")
+                self.net, islice(self.loader, first, None), self.optimizer, objective=objective,
+                amp=recipe.amp, scaler=self.scaler, clip_grad=self._clip, on_step=after_step,
+                after_backward=self._share_gradients if self.world.size > 1 else None)
+        self.epoch, self.batch = self.epoch + 1, 0
+        return (f"{self.phases[phase].name} {done + 1}/{total}: loss "
+                f"{figures['loss'] / rule.n_losses:.4f} a subnet, "
+                f"{figures['images_per_s'] * self.world.size:.0f} images/s")
+
+    def seconds_of_a_step(self, phase: int) -> float:
+        """Measures a step of a phase, with the loading of its images, on a copy of the supernet."""
+        net, rule = copy.deepcopy(self.net).train(), self._rule(phase, 1.0, copy_teacher=True)
+        net.to(memory_format=torch.channels_last)
+        device, seconds = device_of(net), 0.0
+        self.loader.set_epoch(0)
+        batches = iter(self.loader)
+        for i in range(1 + TIMED_STEPS):
+            began = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:  # fewer batches than steps
+                self.loader.set_epoch(0)
+                batches = iter(self.loader)
+                batch = next(batches)
+            images, labels = to_device(batch[0], device), batch[1].to(device)
+            with autocast(device, self.recipe.amp):
+                for loss in rule(net, images, labels):
+                    loss().backward()
+            seconds += (time.perf_counter() - began) * (i > 0)
+        return seconds / TIMED_STEPS
 
     def score_extremes(self, split: str) -> dict[str, float]:
         """Returns the top-1 accuracy in percent of the smallest and the largest subnet.
 
-        Cut, calibrated and validated as an evaluation of a search is.
+        Cut, calibrated and validated as an evaluation of a search is. Smallest of those that the
+        phase has trained: where only the full network was trained, it stands alone.
         """
-        archs = OFASearchSpace(self.recipe.resolutions).extremes()
-        top1 = {}
-        for name, arch in zip(("smallest", "largest"), archs, strict=True):
+        phase = self.phases[self._position(self.epoch - 1)[0] if self.epoch and not self.batch
+                            else self._position()[0]]
+        subnets, top1 = Subnets(self.space, phase), {}
+        archs = {"largest": subnets.largest}
+        if phase.elastic:
+            whole = phase == self.phases[-1]
+            archs = {"smallest" if whole else f"smallest of the phase {phase.name}":
+                     subnets.smallest, **archs}
+        for name, arch in archs.items():
             net = cut_subnet(self.net, arch)
+            speed_up(net)
             recalibrate_bn(net, self.provider.calibration_batches(arch["r"]))
-            top1[name] = evaluate(net, self.provider.eval_batches(split, arch["r"]))["top1"]
+            top1[name] = evaluate(folded(net), self.provider.eval_batches(split, arch["r"]))["top1"]
         return top1
 
-    def save_state(self, path: str | os.PathLike) -> None:
-        """Writes what `resume` needs."""
+    def save_state(self, path: str | Path, **extra: Any) -> None:
+        """Writes what `resume` needs, and `extra` plain values beside it."""
+        teacher = {} if self.teacher is None else {"teacher": self.teacher.state_dict()}
         save_training_state(
-            path, state_dict=self.net.state_dict(), epoch=self.epoch, step=self.step,
-            optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(),
-            settings=self.settings)
+            path, state_dict=self.net.state_dict(), epoch=self.epoch, batch=self.batch,
+            step=self.step, optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(), settings=self.settings, **teacher, **extra)
 
-    def resume(self, path: str | os.PathLike) -> None:
-        """Goes on from a state file.
+    def resume(self, path: str | Path) -> None:
+        """Goes on from a state file. Epochs of phases that are not over may differ.
 
         Raises:
             UserError: no state of a supernet training, or one of other settings.
@@ -207,30 +227,69 @@ class SupernetTraining:
         if not isinstance(stored, dict):
             raise UserError(f"{path}: not the state of a supernet training")
         for key, value in self.settings.items():
-            if stored.get(key) != value:
-                raise UserError(f"{path}: was trained with {key} {stored.get(key)!r}, not "
-                                f"{value!r}; resume with the flags that it was started with")
+            if key not in CHANGEABLE and key in stored and stored[key] != value:
+                raise UserError(f"{path}: was trained with {key} {stored[key]!r}, not {value!r}; "
+                                "resume with the flags that it was started with")
+        self.epoch = self._epochs_done(state["epoch"], stored.get("epochs"), path)
         load_state(self.net, state["state_dict"], str(path))
-        self.epoch = state["epoch"]
-        self._start_phase()
+        if self._position()[0] and "teacher" in state:
+            self.teacher = self._full_network()
+            load_state(self.teacher, state["teacher"], str(path))
+        self._begin_schedule()
         try:
-            self.step = int(state["step"])
+            self.step, self.batch = int(state["step"]), int(state.get("batch", 0))
             load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no complete state of a supernet training ({error}); start "
                             "again from its weights with --init") from None
-
-    def _start_phase(self) -> None:
-        """Makes the optimiser and the schedule of the current phase anew."""
-        recipe, self.step = self.recipe, 0
-        self.optimizer = create_optimizer_v2(self.net, recipe.opt, lr=recipe.lr,
-                                             weight_decay=recipe.weight_decay)
         self._set_lr()
 
-    def _on_step(self, *_: Any) -> None:
-        self.step += 1
+    def _epochs_done(self, done: int, planned: Any, path: str | Path) -> int:
+        """Returns the epochs done in terms of the present plan, which may be longer."""
+        now = self.recipe.epochs
+        planned = now if planned is None else planned
+        if not isinstance(planned, list) or len(planned) != len(now):
+            raise UserError(f"{path}: was trained in other phases, with --epochs {planned}")
+        phase, within = self._position(done, planned)
+        if now[:phase] != planned[:phase] or now[phase] < within:
+            raise UserError(f"{path}: {done} epochs of {planned} are done; --epochs {now} changes "
+                            "what is over; only later epochs can be added or left out")
+        return sum(now[:phase]) + within
+
+    def _rule(self, phase: int, progress: float, copy_teacher: bool = False) -> Rule:
+        recipe, kind = self.recipe, rule_class(self.recipe.rule)
+        teacher = self.teacher
+        if copy_teacher:
+            teacher = self._full_network() if kind.needs_teacher else None
+        return kind(self.phases[phase], self.space, recipe.resolutions, progress=progress,
+                    n_random=recipe.n_random, kd_ratio=recipe.kd_ratio,
+                    smoothing=recipe.smoothing, teacher=teacher)
+
+    def _start_phase(self, phase: int) -> None:
+        """Sorts channels where they become elastic; gives the phase an optimiser and a teacher."""
+        if rule_class(self.recipe.rule).needs_teacher and phase and self.teacher is None:
+            self.teacher = self._full_network()
+        if self.phases[phase].name == "expansion":
+            self.net.re_organize_middle_weights()  # the most important channels first
+        self._begin_schedule()
+
+    def _full_network(self) -> StaticNetwork:
+        full = cut_subnet(self.net, Subnets(self.space, self.phases[0]).largest)
+        full.set_dropout(0.0)
+        return full.requires_grad_(False)
+
+    def _begin_schedule(self) -> None:
+        self.step, self.optimizer = 0, self._new_optimizer()
         self._set_lr()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        recipe = self.recipe
+        try:
+            return create_optimizer_v2(self.net, recipe.opt, lr=recipe.lr,
+                                       weight_decay=recipe.weight_decay)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--opt {recipe.opt}: {error}") from None
 
     def _set_lr(self) -> None:
         phase, _ = self._position()
@@ -243,11 +302,24 @@ class SupernetTraining:
     def _clip(self) -> None:
         nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_grad)
 
-    def _position(self) -> tuple[int, int]:
+    def _share_gradients(self) -> None:
+        """Gives all processes the mean of their gradients; they all trained the same subnets."""
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world.size
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _position(self, done: int | None = None,
+                  epochs: Sequence[int] | None = None) -> tuple[int, int]:
         """Returns the phase that the next epoch belongs to, and the epochs done in it."""
-        done = self.epoch
-        for phase, length in enumerate(self.recipe.epochs):
+        done = self.epoch if done is None else done
+        epochs = self.recipe.epochs if epochs is None else epochs
+        last = max((i for i, length in enumerate(epochs) if length), default=0)
+        for phase, length in enumerate(epochs):
             if done < length:
                 return phase, done
             done -= length
-        return len(PHASES) - 1, self.recipe.epochs[-1]
+        return last, epochs[last]

@@ -1,0 +1,47 @@
+"""Defaults of a supernet's training that follow from the pictures: their size and their number."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from data_providers.datasets import DAMAGED
+
+# Pictures whose shorter side is smaller are trained near their own size.
+SMALL, LEAST = 160, 32
+SAMPLE = 16
+# Of 160 epochs, those that suited the 1,197 handwritten digits; a large set of small pictures has
+# fewer, so that the training passes about this many images.
+EPOCHS, IMAGES_OF_SMALL = 160, 600_000
+FIRST_SHARE = LAST_SHARE = 0.375
+
+
+def picture_size(provider: Any) -> int:
+    """Returns the shorter side of the training pictures in pixels, the median of a few."""
+    images = provider.images("train")
+    sides = []
+    for index in range(0, len(images), max(1, len(images) // SAMPLE)):
+        try:
+            sides.append(min(images.read(index).size))
+        except DAMAGED:
+            continue
+    return int(median(sides)) if sides else SMALL
+
+
+def default_resolutions(size: int, table: Sequence[int]) -> list[int]:
+    """Returns the resolutions for pictures of `size` px: five from their own size to 1.5 times.
+
+    Large ones take those of the data set's row.
+    """
+    if size >= SMALL:
+        return list(table)
+    base = max(LEAST, size // 4 * 4)
+    step = base // 8 // 4 * 4 or 4
+    return [base + i * step for i in range(5)]
+
+
+def default_epochs(n_phases: int, n_images: int, size: int) -> list[int]:
+    """Returns the epochs of each phase, long ones at both ends, at least one each."""
+    total = EPOCHS if size >= SMALL else min(EPOCHS, IMAGES_OF_SMALL / max(n_images, 1))
+    between = (1 - FIRST_SHARE - LAST_SHARE) / max(n_phases - 2, 1)
+    shares = [FIRST_SHARE, *[between] * (n_phases - 2), LAST_SHARE]
+    return [max(1, round(total * share)) for share in shares]
