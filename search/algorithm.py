@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from acc_predictor import require_std
+from acc_predictor.base import AccPredictor
 from search import archive as archives
 from search.archive import Record, Stats
 from search.constraints import Constraints, initial_sample
@@ -293,7 +294,12 @@ class Search:
         quality = get_correlation(predicted, measured)
         return {"model": self.predictor, "name": error.name, "winner": error.winner,
                 **dict(zip(SCORES, quality, strict=True)),
-                "predicted": predicted[len(self.archive):].tolist()}
+                "predicted": predicted[len(self.archive):].tolist(),
+                **({"predicted_std": self._std(error, records)} if error.gives_std else {})}
+
+    def _std(self, error: AccPredictor, records: Sequence[Record]) -> list[float]:
+        _, std = error.predict(self.encode([record.arch for record in records]), return_std=True)
+        return std[:, 0].tolist()
 
     def _all_failed(self, batch: Batch, failures: Sequence[Failure]) -> str:
         logs = "" if self.folder is None else f" (logs in {self.folder.path}/failed;"

@@ -167,18 +167,25 @@ class RunData:
             return []
 
     def command(self, index: int) -> str:
-        """Returns the command that writes one network and its weights into a folder."""
-        return take_home(self.folder, self.stats_file, [index], self.settings)
+        """Returns the `post_search.py` command that writes one network and its weights."""
+        return self.command_for([index])
 
+    def command_for(self, indices: Sequence[int]) -> str:
+        """Returns the command for several networks; where the space has no weights it lists them.
 
-def take_home(folder: Path, stats_file: Path, indices: Sequence[int],
-              settings: dict[str, Any]) -> str:
-    """Returns the `post_search.py` command for networks of an archive, as a shell reads it."""
-    parts = ["python", "post_search.py", "--expr", str(stats_file), "--pick",
-             ",".join(map(str, indices)), "--save", str(folder / "selected")]
-    if settings.get("supernet_path"):
-        parts += ["--supernet_path", settings["supernet_path"]]
-    return shlex.join(parts)
+        Without indices `--pick ''` stands for those to come.
+        """
+        parts = ["python", "post_search.py", "--expr", str(self.stats_file), "--pick",
+                 ",".join(map(str, indices))]
+        own = self.settings.get("search_space") or ""
+        if ":" in own:
+            parts += ["--search_space", own]
+        if self.space is not None and self.space.family is None:
+            return shlex.join([*parts, "--list", "--format", "json"])
+        parts += ["--save", str(self.folder / "selected")]
+        if self.settings.get("supernet_path"):
+            parts += ["--supernet_path", self.settings["supernet_path"]]
+        return shlex.join(parts)
 
 
 def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunData:
@@ -216,8 +223,9 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
 def picks(run: RunData) -> list[Pick]:
     """Returns the three networks that a report names: knee, cheapest near the best, best.
 
-    The knee is the front's point with the smallest sum of objectives, each scaled to 0..1 over the
-    front: with two objectives the farthest from the line between the front's ends (Das 1999).
+    The knee is the front's point with the smallest sum of the error and the mean of the other
+    objectives, each scaled to 0..1 over the front: with two objectives the farthest from the line
+    between the front's ends (Das 1999).
     """
     front = np.flatnonzero(run.front)
     F = run.minimised[front]
@@ -226,7 +234,7 @@ def picks(run: RunData) -> list[Pick]:
     best = int(np.lexsort((F[:, 1], F[:, 0]))[0])
     near = np.flatnonzero(F[:, 0] <= F[best, 0] + WITHIN)
     cheapest = int(near[np.lexsort((F[near, 0], F[near, 1]))[0]])
-    knee = int(scaled.sum(axis=1).argmin())
+    knee = int((scaled[:, 0] + scaled[:, 1:].mean(axis=1)).argmin())
     what = run.axes[1].name
     return [Pick("knee", int(front[knee]), "most gained for what it costs"),
             Pick("cheapest near the best", int(front[cheapest]),

@@ -22,7 +22,7 @@ from utils.files import write_text
 from utils.pareto import normalized_hypervolume, reference_point
 from visualization.blocks import blocks_of
 from visualization.cells import Graph, graph_of
-from visualization.data import RunData, picks, read_run, take_home
+from visualization.data import RunData, picks, read_run
 
 REPORT = "report.html"
 ASSETS = Path(__file__).parent / "assets"
@@ -89,7 +89,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         **(_genes(run, run.space) if run.space else NO_GENES), "drawings": _drawings(run),
         "picks": [{"name": p.name, "index": p.index, "reason": p.reason,
                    "command": run.command(p.index)} for p in picks(run)],
-        "take_home": take_home(run.folder, run.stats_file, [], run.settings),
+        "take_home": run.command_for([]),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
         "failures": [vars(failure) for failure in run.failures], "retries": run.retries,

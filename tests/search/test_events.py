@@ -3,9 +3,12 @@ import os
 
 import pytest
 
-from search import events
+from evaluator.oracle import OracleEvaluator
+from search import Progress, Search, events, make_objectives
 from search.events import Events
 from search.run_folder import RunFolder
+from search_space import OFASearchSpace
+from tests.search.engines import Direct
 from tests.search.runs import command, contents
 from utils.errors import UserError
 
@@ -98,6 +101,19 @@ def test_a_search_is_recorded_and_reported(finished):
     assert f"report: {save / 'report.html'}" in stdout
     surrogate = json.loads((save / "iter_2.stats").read_text())["surrogate"]
     assert len(surrogate["predicted"]) == 4
+    assert "predicted_std" not in surrogate  # the cubic rbf has none
+
+
+def test_standard_deviations_are_written_where_the_predictor_has_them(shared_data, tmp_path):
+    oracle = OracleEvaluator(oracle_path=str(shared_data / "ofa_mbv3_acc_predictor.pth"))
+    space = OFASearchSpace()
+    search = Search(space, make_objectives("flops", space), "msunas", "gp",
+                    Direct(oracle.evaluate), tmp_path / "run", n_doe=60, iterations=1,
+                    progress=Progress(0, quiet=True))
+    search.run()
+    surrogate = json.loads((tmp_path / "run/iter_1.stats").read_text())["surrogate"]
+    assert len(surrogate["predicted_std"]) == len(surrogate["predicted"]) == 8
+    assert all(std > 0 for std in surrogate["predicted_std"])
 
 
 def test_machines_read_one_object_a_line(finished, tmp_path, run_command):

@@ -144,9 +144,10 @@ function drawFront() {
   const points = { type: "scatter", mode: "markers", showlegend: false, x: r.values[state.x], y: r.values[state.y],
     text: range(n).map((i) => hoverText(r, i)), hovertemplate: "%{text}<extra></extra>",
     marker: { size: sizes, color: colour.values, colorscale: SCALES[state.theme], opacity: 0.9,
+      showscale: new Set(colour.values).size > 1,
       line: { color: ink, width: range(n).map((i) => (front.has(i) ? 1.4 : 0)) },
       colorbar: { title: { text: plain(colour.label), side: "right", font: { size: 12 } }, thickness: 10,
-        outlinewidth: 0, tickformat: colour.values.every(Number.isInteger) ? "d" : "" } } };
+        outlinewidth: 0, ...wholeTicks(colour.values) } } };
   const border = { type: "scatter", mode: "lines", ...steps(r, state.x, state.y),
     showlegend: false, hoverinfo: "skip",
     line: { shape: r.axes[state.x].max ? "vh" : "hv", color: css("--accent"), width: 1.4 } };
@@ -159,8 +160,21 @@ function drawFront() {
   draw("front", [border, points, ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
     xaxis: { title: plain(r.axes[state.x].label), range: padded(r.values[state.x]) },
-    yaxis: { title: plain(r.axes[state.y].label), range: padded(r.values[state.y]) },
-    uirevision: `${state.run}/${state.x}/${state.y}` });
+    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(r.values[state.y]) },
+    uirevision: `${state.run}/${state.x}/${state.y}/${$("log").checked}` });
+}
+
+/** Ticks of a scale of whole numbers: at whole numbers alone. */
+function wholeTicks(values) {
+  if (!values.every(Number.isInteger)) return {};
+  return { tickformat: "d", dtick: Math.max(1, Math.ceil((Math.max(...values) - Math.min(...values)) / 7)) };
+}
+
+/** Type and range of the y axis; zero has no logarithm, so values of 0 and less stay outside. */
+function scaleOf(values) {
+  const positive = values.filter((v) => v > 0);
+  if (!$("log").checked || !positive.length) return { type: "linear", range: padded(values) };
+  return { type: "log", range: padded(positive.map(Math.log10)) };
 }
 
 function padded(values) {
@@ -172,14 +186,18 @@ function drawMany() {
   const r = run(), m = r.axes.length;
   const front = onFront(), pairs = [];
   for (let i = 0; i < m; i++) for (let j = i + 1; j < m; j++) pairs.push([j, i]);
-  const shown = pairs.slice(0, 6), gap = 0.09, width = (1 - gap * (shown.length - 1)) / shown.length;
+  const shown = pairs.slice(0, 9), inRow = Math.min($("pairs").clientWidth < 600 ? 1 : 3, shown.length);
+  const inColumn = Math.ceil(shown.length / inRow), gap = 0.08, width = (1 - gap * (inRow - 1)) / inRow;
+  const low = 0.28 / inColumn, height = (1 - low * (inColumn - 1)) / inColumn;
+  $("pairs").style.height = `${60 + 270 * inColumn}px`;
   const extra = { margin: { l: 60, r: 12, t: 16, b: 48 } };
   const traces = shown.flatMap(([x, y], k) => {
     const at = k ? String(k + 1) : "";
     const base = layout({ xaxis: { title: plain(r.axes[x].label) }, yaxis: { title: plain(r.axes[y].label) } });
     extra[`xaxis${at}`] = { ...base.xaxis, title: k ? base.xaxis.title : plain(r.axes[x].label),
-      domain: [k * (width + gap), k * (width + gap) + width], anchor: `y${at}` };
-    extra[`yaxis${at}`] = { ...base.yaxis, title: k ? base.yaxis.title : plain(r.axes[y].label), anchor: `x${at}` };
+      domain: spread(k % inRow, width, gap), anchor: `y${at}` };
+    extra[`yaxis${at}`] = { ...base.yaxis, title: k ? base.yaxis.title : plain(r.axes[y].label), anchor: `x${at}`,
+      domain: spread(inColumn - 1 - Math.floor(k / inRow), height, low) };
     return [false, true].map((wanted) => {
       const index = range(size()).filter((i) => front.has(i) === wanted);
       return { type: "scatter", mode: "markers", xaxis: `x${at}`, yaxis: `y${at}`,
@@ -197,6 +215,8 @@ function drawMany() {
     dimensions: r.axes.map((axis, i) => ({ label: plain(axis.label), values: order.map((k) => r.values[i][k]) })) }],
   { margin: { l: 70, r: 60, t: 60, b: 24 } });
 }
+
+const spread = (place, length, gap) => [place * (length + gap), place * (length + gap) + length].map((v) => Math.min(1, Math.max(0, v)));
 
 function hvTrace(r, k, alone) {
   return { type: "scatter", mode: "lines", name: plain(r.name), x: r.hv.n, y: r.hv.value,
@@ -230,7 +250,7 @@ function drawSurrogate() {
       { type: "scatter", mode: "lines", x: ends, y: ends, line: { color: css("--quiet"), width: 1, dash: "dot" }, hoverinfo: "skip" },
       { type: "scatter", mode: "markers", x: points.map((p) => p[0]), y: points.map((p) => p[1]),
         marker: { color: points.map((p) => p[2]), colorscale: SCALES[state.theme], size: 7, opacity: 0.9,
-          colorbar: { title: { text: "iteration", side: "right" }, thickness: 10, outlinewidth: 0, tickformat: "d" } },
+          colorbar: { title: { text: "iteration", side: "right" }, thickness: 10, outlinewidth: 0, ...wholeTicks(points.map((p) => p[2])) } },
         hovertemplate: "measured %{x:.3f} %, predicted %{y:.3f} %, iteration %{marker.color}<extra></extra>" }],
     { title: "Error predicted before evaluation", xaxis: { title: "measured top-1 error (%)" }, yaxis: { title: "predicted top-1 error (%)" } });
   } else notes.push("This run did not record what was predicted before each evaluation.");
@@ -321,14 +341,14 @@ function drawChoices() {
   $("limit-text").textContent = `${number(limit)} ${unit(1)} (${under.length} networks)`;
   $("limit-label").firstChild.textContent = `of those ${r.axes[1].max ? "from" : "up to"} `;
   const groups = r.groups, rows = groups.map((g) => plain(g.name));
-  const most = Math.max(...groups.map((g) => g.values.length));
+  const most = Math.max(...groups.map((g) => g.values.length)), room = $("choices").clientWidth - 152;
   const inBest = groups.map((g) => shares(r, g, best)), inAll = groups.map((g) => shares(r, g, range(size())));
   const traces = range(most).map((j) => {
     const colours = groups.map((g) => (g.ordered ? mix(j, g.values.length)
-      : { fill: COLOURS[j % 6], text: "#fff" }));
+      : { fill: COLOURS[j % 6], text: ["#fff", "#fff", "#fff", "#111", "#111", "#111"][j % 6] }));
     const value = (k) => (groups[k].values[j] === undefined ? 0 : inBest[k][j]);
     return { type: "bar", orientation: "h", y: rows, x: rows.map((_, k) => 100 * value(k)),
-      text: groups.map((g, k) => (value(k) >= 0.07 ? plain(g.values[j]) : "")),
+      text: groups.map((g, k) => (value(k) * room > 8 + 6.5 * (g.values[j] || "").length ? plain(g.values[j]) : "")),
       textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "none",
       textfont: { color: colours.map((c) => c.text), size: 11.5 }, marker: { color: colours.map((c) => c.fill), line: { color: css("--paper"), width: 1 } },
       hovertext: groups.map((g, k) => `${plain(g.name)} ${plain(g.values[j])}: ${(100 * value(k)).toFixed(0)} % of the best ${best.length}, ${(100 * (inAll[k][j] || 0)).toFixed(0)} % of all`),
@@ -646,6 +666,7 @@ function hideWhatIsEmpty() {
 }
 
 function chooseRun(index, network) {
+  $("log").checked = false;
   Object.assign(state, { run: index, x: 1, y: 0, colour: "iteration", size: "", filters: {}, ticked: new Set(), shown: TABLE_ROWS });
   state.pinned = network >= 0 && network < size() ? network : run().picks[0].index;
   hideWhatIsEmpty();
@@ -668,6 +689,7 @@ function wire() {
   changed("y-axis", "y", Number);
   changed("colour", "colour");
   changed("size", "size");
+  $("log").addEventListener("change", drawFront);
   $("theme").addEventListener("click", () => { setTheme(state.theme === "dark" ? "light" : "dark"); drawAll(); });
   $("run").addEventListener("change", () => chooseRun(Number($("run").value), -1));
   ["share", "limit"].forEach((id) => $(id).addEventListener("input", drawChoices));
