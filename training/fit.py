@@ -144,7 +144,7 @@ class Run:
         Raises:
             UserError: the loss is not finite.
         """
-        random_seed(self.args.seed + SEED_STRIDE * epoch, self.world.rank)
+        random_seed(epoch_seed(self.args.seed, epoch), self.world.rank)
         before = epoch * self.updates_per_epoch
 
         def after_step(step: int, loss: Tensor) -> None:
@@ -209,6 +209,11 @@ class Run:
             group.update(settings if not plateau else settings | {"lr": group["lr"]})
         if plateau:
             vars(self.scheduler.lr_scheduler).update(saved)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Returns the seed of an epoch, to which a rank can be added: numpy's end at 2**32."""
+    return (seed + SEED_STRIDE * epoch) % (2**32 - 2**16)
 
 
 def fit(run: Run, batches: Batches, objective: Objective, evaluate: Evaluation, output: "Output",

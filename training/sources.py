@@ -44,7 +44,7 @@ class Source(NamedTuple):
         """Returns what a network's file says of its images, as `DataProvider.facts`."""
         if self.provider:
             return self.provider.facts()
-        index: dict[str, int] = getattr(self.train.reader, "class_to_idx", None) or {}
+        index = class_index(self.train)
         return {"transform": self.info.eval_resize, "mean": list(self.info.mean or ()),
                 "std": list(self.info.std or ()),
                 "class_names": sorted(index, key=index.__getitem__)}
@@ -155,5 +155,13 @@ def _read(args: argparse.Namespace, name: str, data: Path, split: str, is_traini
 
 def _count_classes(args: argparse.Namespace, images: Any, config: dict[str, Any]) -> int:
     """Returns the class count of the reader; a stream knows none: the flag's, or the network's."""
-    names = getattr(images.reader, "class_to_idx", None)
-    return len(names) if names else args.num_classes or config["classifier"]["out_features"]
+    index = class_index(images)
+    return len(index) if index else args.num_classes or config["classifier"]["out_features"]
+
+
+def class_index(images: Any) -> dict[str, int]:
+    """Returns the labels of a reader by the names of their classes; empty where it has none."""
+    for name in ("class_to_idx", "class_name_to_idx"):
+        if index := getattr(images.reader, name, None):
+            return dict(index)
+    return {}

@@ -1,6 +1,7 @@
 """timm's loaders over a source of images: its augmentation, its order, its prefetching."""
 
 import argparse
+import os
 from typing import Any
 
 from timm.data import AugMixDataset, FastCollateMixup, create_loader
@@ -26,8 +27,9 @@ def make_loaders(args: argparse.Namespace, source: Source, size: int, world: Wor
         world: the processes.
         n_classes: of the network, for mixed labels.
     """
+    n_workers = min(args.workers, len(os.sched_getaffinity(0)))
     shared = {"input_size": (3, size, size), "mean": source.info.mean, "std": source.info.std,
-              "device": world.device, "num_workers": args.workers, "persistent_workers": False,
+              "device": world.device, "num_workers": n_workers, "persistent_workers": False,
               "pin_memory": args.pin_mem or world.device.type == "cuda"}
     return (_train_loader(args, source, world, n_classes, shared),
             _eval_loader(args, source, size, world, shared))

@@ -69,6 +69,9 @@ def test_tar_archives(folder, tmp_path):
     assert guess_name(tmp_path, "train") == "tar"
     check_source(flags(tmp_path))
     check_source(flags(tmp_path, "--dataset", "tar"))
+    other = open_source(flags(tmp_path), {"classifier": {"out_features": 9}})
+    assert other.n_classes == N_CLASSES, "the archive's, not the network's"
+    assert other.facts()["class_names"] == ["class0", "class1", "class2"]
     with pytest.raises(UserError, match=r"test.tar: no such file; --train-split and --val-split"):
         open_source(flags(tmp_path, "--val-split", "test"), CONFIG)
 
