@@ -6,5 +6,7 @@ cd "$(dirname "$0")/.."
 setup_env requirements.txt requirements-ray.txt requirements-dev.txt
 echo "[test] ruff"
 "$PYTHON" -m ruff check .
+echo "[test] mypy"
+"$PYTHON" -m mypy
 echo "[test] pytest"
 exec "$PYTHON" -m pytest "$@"
