@@ -13,6 +13,8 @@ from acc_predictor.features import GeneFeatures
 
 N_LAYERS = 3
 MAX_ITERATIONS = 60
+# Hyperparameters are learnt from at most so many points, drawn from the seed; predictions use all.
+MAX_POINTS = 600
 # Logarithms of standard deviations: what is likely before any data, and how likely.
 WEIGHT, BIAS, SCALE, NOISE = (0.3, 1.0), (1.0, 1.0), (1.0, 1.0), (0.05, 1.0)
 PRIOR_REACH = 6  # the search for hyperparameters ends so many standard deviations away
@@ -63,9 +65,12 @@ class NNGP(AccPredictor):
         norms = np.bincount(group, ((columns - self._centre) ** 2).mean(axis=0))
         self._norm = np.sqrt(np.where(norms > 0, norms, 1.0))[group]
         self._mean, self._std = y.mean(), y.std()
-        Z = self._inputs(X)
-        evidence = _Evidence(Z, group, (y - self._mean) / self._std, self.n_layers)
-        self._posterior = _Posterior.of(evidence, evidence.maximise())
+        Z, z = self._inputs(X), (y - self._mean) / self._std
+        part = np.arange(len(Z))
+        if len(Z) > MAX_POINTS:
+            part = np.random.default_rng(self.seed).choice(part, MAX_POINTS, replace=False)
+        h = _Evidence(Z[part], group, z[part], self.n_layers).maximise()
+        self._posterior = _Posterior.of(Z, z, h, self.n_layers)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return self._posterior.mean(self._inputs(X)) * self._std + self._mean
@@ -159,18 +164,16 @@ class _Posterior(NamedTuple):
     alpha: np.ndarray
 
     @classmethod
-    def of(cls, evidence: _Evidence, h: Hyperparameters) -> Self:
-        """Conditions on the data of `evidence`."""
-        empty = cls(h, evidence.n_layers, evidence.Z, np.empty((0, 0)), np.empty(0))
-        factor = np.linalg.cholesky(empty.covariance(evidence.Z, evidence.Z) + empty.nugget(
-            len(evidence.Z)))
-        return empty._replace(factor=factor, alpha=cho_solve((factor, True), evidence.z))
+    def of(cls, Z: np.ndarray, z: np.ndarray, h: Hyperparameters, n_layers: int) -> Self:
+        """Conditions on (n, p) inputs and (n,) standardised targets."""
+        empty = cls(h, n_layers, Z, np.empty((0, 0)), np.empty(0))
+        factor = _cholesky(empty.covariance(Z, Z), h.noise)
+        return empty._replace(factor=factor, alpha=cho_solve((factor, True), z))
 
     def extended(self, Z: np.ndarray) -> Self:
         """Returns the process that has also seen (k, p) inputs, with what it predicts there."""
         across = solve_triangular(self.factor, self.covariance(self.Z, Z), lower=True)
-        corner = np.linalg.cholesky(self.covariance(Z, Z) + self.nugget(len(Z))
-                                    - across.T @ across)
+        corner = _cholesky(self.covariance(Z, Z) - across.T @ across, self.h.noise)
         factor = np.block([[self.factor, np.zeros(across.shape)], [across.T, corner]])
         return self._replace(Z=np.vstack([self.Z, Z]), factor=factor,
                              alpha=np.append(self.alpha, np.zeros(len(Z))))
@@ -197,9 +200,19 @@ class _Posterior(NamedTuple):
         """Returns the (k,) squared lengths of weighted inputs with their bias."""
         return (Z ** 2) @ self.h.weight + self.h.bias
 
-    def nugget(self, n: int) -> np.ndarray:
-        """Returns the (n, n) covariance of the noise."""
-        return (self.h.noise + JITTER) * np.eye(n)
+
+def _cholesky(K: np.ndarray, noise: float) -> np.ndarray:
+    """Returns the lower factor of (n, n) `K` with noise on its diagonal, and more where needed.
+
+    Rounding can leave a covariance of very alike points without a factor.
+    """
+    jitter = JITTER
+    while True:
+        try:
+            factor: np.ndarray = np.linalg.cholesky(K + (noise + jitter) * np.eye(len(K)))
+            return factor
+        except np.linalg.LinAlgError:
+            jitter *= 10
 
 
 class Network(NamedTuple):

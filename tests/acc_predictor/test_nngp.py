@@ -67,6 +67,32 @@ def test_believing_is_conditioning_on_the_predictions():
         assert np.allclose(a, b, atol=1e-6)
 
 
+def test_believing_in_what_is_known_or_twice_the_same_breaks_nothing():
+    rng = np.random.default_rng(7)
+    X = OFASearchSpace().draw(50, rng)
+    model = get_acc_predictor("nngp", X, 30 - X @ rng.uniform(0.1, 0.3, 46))
+    believed = model
+    for _ in range(5):
+        believed = believed.believe(np.vstack([X[:3], X[:3]]))
+    mean, std = believed.predict(X, return_std=True)
+    assert np.allclose(mean, model.predict(X), atol=1e-6)
+    assert np.isfinite(std).all()
+
+
+def test_many_points_teach_the_hyperparameters_in_part_and_the_predictions_in_full(monkeypatch):
+    monkeypatch.setattr("acc_predictor.nngp.MAX_POINTS", 60)
+    rng = np.random.default_rng(8)
+    X = OFASearchSpace().draw(300, rng)
+    y = 30 - X @ rng.uniform(0.1, 0.3, 46)
+    model = get_acc_predictor("nngp", X[:200], y[:200], seed=1, space=OFASearchSpace())
+    assert len(model._posterior.alpha) == 200
+    few = get_acc_predictor("nngp", X[:60], y[:60], space=OFASearchSpace())
+    error, error_of_few = (np.abs(m.predict(X[200:])[:, 0] - y[200:]).mean() for m in (model, few))
+    assert error < error_of_few / 2
+    again = get_acc_predictor("nngp", X[:200], y[:200], seed=1, space=OFASearchSpace())
+    assert np.array_equal(model.predict(X), again.predict(X))
+
+
 def test_noise_is_learnt():
     rng = np.random.default_rng(5)
     X = OFASearchSpace().draw(300, rng)
