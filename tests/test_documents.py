@@ -65,7 +65,9 @@ def flags_of(program: str) -> frozenset[str]:
 
 def all_flags() -> set[str]:
     """The flags of all programs."""
-    programs = [*parsers(), *(path.relative_to(ROOT).as_posix() for path in SHELL)]
+    benchmarks = sorted((ROOT / "benchmarks").glob("*.py"))
+    programs = [*parsers(), *(f"benchmarks/{path.name}" for path in benchmarks),
+                *(path.relative_to(ROOT).as_posix() for path in SHELL)]
     return set(FOREIGN).union(*(flags_of(program) for program in programs))
 
 
@@ -196,7 +198,7 @@ def test_every_published_command_is_taken(command):
 
 
 # Imported where it is installed; the flag that needs it says so where it is not.
-OPTIONAL = {"wandb"}
+OPTIONAL = {"wandb", "shtab"}
 USED = ("requirements.txt", "requirements-ray.txt", "requirements-export.txt")
 
 
