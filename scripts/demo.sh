@@ -39,8 +39,10 @@ else
         --sec_obj flops --n_doe 60 --iterations 6 --n_iter 8 --seed 0
 fi
 
-echo "[demo] 2/4 pictures and report: $run/plots/, $run/report.html"
+echo "[demo] 2/4 pictures and report: $run/plots/, $run/search.gif, $run/architecture.svg, $run/report.html"
 "$PYTHON" scripts/plot_search.py "$run"
+"$PYTHON" scripts/animate.py "$run"
+"$PYTHON" scripts/draw.py "$run" --save "$run/architecture.svg"
 "$PYTHON" scripts/report.py "$run"
 
 echo "[demo] 3/4 selection: $run/selected/"

@@ -1,9 +1,14 @@
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from search.run_folder import RunFolder
+from tests.conftest import ROOT
 from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, make_run
 from utils.pareto import normalized_hypervolume
 from visualization.blocks import blocks_of
@@ -113,6 +118,21 @@ def test_the_command_writes_the_report(run_command, tmp_path, finished_run):
                        "--save", tmp_path / "w.html")  # nothing is running: it ends at once
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "w.html").exists()
+
+
+def test_a_running_search_is_watched_until_it_ends(tmp_path, finished_run):
+    run, page_ = tmp_path / "run", tmp_path / "r.html"
+    shutil.copytree(finished_run, run)
+    (run / "iter_3.stats").rename(tmp_path / "later")
+    with RunFolder(run).lock():
+        watcher = subprocess.Popen([sys.executable, "scripts/report.py", run, "--watch", "7",
+                                    "--save", page_], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert "after iter_2" in watcher.stdout.readline()
+        assert 'data-refresh="7"' in page_.read_text("utf-8")
+        (tmp_path / "later").rename(run / "iter_3.stats")
+        assert "after iter_3" in watcher.stdout.readline()
+    assert watcher.communicate(timeout=60)[0].startswith(f"{page_}: 1 run")
+    assert 'data-refresh="0"' in page_.read_text("utf-8")
 
 
 def test_a_folder_without_a_search_is_one_line(fails_clearly, tmp_path):
