@@ -153,36 +153,37 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
     if not isinstance(net, DistributedDataParallel):  # its buckets keep the layout they began with
         net.to(memory_format=torch.channels_last)
     total, n_images, step = torch.zeros((), device=device), 0, 0
-    for group in _groups(batches, accumulate):
-        loss = torch.zeros((), device=device)
-        for i, (images, targets) in enumerate(group, 1):
-            targets = targets.to(device, non_blocking=True)
-            losses = objective(net, to_device(images, device), targets)
-            last = i == len(group)
-            loss += _backward(net, losses, scaler, autocast(device, amp), len(group), last)
-            n_images += len(images)
-        if after_backward:
-            after_backward()
+    loss, n_group = torch.zeros((), device=device), 0
+    optimizer.zero_grad(set_to_none=True)  # of a group that a stream did not fill
+    for (images, targets), size, last in _grouped(batches, accumulate):
+        targets = targets.to(device, non_blocking=True)
+        losses = objective(net, to_device(images, device), targets)
+        loss = loss + _backward(net, losses, scaler, autocast(device, amp), size, last)
+        n_group += len(images)
+        if not last:
+            continue
         _update(optimizer, scaler, clip_grad)
         step += 1
-        total += loss * sum(len(images) for images, _ in group)
+        total += loss * n_group
+        n_images += n_group
         if on_step:
             on_step(step, loss)
+        loss, n_group = torch.zeros((), device=device), 0
     mean_loss, seconds = total.item() / max(n_images, 1), time.perf_counter() - start
     return {"loss": mean_loss, "n_images": n_images, "seconds": seconds,
             "images_per_s": n_images / seconds}
 
 
-def _groups(batches: Batches, size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Yields the batches in lists of `size`; what is left over at the end forms a shorter one."""
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _grouped(batches: Batches, size: int) -> Iterator[tuple[tuple[Tensor, Tensor], int, bool]]:
+    """Yields each batch, the size of its group, and whether it is the group's last one.
+
+    Groups have `size` batches, the last one what is left; none is read before it is needed.
+    """
+    n = len(batches) if size > 1 else 0  # type: ignore[arg-type]  # more than one: counted batches
+    for i, batch in enumerate(batches):
+        left = n - (i - i % size)  # a stream may have more batches than it says
+        own = min(size, left) if left > 0 else size
+        yield batch, own, i % size == own - 1
 
 
 def _backward(net: nn.Module, losses: Sequence[Loss], scaler: torch.amp.GradScaler,

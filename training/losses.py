@@ -1,9 +1,13 @@
 """What is minimised on a batch of labels: the criteria of the fine-tuning scripts."""
 
 import argparse
-from functools import partial
 
-from timm.loss import BinaryCrossEntropy, JsdCrossEntropy
+from timm.loss import (
+    BinaryCrossEntropy,
+    JsdCrossEntropy,
+    LabelSmoothingCrossEntropy,
+    SoftTargetCrossEntropy,
+)
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -41,7 +45,9 @@ def make_criterion(args: argparse.Namespace, mixes: bool) -> Criterion:
         return JsdCrossEntropy(num_splits=args.aug_splits, smoothing=smoothing)
     if args.bce_loss:
         return _binary(args, smoothing)
-    return partial(cross_entropy, label_smoothing=smoothing)
+    if mixes:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(smoothing) if smoothing else cross_entropy
 
 
 def _binary(args: argparse.Namespace, smoothing: float) -> nn.Module:

@@ -115,6 +115,27 @@ class TestTrainOneEpoch:
         for key in results[0]:
             torch.testing.assert_close(results[0][key], results[1][key], atol=1e-5, rtol=0)
 
+    def test_no_batch_is_read_before_it_is_needed(self):
+        order = []
+
+        class Watched(list):
+            def __iter__(self):
+                for i, batch in enumerate(super().__iter__()):
+                    order.append(f"read {i}")
+                    yield batch
+
+        def objective(net, images, labels):
+            order.append("used")
+            return [lambda: cross_entropy(net(images), labels)]
+
+        net = small_net()
+        steps = []
+        train_one_epoch(net, Watched(batches(50, 10)), torch.optim.SGD(net.parameters(), 0.1),
+                        objective=objective, accumulate=2,
+                        on_step=lambda step, loss: steps.append(len(order)))
+        assert order == [word for i in range(5) for word in (f"read {i}", "used")]
+        assert steps == [4, 8, 10], "the last group has one batch"
+
     def test_loss_is_the_mean_over_images(self):
         net, data = small_net(), batches(50, 20)
         figures = train_one_epoch(net, data, torch.optim.SGD(net.parameters(), 0.0))
