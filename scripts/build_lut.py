@@ -30,7 +30,7 @@ from evaluator.latency import (
     read_header,
 )
 from evaluator.layers import read_config_layers, space_layers
-from search_space import SEARCH_SPACES, get_search_space
+from search_space import DEFAULT, SEARCH_SPACES, get_search_space
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
@@ -50,8 +50,9 @@ def wanted_layers(args: argparse.Namespace) -> list[Layer]:
         n_classes = info.n_classes if args.n_classes is None else args.n_classes
         if n_classes is None:
             raise UserError(f"{info.name}: the number of classes is not known; give --n_classes")
-        width = width_from_name(info.supernet) if args.width is None else args.width
-        layers = space_layers(space, n_classes, width)
+        published = width_from_name(info.supernet) if space.name == DEFAULT \
+            else space.default_width
+        layers = space_layers(space, n_classes, published if args.width is None else args.width)
     return list({layer.key: layer for layer in layers if layer.key}.values())
 
 
@@ -127,7 +128,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "set")
     p.add_argument("--n_classes", type=int, help="classes; None: those of the data set")
     p.add_argument("--width", type=float,
-                   help="width multiplier; None: that of the data set's supernet")
+                   help="width multiplier; None: that of the data set's supernet, of proxyless "
+                        "1.3, of resnet50 1.0")
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")

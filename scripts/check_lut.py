@@ -42,7 +42,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--resolutions", **integers(8, 4096), default=list(DEFAULT_RESOLUTIONS),
                    help="input resolutions in px")
     p.add_argument("--n_classes", type=int, default=1000, help="classes")
-    p.add_argument("--width", type=float, default=1.0, help="width multiplier")
+    p.add_argument("--width", type=float,
+                   help="width multiplier; None: 1.0, of proxyless 1.3")
     p.add_argument("--device", help="cpu, or cuda:0 and so on; None: as the table says, or cpu")
     p.add_argument("--threads", type=int,
                    help="CPU threads; None: as many as the table says, or 1")
@@ -110,9 +111,10 @@ def main(args: argparse.Namespace) -> None:
     args = take_conditions(args, lut)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
     space = get_search_space(args.search_space, resolutions=args.resolutions)
-    lut.require_space(space, args.n_classes, args.width)
+    width = space.default_width if args.width is None else args.width
+    lut.require_space(space, args.n_classes, width)
     archs = space.sample(args.n, rng=np.random.default_rng(args.seed))
-    networks = [space.layers(arch, args.n_classes, args.width) for arch in archs]
+    networks = [space.layers(arch, args.n_classes, width) for arch in archs]
     looked_up = np.array([lut.latency(layers) for layers in networks])
     measured = measure_networks(networks, args)
     result = statistics(looked_up, measured)

@@ -204,8 +204,9 @@ class TableSearchSpace(TabularSpace):
                  accuracy: str | None = None) -> None:
         super().__init__(table, accuracy)
         if not table or not genes:
-            raise UserError("the search space table needs --table FILE and --genes, the columns "
-                            "that make an architecture, as --genes links,op1,op2")
+            own = "" if genes else (" and --genes, the columns that make an architecture, as "
+                                    "--genes links,op1,op2")
+            raise UserError(f"the search space {self.name} needs --table FILE{own}")
         names = genes.split(",") if isinstance(genes, str) else list(genes)
         content = read_table(table)
         keys = content.keys(names)
