@@ -108,6 +108,13 @@ class SearchSpace(ABC):
         """
         return np.ones(len(X), dtype=bool)
 
+    def enumerate(self) -> np.ndarray | None:
+        """Returns all architectures, (n, n_var) canonical vectors, where they are few; else None.
+
+        A strategy may then compare all of them instead of searching among them.
+        """
+        return None
+
     def describe(self, arch: Arch) -> str:
         """Returns one line about an architecture, for people."""
         return ", ".join(f"{key} {_short(value)}" for key, value in arch.items())

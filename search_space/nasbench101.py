@@ -117,6 +117,10 @@ class NASBench101Space(TabularSpace):
         """Returns the canonical vectors; with a table, those of the nearest graphs in it."""
         return self.normal(X) if self.table is None else super().canonical(X)
 
+    def enumerate(self) -> np.ndarray | None:
+        """Returns all rows of a small table; without a table there are too many graphs."""
+        return None if self.table is None else super().enumerate()
+
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Returns (n, 26) canonical vectors: rows of the table, else every gene uniform."""
         return SearchSpace.draw(self, n, rng) if self.table is None else super().draw(n, rng)

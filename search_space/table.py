@@ -19,6 +19,8 @@ from search_space.base import Arch, Gene, SearchSpace, rows_in
 from search_space.values import check_keys, position
 from utils.errors import UserError
 
+# Predicting as many rows takes a few seconds.
+MAX_ENUMERATED = 50_000
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -145,6 +147,10 @@ class TabularSpace(SearchSpace):
         chosen = [self._closest(x) if i < 0 else i for i, x in zip(found, X, strict=True)]
         canonical: np.ndarray = self.rows[np.array(chosen, dtype=int)]
         return canonical.reshape(X.shape)
+
+    def enumerate(self) -> np.ndarray | None:
+        """Returns all rows, unless they are too many to predict each of them."""
+        return self.rows if len(self.rows) <= MAX_ENUMERATED else None
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Returns (n, n_var) canonical vectors, every row equally likely; duplicates can occur."""

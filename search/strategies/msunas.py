@@ -46,6 +46,10 @@ class MSuNAS(Strategy):
     NSGA-II on the surrogate starts from the archive's front; of its final population those are
     taken that, together with the front, are spread most evenly along the objectives beside the
     error (in the paper: the second one).
+
+    DEVIATION: where the space can list its architectures, as a table can, the best by prediction of
+    all that were not evaluated take the place of NSGA-II's final population, which would consist of
+    evaluated ones for the most part.
     """
 
     name = "msunas"
@@ -55,7 +59,9 @@ class MSuNAS(Strategy):
         """See `Strategy.propose`."""
         seeds = rng.integers(2**31, size=2).tolist()
         front = non_dominated(task.F)
-        fresh = task.fresh(inner_search(task, task.X[front], seeds[0]))
+        everything = task.space.enumerate()
+        fresh = task.fresh(inner_search(task, task.X[front], seeds[0])) if everything is None \
+            else best_predicted(task, task.fresh(everything))
         if len(fresh) <= k:
             return task.top_up(fresh, k, rng)[:k]
         costs = task.predict(fresh)[:, 1:]
@@ -70,6 +76,16 @@ def inner_search(task: Task, start: np.ndarray, seed: int) -> np.ndarray:
                       repair=CanonicalRepair(task.space.canonical), eliminate_duplicates=True)
     result = minimize(SurrogateProblem(task), algorithm, ("n_gen", GENERATIONS), seed=seed)
     return np.asarray(result.pop.get("X"), dtype=int)
+
+
+def best_predicted(task: Task, X: np.ndarray) -> np.ndarray:
+    """Returns the first fronts by prediction of (n, n_var) vectors, at least a population's."""
+    F = task.predict(X) if len(X) else np.zeros((0, task.F.shape[1]))
+    chosen, left = np.zeros(0, dtype=int), np.arange(len(X))
+    while len(chosen) < POPULATION and len(left):
+        front = non_dominated(F[left])
+        chosen, left = np.append(chosen, left[front]), left[~front]
+    return X[chosen]
 
 
 def select_subset(candidates: np.ndarray, front: np.ndarray, k: int, seed: int) -> np.ndarray:

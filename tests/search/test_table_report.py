@@ -5,7 +5,10 @@ import pytest
 
 from evaluator.table import TableEvaluator
 from search.objectives import make_objectives
+from search.strategies import Task
+from search.strategies.msunas import MSuNAS, best_predicted
 from search.table_report import table_report, true_values
+from search_space.base import rows_in, unique_rows
 from tests.search_space.tables import write_cells, write_table
 from utils.errors import UserError
 from utils.pareto import hypervolume, non_dominated, reference_point
@@ -47,3 +50,22 @@ def test_maximised_and_counted_objectives(tmp_path, evaluator):
     assert whole.shape == (200, 3) and whole[:, 1].max() > 100
     with pytest.raises(UserError, match="energy"):
         true_values(evaluator, objectives_of(evaluator, "energy"))
+
+
+def test_the_paper_s_strategy_compares_a_whole_table(evaluator):
+    space, objectives = evaluator.space, objectives_of(evaluator, "latency_ms")
+    whole = true_values(evaluator, objectives)
+    known = np.arange(len(whole)) % 5 == 0
+
+    class Truth:
+        def predict(self, X):
+            order = {row.tobytes(): i for i, row in enumerate(space.rows)}
+            return whole[[order[x.tobytes()] for x in np.asarray(X, dtype=np.int64)]]
+
+    task = Task(space, space.rows[known], whole[known], space.rows[known], Truth())
+    chosen = MSuNAS().propose(task, 6, np.random.default_rng(0))
+    assert len(unique_rows(chosen)) == 6 and not rows_in(chosen, space.rows[known]).any()
+    candidates = best_predicted(task, task.fresh(space.rows))
+    assert rows_in(chosen, candidates).all()
+    front = space.rows[~known][non_dominated(whole[~known])]
+    assert rows_in(front, candidates).all() and len(candidates) < 100

@@ -20,7 +20,7 @@ from search_space import (
     read_arch,
     space_of,
 )
-from search_space.base import unique_rows
+from search_space.base import rows_in, unique_rows
 from tests.conftest import ROOT
 from tests.search_space.tables import write_graphs, write_table
 from utils.errors import UserError
@@ -103,6 +103,14 @@ def test_drawn_vectors_are_canonical_and_within_the_bounds(space, rng):
 def test_what_is_drawn_exists_and_canonical_leads_there(space, any_vectors, rng):
     assert space.contains(space.draw(50, rng)).all()
     assert space.contains(space.canonical(any_vectors)).all()
+
+
+def test_a_space_that_lists_its_architectures_lists_each_once(space, rng):
+    everything = space.enumerate()
+    if everything is not None:
+        assert len(unique_rows(everything)) == len(everything)
+        np.testing.assert_array_equal(space.canonical(everything[:200]), everything[:200])
+        assert rows_in(space.draw(100, rng), everything).all()
 
 
 def test_every_value_of_every_gene_is_drawn(space, rng):

@@ -204,6 +204,7 @@ def test_a_converted_file_is_a_table(run_command, fails_clearly, tmp_path, space
     assert stats["top1"] == 68 and stats["e4_valid_top1"] == 42 and stats["e108_test_top1"] == 67
     assert stats["params"] == 8555530 and stats["e108_seconds"] == 1080
     own = get_search_space("nasbench101", **options)
+    assert len(own.enumerate()) == 30 and space.enumerate() is None
     X = own.canonical(space.draw(50, np.random.default_rng(5)))
     assert own.contains(X).all() and own.contains(own.draw(20, np.random.default_rng(6))).all()
     assert evaluator.evaluate_many([own.decode(x) for x in X]).min() >= 68
