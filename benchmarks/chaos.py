@@ -1,13 +1,17 @@
-"""Kills searches at random moments and compares what becomes of them with undisturbed runs.
+"""Disturbs searches at random moments and compares what becomes of them with undisturbed runs.
 
     python benchmarks/chaos.py ORACLE [--kills 100] [--worker_kills 50] [--digits_kills 5]
+        [--suspensions 50] [--renames 50] [--full_disks 30] [--copies 50]
         [--save benchmarks/results/chaos.md]
 
 ORACLE is the accuracy predictor of the OFA authors: a small search of msunas.py that it answers
 takes seconds. The search itself is killed (SIGKILL) and resumed, or one of its workers is killed;
-then the same with the embedded supernet of digits. The moments are uniform over the whole life of
-an undisturbed run, start-up included; those that came after the end, or before there was a worker,
-are drawn again. Each run must end with files equal to the last byte and leave no process behind.
+the search is stopped (SIGSTOP) for longer than the timeout of an evaluation; its folder is renamed;
+its disk is full after some files; a copy of it (`--resume A --save B`) is killed and started again;
+then kills with the embedded supernet of digits. The moments are uniform over the whole life of an
+undisturbed run, start-up included; those that came after the end, or before there was anything to
+disturb, are drawn again. Each run must end with files equal to the last byte and leave no process
+behind.
 """
 
 import argparse
@@ -20,12 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 from common import ROOT, machine, table
 
-from cli.scripts import run_script
+from cli.scripts import EXIT_BAD_INPUT, run_script
 from search.run_folder import EVENTS, RETRIES, SETTINGS
 from utils.errors import UserError
 from utils.files import write_text
@@ -35,8 +40,14 @@ ORACLE = ("--evaluator", "benchmarks.slow_oracle:SlowOracle",
           "--n_doe", "50", "--iterations", "3", "--n_iter", "8")
 DIGITS = ("--dataset", "digits", "--n_doe", "50", "--iterations", "2", "--n_iter", "4")
 
+TIMEOUT, SUSPENDED = 2.0, 3.0  # seconds
+# Bytes of a disk: some files of a search fit, all do not.
+DISK = (40_000, 400_000)
 # Chooses what to kill of a running search.
 Victim = Callable[[psutil.Process, random.Random], psutil.Process | None]
+# Runs a search (flags, folder) to its end with a fault after so many seconds; returns whether there
+# was something to disturb, and how many processes outlived the search by 10 s.
+Fault = Callable[[list[str], Path, float, random.Random], tuple[bool, int]]
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -47,6 +58,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--kills", type=int, default=100, help="kills of a search")
     p.add_argument("--worker_kills", type=int, default=50, help="kills of one of its workers")
     p.add_argument("--digits_kills", type=int, default=5, help="kills of a search on digits")
+    p.add_argument("--suspensions", type=int, default=50, help="searches that are stopped a while")
+    p.add_argument("--renames", type=int, default=50, help="folders renamed while in use")
+    p.add_argument("--full_disks", type=int, default=30, help="searches whose disk is soon full")
+    p.add_argument("--copies", type=int, default=50, help="kills of a copy of a search")
     p.add_argument("--seed", type=int, default=0, help="of the moments")
     p.add_argument("--save", default="benchmarks/results/chaos.md", help="file for the table")
     return p
@@ -88,14 +103,26 @@ def a_worker(search: psutil.Process, rng: random.Random) -> psutil.Process | Non
     return rng.choice(workers) if workers else None
 
 
-def disturb(flags: list[str], folder: Path, moment: float, victim: Victim,
-            rng: random.Random) -> tuple[bool, int]:
-    """Runs a search to its end, with a kill after `moment` seconds, and --resume if it needs that.
+def resumed(flags: list[str], *more: str) -> list[str]:
+    """The flags that go on with a search; one that names code must be typed again."""
+    named = ["--evaluator", flags[flags.index("--evaluator") + 1]] if "--evaluator" in flags else []
+    return [*named, *more]
 
-    Returns:
-        Whether there was something to kill, and how many processes outlived the kill by 10 s
-        although the search had ended.
-    """
+
+def outlived(family: list[psutil.Process]) -> int:
+    """Returns how many processes are still there after 10 s."""
+    return len(psutil.wait_procs(family, timeout=10)[1])
+
+
+def check_ended(process: subprocess.Popen, output: str, *codes: int) -> None:
+    """Raises UserError where a search ended with another code, or with a traceback."""
+    if process.returncode not in codes or "Traceback" in output:
+        raise UserError(f"the search ended with {process.returncode}: {output[-2000:]}")
+
+
+def killed(victim: Victim, flags: list[str], folder: Path, moment: float,
+           rng: random.Random) -> tuple[bool, int]:
+    """Kills the victim; a search that was killed itself is resumed."""
     process = start([*flags, "--save", str(folder)])
     time.sleep(moment)
     family, target = [], None
@@ -105,35 +132,109 @@ def disturb(flags: list[str], folder: Path, moment: float, victim: Victim,
     if target is not None:
         target.kill()
     output, _ = process.communicate()
-    orphans = len(psutil.wait_procs(family, timeout=10)[1])
-    if process.returncode == -signal.SIGKILL:
+    orphans = outlived(family)
+    check_ended(process, output, 0, -signal.SIGKILL)
+    if process.returncode:
         started = (folder / SETTINGS).exists()
-        finish(["--resume", str(folder)] if started else [*flags, "--save", str(folder)])
-    elif process.returncode:
-        raise UserError(f"the search ended with {process.returncode}: {output[-2000:]}")
+        finish(resumed(flags, "--resume", str(folder)) if started
+               else [*flags, "--save", str(folder)])
     return target is not None, orphans
 
 
-def trial(victim: Victim, flags: list[str], n: int, rng: random.Random) -> tuple[int, int, int]:
-    """Returns (identical endings, runs with recorded retries, orphans) of n runs with a kill."""
+def suspended(flags: list[str], folder: Path, moment: float,
+              rng: random.Random) -> tuple[bool, int]:
+    """Stops the search for longer than an evaluation may take; its workers go on."""
+    process = start([*flags, "--save", str(folder), "--timeout", str(TIMEOUT)])
+    time.sleep(moment)
+    in_time = process.poll() is None
+    if in_time:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(SUSPENDED)
+        process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate()
+    check_ended(process, output, 0)
+    return in_time, outlived(family) if in_time else 0
+
+
+def renamed(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
+    """Renames the folder; the search must stop, and go on under the new name."""
+    process = start([*flags, "--save", str(folder)])
+    time.sleep(moment)
+    in_time = process.poll() is None and folder.exists()
+    moved = folder.with_name("moved")
+    if in_time:
+        family = psutil.Process(process.pid).children(recursive=True)
+        folder.rename(moved)
+    output, _ = process.communicate()
+    check_ended(process, output, 0, EXIT_BAD_INPUT)
+    if not in_time:
+        return False, 0
+    left = folder.exists()
+    if process.returncode:
+        started = (moved / SETTINGS).exists()
+        finish(resumed(flags, "--resume", str(moved)) if started
+               else [*flags, "--save", str(moved)])
+    if left:  # whatever was written to the old name would be lost
+        return True, outlived(family)
+    moved.rename(folder)
+    return True, outlived(family)
+
+
+def full(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
+    """Runs on a disk that is soon full, and goes on elsewhere; needs root, to mount it."""
+    small = folder.with_name("small")
+    small.mkdir(exist_ok=True)
+    size = rng.randrange(*DISK)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", small], check=True)
+    try:
+        process = start([*flags, "--save", str(small / "run")])
+        output, _ = process.communicate()
+        check_ended(process, output, 0, EXIT_BAD_INPUT)
+        if process.returncode and "disk is full" not in output:
+            raise UserError(f"the reason is not named: {output[-2000:]}")
+        started = (small / "run" / SETTINGS).exists()
+        finish(resumed(flags, "--resume", str(small / "run"), "--save", str(folder)) if started
+               else [*flags, "--save", str(folder)])
+    finally:
+        subprocess.run(["umount", small], check=True)
+    return process.returncode != 0, 0
+
+
+def copied(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
+    """Kills `--resume A --save B`, and types it again, or what B then asks for."""
+    source = folder.with_name("reference")
+    command = resumed(flags, "--resume", str(source), "--save", str(folder))
+    process = start(command)
+    time.sleep(moment)
+    in_time = process.poll() is None
+    process.kill()
+    process.communicate()
+    complete = folder.exists() and any(folder.iterdir())
+    finish(resumed(flags, "--resume", str(folder)) if complete else command)
+    return in_time, len(list(folder.parent.glob(".*.copy")))
+
+
+def trial(fault: Fault, flags: list[str], n: int, rng: random.Random) -> tuple[int, int, int]:
+    """Returns (identical endings, runs with recorded retries, orphans) of n runs with a fault."""
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference"
         begin = time.monotonic()
         finish([*flags, "--save", str(reference)])
         length = time.monotonic() - begin
         expected = contents(reference)
-        kills = identical = retried = orphans = 0
-        while kills < n:
+        done = identical = retried = orphans = 0
+        while done < n:
             run = Path(folder) / "a run"
-            in_time, left = disturb(flags, run, rng.uniform(0, length), victim, rng)
+            in_time, left = fault(flags, run, rng.uniform(0, length), rng)
             same = contents(run) == expected
             if not (same or in_time):
                 raise UserError("an undisturbed run differs from the first one")
             if in_time:
-                kills, identical, orphans = kills + 1, identical + same, orphans + left
+                done, identical, orphans = done + 1, identical + same, orphans + left
                 retried += (run / RETRIES).exists()
-                print(f"{victim.__name__} {kills}/{n}: {identical} identical, {retried} with "
-                      f"retries, {orphans} orphans", flush=True)
+                print(f"{done}/{n}: {identical} identical, {retried} with retries, {orphans} "
+                      "orphans", flush=True)
             shutil.rmtree(run)
     return identical, retried, orphans
 
@@ -142,17 +243,25 @@ def main(args: argparse.Namespace) -> None:
     """Runs the trials and writes the table."""
     rng = random.Random(args.seed)
     oracle = [*ORACLE, "--oracle_path", str(Path(args.oracle).resolve())]
-    trials = [("SIGKILL of the search, then --resume (oracle)", the_search, oracle, args.kills),
-              ("SIGKILL of a worker (oracle)", a_worker, oracle, args.worker_kills),
-              ("SIGKILL of the search, then --resume (digits)", the_search, list(DIGITS),
-               args.digits_kills)]
+    trials: list[tuple[str, Fault, list[str], int]] = [
+        ("SIGKILL of the search, then --resume (oracle)", partial(killed, the_search), oracle,
+         args.kills),
+        ("SIGKILL of a worker (oracle)", partial(killed, a_worker), oracle, args.worker_kills),
+        (f"SIGSTOP of the search for {SUSPENDED:g} s, evaluations limited to {TIMEOUT:g} s "
+         "(oracle)", suspended, oracle, args.suspensions),
+        ("the folder renamed, then --resume (oracle)", renamed, oracle, args.renames),
+        ("the disk full, then --resume elsewhere (oracle)", full, oracle, args.full_disks),
+        ("SIGKILL of --resume A --save B, then again (oracle)", copied, oracle, args.copies),
+        ("SIGKILL of the search, then --resume (digits)", partial(killed, the_search),
+         list(DIGITS), args.digits_kills)]
     rows = []
-    for name, victim, flags, n in trials:
+    for name, fault, flags, n in trials:
         if n:
-            identical, retried, orphans = trial(victim, flags, n, rng)
+            print(name, flush=True)
+            identical, retried, orphans = trial(fault, flags, n, rng)
             rows.append((name, n, f"{identical} of {n}", retried, orphans))
     text = f"{machine()}; seed {args.seed}\n\n" + table(
-        ("fault", "kills", "byte-identical endings", "runs with a recorded retry", "orphans"),
+        ("fault", "faults", "byte-identical endings", "runs with a recorded retry", "orphans"),
         rows) + "\n"
     print(text)
     write_text(args.save, text)

@@ -30,11 +30,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from common import ROOT, machine, peak_mib, table
-from hostile import checkpoint_inputs, string_inputs, text_inputs
+from hostile import (
+    checkpoint_inputs,
+    picture_inputs,
+    string_inputs,
+    text_inputs,
+    yaml_inputs,
+)
 
 from cli.scripts import run_script
+from data_providers.pictures import DAMAGED, MAX_PIXELS, picture_size, read_picture
 from evaluator.costs import network_costs
-from evaluator.latency import LookUpTable
+from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import read_config_layers
 from msunas import get_args_parser as search_parser
 from msunas import prepare
@@ -48,6 +55,7 @@ from search_space import OFASearchSpace, read_arch
 from train_imagenet import check_flags
 from train_imagenet import get_args_parser as train_parser
 from utils.errors import UserError, one_line
+from utils.files import read_yaml
 
 INPUT, MEMORY, SECONDS = "input", 2 * 2**30, 5.0
 SHOWN = 5
@@ -149,6 +157,27 @@ def use_flags(path: Path) -> None:
     check_flags(args)
 
 
+def use_yaml(path: Path) -> None:
+    """Reads YAML, and the comments of a latency table; what comes out can be written in full."""
+    value = read_yaml(path, "YAML file", object)
+    if len(repr(value)) > 10**8:
+        raise RuntimeError("accepted what grows without bounds")
+    text = "".join(f"# {line}\n" for line in path.read_text("utf-8").splitlines())
+    path.write_text(text + "a: 1\n")
+    read_header(path)
+
+
+def use_picture(path: Path) -> None:
+    """Decodes a picture; what is no picture must be told by the errors that the loaders expect."""
+    try:
+        picture_size(path)
+        image = read_picture(path)
+    except DAMAGED as error:
+        raise UserError(f"damaged: {error or type(error).__name__}") from None
+    if image.mode != "RGB" or image.width * image.height > MAX_PIXELS:
+        raise RuntimeError(f"accepted {image.mode}, {image.size}")
+
+
 def use_text(parse: Callable[[str], Any], path: Path) -> None:
     """Parses what would stand on a command line."""
     parse(os.fsdecode(path.read_bytes()))
@@ -229,6 +258,8 @@ def readers() -> dict[str, Reader]:
         "latency table": Reader(text_inputs(lut, dump=lambda value: "# device: cpu\n# threads: 1\n"
                                             + yaml.dump(value)), use_lut),
         "YAML of training flags": Reader(text_inputs(flags, dump=yaml.dump), use_flags),
+        "YAML, deep and repeated": Reader(yaml_inputs(), use_yaml),
+        "picture": Reader(picture_inputs(), use_picture),
         "checkpoint": Reader(checkpoint_inputs(states), use_checkpoint),
         "--prefer": Reader(string_inputs(("top1#80+flops#150", "flops#300", "none"), (
             "top1", "flops", "cpu", "#", "+", "80", "1e400", "nan", " ", "-1", "é")),

@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import random
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,6 +113,79 @@ def string_inputs(seeds: Sequence[str], words: Sequence[str]) -> Callable:
         if rng.random() < 0.2:
             return random_bytes(rng)
         return damage(rng.choice(seeds).encode(), rng)
+
+    return make
+
+
+def yaml_inputs() -> Callable:
+    """Returns a maker of YAML that is small to write and large or deep to build."""
+    odd = ("1:" * 40 + "1", "0x" + "f" * 9000, "9" * 9000, "2001-99-99", "!!binary Z", ".inf",
+           "!!timestamp x", "!!int 0b", "!!python/name:os.system", "1_" * 900, "!!omap [a]")
+    openers = ("[", "{a: ", "- ", "? ", "!!set {", "[[{b: [")
+
+    def deep(rng: random.Random) -> str:
+        opener = rng.choice(openers)
+        return opener * rng.choice((3, 60, 5000, 100_000 // len(opener)))
+
+    def indented(rng: random.Random) -> str:
+        step = rng.randrange(1, 3)
+        return "".join(" " * (step * i) + rng.choice(("a:\n", "- \n", "? \n"))
+                       for i in range(rng.choice((10, 100, 1500))))
+
+    def aliases(rng: random.Random) -> str:
+        width, levels = rng.randrange(1, 12), rng.randrange(1, 12)
+        lines = ["a0: &a0 " + rng.choice(("[x, y]", "{x: 1}", "text", "&a0 [*a0]"))]
+        for i in range(1, levels):
+            earlier = ", ".join(f"*a{rng.randrange(i + (rng.random() < 0.02))}"
+                                for _ in range(width))
+            lines.append(f"a{i}: &a{i} " + rng.choice((f"[{earlier}]", f"{{<<: [{earlier}], y: 1}}",
+                                                       f"{{? [{earlier}] : 1}}")))
+        return "\n".join(lines)
+
+    def scalars(rng: random.Random) -> str:
+        return "\n".join(f"k{i}: {rng.choice(odd)}" for i in range(rng.randrange(1, 20)))
+
+    makers = (deep, indented, aliases, scalars)
+
+    def make(rng: random.Random) -> bytes:
+        text = rng.choice(makers)(rng).encode()
+        return damage(text, rng) if rng.random() < 0.3 else text
+
+    return make
+
+
+def picture_inputs() -> Callable:
+    """Returns a maker of pictures in every format that Pillow writes, whole, damaged, or huge."""
+    import numpy as np
+    from PIL import Image
+
+    Image.init()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 31, 4), dtype=np.uint8)
+    whole = []
+    for kind in sorted(Image.SAVE):
+        for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I", "F", "CMYK", "YCbCr", "LAB"):
+            try:
+                image = Image.fromarray(noise[:, :, :3])
+                image = (Image.fromarray(noise[:, :, 0].astype(np.uint16) * 257) if mode == "I;16"
+                         else image.convert(mode))
+                out = io.BytesIO()
+                image.save(out, kind)
+                whole.append(out.getvalue())
+            except (OSError, ValueError, KeyError, SyntaxError, RuntimeError, TypeError,
+                    AttributeError, ImportError):
+                continue  # the format has no such mode
+
+    def make(rng: random.Random) -> bytes:
+        content, kind = rng.choice(whole), rng.random()
+        if kind < 0.15:
+            return content
+        if kind < 0.25 and content[:4] == b"\x89PNG":  # another size in the header
+            width, height = (rng.choice((0, 1, 31, 20_000, 2**31 - 1)) for _ in range(2))
+            header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
+            return (content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+        if kind < 0.3:
+            return random_bytes(rng)
+        return damage(content, rng)
 
     return make
 

@@ -20,6 +20,7 @@ from utils.errors import UserError
 MAX_TEXT_BYTES = 256 * 2**20
 # YAML: nested collections, and how many values its aliases may repeat.
 MAX_DEPTH, MAX_REPEATED = 50, 100_000
+MAX_BITS = 4096  # of an integer
 # What a file system answers to a call that it does not have.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES,
                 errno.EBADF, errno.EISDIR, errno.ENOTTY)
@@ -236,6 +237,15 @@ class _UniqueKeysLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
         if len(mapping) != len(node.value):
             _unique_keys([(self.construct_object(key), None) for key, _ in node.value])
         return mapping
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = int(super().construct_yaml_int(node))
+        if number.bit_length() > MAX_BITS:  # Python itself refuses to print it
+            raise ValueError(f"an integer of {number.bit_length()} bits")
+        return number
+
+
+_UniqueKeysLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeysLoader.construct_yaml_int)
 
 
 def _check_structure(text: str) -> None:

@@ -259,3 +259,9 @@ def test_the_parents_of_a_new_folder_are_flushed(tmp_path, monkeypatch):
 def test_long_names_of_several_bytes_a_letter_are_written(tmp_path):
     write_json(tmp_path / ("ä" * 120), {})
     assert read_json(tmp_path / ("ä" * 120)) == {}
+
+
+def test_integers_that_cannot_be_printed_are_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 0x" + "f" * 9000)
+    with pytest.raises(UserError, match="an integer of 36000 bits"):
+        read_yaml(tmp_path / "a.yaml")
