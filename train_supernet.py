@@ -151,6 +151,9 @@ def take_up(args: argparse.Namespace) -> argparse.Namespace:
                             "name the checkpoint")
         path = states[0]
     checkpoint = path.with_name(path.name.removesuffix(".state"))
+    if checkpoint.exists() and not state_of(checkpoint).exists():
+        raise UserError(f"{checkpoint}: holds weights, but there is no state to go on from; begin "
+                        f"with these weights in another --save, with --init {checkpoint}")
     if not state_of(checkpoint).exists():
         raise UserError(f"{state_of(checkpoint)}: no such state of a training; start it without "
                         "--resume")

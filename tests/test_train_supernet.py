@@ -383,6 +383,15 @@ def test_an_existing_checkpoint_is_left_alone(fails_clearly, tmp_path):
     assert path.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("flags", [("--save",), ("--resume", "--save"), ("--resume",)])
+def test_weights_without_a_state_lead_somewhere(fails_clearly, tmp_path, flags):
+    """A full disk may leave them: neither way of starting may point to the other one."""
+    path = tmp_path / "x_w0.1"
+    path.write_bytes(b"precious")
+    fails_clearly("train_supernet.py", *flags, path, match=f"with --init {path}")
+    assert path.read_bytes() == b"precious"
+
+
 def test_the_parser_names_rules_and_spaces(capsys):
     with pytest.raises(SystemExit):
         train_supernet.get_args_parser().parse_args(["--help"])

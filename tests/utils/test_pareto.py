@@ -106,3 +106,11 @@ def test_bad_reference_points_and_weights_are_refused():
         pareto.reference_point(np.zeros((0, 2)))
     with pytest.raises(UserError, match="preferences"):
         pareto.asf(FRONT, [-1, 2])
+
+
+def test_networks_without_an_error_have_a_hypervolume():
+    """All initial accuracies may be 100 %: the worst error is 0, the reference point is not."""
+    F = np.array([[0.0, 90.0], [0.0, 1200.0]])
+    ref = pareto.reference_point(F)
+    assert (ref > 0).all()
+    assert 0 < pareto.normalized_hypervolume(F, ref) <= 1
