@@ -135,7 +135,7 @@ def test_any_predictor_with_a_standard_deviation_and_any_objectives(objectives):
 
 def test_noise_is_taken_out_of_the_errors_and_exact_objectives_stay():
     objectives, rng = make_objectives("flops", SPACE), np.random.default_rng(0)
-    X = SPACE.draw(200, rng)
+    X = SPACE.draw(400, rng)
     truth = 30 - X @ rng.uniform(0.1, 0.3, SPACE.n_var)
     F = np.column_stack([truth + rng.normal(0, 0.5, len(X)), objectives[0].values(X)])
     believed = ehvi.believed(Surrogate(SPACE, objectives, "nngp", X, F, 0), X, F)
