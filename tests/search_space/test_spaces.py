@@ -1,15 +1,18 @@
 """Golden figures of the search spaces; their contract is in `test_contract.py`."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_space import OFASearchSpace, read_arch
+from evaluator.costs import COUNTED
+from search_space import SEARCH_SPACES, OFASearchSpace, read_arch
 from search_space.backbones import MOBILENET_V3, make_divisible, width_from_name
 from search_space.base import rows_in
+from tests.conftest import ROOT
 from utils.errors import UserError
 
 
@@ -148,3 +151,12 @@ def test_widths_follow_the_rounding_rule():
     ("dir_w3/supernet", 1.0)])
 def test_the_width_stands_in_the_name(name, width):
     assert width_from_name(name) == width
+
+
+# ------------------------------------------------------------------------------- documentation
+
+
+def test_the_reference_names_every_space_and_every_counted_cost():
+    text = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert named == [*SEARCH_SPACES, *COUNTED]
