@@ -116,7 +116,8 @@ def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
     if settings.evaluator != "table":
         return []
     options = make_spec(settings, parts.objectives).options
-    return [str(table_report(TableEvaluator.from_options(options), parts.objectives, search.F))]
+    report = table_report(TableEvaluator.from_options(options), parts.objectives, search.F)
+    return [f"{report}{'; of the whole table, without the constraint' * bool(settings.constraint)}"]
 
 
 def describe_settings(settings: Settings, parts: Parts) -> list[str]:
