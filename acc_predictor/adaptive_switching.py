@@ -32,7 +32,7 @@ class AdaptiveSwitching(AccPredictor):
         scores: after `fit`, the mean minus standard deviation of each candidate, by name.
     """
 
-    name = "as"
+    name = "adaptive switching"  # what the original writes into its stats files
     min_points = 2 * N_FOLDS  # a rank correlation needs two points in each fold
 
     def __init__(self, *, n_fold: int = N_FOLDS, **options: Any) -> None:
