@@ -1,6 +1,7 @@
 """The table of data sets: a data set is a row, not a class. Torch-free."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,16 @@ _ROWS = (
     DatasetInfo("folder", None, None, None, batch_size=32),
 )
 DATASETS: dict[str, DatasetInfo] = {row.name: row for row in _ROWS}
+
+
+def cache_need_gb(n_images: int, resolutions: Iterable[int]) -> float:
+    """Returns the GB that the cache needs for images in all resolutions, as RGB bytes.
+
+    Args:
+        n_images: to validate and to calibrate on.
+        resolutions: in pixels.
+    """
+    return n_images * sum(3 * r * r for r in resolutions) / 1e9
 
 
 def class_folders(path: str | os.PathLike[str]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor
-from data_providers.table import N_CALIBRATION, get_dataset_info
+from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
 from evaluator.table import TableEvaluator
@@ -138,6 +138,13 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
                   f"{split}",
                   f"{settings.n_epochs} epochs of fine-tuning in each evaluation"
                   + (" with a new classifier" if settings.n_epochs else "")]
+        images = N_CALIBRATION + (settings.vld_size or get_dataset_info(settings.dataset).n_test
+                                  or 0)
+        need = cache_need_gb(images, sizes)
+        if need > settings.cache_gb:
+            lines.append(f"warning: the images in {len(sizes)} resolutions need {need:.0f} GB, but "
+                         f"--cache_gb is {settings.cache_gb:g}: some are decoded again and again; "
+                         "raise it, or choose a --vld_size or fewer --resolutions")
     lines += [f"latency table {table.path}, measured on "
               f"{table.header.get('device_name', 'a device that it does not name')}"
               for table in parts.costs.tables()]

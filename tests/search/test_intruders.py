@@ -263,3 +263,16 @@ def test_retry_failed_is_meant_for_one_call(finished, tmp_path, run_command):
     (save / "settings.json").write_text(json.dumps({**stored, "retry_failed": True}))  # as before
     assert run_command(*go_on, "--iterations", 2, env=environment).returncode == 0
     assert arch not in [record.arch for record in read_stats(save / "iter_2.stats").archive]
+
+
+# ------------------------------------------------------------- a cache that cannot hold it all
+
+
+def test_a_plan_says_when_the_cache_cannot_hold_its_images(tmp_path, run_command):
+    """50,000 test images in 17 resolutions are 134 GB; 10,000 of the training set fit."""
+    (tmp_path / "data").mkdir()
+    flags = ["msunas.py", "--dry_run", "--data", tmp_path / "data", "--supernet_path",
+             ROOT / "data/ofa_digits_d234_e346_k357_w0.35", "--n_classes", 1000]
+    whole = run_command(*flags, "--test").stdout
+    assert "the images in 17 resolutions need 134 GB, but --cache_gb is 32" in whole
+    assert "--cache_gb is" not in run_command(*flags, "--vld_size", 10_000).stdout
