@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 constraints=()
-for requirements in requirements.txt requirements-ray.txt requirements-export.txt requirements-dev.txt; do
+for requirements in requirements.txt requirements-*.txt; do
     lock="${requirements%.txt}.lock"
     uv pip compile --quiet --no-config --generate-hashes --no-annotate --no-header \
         --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
