@@ -191,6 +191,13 @@ def test_it_prints(open_page, report, tmp_path):
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert page.get_attribute("html", "data-theme") == "light"
     assert page.query_selector("#genes .main-svg")
+    page.emulate_media(media="print")
+    assert page.locator("#table thead button").first.is_visible()  # the heads of the columns
+    assert not page.locator("#theme").is_visible()
+    widths = page.evaluate("[...document.querySelectorAll('.main-svg, table')].map("
+                           "e => e.getBoundingClientRect().width)")
+    assert 500 < max(widths) <= 720  # the width of A4
+    page.emulate_media(media="screen")
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.get_attribute("html", "data-theme") == "dark"
     page.pdf(path=str(tmp_path / "report.pdf"))

@@ -708,8 +708,9 @@ function wire() {
     if (point) pin(point.pointIndex);
   });
   let before = null;
-  window.addEventListener("beforeprint", () => { before = state.theme; setTheme("light"); drawNow(); });
-  window.addEventListener("afterprint", () => { if (before) setTheme(before); drawAll(); });
+  const printing = (on) => document.documentElement.classList.toggle("printing", on);
+  window.addEventListener("beforeprint", () => { before = state.theme; setTheme("light"); printing(true); drawNow(); });
+  window.addEventListener("afterprint", () => { if (before) setTheme(before); printing(false); drawAll(); });
   const seconds = Number(document.body.dataset.refresh);
   if (seconds) setTimeout(() => location.reload(), 1000 * seconds);
 }
