@@ -158,7 +158,7 @@ def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
     for line in describe_settings(settings, parts):
         print(line)
-    if not parts.costs.available or settings.evaluator not in PLAIN_EVALUATORS:
+    if not parts.costs.available or settings.evaluator == "table":
         print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
         return
     sample = parts.space.draw(1000, np.random.default_rng(settings.seed))

@@ -97,7 +97,7 @@ def test_a_standard_deviation_is_given_or_refused(name, points):
     X, y = points
     model = get_acc_predictor(name, X[:90], y[:90])
     if not model.gives_std:
-        with pytest.raises(UserError, match=f"{name!r} gives no standard deviation"):
+        with pytest.raises(UserError, match=f"{model.name!r} gives no standard deviation"):
             model.predict(X[90:], return_std=True)
         with pytest.raises(UserError, match="which this strategy needs"):
             require_std(name)
