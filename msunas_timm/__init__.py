@@ -3,7 +3,8 @@
     import msunas_timm, timm
     net = timm.create_model("local-dir:hub", pretrained=True)
 
-It needs timm alone. timm's own scripts import it with `--device-modules msunas_timm`.
+It needs timm alone. timm's train.py imports it with `--device-modules msunas_timm`; other scripts
+run by `python -m msunas_timm SCRIPT`.
 """
 
 from msunas_timm.models import nsganetv2, nsganetv2_proxyless

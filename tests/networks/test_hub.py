@@ -190,6 +190,17 @@ def test_the_bridge_needs_timm_alone(hub, tmp_path):
     assert done.stdout == "10\n", done.stderr
 
 
+def test_a_script_runs_with_the_models_registered(tmp_path, run_command):
+    script = tmp_path / "a script.py"
+    script.write_text("import sys, timm\n"
+                      "print(timm.is_model('nsganetv2'), sys.argv[1:], __name__)")
+    done = run_command("-m", "msunas_timm", script, "--model", "x")
+    assert done.stdout == "True ['--model', 'x'] __main__\n", done.stderr
+    done = run_command("-m", "msunas_timm", tmp_path / "absent.py")
+    assert "no such script" in done.stderr
+    assert done.returncode == 1
+
+
 def test_config_json_says_what_timm_reads(hub, digits):
     config = json.loads((hub / "config.json").read_text())
     net, resolution, provider = digits
