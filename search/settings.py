@@ -6,7 +6,7 @@ from typing import Any
 
 from data_providers.table import get_dataset_info
 from networks.meta import SupernetMeta, read_meta
-from search_space import search_space_class
+from search_space import refuse_code, search_space_class
 from utils.errors import UserError
 from utils.files import shipped
 
@@ -112,8 +112,13 @@ def with_checkpoint(values: Mapping[str, Any], typed: Collection[str]) -> dict[s
     Args:
         values: by the names of the settings.
         typed: which of them stood on the command line.
+
+    Raises:
+        UserError: the supernet names code for its space, which must be typed.
     """
     meta = SupernetMeta.of(read_meta(values["supernet_path"] or ""))
+    if "search_space" not in typed:
+        refuse_code(meta.search_space, str(values["supernet_path"]))
     told: dict[str, Any] = {"search_space": meta.search_space, "dataset": meta.dataset}
     if not values["test"] and ("dataset" not in typed or values["dataset"] == meta.dataset):
         told["vld_size"] = meta.vld_size

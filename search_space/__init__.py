@@ -12,7 +12,7 @@ from utils.registry import load_class
 
 __all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
            "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space", "name_of",
-           "read_arch", "read_subnet", "search_space_class", "space_of"]
+           "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
 
 RESOLUTIONS = range(8, 4097)
 DEFAULT = "mbv3"
@@ -89,6 +89,8 @@ def space_of(arch: Any, name: str | None = None) -> SearchSpace:
     if named is not None and not isinstance(named, str):
         raise UserError(f"{SPACE_KEY!r} must be the name of a search space, not {named!r:.60}")
     _check_name(named, name)
+    if name is None:
+        refuse_code(named, "the architecture")
     name = name or named or DEFAULT
     if "resolutions" not in search_space_class(name).options:
         return get_search_space(name)
@@ -140,7 +142,20 @@ def read_subnet(path: str | os.PathLike, name: str | None = None) -> tuple[Arch,
     """
     content = read_json(path, "subnet file")
     named = content.get(SPACE_KEY) if isinstance(content, dict) else None
+    if name is None:
+        refuse_code(named, str(path))
     return read_arch(path, name), name or named or DEFAULT
+
+
+def refuse_code(named: Any, source: str) -> None:
+    """Refuses a search space that is code of the user's, `module:Class`, where a file names it.
+
+    Raises:
+        UserError: it is; the message tells the flag to type.
+    """
+    if isinstance(named, str) and ":" in named:
+        raise UserError(f"{source} names code, the search space {named[:60]}, which would be run; "
+                        f"if you trust it, type --search_space {named[:60]}")
 
 
 def _check_name(named: str | None, expected: str | None) -> None:

@@ -276,3 +276,33 @@ def test_a_plan_says_when_the_cache_cannot_hold_its_images(tmp_path, run_command
     whole = run_command(*flags, "--test").stdout
     assert "the images in 17 resolutions need 134 GB, but --cache_gb is 32" in whole
     assert "--cache_gb is" not in run_command(*flags, "--vld_size", 10_000).stdout
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A module that leaves a trace when it is imported."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "stranger.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nclass Evil: pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    yield tmp_path
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("script", [("validation.py", "--dataset", "digits"),
+                                    ("-m", "evaluator", "--dataset", "digits")])
+def test_code_that_an_architecture_names_is_not_run(stranger, fails_clearly, script):
+    (stranger / "net.subnet").write_text(json.dumps({"search_space": "stranger:Evil", "r": 32}))
+    fails_clearly(*script, "--subnet", stranger / "net.subnet", "--supernet_path",
+                  ROOT / "data/ofa_digits_d234_e346_k357_w0.35", match="stranger:Evil")
+
+
+def test_code_that_a_supernet_names_is_not_run(stranger, fails_clearly):
+    import torch
+
+    content = torch.load(ROOT / "data/ofa_digits_d234_e346_k357_w0.35", weights_only=True)
+    content["meta"] = {"search_space": "stranger:Evil", "resolutions": [32, 36],
+                       "dataset": "digits", "n_classes": 10}
+    torch.save(content, stranger / "net_w0.35")
+    fails_clearly("msunas.py", "--dataset", "digits", "--supernet_path", stranger / "net_w0.35",
+                  "--save", stranger / "run", match="stranger:Evil")
