@@ -302,7 +302,7 @@ def test_a_file_may_name_its_space_but_code_must_be_typed(tmp_path):
     path = tmp_path / "net.subnet"
     path.write_text(json.dumps({"switches": [1, 2, 1], "search_space": OWN}))
     assert read_arch(path, OWN) == {"switches": [1, 2, 1]}
-    with pytest.raises(UserError, match="names code.*type --search_space"):
+    with pytest.raises(UserError, match=r"names code.*type --search_space"):
         read_arch(path)
     assert isinstance(space_of({}, OWN), Switches)
     with pytest.raises(UserError, match="mbv3"):
