@@ -202,7 +202,7 @@ def test_a_non_empty_save_is_refused(finished, fails_clearly):
 @pytest.mark.parametrize(("flags", "message"), [
     (["--resume", "no/such"], "no search"), (["--sec_obj", "speed"], "flops"),
     (["--predictor", "tree"], "unknown predictor 'tree'; choose from as, carts"),
-    (["--strategy", "luck"], "unknown strategy 'luck'; choose from msunas"),
+    (["--strategy", "luck"], "unknown strategy 'luck'; choose from ehvi"),
     (["--search_space", "cells"], "unknown search space 'cells'; choose from mbv3"),
     (["--dataset", "mnist"], "invalid choice"),
     (["--n_doe", 1], "2 or more"), (["--n_doe", "x"], "invalid integer"),
