@@ -135,8 +135,8 @@ def device_of_rank(device: str | None, local_rank: int, local_size: int) -> torc
 def default_threads() -> int:
     """Returns half of this process's CPU cores, at least 1: two trainings can share a machine.
 
-    More threads than free cores wait for each other: with two on two busy cores a training was 80
-    times slower than with one, which costs a sixth where the machine is idle.
+    More threads than free cores wait for each other: two trainings on two cores reached 597 and 759
+    images/s with one thread each, and 29 and 36 with two.
     """
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
