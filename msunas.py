@@ -98,7 +98,7 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--n_iter", type=count(1), help="architectures evaluated in each iteration")
     g.add_argument("--strategy", help=f"what proposes architectures: {names(STRATEGIES)}")
     g.add_argument("--predictor", help=f"accuracy predictor to fit: {names(PREDICTORS)} (default: "
-                   "rbf) (other strategies than msunas have their own default)")
+                   "rbf; another strategy than msunas has its own)")
 
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:

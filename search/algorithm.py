@@ -94,6 +94,7 @@ class Search:
         self.n_doe, self.iterations, self.n_iter, self.seed = n_doe, iterations, n_iter, seed
         self.costs = costs or SpaceCosts(space)
         self.constraints = Constraints(constraints, objectives, self.costs)
+        self.constraints.check_strategy(self.strategy)
         self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
         self.engine, self.extra = engine, dict(extra or {})
         self.folder = RunFolder(folder) if isinstance(folder, str | os.PathLike) else folder

@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluator.costs import COUNTED
 from search.objectives import ERROR, Objective, SpaceCosts, Values
-from search.strategies.base import Task
+from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
 from search_space import SearchSpace
 from search_space.base import unique_rows
@@ -111,6 +111,12 @@ class Constraints:
             raise UserError(f"{place}: unknown objective {name!r}; a constraint of this search can "
                             f"name {', '.join(known)}")
         return name
+
+    def check_strategy(self, strategy: Strategy) -> None:
+        """Raises UserError where a limit needs a prediction and the strategy has no predictor."""
+        if self.predicted and strategy.default_predictor is None:
+            raise UserError(f"--constraint {self.predicted[0]}: known by evaluation only, and the "
+                            f"strategy {strategy.name} predicts nothing; choose another strategy")
 
     def exact_violation(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) violations of the exact limits, added up."""

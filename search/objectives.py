@@ -153,10 +153,10 @@ class SpaceCosts:
         return [model.lut for model in self._with_lut.values() if model.lut is not None]
 
     def work(self, X: np.ndarray) -> np.ndarray:
-        """Returns the (n,) expected relative durations: the MACs where they are known, else 1."""
+        """Returns the (n,) expected relative durations, above 0: the MACs where they are known."""
         if not self.available:
             return np.ones(len(X))
-        return np.asarray(self.counts.evaluate(X, ["macs"])["macs"])
+        return np.maximum(self.counts.evaluate(X, ["macs"])["macs"], 1)
 
 
 def parse_luts(texts: Sequence[str]) -> dict[str, str]:

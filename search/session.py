@@ -18,6 +18,7 @@ from evaluator.table import TableEvaluator
 from networks.meta import check_supernet_exists
 from search.adoption import adopt
 from search.algorithm import Search
+from search.constraints import Constraints
 from search.evaluation import Engine
 from search.events import Events
 from search.inputs import check_inputs, fingerprints
@@ -52,15 +53,19 @@ def make_parts(settings: Settings) -> Parts:
     Raises:
         UserError: an unknown name, a bad value, or a missing or unsuitable file.
     """
-    get_strategy(settings.strategy)
+    strategy = get_strategy(settings.strategy)
     if settings.predictor is not None:
         check_predictor(settings.predictor)
+        if strategy.default_predictor is None:
+            raise UserError(f"--predictor {settings.predictor}: the strategy {settings.strategy} "
+                            "uses none; leave it out")
     space = get_search_space(settings.search_space, **settings.to_json())
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
     width = width_from_name(settings.supernet_path or "")
     costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
     objectives = make_objectives(settings.sec_obj, space, costs=costs,
                                  reported=settings.evaluator not in PLAIN_EVALUATORS)
+    Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs)]:
         print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
@@ -117,7 +122,8 @@ def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
         return []
     options = make_spec(settings, parts.objectives).options
     report = table_report(TableEvaluator.from_options(options), parts.objectives, search.F)
-    return [f"{report}{'; of the whole table, without the constraint' * bool(settings.constraint)}"]
+    aside = "; of the whole table, without the constraint" if settings.constraint else ""
+    return [f"{report}{aside}"]
 
 
 def describe_settings(settings: Settings, parts: Parts) -> list[str]:

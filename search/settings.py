@@ -11,6 +11,8 @@ from utils.errors import UserError
 from utils.files import shipped
 
 DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
+# What only some search spaces take, see `SearchSpace.options`.
+SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
 # What may differ from the flags that a search was started with: it changes no result.
 CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
@@ -88,15 +90,20 @@ def resolve(values: Mapping[str, Any]) -> Settings:
         UserError: a value that contradicts the data set, or lacks its partner.
     """
     settings = Settings(**{name: values[name] for name in Settings.names() if name in values})
-    settings = replace(settings, evaluator=settings.evaluator or search_space_class(
-        settings.search_space).default_evaluator)
+    space = search_space_class(settings.search_space)
+    settings = replace(settings, evaluator=settings.evaluator or space.default_evaluator)
     info = get_dataset_info(settings.dataset)
     meta = supernet_meta(settings)
     row: dict[str, Any] = {
         "supernet_path": info.supernet, "vld_size": None if settings.test else info.vld_size,
         "trn_batch_size": info.batch_size, "lut": [DEFAULT_LUT],
-        "n_epochs": 0 if meta.get("dataset") == settings.dataset else info.n_epochs,
-        "resolutions": meta.get("resolutions") or list(info.resolutions)}
+        "n_epochs": 0 if meta.dataset == settings.dataset else info.n_epochs}
+    if "resolutions" in space.options:
+        row["resolutions"] = meta.resolutions or list(info.resolutions)
+    for name in SPACE_OPTIONS:
+        if getattr(settings, name) is not None and name not in space.options:
+            raise UserError(f"--{name} has no meaning for the search space "
+                            f"{settings.search_space}; leave it out")
     if settings.evaluator == "oracle" and not settings.oracle_path:
         raise UserError("--evaluator oracle needs --oracle_path, the accuracy predictor to ask")
     return replace(settings, n_classes=info.check_n_classes(settings.n_classes, settings.data),
@@ -126,38 +133,33 @@ def with_checkpoint(values: Mapping[str, Any], typed: Collection[str]) -> dict[s
                          if value is not None and name not in typed}}
 
 
-def supernet_meta(settings: Settings) -> dict[str, Any]:
-    """Returns what the supernet of a search says of its training; {} where it says nothing.
+def supernet_meta(settings: Settings) -> SupernetMeta:
+    """Returns what the supernet of a search says of its training.
 
     A supernet of `train_supernet.py` knows its resolutions, its data set and its classes, so that a
     search of it needs no flags for them.
     """
     if settings.evaluator != "ofa" or not settings.supernet_path:
-        return {}
-    meta = read_meta(settings.supernet_path)
-    sizes = meta.get("resolutions")
-    sound = isinstance(sizes, list) and all(type(size) is int for size in sizes)
-    return meta if sound else {}
+        return SupernetMeta()
+    return SupernetMeta.of(read_meta(settings.supernet_path))
 
 
 def contradictions(settings: Settings) -> list[str]:
     """Returns a line for each setting that contradicts what the supernet was trained on."""
     meta = supernet_meta(settings)
-    if not meta:
-        return []
     found = []
-    trained, asked = meta["resolutions"], settings.resolutions or []
-    if not set(asked) <= set(range(min(trained), max(trained) + 1)):
+    trained, asked = meta.resolutions, settings.resolutions
+    if trained and asked and not min(trained) <= min(asked) <= max(asked) <= max(trained):
         found.append(f"--resolutions {_shown(asked)}: the supernet was trained at "
                      f"{_shown(trained)} px")
-    if meta.get("dataset") not in (None, settings.dataset):
-        found.append(f"--dataset {settings.dataset}: the supernet was trained on {meta['dataset']}")
-    elif settings.n_epochs:
+    if meta.dataset not in (None, settings.dataset):
+        found.append(f"--dataset {settings.dataset}: the supernet was trained on {meta.dataset}")
+    elif meta.dataset and settings.n_epochs:
         found.append(f"--n_epochs {settings.n_epochs}: each evaluation trains anew the classifier "
                      "that the supernet already has for this data set")
-    if meta.get("search_space") not in (None, settings.search_space):
+    if meta.search_space not in (None, settings.search_space):
         found.append(f"--search_space {settings.search_space}: the supernet is of the space "
-                     f"{meta['search_space']}")
+                     f"{meta.search_space}")
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 from evaluator.latency import LookUpTable
 from search import Failure, Progress, Record, Search, SpaceCosts, Strategy, Task, make_objectives
 from search.constraints import Constraints, initial_sample
-from search.session import foreign_tables
+from search.session import foreign_tables, make_parts
 from search.settings import contradictions, resolve
 from search_space import OFASearchSpace
 from tests.search.engines import Direct
@@ -220,3 +220,24 @@ def test_a_table_of_another_machine_is_said(tmp_path):
     make_objectives("cpu", SPACE, costs=costs)
     (line,) = foreign_tables(costs)
     assert "measured on Raspberry Pi 4, this machine has" in line
+
+
+@pytest.mark.parametrize(("typed", "match"), [
+    ({"search_space": "nasbenchgraph", "resolutions": [32]}, "--resolutions has no meaning"),
+    ({"table": "x.csv"}, "--table has no meaning for the search space mbv3"),
+    ({"strategy": "random", "predictor": "gp"}, "the strategy random uses none"),
+    ({"strategy": "random", "constraint": "top1>=70"}, "top1>=70: known by evaluation only")])
+def test_a_setting_that_nothing_obeys_is_refused(typed, match):
+    with pytest.raises(UserError, match=match):
+        make_parts(resolve(typed))
+
+
+def test_durations_are_expected_to_be_above_nothing():
+    """A network without convolutions must not end the estimate."""
+
+    class Idle(OFASearchSpace):
+        def slots(self, n_classes=1000, width_mult=1.0):
+            return []
+
+    costs = SpaceCosts(Idle())
+    assert costs.work(Idle().draw(3, np.random.default_rng(0))).tolist() == [1, 1, 1]
