@@ -133,7 +133,10 @@ class AccPredictor(ABC):
         The predictions stay, the standard deviations near `X` shrink. A model that cannot do so at
         once returns itself.
         """
-        return self
+        if self._constant is not None:
+            return self
+        with _blas().limit(limits=1, user_api="blas"):
+            return self._believe(np.asarray(X, dtype=float)[:, self._columns])
 
     @abstractmethod
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
@@ -146,6 +149,10 @@ class AccPredictor(ABC):
     def _predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns n predictions and n standard deviations for (n, k) rows; see `gives_std`."""
         raise NotImplementedError(f"{type(self).__name__} sets gives_std, but has no _predict_std")
+
+    def _believe(self, X: np.ndarray) -> Self:
+        """Returns the model of `believe` for (n, k) rows; itself where it cannot tell."""
+        return self
 
     def _whole(self, X: np.ndarray) -> np.ndarray:
         """Returns (n, d) vectors of (n, k) rows: what is constant in training as it was there."""

@@ -19,7 +19,7 @@ MAX_POINTS = 600
 WEIGHT, BIAS, SCALE, NOISE = (0.3, 1.0), (1.0, 1.0), (1.0, 1.0), (0.05, 1.0)
 PRIOR_REACH = 6  # the search for hyperparameters ends so many standard deviations away
 CONSTANT = 1.0  # variance of the mean
-JITTER = 1e-8
+JITTER, MAX_JITTERS = 1e-8, 12
 
 
 class NNGP(AccPredictor):
@@ -47,15 +47,6 @@ class NNGP(AccPredictor):
         super().__init__(**options)
         self.n_layers = n_layers
 
-    def believe(self, X: np.ndarray) -> Self:
-        """See `AccPredictor.believe`."""
-        if self._constant is not None:
-            return self
-        model = copy.copy(self)
-        model._posterior = self._posterior.extended(self._inputs(
-            np.asarray(X, dtype=float)[:, self._columns]))
-        return model
-
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         whole = self._whole(X)
         self._features = (GeneFeatures.of_data(whole) if self.space is None
@@ -78,6 +69,11 @@ class NNGP(AccPredictor):
     def _predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, std = self._posterior.mean_std(self._inputs(X))
         return mean * self._std + self._mean, std * self._std
+
+    def _believe(self, X: np.ndarray) -> Self:
+        model = copy.copy(self)
+        model._posterior = self._posterior.extended(self._inputs(X))
+        return model
 
     def _inputs(self, X: np.ndarray) -> np.ndarray:
         """Returns (n, p) features, centred, each group with a mean square of 1 in training."""
@@ -205,14 +201,17 @@ def _cholesky(K: np.ndarray, noise: float) -> np.ndarray:
     """Returns the lower factor of (n, n) `K` with noise on its diagonal, and more where needed.
 
     Rounding can leave a covariance of very alike points without a factor.
+
+    Raises:
+        numpy.linalg.LinAlgError: no positive definite matrix is near; `K` holds NaN, say.
     """
-    jitter = JITTER
-    while True:
+    for jitter in JITTER * 10.0 ** np.arange(MAX_JITTERS):
         try:
             factor: np.ndarray = np.linalg.cholesky(K + (noise + jitter) * np.eye(len(K)))
-            return factor
         except np.linalg.LinAlgError:
-            jitter *= 10
+            continue
+        return factor
+    raise np.linalg.LinAlgError(f"no factor of a {K.shape} covariance")
 
 
 class Network(NamedTuple):

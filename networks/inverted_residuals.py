@@ -1,11 +1,15 @@
 """Elastic stages of inverted residuals: what MobileNetV3 and ProxylessNAS supernets share."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from networks.base import Source
+from torch import Tensor
+
+from networks.base import Source, Supernets, checked_shape
 from networks.configs import Config
+from search_space import Arch, search_space_class
 from search_space.backbones import make_divisible
 
 
@@ -79,3 +83,63 @@ def activate_layers(supernet: Any, depths: list[int], layers: Iterable[ActiveLay
     for position, kernel, expansion in layers:
         kernels[position - 1], expansions[position - 1] = kernel, expansion
     supernet.set_active_subnet(ks=kernels, e=expansions, d=depths)
+
+
+class InvertedResidualSupernets(Supernets):
+    """Supernets of elastic inverted residuals; a family is a row of these attributes.
+
+    Attributes:
+        supernet: its class in the `ofa` package.
+        space: name of the search space, which knows the elastic choices.
+        title: of the family, for messages.
+        config_name: `name` in a `net.config`.
+        fixed: the parts beside the blocks, which all subnets have whole.
+        features: channels of the last convolution at width 1.0.
+        last_depths: depths of the stages that `d` of an architecture leaves out.
+    """
+
+    supernet: ClassVar[type[Any]]
+    space: ClassVar[str]
+    title: ClassVar[str]
+    config_name: ClassVar[str]
+    fixed: ClassVar[tuple[str, ...]]
+    features: ClassVar[int]
+    last_depths: ClassVar[tuple[int, ...]] = ()
+
+    def build(self, n_classes: int, width_mult: float, dropout: float) -> Any:
+        """See `Supernets.build`."""
+        space: Any = search_space_class(self.space)()
+        return self.supernet(
+            n_classes=n_classes, dropout_rate=dropout, width_mult=width_mult,
+            ks_list=list(space.kernel_size), expand_ratio_list=list(space.exp_ratio),
+            depth_list=list(space.depth))
+
+    def shape(self, state: Mapping[str, Tensor], path: str | os.PathLike,
+              width: float | None = None) -> tuple[int, float]:
+        """See `Supernets.shape`."""
+        return checked_shape(state, path, width, what=self.title,
+                             classifier="classifier.linear.weight",
+                             features="feature_mix_layer.conv.weight", base=self.features)
+
+    def config(self, supernet: Any, arch: Arch) -> Config:
+        """See `Supernets.config`."""
+        return {"name": self.config_name, "bn": supernet.get_bn_param(),
+                "blocks": block_configs(supernet, self._layers(supernet, arch)),
+                **{part: getattr(supernet, part).config for part in self.fixed}}
+
+    def sources(self, supernet: Any, arch: Arch) -> list[Source]:
+        """See `Supernets.sources`."""
+        return [*(Source(part, getattr(supernet, part)) for part in self.fixed),
+                *block_sources(supernet, self._layers(supernet, arch))]
+
+    def arch(self, supernet: Any, config: Config) -> Arch:
+        """See `Supernets.arch`."""
+        arch = read_layers(supernet, config["blocks"])
+        return {**arch, "d": arch["d"][:len(arch["d"]) - len(self.last_depths)]}
+
+    def activate(self, supernet: Any, arch: Arch) -> None:
+        """See `Supernets.activate`."""
+        activate_layers(supernet, [*arch["d"], *self.last_depths], self._layers(supernet, arch))
+
+    def _layers(self, supernet: Any, arch: Arch) -> list[ActiveLayer]:
+        return active_layers(supernet, [*arch["d"], *self.last_depths], arch["ks"], arch["e"])
