@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from common import machine, table
-from engines import Direct
 
 from cli.scripts import run_script
+from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from search import Constraints, Progress, Search, SpaceCosts, make_objectives
 from search_space import OFASearchSpace
@@ -46,7 +46,7 @@ def within(args: argparse.Namespace, seed: int, constrained: bool) -> tuple[floa
     space = OFASearchSpace()
     costs = SpaceCosts(space)
     objectives = make_objectives("flops", space, costs=costs)
-    search = Search(space, objectives, engine=Direct(OracleEvaluator(args.oracle).evaluate),
+    search = Search(space, objectives, engine=InProcess(OracleEvaluator(args.oracle)),
                     iterations=args.iterations, seed=seed, costs=costs,
                     constraints=args.constraint if constrained else None,
                     progress=Progress(0, quiet=True))

@@ -11,7 +11,6 @@ answered in this process.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +25,7 @@ from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.optimize import minimize
 
 from cli.scripts import run_script
-from evaluator.base import Evaluator
-from evaluator.jobs import Job, Result
+from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from evaluator.table import TableEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
@@ -67,18 +65,6 @@ BENCHMARKS = (
     *(Benchmark(f"NAS-Bench-Graph {name}, latency", "nasbenchgraph", NETWORKS.format(name),
                 "latency_ms", "valid_top1") for name in ("cora", "arxiv", "computers", "cs")),
 )
-
-
-class Direct:
-    """An engine that answers in this process, one job after the other."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
-        """Yields the results in the order of the jobs."""
-        for job in jobs:
-            yield Result(job, "ok", stats=self.evaluator.evaluate(job.arch))
 
 
 @cache
@@ -125,7 +111,7 @@ def values_of(benchmark: Benchmark, data: str, strategy: str, seed: int,
     """Returns the (n, 2) values of what one search evaluates, in its order."""
     space, evaluator, costs, objectives = opened(benchmark, data)
     n_doe = N_DOE if iterations else BUDGETS[-1]
-    search = Search(space, objectives, strategy, None, Direct(evaluator), n_doe=n_doe,
+    search = Search(space, objectives, strategy, None, InProcess(evaluator), n_doe=n_doe,
                     n_iter=N_ITER, iterations=iterations, seed=seed, costs=costs,
                     uniform_sample=not iterations, progress=Progress(0, quiet=True))
     search.run()

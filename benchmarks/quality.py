@@ -12,7 +12,6 @@ be cut and go on, and the tables cover what is there. Seeds 0-9 are those that `
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -27,7 +26,7 @@ from pymoo.optimize import minimize
 
 from cli.scripts import run_script
 from evaluator import EVALUATORS
-from evaluator.jobs import Job, Result
+from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
 from search.operators import CanonicalRepair, IntegerPolynomialMutation
@@ -79,7 +78,7 @@ class Benchmark:
             oracle_path=path, search_space=self.space, space_options=settings)
         n_doe = N_DOE.get(strategy, SMALL_DOE)
         return Search(space, make_objectives(self.objective, space, reported=True, costs=costs),
-                      strategy, engine=Direct(evaluator), n_doe=n_doe, n_iter=BATCH,
+                      strategy, engine=InProcess(evaluator), n_doe=n_doe, n_iter=BATCH,
                       iterations=-(-(BUDGETS[-1] - n_doe) // BATCH), seed=seed, costs=costs,
                       uniform_sample=strategy == "random", progress=Progress(0, quiet=True))
 
@@ -105,18 +104,6 @@ BENCHMARKS = {
     **{f"graph-{name}": _graph(name, "latency_ms", 60.0)
        for name in ("arxiv", "cora", "computers", "cs")},
 }
-
-
-class Direct:
-    """An engine that answers in this process, one job after the other."""
-
-    def __init__(self, evaluator: Any) -> None:
-        self.evaluator = evaluator
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
-        """Yields the results in the order of the jobs."""
-        for job in jobs:
-            yield Result(job, "ok", stats=self.evaluator.evaluate(job.arch))
 
 
 def curve(data: str, benchmark: str, strategy: str, seed: int) -> list[float]:

@@ -2,18 +2,19 @@
 
 One `Engine` holds the policy (what runs when, what follows a fault); behind it stand `Slots`, the
 places where workers run: `local` (processes of this machine), `ray` (actors of a cluster), and
-`simulated` (a clock that jumps).
+`simulated` (a clock that jumps). `InProcess` is an engine without workers.
 """
 
 import importlib
 import os
 
 from evaluator.jobs.base import STATUSES, EvaluatorSpec, Job, Result, Slot, WorkerError
+from evaluator.jobs.in_process import InProcess
 from evaluator.jobs.plan import plan_slots
 from evaluator.jobs.scheduler import Engine
 from utils.errors import UserError
 
-__all__ = ["BACKENDS", "STATUSES", "Engine", "EvaluatorSpec", "Job", "Result", "Slot",
+__all__ = ["BACKENDS", "STATUSES", "Engine", "EvaluatorSpec", "InProcess", "Job", "Result", "Slot",
            "WorkerError", "get_engine", "plan_slots"]
 
 # name -> "module:class" of its slots, and the options of `get_engine` that it understands.

@@ -8,7 +8,7 @@ from search import Progress, Search, events, make_objectives
 from search.events import Events
 from search.run_folder import RunFolder
 from search_space import OFASearchSpace
-from tests.search.engines import Direct
+from tests.search.engines import direct
 from tests.search.runs import command, contents
 from utils.errors import UserError
 
@@ -108,7 +108,7 @@ def test_standard_deviations_are_written_where_the_predictor_has_them(shared_dat
     oracle = OracleEvaluator(oracle_path=str(shared_data / "ofa_mbv3_acc_predictor.pth"))
     space = OFASearchSpace()
     search = Search(space, make_objectives("flops", space), "msunas", "gp",
-                    Direct(oracle.evaluate), tmp_path / "run", n_doe=60, iterations=1,
+                    direct(oracle.evaluate), tmp_path / "run", n_doe=60, iterations=1,
                     progress=Progress(0, quiet=True))
     search.run()
     surrogate = json.loads((tmp_path / "run/iter_1.stats").read_text())["surrogate"]

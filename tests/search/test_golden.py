@@ -9,7 +9,7 @@ from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
 from search.archive import _plain_records
 from search_space import OFASearchSpace
-from tests.search.engines import Direct
+from tests.search.engines import direct
 
 # sha256 (first 16 digits) of the archive after 100 + 2 x 8 evaluations of the accuracy-predictor
 # oracle with seed 0: those of the first release, before the search became a package.
@@ -23,7 +23,7 @@ def test_archives_of_equal_seeds_are_unchanged(shared_data, objective, predictor
     space = OFASearchSpace()
     costs = SpaceCosts(space)
     search = Search(space, make_objectives(objective, space, costs=costs), "msunas", predictor,
-                    Direct(oracle.evaluate), iterations=2, costs=costs,
+                    direct(oracle.evaluate), iterations=2, costs=costs,
                     progress=Progress(0, quiet=True))
     search.run()
     text = json.dumps(_plain_records(search.archive), sort_keys=True)

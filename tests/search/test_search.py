@@ -11,7 +11,7 @@ from search.constraints import Constraints, initial_sample
 from search.session import foreign_tables, make_parts
 from search.settings import contradictions, resolve
 from search_space import OFASearchSpace
-from tests.search.engines import Direct
+from tests.search.engines import direct
 from tests.search.evaluators import top1
 from tests.search.toy import Baker, Cakes
 from utils.errors import UserError
@@ -25,7 +25,7 @@ def formula(arch):
 
 def make(sec_obj="flops", **options):
     costs = SpaceCosts(SPACE)
-    options = {"n_doe": 52, "iterations": 2, "n_iter": 4, "engine": Direct(formula)} | options
+    options = {"n_doe": 52, "iterations": 2, "n_iter": 4, "engine": direct(formula)} | options
     return Search(SPACE, make_objectives(sec_obj, SPACE, costs=costs), costs=costs,
                   progress=Progress(0, quiet=True), **options)
 
@@ -126,7 +126,7 @@ def test_a_maximised_objective_is_negated():
     objectives = make_objectives("energy+sweetness:max", Cakes(), reported=True)
     assert [objective.sign for objective in objectives] == [1, -1]
     assert [objective.exact for objective in objectives] == [False, False]
-    search = Search(Cakes(), objectives, engine=Direct(Baker().evaluate), n_doe=20, iterations=2,
+    search = Search(Cakes(), objectives, engine=direct(Baker().evaluate), n_doe=20, iterations=2,
                     n_iter=4, progress=Progress(0, quiet=True))
     search.run()
     assert (search.F[:, 2] <= -1).all()
@@ -241,3 +241,18 @@ def test_durations_are_expected_to_be_above_nothing():
 
     costs = SpaceCosts(Idle())
     assert costs.work(Idle().draw(3, np.random.default_rng(0))).tolist() == [1, 1, 1]
+
+
+def test_what_an_evaluator_raises_in_this_process_is_a_failure():
+    """An engine without workers judges as a worker does."""
+    first = OFASearchSpace().extremes()[0]
+
+    def faulty(arch):
+        if arch == first:
+            raise ValueError("the oven is cold")
+        return {"top1": float("nan")} if arch["d"] == [2] * 5 else formula(arch)
+
+    search = make(engine=direct(faulty), iterations=1)
+    search.run()
+    assert first in search.failed and len(search.archive) + len(search.failed) == 56
+    assert first not in search.archs

@@ -8,7 +8,7 @@ from search.strategies import STRATEGIES, ehvi, get_strategy
 from search.surrogate import Surrogate
 from search_space import OFASearchSpace
 from search_space.base import rows_in, unique_rows
-from tests.search.engines import Direct
+from tests.search.engines import direct
 from tests.search.evaluators import top1
 from tests.search.toy import Baker, Cakes
 from utils.errors import UserError
@@ -100,7 +100,7 @@ def test_a_search_goes_on_to_the_same_bytes_and_never_proposes_a_failure_again(n
     def make(folder, iterations):
         costs = SpaceCosts(SPACE)
         return Search(SPACE, make_objectives("flops", SPACE, costs=costs), name, costs=costs,
-                      engine=Direct(lambda arch: {"top1": top1(SPACE, arch)}), folder=folder,
+                      engine=direct(lambda arch: {"top1": top1(SPACE, arch)}), folder=folder,
                       n_doe=20, iterations=iterations, n_iter=3, progress=Progress(0, quiet=True))
 
     make(tmp_path / "a", 2).run()
