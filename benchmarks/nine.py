@@ -20,18 +20,14 @@ from typing import Any
 
 import numpy as np
 from common import machine, table
-from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.operators.crossover.pntx import TwoPointCrossover
-from pymoo.optimize import minimize
+from direct import nsga2_front
 
 from cli.scripts import run_script
 from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from evaluator.table import TableEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
-from search.operators import CanonicalRepair, IntegerPolynomialMutation
-from search.strategies import STRATEGIES, Task
-from search.strategies.msunas import SurrogateProblem
+from search.strategies import STRATEGIES
 from search.table_report import true_values
 from search_space import SearchSpace, get_search_space
 from utils.errors import UserError
@@ -83,7 +79,6 @@ def opened(benchmark: Benchmark, data: str) -> tuple[SearchSpace, Any, SpaceCost
 def oracle_values(benchmark: Benchmark, data: str, X: np.ndarray) -> np.ndarray:
     """Returns the error and the objective (n, 2) of (n, n_var) vectors by the predictor."""
     space, oracle, _, (objective,) = opened(benchmark, data)
-    X = np.asarray(X, dtype=int)
     return np.column_stack([100 - oracle.predict(space, X), objective.values(X)])
 
 
@@ -94,16 +89,7 @@ def best_front(benchmark: Benchmark, data: str) -> np.ndarray:
         values = true_values(evaluator, objectives)
         return values[non_dominated(values)]
 
-    class Truth:
-        def predict(self, X: np.ndarray) -> np.ndarray:
-            return oracle_values(benchmark, data, X)
-
-    nothing = space.draw(0, np.random.default_rng(0))
-    algorithm = NSGA2(pop_size=DIRECT[0], sampling=space.draw(DIRECT[0], np.random.default_rng(0)),
-                      crossover=TwoPointCrossover(prob=0.9), mutation=IntegerPolynomialMutation(),
-                      repair=CanonicalRepair(space.canonical))
-    problem = SurrogateProblem(Task(space, nothing, np.zeros((0, 2)), nothing, Truth()))
-    return minimize(problem, algorithm, ("n_gen", DIRECT[1]), seed=0).F
+    return nsga2_front(space, lambda X: oracle_values(benchmark, data, X), *DIRECT)
 
 
 def values_of(benchmark: Benchmark, data: str, strategy: str, seed: int,

@@ -20,18 +20,14 @@ from typing import Any
 
 import numpy as np
 from common import machine, table
-from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.operators.crossover.pntx import TwoPointCrossover
-from pymoo.optimize import minimize
+from direct import nsga2_front
 
 from cli.scripts import run_script
 from evaluator import EVALUATORS
 from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
-from search.operators import CanonicalRepair, IntegerPolynomialMutation
-from search.strategies import STRATEGIES, Task
-from search.strategies.msunas import SurrogateProblem
+from search.strategies import STRATEGIES
 from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
@@ -120,18 +116,9 @@ def direct_hypervolume(data: Path) -> float:
     space, oracle = OFASearchSpace(), OracleEvaluator(str(data / benchmark.file))
     (objective,) = make_objectives("flops", space)
 
-    class Truth:
-        def predict(self, X: np.ndarray) -> np.ndarray:
-            X = np.asarray(X, dtype=int)
-            return np.column_stack([100 - oracle.predict(space, X), objective.values(X)])
-
-    nothing = space.draw(0, np.random.default_rng(0))
-    algorithm = NSGA2(pop_size=DIRECT[0], sampling=space.draw(DIRECT[0], np.random.default_rng(0)),
-                      crossover=TwoPointCrossover(prob=0.9), mutation=IntegerPolynomialMutation(),
-                      repair=CanonicalRepair(space.canonical))
-    problem = SurrogateProblem(Task(space, nothing, np.zeros((0, 2)), nothing, Truth()))
-    result = minimize(problem, algorithm, ("n_gen", DIRECT[1]), seed=0)
-    return normalized_hypervolume(result.F, benchmark.reference)
+    front = nsga2_front(space, lambda X: np.column_stack(
+        [100 - oracle.predict(space, X), objective.values(X)]), *DIRECT)
+    return normalized_hypervolume(front, benchmark.reference)
 
 
 def seeds_of(text: str) -> list[int]:
