@@ -188,7 +188,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
                             "FILE (train_supernet.py makes one)")
         self.supernet = load_supernet(options.supernet_path,
                                       family=family_of(options.search_space))
-        super().__init__(options)
+        super().__init__(_normalised_as(options, SupernetMeta.of(self.supernet.meta)))
         if not self.n_epochs:
             self._check_classes(options.supernet_path)
 

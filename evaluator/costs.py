@@ -125,15 +125,6 @@ def network_costs(layers: Sequence[Layer]) -> Costs:
     return total_costs([layer_costs(layer) for layer in layers])
 
 
-def config_costs(path: str, resolution: int = 224) -> Costs:
-    """Returns the exact costs of a `net.config` file; its own resolution goes before the argument.
-
-    Raises:
-        UserError: as `layers.read_config_layers`.
-    """
-    return network_costs(read_config_layers(path, resolution)[0])
-
-
 @overload
 def millions(count: np.ndarray) -> np.ndarray: ...
 @overload

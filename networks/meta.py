@@ -79,6 +79,7 @@ class SupernetMeta:
         class_names: their names, in the order of the outputs.
         mean, std: that the images were normalised with, one for each channel.
         transform: evaluation transform, `crop` or `squash`.
+        width: width multiplier.
     """
 
     search_space: str | None = None
@@ -90,6 +91,7 @@ class SupernetMeta:
     mean: list[float] | None = None
     std: list[float] | None = None
     transform: str | None = None
+    width: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns what is stored under `meta`."""
@@ -138,7 +140,8 @@ _RULES = {
     "resolutions": lambda value: _is_list(value, lambda r: _is_count(r, 8, 4096)),
     "vld_size": _is_count, "n_classes": _is_count,
     "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb,
-    "std": lambda value: _is_rgb(value, 1e-6)}
+    "std": lambda value: _is_rgb(value, 1e-6),
+    "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:

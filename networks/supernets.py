@@ -11,7 +11,7 @@ from networks.base import Supernets
 from networks.checkpoints import StateDict, load_state, read_checkpoint
 from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
 from networks.families import FAMILIES, family_of_state, get_family
-from networks.meta import check_supernet_exists
+from networks.meta import SupernetMeta, check_supernet_exists
 from networks.static import StaticNetwork, without_init
 from search_space.base import Arch
 from utils.errors import UserError
@@ -76,9 +76,8 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
     check_supernet_exists(path)
     checkpoint = read_checkpoint(path)
     family = _family_of(checkpoint.state, family, path)
-    width = checkpoint.meta.get("width")
     classes, width = supernets_of(family).shape(
-        checkpoint.state, path, width if type(width) in (int, float) else None)
+        checkpoint.state, path, SupernetMeta.of(checkpoint.meta).width)
     if n_classes not in (None, classes):
         raise UserError(f"{path}: the classifier has {classes} classes, not {n_classes}; pass the "
                         "class count that the supernet was trained with")

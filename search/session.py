@@ -25,7 +25,7 @@ from search.inputs import check_inputs, fingerprints
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder, names_code, resume_command
-from search.settings import Settings, contradictions
+from search.settings import Settings, contradictions, supernet_meta
 from search.strategies import get_strategy
 from search.table_report import table_report
 from search_space import SearchSpace, get_search_space, search_space_class
@@ -61,7 +61,7 @@ def make_parts(settings: Settings) -> Parts:
                             "uses none; leave it out")
     space = get_search_space(settings.search_space, **settings.to_json())
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
-    width = width_from_name(settings.supernet_path or "")
+    width = supernet_meta(settings).width or width_from_name(settings.supernet_path or "")
     costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
     objectives = make_objectives(settings.sec_obj, space, costs=costs,
                                  reported=settings.evaluator not in PLAIN_EVALUATORS)

@@ -36,11 +36,6 @@ class Table:
     path: str
     columns: dict[str, tuple[str, ...]]
 
-    @property
-    def n_rows(self) -> int:
-        """Number of rows below the header."""
-        return len(next(iter(self.columns.values())))
-
     def column(self, name: str) -> tuple[str, ...]:
         """Returns a column; raises UserError where the table lacks it."""
         if name not in self.columns:

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from networks import build_supernet, save_weights
+from evaluator import build_evaluator
+from networks import build_supernet, load_supernet, save_weights
 from networks.meta import SupernetMeta
+from search.session import make_parts
+from search.settings import resolve
 from tests.data_providers.layouts import class_folders
 
 
@@ -51,6 +55,30 @@ def test_a_missing_default_supernet_says_where_it_comes_from(fails_clearly, tmp_
     line = fails_clearly("msunas.py", "--data", tmp_path, "--save", tmp_path / "run", "--n_epochs",
                          0, match="no such checkpoint of a supernet")
     assert "31 MB" in line and "https://" in line and "train_supernet.py" in line
+
+
+def test_evaluations_normalise_as_the_training_did(own):
+    """The pictures' own mean is another one than the checkpoint's."""
+    options = {"supernet_path": str(own / "ofa_own_w0.35"), "dataset": "folder",
+               "data": str(own / "data"), "vld_size": 6, "n_epochs": 0, "cache_gb": 0}
+    info = build_evaluator("ofa", options).provider.info
+    assert (info.mean, info.std) == ((0.5,) * 3, (0.2,) * 3)
+    own_choice = build_evaluator("ofa", {**options, "mean": [0.1] * 3, "std": [0.3] * 3})
+    assert own_choice.provider.info.mean == (0.1,) * 3
+
+
+def test_costs_are_of_the_width_that_the_checkpoint_says(own, tmp_path):
+    """A renamed file says nothing of its width."""
+    settings = {"dataset": "folder", "data": str(own / "data")}
+    named = resolve({**settings, "supernet_path": str(own / "ofa_own_w0.35")})
+    path = tmp_path / "mine"
+    save_weights(build_supernet(3, 0.35, dropout=0.0), path, meta=SupernetMeta(
+        dataset="folder", resolutions=[32, 40], width=0.35).to_json())
+    X = make_parts(named).space.draw(5, np.random.default_rng(0))
+    values = [make_parts(resolve({**settings, "supernet_path": str(file)})).objectives[0].values(X)
+              for file in (own / "ofa_own_w0.35", path)]
+    assert values[0].tolist() == values[1].tolist()
+    assert load_supernet(path).width_mult == 0.35
 
 
 @pytest.mark.slow
