@@ -325,6 +325,15 @@ def _cell(value: Any) -> str:
 # ----------------------------------------------------------------------------------------- writing
 
 
+def write_architectures(folders: Sequence[Path], records: Sequence[Record],
+                        space: str | None) -> None:
+    """Writes `net.subnet` alone, for a search space that builds no networks."""
+    check_targets(folders, records, space)
+    for folder, record in zip(folders, records, strict=True):
+        write_json(folder / "net.subnet", subnet_file(record.arch, space))
+    print("note: only net.subnet is written: the search space builds no networks", file=sys.stderr)
+
+
 def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "Cutter",
                    old_naming: bool, space: str | None = None) -> list["nn.Module"]:
     """Writes `net.subnet`, `net.config` and `net.inherited` of each record into its folder.
@@ -562,11 +571,10 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
     """
     records, folders = [front[i] for i in names], [Path(args.save) / n for n in names.values()]
     if found.space is None or found.space.family is None:
-        check_targets(folders, records, found.space_name)
-        for folder, record in zip(folders, records, strict=True):
-            write_json(folder / "net.subnet", subnet_file(record.arch, found.space_name))
-        print("note: only net.subnet is written: the search space builds no networks",
-              file=sys.stderr)
+        if args.rescore or args.supernet_path:
+            raise UserError(f"--rescore, --supernet_path: the search space {found.space_name} "
+                            "builds no networks; leave them out")
+        write_architectures(folders, records, found.space_name)
         return None
     settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:

@@ -37,6 +37,8 @@ def test_a_search_on_a_table(run_command, tmp_path, name):
                                              abs=0.005)
     done = run_command("post_search.py", "--expr", save, "--save", tmp_path / "chosen")
     assert done.returncode == 0 and "builds no networks" in done.stderr, done.stderr
+    done = run_command("post_search.py", "--expr", save, "--save", tmp_path / "no", "--rescore")
+    assert done.returncode == 2 and "builds no networks" in done.stderr
     for path in (tmp_path / "chosen").rglob("net.subnet"):
         chosen = json.loads(path.read_text())
         assert chosen.pop("search_space") == name and chosen in [row[0] for row in stats["archive"]]
