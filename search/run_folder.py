@@ -49,8 +49,8 @@ class RunFolder:
 
     `iter_<i>/net_<j>.subnet` and `.stats`, `iter_<i>.stats`, `failed/it_<i>_net_<j>` (with `.log`),
     and of our own `settings.json`, `events.jsonl`, `retries.log` where evaluations had to be
-    started again, and, while the search runs, `search.lock`. No other name is ever written, copied
-    or removed.
+    started again, and, while the search runs, `search.lock`. No other name is ever copied or
+    removed; beside these, the command writes `report.html` and, if asked to, `tensorboard/`.
 
     While the folder is locked, every path that it gives is checked to be in that folder still.
     """

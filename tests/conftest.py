@@ -15,6 +15,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Tests of one file run in one process, so that they share its fixtures; those of tests/jobs start
+# Ray clusters, of which a machine holds one at a time.
+TOGETHER = ("tests/jobs",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups the tests for `pytest -n 2 --dist loadgroup`."""
+    for item in items:
+        file = item.path.relative_to(ROOT).as_posix()
+        folder = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+        item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the project; tests that need it skip where it is absent."""
