@@ -97,8 +97,8 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")
     g.add_argument("--n_iter", type=count(1), help="architectures evaluated in each iteration")
     g.add_argument("--strategy", help=f"what proposes architectures: {names(STRATEGIES)}")
-    g.add_argument("--predictor", help=f"accuracy predictor to fit: {names(PREDICTORS)} (default: "
-                   "rbf; another strategy than msunas has its own)")
+    g.add_argument("--predictor", help=f"accuracy predictor to fit: {names(PREDICTORS)}; another "
+                   "strategy than msunas has its own (default: rbf)")
 
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:
