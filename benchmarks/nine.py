@@ -11,7 +11,8 @@ answered in this process.
 
 import argparse
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -123,6 +124,24 @@ def get_args_parser() -> argparse.ArgumentParser:
     return p
 
 
+def start(pool: Executor, benchmark: Benchmark, data: str, strategy: str, seeds: int
+          ) -> Callable[[], list[str]]:
+    """Submits the searches on a benchmark; what is returned waits for them and gives their row."""
+    iterations = (BUDGETS[-1] - N_DOE) // N_ITER
+    front = pool.submit(best_front, benchmark, data)
+    runs = {kind: [pool.submit(values_of, benchmark, data, strategy, seed, kind)
+                   for seed in range(seeds)] for kind in (iterations, 0)}
+
+    def finish() -> list[str]:
+        best = front.result()
+        found, random = ([run.result() for run in runs[kind]] for kind in (iterations, 0))
+        return row(benchmark.name, np.array([shares(F, best) for F in found]),
+                   np.array([shares(F, best) for F in random]),
+                   np.array([F[:, 0].min() - best[:, 0].min() for F in found]))
+
+    return finish
+
+
 def row(name: str, found: np.ndarray, random: np.ndarray, regrets: np.ndarray) -> list[str]:
     """Returns a line of the table: means over seeds, with the standard error of the last."""
     error = found[:, -1].std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else 0.0
@@ -135,19 +154,11 @@ def main(args: argparse.Namespace) -> None:
     """Runs all searches, prints the table and writes `nine.md`."""
     if not Path(args.data).is_dir():
         raise UserError(f"{args.data}: no folder")
-    iterations = (BUDGETS[-1] - N_DOE) // N_ITER
     rows = []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        fronts = [pool.submit(best_front, each, args.data) for each in BENCHMARKS]
-        runs = {(each, kind): [pool.submit(values_of, each, args.data, args.strategy, seed, kind)
-                               for seed in range(args.seeds)]
-                for each in BENCHMARKS for kind in (iterations, 0)}
-        for each, waiting in zip(BENCHMARKS, fronts, strict=True):
-            front = waiting.result()
-            found, random = ([run.result() for run in runs[each, kind]] for kind in (iterations, 0))
-            regrets = np.array([F[:, 0].min() - front[:, 0].min() for F in found])
-            rows.append(row(each.name, np.array([shares(F, front) for F in found]),
-                            np.array([shares(F, front) for F in random]), regrets))
+        for finish in [start(pool, each, args.data, args.strategy, args.seeds)
+                       for each in BENCHMARKS]:
+            rows.append(finish())
             print(*rows[-1], sep="\t", flush=True)
     text = (f"{machine()}; {args.seeds} seeds, {args.strategy}\n\n"
             "Share of the best front's hypervolume in percent, and regret of the accuracy.\n\n"

@@ -2,8 +2,6 @@
 
 import base64
 import gzip
-import importlib.util
-import inspect
 import itertools
 import json
 import struct
@@ -211,48 +209,3 @@ def test_a_converted_file_is_a_table(run_command, fails_clearly, tmp_path, space
     fails_clearly(*convert, tmp_path / "missing", "--out", table, match="no such file")
     (tmp_path / "empty").write_bytes(b"")
     fails_clearly(*convert, tmp_path / "empty", "--out", table, match="no architecture")
-
-
-# ------------------------------------------------------------------------------- NATS-Bench
-
-
-class Cells:
-    """The part of NATS-Bench's interface that is used, with made-up figures."""
-
-    texts = ("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",
-             "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
-
-    def __len__(self):
-        return len(self.texts)
-
-    def arch(self, index):
-        return self.texts[index]
-
-    def get_more_info(self, index, dataset, iepoch=None, hp="12", is_random=True):
-        assert is_random is False, "a random training is not repeatable"
-        figures = {"valid-accuracy": 50 + index, "test-accuracy": 60 + index + int(hp) / 100}
-        return {key: value for key, value in figures.items()
-                if key != "valid-accuracy" or dataset != "cifar10"}
-
-
-def test_nats_bench_is_a_table(tmp_path):
-    path = ROOT / "scripts" / "convert_nasbench.py"
-    specification = importlib.util.spec_from_file_location("convert_nasbench", path)
-    convert = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(convert)
-    table = tmp_path / "cells.csv"
-    assert convert.write_rows(table, convert.api_rows(Cells())) == 2
-    evaluator = TableEvaluator("nasbench201", {"table": str(table)})
-    stats = evaluator.evaluate({"arch": Cells.texts[1]})
-    assert (stats["top1"], stats["cifar10_test_top1_12epochs"]) == (63, 61.12)
-    assert stats["cifar100_valid_top1"] == 51 and len(stats) == 2 + 12
-
-
-def test_the_interface_of_nats_bench_is_as_used():
-    nats = pytest.importorskip("nats_bench")
-    for name in ("arch", "get_more_info"):
-        own = inspect.signature(getattr(Cells, name)).parameters
-        theirs = inspect.signature(getattr(nats.NATStopology, name)).parameters
-        assert [*own] == [*theirs]
-    assert {"file_path_or_dict", "search_space", "fast_mode", "verbose"} <= set(
-        inspect.signature(nats.create).parameters)
