@@ -160,3 +160,6 @@ def test_the_reference_names_every_space_and_every_counted_cost():
     text = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
     assert named == [*SEARCH_SPACES, *COUNTED]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| search spaces \|.*", readme, flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == {*SEARCH_SPACES}
