@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 # Flags of this call alone: never taken from the state of a training.
 OF_THE_CALL = {"resume", "dry_run", "check", "typed", "save"}
+# Flags beside the recipe that a resumed training must share.
+IDENTITY = ("dataset", "vld_size", "init", "from_", "teacher", "teacher_checkpoint",
+            "teacher_size")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -91,6 +94,14 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "and the smallest), 1, 2, 4, 4 of ofa by phase")
     g.add_argument("--kd_ratio", type=number(0), default=1.0,
                    help="weight of the teacher's output against the labels")
+    g.add_argument("--teacher", default=None, metavar="WHO",
+                   help="learn from a trained network, too: a supernet's checkpoint (at its full "
+                        "size), a net.config, or the name of a timm model")
+    g.add_argument("--teacher_checkpoint", default=None, metavar="FILE",
+                   help="weights of a teacher that is a net.config or a timm model; "
+                        "None: timm's pretrained ones")
+    g.add_argument("--teacher_size", type=count(8), default=None, metavar="PX",
+                   help="size to which the teacher's images are brought; None: the step's")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
                    help="mixed precision")
     g.add_argument("--seed", type=count(0, 2**63), default=0,
@@ -234,8 +245,9 @@ def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
     flags = {**vars(args), "resolutions": resolutions, "epochs": epochs}
     recipe = Recipe(**{field.name: flags[field.name] for field in fields(Recipe)})
     net = _network(args, provider.n_classes).to(world.device)
-    return SupernetTraining(net, provider, recipe, space, world, dataset=args.dataset,
-                            vld_size=args.vld_size, init=args.init, from_=args.from_)
+    return SupernetTraining(net, provider, recipe, space, world,
+                            _teacher(args, provider, world, max(resolutions)),
+                            **{name: getattr(args, name) for name in IDENTITY})
 
 
 def plan(args: argparse.Namespace, training: "SupernetTraining", times: Any) -> str:
@@ -320,6 +332,22 @@ def _network(args: argparse.Namespace, n_classes: int) -> Any:
     return net
 
 
+def _teacher(args: argparse.Namespace, provider: Any, world: "World", largest: int) -> Any:
+    """Returns what --teacher names as images -> logits, or None."""
+    if args.teacher is None:
+        return None
+    from torch import nn
+    from torchvision.transforms.v2 import Resize
+
+    from training.students import load_teacher, ready_to_teach
+
+    size = args.teacher_size
+    teacher = load_teacher(args.teacher, args.teacher_checkpoint, provider.n_classes)
+    net = ready_to_teach(teacher, lambda: provider.calibration_batches(size or largest),
+                         world.device)
+    return net if size is None else nn.Sequential(Resize((size, size)), net)
+
+
 def _percent(top1: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.2f} %" for name, value in top1.items())
 
@@ -339,6 +367,8 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         raise UserError("--init and --from: a training starts from one of them")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
+    if args.teacher is None and (args.teacher_checkpoint or args.teacher_size):
+        raise UserError("--teacher_checkpoint, --teacher_size: need --teacher")
     if args.epochs is not None and not sum(args.epochs):
         raise UserError("--epochs: one number for each phase, not all of them 0")
     resolutions = args.resolutions or [8]

@@ -166,6 +166,25 @@ def stop_after(steps: int):
     return on_step
 
 
+def always(label):
+    """A teacher that knows one answer."""
+    return lambda images: torch.eye(4)[[label] * len(images)] * 20
+
+
+@pytest.mark.parametrize("rule", ["sandwich", "ofa"])
+def test_a_teacher_from_elsewhere_is_learnt_from(provider, rule):
+    training = new_training(provider, rule=rule, epochs=[3, 0, 0, 3], kd_ratio=100.0, lr=0.02,
+                            shrink_lr=0.02)
+    training.external = always(2)
+    while not training.finished:
+        training.train_one_epoch()
+    assert training.full is None, "it stands in for the full network"
+    net = cut_subnet(training.net, Subnets(training.space, training.phase).largest)
+    with torch.no_grad():
+        logits = torch.cat([net.train()(images) for images, _ in provider.train_loader()])
+    assert (logits.argmax(dim=1) == 2).all()
+
+
 @pytest.mark.parametrize(("rule", "stop"), [("sandwich", 2), ("sandwich", 5), ("ofa", 3)])
 def test_a_training_stopped_at_any_step_ends_like_one_that_went_through(
         provider, tmp_path, rule, stop):
@@ -353,7 +372,8 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     path = tmp_path / "ofa_digits_w0.1"
     done = run_command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
                        "train_supernet.py", "--save", path, "--epochs", "1,0,0,1", "--device",
-                       "cpu", *TINY)
+                       "cpu", *TINY, "--teacher", "data/ofa_digits_d234_e346_k357_w0.35",
+                       "--teacher_size", 24)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test images: smallest") == 1
     assert "2 x cpu" in done.stdout
@@ -370,6 +390,8 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     (("--save", "x_w0.1", "--resolutions", 48, 32), "ascending"),
     (("--save", "x_w0.1", "--init", "y_w0.2"), "another width"),
     (("--save", "x_w0.1", "--init", "y_w0.1", "--from", "a", "b"), "starts from one of them"),
+    (("--save", "x_w0.1", "--teacher_size", 32), "need --teacher"),
+    (("--save", "x_w0.1", "--teacher", "no_such_model"), "a model that timm knows"),
     (("--save", "x_w0.1", "--search_space", "mbv4"), "unknown search space 'mbv4'"),
 ])
 def test_bad_input(fails_clearly, flags, match):

@@ -20,7 +20,7 @@ from networks.static import StaticNetwork
 from networks.supernets import cut_subnet
 from search_space import SearchSpace
 from training.loops import cosine, evaluate, load_optimizer, train_one_epoch
-from training.subnets import Phase, Rule, Subnets, phases_of, rule_class
+from training.subnets import Phase, Rule, Subnets, Teaching, phases_of, rule_class
 from training.world import World
 from utils.devices import autocast, device_of, seeded, to_device
 from utils.errors import UserError
@@ -85,6 +85,8 @@ class SupernetTraining:
         recipe: the settings.
         space: the search space, with the training's resolutions.
         world: the processes that share each step's images; None: this one alone.
+        external: a teacher, images -> logits on the supernet's device, beside the labels; rules
+            that need a teacher take it in place of the full network.
         **identity: plain values that must be equal when a training is resumed (the data set's name
             and the like).
 
@@ -93,10 +95,12 @@ class SupernetTraining:
         batch: batches done of the present epoch.
         n_epochs: epochs of all phases.
         phases: those of the space.
+        full: the full network after its phase, where it teaches.
     """
 
     def __init__(self, net: Any, provider: Any, recipe: Recipe, space: SearchSpace,
-                 world: World | None = None, **identity: Any) -> None:
+                 world: World | None = None, external: Teaching | None = None,
+                 **identity: Any) -> None:
         self.net, self.provider, self.recipe, self.space = net, provider, recipe, space
         self.world = world or World(device_of(net))
         self.phases = phases_of(space)
@@ -106,7 +110,8 @@ class SupernetTraining:
                             f"{len(recipe.epochs)}")
         self.settings = {**asdict(recipe), "search_space": space.name, **identity}
         self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
-        self.teacher: StaticNetwork | None = None
+        self.external = external
+        self.full: StaticNetwork | None = None
         self.step, self.optimizer = 0, self._new_optimizer()
         self.loader = provider.train_loader(
             max(recipe.resolutions), recipe.batch_size, seed=recipe.seed,
@@ -210,7 +215,7 @@ class SupernetTraining:
 
     def save_state(self, path: str | Path, **extra: Any) -> None:
         """Writes what `resume` needs, and `extra` plain values beside it."""
-        teacher = {} if self.teacher is None else {"teacher": self.teacher.state_dict()}
+        teacher = {} if self.full is None else {"teacher": self.full.state_dict()}
         save_training_state(
             path, state_dict=self.net.state_dict(), epoch=self.epoch, batch=self.batch,
             step=self.step, optimizer=self.optimizer.state_dict(),
@@ -233,8 +238,8 @@ class SupernetTraining:
         self.epoch = self._epochs_done(state["epoch"], stored.get("epochs"), path)
         load_state(self.net, state["state_dict"], str(path))
         if self._position()[0] and "teacher" in state:
-            self.teacher = self._full_network()
-            load_state(self.teacher, state["teacher"], str(path))
+            self.full = self._full_network()
+            load_state(self.full, state["teacher"], str(path))
         self._begin_schedule()
         try:
             self.step, self.batch = int(state["step"]), int(state.get("batch", 0))
@@ -259,25 +264,26 @@ class SupernetTraining:
 
     def _rule(self, phase: int, progress: float, copy_teacher: bool = False) -> Rule:
         recipe, kind = self.recipe, rule_class(self.recipe.rule)
-        teacher = self.teacher
-        if copy_teacher:
-            teacher = self._full_network() if kind.needs_teacher else None
+        full = self._full_network() if copy_teacher and kind.needs_teacher else self.full
+        teacher: Teaching | None = self.external or full
         return kind(self.phases[phase], self.space, recipe.resolutions, progress=progress,
                     n_random=recipe.n_random, kd_ratio=recipe.kd_ratio,
                     smoothing=recipe.smoothing, teacher=teacher)
 
     def _start_phase(self, phase: int) -> None:
         """Sorts channels where they become elastic; gives the phase an optimiser and a teacher."""
-        if rule_class(self.recipe.rule).needs_teacher and phase and self.teacher is None:
-            self.teacher = self._full_network()
+        needed = rule_class(self.recipe.rule).needs_teacher and self.external is None
+        if needed and phase and self.full is None:
+            self.full = self._full_network()
         if self.phases[phase].name == "expansion":
             self.net.re_organize_middle_weights()  # the most important channels first
         self._begin_schedule()
 
     def _full_network(self) -> StaticNetwork:
+        """Returns the full network as a teacher: by batch statistics, as in Once for All."""
         full = cut_subnet(self.net, Subnets(self.space, self.phases[0]).largest)
         full.set_dropout(0.0)
-        return full.requires_grad_(False)
+        return full.requires_grad_(False).train()
 
     def _begin_schedule(self) -> None:
         self.step, self.optimizer = 0, self._new_optimizer()

@@ -142,10 +142,17 @@ def training_objective(args: argparse.Namespace, teacher: Teacher | None, criter
     """
     if teacher is None:
         return supervised(criterion)
+    net = ready_to_teach(teacher, calibration, device)
+    return distilled(net, args.kd_ratio, criterion, args.kd_temperature)
+
+
+def ready_to_teach(teacher: Teacher, calibration: Callable[[], Iterable[Tensor]],
+                   device: torch.device) -> nn.Module:
+    """Returns the teacher on a device, calibrated where its BN statistics are not its own."""
     net = teacher.net.to(device).to(memory_format=torch.channels_last)
     if teacher.calibrate:
         recalibrate_bn(net, calibration())
-    return distilled(net, args.kd_ratio, criterion, args.kd_temperature)
+    return net
 
 
 def first_images(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Iterable[Tensor]:

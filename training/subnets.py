@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks.supernets import activate
 from search_space import Arch, SearchSpace
@@ -25,6 +25,8 @@ from utils.registry import load_class
 # The last word of a gene's group, in the order in which the dimensions become elastic.
 KINDS = ("kernel", "depth", "expansion", "width")
 RESOLUTION = "resolution"
+
+Teaching = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Rule(ABC):
         kd_ratio: weight of a teacher's output against the labels:
             (labels + kd_ratio * teacher) / (1 + kd_ratio).
         smoothing: label smoothing.
-        teacher: the full network after the phase `full`, where the rule needs one.
+        teacher: images -> logits, beside the labels: a network from elsewhere, or, where the rule
+            needs one, the full network after the phase `full`.
 
     Attributes:
         rng: the generator of the present step.
@@ -107,7 +110,7 @@ class Rule(ABC):
 
     def __init__(self, phase: Phase, space: SearchSpace, resolutions: Sequence[int], *,
                  progress: float = 0.0, n_random: int | None = None, kd_ratio: float = 1.0,
-                 smoothing: float = 0.0, teacher: nn.Module | None = None) -> None:
+                 smoothing: float = 0.0, teacher: Teaching | None = None) -> None:
         self.phase, self.resolutions, self.teacher = phase, list(resolutions), teacher
         self.n_random = self.default_n_random(phase) if n_random is None else n_random
         self.kd_ratio, self.smoothing = kd_ratio, smoothing
@@ -131,7 +134,8 @@ class Rule(ABC):
         """Returns the losses of one step, one for each subnet."""
         images = self._resized(images)
         found = self.losses(net, images, labels) if self.phase.elastic else [
-            lambda: self.hard(self.logits(net, self.subnets.largest, images), labels)]
+            lambda: self.loss(self.logits(net, self.subnets.largest, images), labels,
+                              self.taught(images))]
         self.n_losses = len(found)
         return found
 
@@ -142,14 +146,19 @@ class Rule(ABC):
         logits: Tensor = net(images)
         return logits
 
-    def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the loss against the labels."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+    def taught(self, images: Tensor) -> Tensor | None:
+        """Returns the teacher's logits, None without a teacher."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return self.teacher(images)
 
-    def distilled(self, logits: Tensor, labels: Tensor, soft: Tensor) -> Tensor:
-        """Returns the loss against the labels and a teacher's logits."""
-        return (self.hard(logits, labels) + self.kd_ratio * soft_cross_entropy(logits, soft)) \
-            / (1 + self.kd_ratio)
+    def loss(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+        """Returns the loss against the labels and, where there are some, a teacher's logits."""
+        hard = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        if soft is None:
+            return hard
+        return (hard + self.kd_ratio * soft_cross_entropy(logits, soft)) / (1 + self.kd_ratio)
 
     def _resized(self, images: Tensor) -> Tensor:
         size = int(self.rng.choice(self.resolutions))
@@ -161,8 +170,8 @@ class Rule(ABC):
 class Sandwich(Rule):
     """The largest, the smallest and some random subnets in each step; the largest teaches.
 
-    It learns from the labels, its output teaches the others in the same step (sandwich rule and
-    in-place distillation: Yu et al., BigNAS, ECCV 2020).
+    It learns from the labels, and from a teacher where one is given; its output teaches the others
+    in the same step (sandwich rule and in-place distillation: Yu et al., BigNAS, ECCV 2020).
     """
 
     @staticmethod
@@ -177,10 +186,10 @@ class Sandwich(Rule):
         def largest() -> Tensor:
             logits = self.logits(net, self.subnets.largest, images)
             soft.append(logits.detach())
-            return self.hard(logits, labels)
+            return self.loss(logits, labels, self.taught(images))
 
         def student(arch: Arch) -> Tensor:
-            return self.distilled(self.logits(net, arch, images), labels, soft[0])
+            return self.loss(self.logits(net, arch, images), labels, soft[0])
 
         students = [self.subnets.smallest,
                     *(self.subnets.draw(self.rng) for _ in range(self.n_random))]
@@ -209,13 +218,10 @@ class ProgressiveShrinking(Rule):
 
     def losses(self, net: Any, images: Tensor, labels: Tensor) -> list[Callable[[], Tensor]]:
         """See `Rule.losses`."""
-        assert self.teacher is not None  # the training gives one to rules that need it
-        self.teacher.train()  # as in Once for All: batch statistics, at every resolution
-        with torch.no_grad():
-            soft = self.teacher(images)
+        soft = self.taught(images)
 
         def student(arch: Arch) -> Tensor:
-            return self.distilled(self.logits(net, arch, images), labels, soft)
+            return self.loss(self.logits(net, arch, images), labels, soft)
 
         archs = [self.subnets.draw(self.rng) for _ in range(max(1, self.n_random))]
         return [partial(student, arch) for arch in archs]

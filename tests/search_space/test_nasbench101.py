@@ -15,7 +15,6 @@ from evaluator.table import TableEvaluator
 from search_space import get_search_space
 from search_space.base import unique_rows
 from search_space.nasbench101 import HASHED, OPERATIONS, _pruned, _smallest, graph_hash
-from tests.conftest import ROOT
 from utils.errors import UserError
 
 INCEPTION = [[0, 1, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 1],
