@@ -16,6 +16,7 @@ behind.
 
 import argparse
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -254,17 +255,19 @@ def main(args: argparse.Namespace) -> None:
         ("SIGKILL of --resume A --save B, then again (oracle)", copied, oracle, args.copies),
         ("SIGKILL of the search, then --resume (digits)", partial(killed, the_search),
          list(DIGITS), args.digits_kills)]
-    rows = []
+    rows: list[tuple[str, int, str, int, int]] = []
+    begin = time.strftime("%Y-%m-%d %H:%M")
     for name, fault, flags, n in trials:
-        if n:
-            print(name, flush=True)
-            identical, retried, orphans = trial(fault, flags, n, rng)
-            rows.append((name, n, f"{identical} of {n}", retried, orphans))
-    text = f"{machine()}; seed {args.seed}\n\n" + table(
-        ("fault", "faults", "byte-identical endings", "runs with a recorded retry", "orphans"),
-        rows) + "\n"
-    print(text)
-    write_text(args.save, text)
+        if not n:
+            continue
+        print(name, flush=True)
+        identical, retried, orphans = trial(fault, flags, n, rng)
+        rows.append((name, n, f"{identical} of {n}", retried, orphans))
+        text = (f"{machine()}, load {os.getloadavg()[2]:.1f}; begun {begin}; seed {args.seed}\n\n"
+                + table(("fault", "faults", "byte-identical endings", "runs with a recorded retry",
+                         "orphans"), rows) + "\n")
+        print(text, flush=True)
+        write_text(args.save, text)  # what is known so far: all of it takes hours
 
 
 if __name__ == "__main__":
