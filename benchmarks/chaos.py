@@ -1,14 +1,15 @@
 """Disturbs searches at random moments and compares what becomes of them with undisturbed runs.
 
-    python benchmarks/chaos.py ORACLE [--kills 100] [--worker_kills 50] [--digits_kills 5]
+    python benchmarks/chaos.py TABLE [--kills 100] [--worker_kills 50] [--digits_kills 5]
         [--suspensions 50] [--renames 50] [--full_disks 30] [--copies 50]
         [--save benchmarks/results/chaos.md]
 
-ORACLE is the accuracy predictor of the OFA authors: a small search of msunas.py that it answers
-takes seconds. The search itself is killed (SIGKILL) and resumed, or one of its workers is killed;
-the search is stopped (SIGSTOP) for longer than the timeout of an evaluation; its folder is renamed;
-its disk is full after some files; a copy of it (`--resume A --save B`) is killed and started again;
-then kills with the embedded supernet of digits. The moments are uniform over the whole life of an
+TABLE is NAS-Bench-201 (`nasbench201_200epochs.csv.gz`): a small search of msunas.py that it answers
+takes seconds, and workers that need no torch. The search itself is killed (SIGKILL) and resumed, or
+one of its workers is killed; the search is stopped (SIGSTOP) for longer than the timeout of an
+evaluation; its folder is renamed; its disk is full after some files; a copy of it
+(`--resume A --save B`) is killed and started again; then kills with the
+embedded supernet of digits. The moments are uniform over the whole life of an
 undisturbed run, start-up included; those that came after the end, or before there was anything to
 disturb, are drawn again. Each run must end with files equal to the last byte and leave no process
 behind.
@@ -37,8 +38,8 @@ from utils.errors import UserError
 from utils.files import write_text
 from visualization.report import REPORT
 
-ORACLE = ("--evaluator", "benchmarks.slow_oracle:SlowOracle",
-          "--n_doe", "50", "--iterations", "3", "--n_iter", "8")
+TABLE = ("--evaluator", "benchmarks.slow_table:SlowTable", "--search_space", "nasbench201",
+         "--accuracy", "cifar10_test_top1", "--n_doe", "50", "--iterations", "3", "--n_iter", "8")
 DIGITS = ("--dataset", "digits", "--n_doe", "50", "--iterations", "2", "--n_iter", "4")
 
 TIMEOUT, SUSPENDED = 2.0, 3.0  # seconds
@@ -55,7 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = argparse.ArgumentParser(prog="chaos.py", description=__doc__.splitlines()[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
+    p.add_argument("table", help="nasbench201_200epochs.csv.gz")
     p.add_argument("--kills", type=int, default=100, help="kills of a search")
     p.add_argument("--worker_kills", type=int, default=50, help="kills of one of its workers")
     p.add_argument("--digits_kills", type=int, default=5, help="kills of a search on digits")
@@ -243,16 +244,16 @@ def trial(fault: Fault, flags: list[str], n: int, rng: random.Random) -> tuple[i
 def main(args: argparse.Namespace) -> None:
     """Runs the trials and writes the table."""
     rng = random.Random(args.seed)
-    oracle = [*ORACLE, "--oracle_path", str(Path(args.oracle).resolve())]
+    searched = [*TABLE, "--table", str(Path(args.table).resolve())]
     trials: list[tuple[str, Fault, list[str], int]] = [
-        ("SIGKILL of the search, then --resume (oracle)", partial(killed, the_search), oracle,
+        ("SIGKILL of the search, then --resume (table)", partial(killed, the_search), searched,
          args.kills),
-        ("SIGKILL of a worker (oracle)", partial(killed, a_worker), oracle, args.worker_kills),
+        ("SIGKILL of a worker (table)", partial(killed, a_worker), searched, args.worker_kills),
         (f"SIGSTOP of the search for {SUSPENDED:g} s, evaluations limited to {TIMEOUT:g} s "
-         "(oracle)", suspended, oracle, args.suspensions),
-        ("the folder renamed, then --resume (oracle)", renamed, oracle, args.renames),
-        ("the disk full, then --resume elsewhere (oracle)", full, oracle, args.full_disks),
-        ("SIGKILL of --resume A --save B, then again (oracle)", copied, oracle, args.copies),
+         "(table)", suspended, searched, args.suspensions),
+        ("the folder renamed, then --resume (table)", renamed, searched, args.renames),
+        ("the disk full, then --resume elsewhere (table)", full, searched, args.full_disks),
+        ("SIGKILL of --resume A --save B, then again (table)", copied, searched, args.copies),
         ("SIGKILL of the search, then --resume (digits)", partial(killed, the_search),
          list(DIGITS), args.digits_kills)]
     rows: list[tuple[str, int, str, int, int]] = []
