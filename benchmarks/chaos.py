@@ -25,9 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 from common import ROOT, machine, table
@@ -217,28 +218,34 @@ def copied(flags: list[str], folder: Path, moment: float, rng: random.Random) ->
     return in_time, len(list(folder.parent.glob(".*.copy")))
 
 
-def trial(fault: Fault, flags: list[str], n: int, rng: random.Random) -> tuple[int, int, int]:
-    """Returns (identical endings, runs with recorded retries, orphans) of n runs with a fault."""
+class Found(NamedTuple):
+    """What became of runs with a fault: how many were alike, had retries, left orphans."""
+
+    done: int = 0
+    identical: int = 0
+    retried: int = 0
+    orphans: int = 0
+
+
+def trial(fault: Fault, flags: list[str], n: int, rng: random.Random) -> Iterator[Found]:
+    """Gives what became of n runs with a fault, after each of them."""
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference"
         begin = time.monotonic()
         finish([*flags, "--save", str(reference)])
         length = time.monotonic() - begin
-        expected = contents(reference)
-        done = identical = retried = orphans = 0
-        while done < n:
+        expected, found = contents(reference), Found()
+        while found.done < n:
             run = Path(folder) / "a run"
             in_time, left = fault(flags, run, rng.uniform(0, length), rng)
             same = contents(run) == expected
             if not (same or in_time):
                 raise UserError("an undisturbed run differs from the first one")
             if in_time:
-                done, identical, orphans = done + 1, identical + same, orphans + left
-                retried += (run / RETRIES).exists()
-                print(f"{done}/{n}: {identical} identical, {retried} with retries, {orphans} "
-                      "orphans", flush=True)
+                found = Found(found.done + 1, found.identical + same,
+                              found.retried + (run / RETRIES).exists(), found.orphans + left)
+                yield found
             shutil.rmtree(run)
-    return identical, retried, orphans
 
 
 def main(args: argparse.Namespace) -> None:
@@ -246,29 +253,29 @@ def main(args: argparse.Namespace) -> None:
     rng = random.Random(args.seed)
     searched = [*TABLE, "--table", str(Path(args.table).resolve())]
     trials: list[tuple[str, Fault, list[str], int]] = [
-        ("SIGKILL of the search, then --resume (table)", partial(killed, the_search), searched,
-         args.kills),
-        ("SIGKILL of a worker (table)", partial(killed, a_worker), searched, args.worker_kills),
+        ("SIGKILL of --resume A --save B, then again (table)", copied, searched, args.copies),
+        ("the disk full, then --resume elsewhere (table)", full, searched, args.full_disks),
+        ("the folder renamed, then --resume (table)", renamed, searched, args.renames),
         (f"SIGSTOP of the search for {SUSPENDED:g} s, evaluations limited to {TIMEOUT:g} s "
          "(table)", suspended, searched, args.suspensions),
-        ("the folder renamed, then --resume (table)", renamed, searched, args.renames),
-        ("the disk full, then --resume elsewhere (table)", full, searched, args.full_disks),
-        ("SIGKILL of --resume A --save B, then again (table)", copied, searched, args.copies),
+        ("SIGKILL of a worker (table)", partial(killed, a_worker), searched, args.worker_kills),
         ("SIGKILL of the search, then --resume (digits)", partial(killed, the_search),
-         list(DIGITS), args.digits_kills)]
-    rows: list[tuple[str, int, str, int, int]] = []
+         list(DIGITS), args.digits_kills),
+        ("SIGKILL of the search, then --resume (table)", partial(killed, the_search), searched,
+         args.kills)]
+    rows: dict[str, tuple[object, ...]] = {}
+    text = ""
     begin = time.strftime("%Y-%m-%d %H:%M")
     for name, fault, flags, n in trials:
-        if not n:
-            continue
-        print(name, flush=True)
-        identical, retried, orphans = trial(fault, flags, n, rng)
-        rows.append((name, n, f"{identical} of {n}", retried, orphans))
-        text = (f"{machine()}, load {os.getloadavg()[2]:.1f}; begun {begin}; seed {args.seed}\n\n"
-                + table(("fault", "faults", "byte-identical endings", "runs with a recorded retry",
-                         "orphans"), rows) + "\n")
-        print(text, flush=True)
-        write_text(args.save, text)  # what is known so far: all of it takes hours
+        for found in trial(fault, flags, n, rng) if n else ():
+            rows[name] = (name, found.done, f"{found.identical} of {found.done}", found.retried,
+                          found.orphans)
+            print(f"{rows[name]} of {n}", flush=True)
+            text = (f"{machine()}, load {os.getloadavg()[2]:.1f}; begun {begin}, seed {args.seed}"
+                    "\n\n" + table(("fault", "faults", "byte-identical endings",
+                                    "runs with a recorded retry", "orphans"), [*rows.values()]))
+            write_text(args.save, text + "\n")  # what is known so far: all of it takes hours
+    print(text)
 
 
 if __name__ == "__main__":
