@@ -19,6 +19,7 @@ from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
 from search.constraints import Limit, parse_limits, parse_number
 from search.run_folder import SETTINGS
+from search.settings import read_stored
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import (
     SPACE_KEY,
@@ -248,8 +249,7 @@ def read_search(path: str, sec_obj: str | None, search_space: str | None = None)
         UserError: no such search, a damaged file, or other objectives or another search space.
     """
     stats_file = latest_stats(path) if Path(path).is_dir() else Path(path)
-    settings_file = stats_file.parent / SETTINGS
-    settings = read_json(settings_file, "settings file") if settings_file.exists() else {}
+    settings = read_stored(stats_file.parent)
     stated = read_json(stats_file, "stats file", allow_nan=True).get("search_space")
     stored = stated or settings.get("search_space")
     if search_space and stored and search_space != stored:

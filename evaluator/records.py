@@ -12,6 +12,7 @@ import numpy as np
 
 from search_space.nasbench101 import INPUT, OPERATIONS, OUTPUT
 from utils.errors import UserError
+from utils.files import open_regular
 
 MAX_RECORD = 2**20
 # Of model_metrics.proto: fields of ModelMetrics and of its EvaluationData.
@@ -55,11 +56,12 @@ def read_nasbench101(path: str | os.PathLike) -> Iterator[Training]:
         UserError: the file is missing, is no such file, or is damaged.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for number, record in enumerate(read_records(file), 1):
                 try:
                     yield _training(record)
-                except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
+                except (ValueError, TypeError, LookupError, AttributeError, RecursionError,
+                        OverflowError, struct.error) as error:
                     raise UserError(f"{path}: record {number} is no training of NAS-Bench-101 "
                                     f"({type(error).__name__})") from None
     except OSError as error:

@@ -8,7 +8,6 @@ import copy
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from networks.configs import Config, check_config, mid_channels
 from utils.errors import UserError
-from utils.files import atomic_path, write_json, write_text
+from utils.files import atomic_path, own_folder, write_json, write_text
 
 HUB = "hub"
 CROP_RATIO = 0.875
@@ -102,11 +101,11 @@ def write_hub(net: Any, folder: str | os.PathLike, images: Preprocessing,
         card: the text of the README.
 
     Raises:
-        UserError: timm's blocks cannot express the network.
+        UserError: timm's blocks cannot express the network, or the folder is a link.
     """
     from safetensors.torch import save
 
-    folder, converted = Path(folder), to_timm(net)
+    converted, folder = to_timm(net), own_folder(folder)
     state = {key: tensor.contiguous() for key, tensor in converted.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(state, metadata={"format": "pt"}))

@@ -19,7 +19,7 @@ from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import own_folder, write_json
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     formats = {name: get_format(name) for name in args.to}
     network = load_network(args)
-    folder = Path(args.save or Path(args.source).parent / "export")
+    folder = Path(args.save) if args.save else own_folder(Path(args.source).parent / "export")
     report: dict[str, Any] = {}
     for name, form in formats.items():
         report[name] = export(network, name, form, folder, args)

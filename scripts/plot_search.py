@@ -12,6 +12,7 @@ import cli.early  # noqa: F401  # before what takes time to import
 from cli.scripts import Parser, run_script
 from search.archive import latest_stats, objectives, read_stats, stats_path
 from utils.errors import UserError
+from utils.files import own_folder
 from utils.pareto import non_dominated
 from visualization.plots import plot_front, plot_history
 
@@ -29,7 +30,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Writes `front_<i>.png` for each iteration, and `history.png`."""
     last = int(latest_stats(args.folder).stem.removeprefix("iter_"))
-    target = Path(args.save or Path(args.folder) / "plots")
+    target = Path(args.save) if args.save else own_folder(Path(args.folder) / "plots")
     history = []
     for iteration in range(last + 1):
         path = stats_path(args.folder, iteration)

@@ -21,6 +21,8 @@ from utils.files import read_json, write_json
 
 REQUIRED_KEYS = ("archive", "candidates", "hv", "surrogate")
 SURROGATE_SCORES = ("rmse", "rho", "tau")
+# Of the candidates of an iteration: lists of numbers, which the original does not have.
+PREDICTIONS = ("predicted", "predicted_std")
 # What the original stores for an evaluation that failed: error 100, cost 1000.
 FAILED = (100.0, 1000.0)
 # What is said of each objective beside the error: name, unit, source, direction.
@@ -351,6 +353,9 @@ def _surrogate(place: str, value: Any) -> dict[str, Any]:
         if isinstance(score, float) and math.isnan(score):  # predictions that were all equal
             scores[key] = None
         else:
+            _number(f"{place}: {key}", score)
+    for key in PREDICTIONS:
+        for score in _list(f"{place}: {key}", value.get(key, [])):
             _number(f"{place}: {key}", score)
     return value | scores
 

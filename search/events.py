@@ -9,14 +9,14 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from search.run_folder import EVENTS, LOCK, RunFolder
-from utils.errors import UserError
+from utils.files import open_log, own_folder, read_log
 
 TENSORBOARD = "tensorboard"
 LOG_FORMATS = ("text", "json")
@@ -52,8 +52,11 @@ class Events:
         """Records an event; `text` is what people read of it, nothing where it is empty."""
         line = _line(name, values)
         if self.folder is not None:
-            with open(self.folder.events, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with open_log(self.folder.events) as file:
+                # a killed process may have left half a line
+                whole = not file.tell() or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
+                file.write(b"" if whole else b"\n")
+                file.write(line.encode() + b"\n")
         if self.log_format == "json":
             print(line, flush=True)
         elif text:
@@ -100,10 +103,7 @@ class Events:
         self._writer.flush()
 
     def _tensorboard_folder(self) -> Path:
-        folder = self.folder.path / TENSORBOARD if self.folder else Path(TENSORBOARD)
-        if folder.is_symlink():
-            raise UserError(f"{folder}: a link, but the files of a search lie in its own folder")
-        return folder
+        return own_folder((self.folder.path if self.folder else Path()) / TENSORBOARD)
 
     def close(self) -> None:
         """Closes the TensorBoard file."""
@@ -130,38 +130,67 @@ def versions() -> dict[str, str]:
 def read(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the events of a search, oldest first; [] where none were recorded.
 
-    A line that a killed process left unfinished is skipped.
+    A line that a killed process left unfinished, or that no search writes, is skipped.
+
+    Raises:
+        UserError: the file is a link, a device, or too large.
     """
-    path = Path(folder) / EVENTS
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_text("utf-8", "replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("event"), str):
-            events.append(record)
-    return events
+    return [record for line in read_log(Path(folder) / EVENTS)
+            if (record := _parsed(line)) is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Returns the event that a line holds; None where it holds none of the known forms."""
+    try:
+        record = json.loads(line)
+        json.dumps(record, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+        return None
+    fields = _FORMS.get(record["event"], {})
+    return record if all(key in record and rule(record[key]) for key, rule in fields.items()) \
+        else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_dict_of(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(rule, value.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What a report takes from the events of a file, which may be anybody's: field -> rule.
+_FORMS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "start": {"command": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+              "versions": _is_dict_of(_is_text), "machine": _is_text},
+    "evaluation": {"seconds": _is_number},
+    "iteration": {"iteration": lambda value: type(value) is int,
+                  "seconds": _is_dict_of(_is_number)},
+}
 
 
 def phases(events: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
     """Returns {iteration: {phase: seconds}}; of an iteration that was run again, the last."""
-    return {record["iteration"]: record.get("seconds", {}) for record in events
+    return {record["iteration"]: record["seconds"] for record in events
             if record["event"] == "iteration"}
 
 
 def device_hours(events: list[dict[str, Any]]) -> float:
     """Returns the hours that devices spent on evaluations, failed ones included."""
-    return sum(record.get("seconds", 0.0) for record in events
+    return sum(record["seconds"] for record in events
                if record["event"] == "evaluation") / 3600
 
 
 def is_running(folder: str | os.PathLike) -> bool:
     """Whether a process holds the search's lock file."""
     try:
-        handle = os.open(Path(folder) / LOCK, os.O_RDONLY)
+        handle = os.open(Path(folder) / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -1,12 +1,15 @@
 """Fingerprints of what a search reads, so that a resumed one reads the same."""
 
 import hashlib
+import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from search.objectives import parse_luts
+from search.run_folder import CODE_FLAGS, names_code
 from utils.errors import UserError
 from utils.files import open_regular
 
@@ -20,8 +23,8 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
     """Returns digests of a search's inputs, by the flag that names them.
 
     Files count by their content; the folder of the data by its listing, that is by the relative
-    path and the size of each file; the split by the flags that decide it. What is not on this
-    machine (a cluster may have it) is left out.
+    path and the size of each file; the split by the flags that decide it; code of the user's by
+    its module. What is not on this machine (a cluster may have it) is left out.
 
     Args:
         settings: the resolved flags of msunas.py.
@@ -29,8 +32,8 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
     evaluator = settings["evaluator"]
     files = {name: settings[name]
              for name in (*_FILES.get(evaluator, ("supernet_path", "oracle_path")), "table")}
-    tags = {tag for name, _, tag in (part.partition("@") for part in settings["sec_obj"].split("+"))
-            if name == "cpu"}
+    asked = f"{settings['sec_obj']}+{settings['constraint'] or ''}"
+    tags = set(re.findall(r"\bcpu\b@?(\w*)", asked))
     files |= {f"lut {tag}".strip(): path for tag, path in parse_luts(settings["lut"] or []).items()
               if tag in tags}
     found = {name: _of_file(path) for name, path in files.items()
@@ -40,7 +43,8 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
         found["split"] = f"{settings['dataset']}: {images}, seed {settings['seed']}"
         if settings["data"] and os.path.isdir(settings["data"]):
             found["data"] = _of_folder(settings["data"])
-    return found
+    code = {name: _of_code(settings[name]) for name in CODE_FLAGS if names_code(settings[name])}
+    return found | {name: digest for name, digest in code.items() if digest}
 
 
 def check_inputs(source: str | os.PathLike, stored: Any, found: dict[str, str]) -> None:
@@ -61,6 +65,20 @@ def check_inputs(source: str | os.PathLike, stored: Any, found: dict[str, str]) 
                         "search was started, so that its results cannot be compared with new "
                         "ones; put it back, start anew in another --save, or go on all the same "
                         "with --accept_changed_inputs")
+
+
+def _of_code(named: str) -> str:
+    """Returns a digest of the modules that `module:Class` names; of what it imports, nothing."""
+    digests = []
+    for part in named.split("+"):
+        module, colon, _ = part.partition(":")
+        try:
+            found = importlib.util.find_spec(module) if colon else None
+        except (ImportError, ValueError):  # told when it is loaded
+            continue
+        if found and found.origin and os.path.isfile(found.origin):
+            digests.append(_of_file(found.origin))
+    return " ".join(digests)
 
 
 def _of_file(path: str | os.PathLike) -> str:

@@ -17,6 +17,7 @@ from utils.files import (
     make_folder,
     open_regular,
     read_json,
+    read_log,
     where_supported,
     write_json,
     write_text,
@@ -29,7 +30,7 @@ EVENTS = "events.jsonl"
 LOCK = "search.lock"
 # Flags of one call, which its settings file must not hand on to the next.
 ONE_TIME = ("typed", "resume", "dry_run", "retry_failed", "accept_changed_inputs",
-            "log_format", "tensorboard", "no_report")
+            "log_format", "tensorboard", "no_report", "download")
 # Flags that may name code, as module:Class: never taken from a file without being typed.
 CODE_FLAGS = ("evaluator", "search_space", "predictor", "strategy", "sec_obj")
 # By these a settings file is known as that of a search.
@@ -251,11 +252,9 @@ class RunFolder:
 
     def write_retried(self, name: str, reasons: Sequence[str]) -> None:
         """Adds a line to `retries.log` for each earlier attempt of an evaluation: why it ended."""
-        path, known = self._at(RETRIES), ""
-        if os.path.lexists(path):
-            with open_regular(path) as file:
-                known = file.read().decode("utf-8", "replace")
-        write_text(path, known + "".join(f"{name}: {reason}\n" for reason in reasons))
+        path = self._at(RETRIES)
+        lines = [*read_log(path), *(f"{name}: {reason}" for reason in reasons)]
+        write_text(path, "".join(f"{line}\n" for line in lines))
 
     def read_failed(self, check_arch: Callable[[dict], object]) -> \
             dict[tuple[int, int], dict[str, Any]]:
@@ -283,12 +282,21 @@ class RunFolder:
 def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:
     """Raises UserError where stored flags name code of its own that was not typed again.
 
-    A folder from elsewhere would otherwise decide what this machine imports and runs.
+    A folder from elsewhere would otherwise decide what this machine imports and runs, or which
+    Ray cluster it trusts: what a cluster answers can run code, too.
     """
-    for name in CODE_FLAGS:
-        if names_code(stored.get(name)) and name not in typed:
-            raise UserError(f"{source}: its settings name code, --{name} {stored[name]}, which "
-                            "would be run; if you trust it, type this flag again")
+    for name, value in _trusted(stored).items():
+        if name not in typed:
+            raise UserError(f"{source}: its settings name code, --{name} {value}, which would be "
+                            "run; if you trust it, type this flag again")
+
+
+def _trusted(settings: dict[str, Any]) -> dict[str, str]:
+    """Returns the flags that decide whose code is run: those must be typed, in every call."""
+    flags = {name: settings[name] for name in CODE_FLAGS if names_code(settings.get(name))}
+    if settings.get("backend") == "ray" and settings.get("ray_address") not in (None, "auto"):
+        flags["ray_address"] = str(settings["ray_address"])
+    return flags
 
 
 def names_code(value: Any) -> bool:
@@ -300,8 +308,7 @@ def names_code(value: Any) -> bool:
 
 def resume_command(settings: dict[str, Any]) -> str:
     """Returns the command that goes on with a search, with the flags that must be typed again."""
-    code = [part for name in CODE_FLAGS if names_code(settings.get(name))
-            for part in (f"--{name}", str(settings[name]))]
+    code = [part for name, value in _trusted(settings).items() for part in (f"--{name}", value)]
     return shlex.join(["python", "msunas.py", "--resume", str(settings["save"]), *code])
 
 

@@ -5,16 +5,19 @@ layer; the network's output joins all layers that no other one reads. The benchm
 set of isomorphic networks: 26,206 of the 59,049 combinations.
 """
 
+import re
 from collections import Counter
 from typing import Any, ClassVar
 
 import numpy as np
 
 from search_space.table import TableSearchSpace
+from utils.errors import UserError
 
 N_LAYERS = 4
 INPUT = 0
 SKIP = "skip"
+_LINKS = re.compile("".join(f"[0-{layer}]" for layer in range(N_LAYERS)))
 
 
 class NASBenchGraphSpace(TableSearchSpace):
@@ -27,6 +30,9 @@ class NASBenchGraphSpace(TableSearchSpace):
     Args:
         table: a CSV file with the columns `links`, `op1` to `op4`, and figures of one data set.
         accuracy: its column with the top-1 accuracy in percent.
+
+    Raises:
+        UserError: as the base class, or `links` holds something else.
     """
 
     name = "nasbenchgraph"
@@ -35,6 +41,11 @@ class NASBenchGraphSpace(TableSearchSpace):
 
     def __init__(self, table: str | None = None, accuracy: str | None = None) -> None:
         super().__init__(table, ["links", *(f"op{i + 1}" for i in range(N_LAYERS))], accuracy)
+        for links in self.genes[0].values:
+            if not _LINKS.fullmatch(str(links)):
+                raise UserError(f"{table}: the column links holds {str(links)[:40]!r}, not "
+                                f"{N_LAYERS} digits: what each layer reads, 0 the input, i the "
+                                "layer i before it")
         self._by_class = {self._class(row): i for i, row in enumerate(self.rows)}
         self._row_of: dict[bytes, np.ndarray] = {row.tobytes(): row for row in self.rows}
 

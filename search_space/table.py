@@ -2,25 +2,29 @@
 
 import csv
 import gzip
+import io
 import math
 import os
 import re
 import zlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from search_space.base import Arch, Gene, SearchSpace, rows_in
 from search_space.values import check_keys, position
 from utils.errors import UserError
+from utils.files import MAX_TEXT_BYTES, open_regular
 
 # Predicting as many rows takes a few seconds.
 MAX_ENUMERATED = 50_000
+# NAS-Bench-101, the largest table, has 423,624 rows of 13 cells.
+MAX_CELLS, MAX_LINE = 10_000_000, 2**20
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -40,7 +44,7 @@ class Table:
         """Returns a column; raises UserError where the table lacks it."""
         if name not in self.columns:
             raise UserError(f"{self.path}: no column {name[:60]!r}; it has "
-                            f"{', '.join(self.columns)}")
+                            f"{', '.join(self.columns):.400}")
         return self.columns[name]
 
     def keys(self, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -64,17 +68,29 @@ def read_table(path: str | os.PathLike) -> Table:
         UserError: the file is missing, damaged or empty, or rows differ in length.
     """
     try:
-        return _read_table(os.fspath(path), os.stat(path).st_mtime_ns)
+        status = os.stat(path)
+        return _read_table(os.fspath(path), (status.st_ino, status.st_size, status.st_mtime_ns,
+                                             status.st_ctime_ns))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path}: not a readable table (CSV): {reason}") from None
 
 
 @lru_cache(maxsize=4)
-def _read_table(path: str, changed: int) -> Table:
-    with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8",
-                                                       newline="") as file:
-        header, *rows = csv.reader(file, strict=True)
+def _read_table(path: str, stamp: tuple[int, ...]) -> Table:
+    """Reads a table; `stamp` is what changes whenever the file does."""
+    rows: list[list[str]] = []
+    n_cells = 0
+    with open_regular(path) as raw, (gzip.open(raw) if path.endswith(".gz") else raw) as content:
+        text = io.TextIOWrapper(content, "utf-8-sig", newline="")
+        for row in csv.reader(_lines(text), strict=True):
+            rows.append(row)
+            n_cells += len(row)
+            if n_cells > MAX_CELLS:
+                raise ValueError(f"more than {MAX_CELLS} cells")
+    if not rows:
+        raise ValueError("empty")
+    header, rows = rows[0], rows[1:]
     if not rows or len(set(header)) < len(header) or not all(header):
         raise UserError(f"{path}: a table has a header of different names and at least one row")
     for number, row in enumerate(rows, 2):
@@ -82,6 +98,17 @@ def _read_table(path: str, changed: int) -> Table:
             raise UserError(f"{path}: row {number} has {len(row)} cells, the header "
                             f"{len(header)}")
     return Table(path, dict(zip(header, zip(*rows, strict=True), strict=True)))
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """Gives the lines of a text that is not longer than any table: it may be compressed."""
+    n_read = 0
+    while line := file.readline(MAX_LINE):
+        n_read += len(line)
+        if len(line) == MAX_LINE or n_read > MAX_TEXT_BYTES:
+            raise ValueError(f"more than {MAX_LINE} characters in a line, or {MAX_TEXT_BYTES} in "
+                             "all")
+        yield line
 
 
 def parse_number(text: str) -> int | float | None:

@@ -29,7 +29,7 @@ from training.checkpoints import Checkpoints, History
 from training.fit import Evaluation, Run, plain_part
 from training.world import World
 from utils.errors import UserError, one_line
-from utils.files import make_folder, read_text, write_text
+from utils.files import make_folder, open_log, own_folder, read_text, write_text
 from utils.locks import locked
 
 log = logging.getLogger("train")
@@ -83,7 +83,7 @@ class Scalars:
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:
-        make_folder(folder)
+        make_folder(own_folder(folder))
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -231,7 +231,15 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """A log in a file that is only left incomplete where it cannot be written."""
+    """A log in a file that is only left incomplete where it cannot be written.
+
+    Raises:
+        UserError: the file is a link or a device: the folder may come from elsewhere.
+    """
+
+    def _open(self) -> Any:
+        return io.TextIOWrapper(open_log(self.baseFilename), self.encoding, self.errors,
+                                line_buffering=True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Does nothing: what else is written in the folder says what is wrong."""

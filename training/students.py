@@ -34,6 +34,7 @@ from training.loops import Criterion, Objective, distilled, supervised
 from utils.choices import choose
 from utils.devices import seeded
 from utils.errors import UserError, one_line
+from utils.files import open_regular
 
 log = logging.getLogger("train")
 
@@ -239,7 +240,7 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
     path, calibrate = Path(who), False
     if not path.is_file():
         net, classes = _timm_teacher(who, checkpoint)
-    elif path.read_bytes()[:256].lstrip()[:1] == b"{":
+    elif _is_json(path):
         if checkpoint is None:
             raise UserError(f"{who}: a network config teaches only with --teacher-checkpoint")
         net = build_from_config(read_config(who))
@@ -254,6 +255,11 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
         raise UserError(f"{who}: teaches {classes} classes, but the data set has {n_classes}; "
                         "choose a teacher of the same classes")
     return Teacher(net.eval().requires_grad_(False), calibrate)
+
+
+def _is_json(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(256).lstrip()[:1] == b"{"
 
 
 def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:

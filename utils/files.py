@@ -146,13 +146,25 @@ def open_log(path: str | os.PathLike) -> IO[bytes]:
     return os.fdopen(handle, "ab+")
 
 
-def read_text(path: str | os.PathLike, what: str = "text file",
-              max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Reads a UTF-8 text file.
+def own_folder(path: str | os.PathLike) -> Path:
+    """Returns a folder whose name the program chose, in a folder that may come from elsewhere.
 
     Raises:
-        UserError: the file is missing, a folder, a device, unreadable, empty, too large, or not
-            UTF-8.
+        UserError: it is a link: what is written would go elsewhere.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        raise UserError(f"{path}: a link, but what is written there belongs into this folder "
+                        "itself; remove the link")
+    return path
+
+
+def read_bytes(path: str | os.PathLike, what: str = "file",
+               max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Reads a file.
+
+    Raises:
+        UserError: the file is missing, a folder, a device, unreadable, or too large.
     """
     path = Path(path)
     try:
@@ -160,21 +172,47 @@ def read_text(path: str | os.PathLike, what: str = "text file",
             size = os.fstat(file.fileno()).st_size
             if size > max_bytes:
                 raise UserError(f"{path}: {size} bytes, more than a {what} can have ({max_bytes})")
-            text = file.read(max_bytes).decode("utf-8")
+            return file.read(max_bytes)
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}; check the path") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, but a {what} was expected; name the file itself") \
             from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file, but a {what} was expected") from None
     except ValueError as error:  # an embedded null byte in the path
         raise UserError(f"{str(path)!r}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_text(path: str | os.PathLike, what: str = "text file",
+              max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Reads a UTF-8 text file.
+
+    Raises:
+        UserError: as `read_bytes`, or the file is empty or not UTF-8.
+    """
+    try:
+        text = read_bytes(path, what, max_bytes).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file, but a {what} was expected") from None
     if not text.strip():
         raise UserError(f"{path}: empty, but a {what} was expected; make or copy it again")
     return text
+
+
+def read_log(path: str | os.PathLike) -> list[str]:
+    """Returns the lines of a log, which may be absent, empty, cut off, or hold bytes that are no
+    UTF-8.
+
+    Raises:
+        UserError: as `read_bytes`, or the log is a link: in a folder from elsewhere it may lead to
+            a file that nobody meant to show.
+    """
+    if not os.path.lexists(path):
+        return []
+    if os.path.islink(path):
+        raise UserError(f"{path}: a link, not a log file; remove it")
+    return read_bytes(path, "log file").decode("utf-8", "replace").splitlines()
 
 
 def read_json(path: str | os.PathLike, what: str = "JSON file",

@@ -14,13 +14,14 @@ import numpy as np
 
 from search import events
 from search.archive import Stats, latest_stats, objectives, read_stats, stats_path
-from search.run_folder import RETRIES, SETTINGS
+from search.run_folder import RETRIES
+from search.settings import read_stored
 from search_space import get_search_space
 from search_space.backbones import width_from_name
 from search_space.base import SearchSpace
 from search_space.layers import Layer
 from utils.errors import UserError
-from utils.files import read_json
+from utils.files import read_json, read_log
 from utils.pareto import non_dominated
 from visualization.plots import axis_parts
 
@@ -201,8 +202,7 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
     """
     file = latest_stats(path) if Path(path).is_dir() else Path(path)
     folder = file.parent
-    settings_file = folder / SETTINGS
-    settings = read_json(settings_file, "settings file") if settings_file.exists() else {}
+    settings = read_stored(folder)
     stats = read_stats(file)
     if not stats.archive:
         raise UserError(f"{file}: the archive holds no evaluated architecture")
@@ -215,7 +215,7 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
                    axes=_axes(stats, settings), archs=archs, F=objectives(stats.archive),
                    iteration=np.array([iteration.get(_key(arch), 0) for arch in archs]),
                    figures=_figures(folder, archs, space, history), history=history,
-                   failures=_failures(folder), retries=_lines(folder / RETRIES),
+                   failures=_failures(folder), retries=read_log(folder / RETRIES),
                    events=events.read(folder), reference=None if stats.reference_point is None
                    else np.array(stats.reference_point))
 
@@ -330,6 +330,3 @@ def _failures(folder: Path) -> list[Failure]:
                                  str(record.get("error", "no reason was recorded"))))
     return sorted(found, key=lambda failure: (failure.iteration, failure.index))
 
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text("utf-8", "replace").splitlines() if path.exists() else []

@@ -248,3 +248,13 @@ def test_a_model_card_says_who_chose_by_the_images(digits):
                  "conv + linear MACs", "Apache License 2.0"):
         assert part in text, part
     assert text.startswith("---\nlibrary_name: timm\n")
+
+
+def test_a_hub_that_is_a_link_is_not_written(digits, tmp_path):
+    net, resolution, provider = digits
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "hub").symlink_to(tmp_path / "precious")
+    images = Preprocessing(resolution, "squash", provider.info.mean, provider.info.std)
+    with pytest.raises(UserError, match="a link"):
+        write_hub(net, tmp_path / "hub", images, "# card\n")
+    assert not list((tmp_path / "precious").iterdir())

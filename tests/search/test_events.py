@@ -127,3 +127,31 @@ def test_machines_read_one_object_a_line(finished, tmp_path, run_command):
     assert list((save / "tensorboard").iterdir())
     assert {name: data for name, data in contents(save).items() if "tensorboard" not in name} == \
         contents(finished[0])
+
+
+@pytest.mark.parametrize("line", [
+    "[" * 100_000, '{"event": "start", "time": ' + "9" * 5000 + "}", '{"event": "iteration"}',
+    '{"event": "iteration", "iteration": [1], "seconds": {}}', '{"event": "evaluation"}',
+    '{"event": "iteration", "iteration": 1, "seconds": {"fit": NaN}}',
+    '{"event": "evaluation", "seconds": 1e999}', '{"event": "evaluation", "seconds": "x"}',
+    '{"event": "start", "command": {}, "versions": [], "machine": 1}', "\0\0"])
+def test_lines_that_no_search_writes_are_skipped(tmp_path, line):
+    (tmp_path / "events.jsonl").write_text(line)
+    Events(RunFolder(tmp_path)).evaluated(0, 0, 1.0, "ok")  # begins a line of its own
+    found = events.read(tmp_path)
+    assert [record["event"] for record in found] == ["evaluation"]
+    assert events.device_hours(found) > 0 and events.phases(found) == {}
+
+
+def test_pipes_and_links_are_not_read(tmp_path):
+    """Neither waits for ever, nor shows a file from elsewhere."""
+    os.mkfifo(tmp_path / "search.lock")
+    assert not events.is_running(tmp_path)
+    os.mkfifo(tmp_path / "events.jsonl")
+    for act in (events.read, lambda folder: Events(RunFolder(folder)).event("a")):
+        with pytest.raises(UserError, match="a device"):
+            act(tmp_path)
+    (tmp_path / "events.jsonl").unlink()
+    (tmp_path / "events.jsonl").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="a link"):
+        events.read(tmp_path)

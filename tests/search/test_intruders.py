@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from search.archive import read_stats
+from search.inputs import check_inputs, fingerprints
 from search.run_folder import RunFolder
+from search.settings import Settings
 from tests.conftest import ROOT
 from tests.search.runs import EVALUATOR, TRUSTED, command, contents
 from utils.errors import UserError
@@ -180,25 +183,51 @@ def test_an_archive_of_another_objective_is_refused(finished, tmp_path, fails_cl
     assert contents(save) == before
 
 
-@pytest.mark.parametrize(("flag", "change"), [
-    ("data", lambda folder: (folder / "data" / "new.jpg").write_bytes(b"x")),
-    ("data", lambda folder: (folder / "data" / "old.jpg").write_bytes(b"longer")),
-    ("supernet_path", lambda folder: (folder / "net_w1.0").write_bytes(b"other"))])
-def test_inputs_that_changed_are_noticed(tmp_path, run_command, fails_clearly, flag, change):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "old.jpg").write_bytes(b"old")
-    (tmp_path / "net_w1.0").write_bytes(b"these")
+CODE = """from evaluator import Evaluator
+class Mine(Evaluator):
+    def __init__(self, **options): pass
+    def evaluate(self, arch, **options): return {"top1": 50.0 + arch["d"][0]}
+"""
+
+
+def inputs(folder: Path) -> dict[str, Any]:
+    """The settings of a search with an input of each kind, in a folder."""
+    (folder / "data").mkdir()
+    for name, text in {"data/old.jpg": "old", "net_w1.0": "these", "lut.yaml": "a: 1",
+                       "table.csv": "a,b", "mine.py": CODE}.items():
+        (folder / name).write_text(text)
+    return {**Settings().to_json(), "evaluator": "mine:Mine", "data": str(folder / "data"),
+            "supernet_path": str(folder / "net_w1.0"), "table": str(folder / "table.csv"),
+            "lut": [str(folder / "lut.yaml")], "constraint": "cpu<=3"}
+
+
+@pytest.mark.parametrize(("flag", "name", "content"), [
+    ("data", "data/new.jpg", "x"), ("data", "data/old.jpg", "longer"), ("lut", "lut.yaml", "a: 2"),
+    ("supernet_path", "net_w1.0", "other"), ("table", "table.csv", "a,c"),
+    ("evaluator", "mine.py", f"{CODE} # other")])
+def test_a_change_of_each_kind_of_input_is_seen(tmp_path, monkeypatch, flag, name, content):
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = inputs(tmp_path)
+    before = fingerprints(settings)
+    check_inputs("here", before, fingerprints(settings))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"here: what --{flag} names has changed"):
+        check_inputs("here", before, fingerprints(settings))
+
+
+def test_inputs_that_changed_are_noticed(finished, tmp_path, run_command, fails_clearly):
     save = tmp_path / "run"
-    done = run_command(*command(save), "--iterations", 0, "--data", tmp_path / "data",
-                       "--supernet_path", tmp_path / "net_w1.0")
+    shutil.copytree(finished[0], save)
+    stored = json.loads((save / "settings.json").read_text())
+    (save / "settings.json").write_text(json.dumps(
+        {**stored, "inputs": {**stored["inputs"], "evaluator": "0" * 32}}))
+    before = snapshot(save)
+    fails_clearly("msunas.py", *TRUSTED, "--resume", save, match="what --evaluator names has")
+    assert snapshot(save) == before
+    done = run_command("msunas.py", *TRUSTED, "--resume", save, "--accept_changed_inputs",
+                       "--no_report")
     assert done.returncode == 0, done.stderr
-    go_on = ("msunas.py", *TRUSTED, "--resume", save, "--iterations", 1)
-    change(tmp_path)
-    fails_clearly(*go_on, match=f"what --{flag} names has changed")
-    assert not (save / "iter_1.stats").exists()
-    for flags in (["--accept_changed_inputs"], ["--iterations", 2]):
-        done = run_command(*go_on, *flags)
-        assert done.returncode == 0, done.stderr
+    assert json.loads((save / "settings.json").read_text())["inputs"] == stored["inputs"]
 
 
 # ------------------------------------------------------------------------------ 12: a renamed run
@@ -306,3 +335,31 @@ def test_code_that_a_supernet_names_is_not_run(stranger, fails_clearly):
     torch.save(content, stranger / "net_w0.35")
     fails_clearly("msunas.py", "--dataset", "digits", "--supernet_path", stranger / "net_w0.35",
                   "--save", stranger / "run", match="stranger:Evil")
+
+
+def test_a_ray_cluster_that_a_received_folder_names_is_not_joined(finished, tmp_path,
+                                                                  fails_clearly):
+    """What a cluster answers can run code."""
+    save = tmp_path / "run"
+    shutil.copytree(finished[0], save)
+    stored = json.loads((save / "settings.json").read_text())
+    (save / "settings.json").write_text(json.dumps(
+        {**stored, "backend": "ray", "ray_address": "192.0.2.1:6379", "iterations": 3}))
+    before = snapshot(save)
+    fails_clearly("msunas.py", *TRUSTED, "--resume", save, match="--ray_address 192.0.2.1:6379")
+    assert snapshot(save) == before
+
+
+@pytest.mark.parametrize("save", ["fresh", "run"])
+def test_events_are_not_written_through_a_link(finished, tmp_path, fails_clearly, save):
+    """A new search accepts a folder with nothing but events, and those may be a link."""
+    if save == "run":
+        shutil.copytree(finished[0], tmp_path / save)
+        (tmp_path / save / "events.jsonl").unlink()
+    (tmp_path / save).mkdir(exist_ok=True)
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / save / "events.jsonl").symlink_to(tmp_path / "precious")
+    flags = command(tmp_path / save) if save == "fresh" else [
+        "msunas.py", *TRUSTED, "--resume", tmp_path / save]
+    fails_clearly(*flags, match="a link")
+    assert (tmp_path / "precious").read_text() == "kept"

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import os
 from collections import Counter
 
 import numpy as np
@@ -262,3 +263,39 @@ def test_other_cells_are_refused(text):
         get_search_space("nasbench201").encode({"arch": text})
     with pytest.raises(UserError, match="data set"):
         get_search_space("nasbench201", accuracy="svhn_test")
+
+
+@pytest.mark.parametrize(("row", "n"), [(b"a" * 2**20, 4), (b"1,2\n" * 2**10, 8), (b"\n", 300)])
+def test_a_small_archive_of_a_huge_table_is_not_read(tmp_path, monkeypatch, row, n):
+    monkeypatch.setattr("search_space.table.MAX_CELLS", 10_000)
+    monkeypatch.setattr("search_space.table.MAX_TEXT_BYTES", 200)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + row * n))
+    with pytest.raises(UserError, match="more than"):
+        read_table(tmp_path / "t.csv.gz")
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="a device or a pipe"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_a_table_with_the_old_time_is_read_again(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n")
+    status = path.stat()
+    assert read_table(path).column("b") == ("2",)
+    path.write_text("\ufeffa,b\n1,3\n")  # as spreadsheets write it
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert read_table(path).column("b") == ("3",) and list(read_table(path).columns) == ["a", "b"]
+
+
+@pytest.mark.parametrize("links", ["[[[", "0-0-0-0", "0100", "0200", "01234", "1000"])
+def test_links_that_are_no_graph_are_refused(tmp_path, links):
+    path = write_csv(tmp_path / "t.csv", ["links", "op1", "op2", "op3", "op4", "valid_top1"],
+                     [["0000", "gat", "gat", "gat", "gat", 50], [links, *["gcn"] * 4, 60]])
+    if links != "0100":
+        with pytest.raises(UserError, match="the column links holds"):
+            get_search_space("nasbenchgraph", table=str(path))
+    else:
+        assert len(get_search_space("nasbenchgraph", table=str(path)).rows) == 2

@@ -193,3 +193,15 @@ def test_odd_names_are_only_names(tmp_path, caplog):
     assert load_checkpoint(folder / "last.pth.tar")
     assert "od" in (folder / "train.log").read_text()
     assert (folder / "args.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["train.log", "tensorboard"])
+def test_nothing_is_written_through_a_link_in_a_received_folder(tmp_path, name):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir() if name == "tensorboard" else elsewhere.write_text("kept")
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match="a link"), Output(small_run(), folder, keep):
+        pass
+    assert not list(elsewhere.iterdir()) if elsewhere.is_dir() else elsewhere.read_text() == "kept"
+    assert not (folder / "train.lock").exists()

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, SPACE, make_run
 from utils.errors import UserError
 from utils.files import write_json
 from visualization.data import picks, read_run
+from visualization.report import page, payload
 
 N = N_DOE + ITERATIONS * N_ITER
 
@@ -99,3 +101,27 @@ def test_code_of_the_users_is_not_imported_by_reading_a_folder(tmp_path, finishe
 def test_vectors_are_those_of_the_space(finished_run):
     run = read_run(finished_run)
     assert (run.vectors[3] == SPACE.encode(run.archs[3])).all()
+
+
+@pytest.mark.parametrize(("file", "key", "value"), [
+    ("settings.json", "search_space", 5), ("settings.json", "n_classes", [1]),
+    ("settings.json", "supernet_path", True), ("settings.json", "resolutions", "x:y"),
+    ("settings.json", "resolutions", [32.5]), ("settings.json", "table", {"a": 1}),
+    ("iter_3.stats", "surrogate", {"predicted": "abc"}),
+    ("iter_3.stats", "surrogate", {"predicted_std": [None]})])
+def test_values_of_another_type_are_refused(finished_run, tmp_path, file, key, value):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    write_json(run / file, {**json.loads((run / file).read_text()), key: value})
+    with pytest.raises(UserError, match=re.escape(file)):
+        page(payload([read_run(run)]))
+
+
+@pytest.mark.parametrize("name", ["retries.log", "events.jsonl"])
+def test_a_link_to_a_file_elsewhere_is_not_shown(finished_run, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="a link"):
+        read_run(run)
