@@ -8,7 +8,6 @@ scripts/distributed_train.sh N DATA ...`.
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cli.early  # noqa: F401  # before what takes time to import
@@ -16,7 +15,7 @@ import cli.early  # noqa: F401  # before what takes time to import
 from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script
-from cli.types import DOWNLOAD, count, number
+from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
 from data_providers.table import DATASETS
 from training.flags import (
     add_aliases,
@@ -65,6 +64,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--vld-size", type=count(1), default=None,
                    help="training images to judge epochs by; None: the data set's own, or its "
                         "test images")
+    g.add_argument("--max-damaged", "--max_damaged", type=number(0, 1), default=0.01,
+                   help=MAX_DAMAGED)
     g.add_argument("-b", "--batch-size", type=count(1), default=96, help="images of each process")
     g.add_argument("-j", "--workers", type=count(0), default=2, help="loading processes of each")
     g.add_argument("--transform", choices=("crop", "squash"), default=None,
@@ -144,7 +145,8 @@ def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     provider = DataProvider(
         args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,
         transform=settled(args, "transform", config.get("transform")) or TRANSFORM,
-        mean=mean and tuple(mean), std=std and tuple(std), download=args.download)
+        mean=mean and tuple(mean), std=std and tuple(std), download=args.download,
+        max_damaged=args.max_damaged)
     return provider, load_networks(args, config, provider.n_classes,
                                    provider.facts()["class_names"])
 
@@ -173,7 +175,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     say_what_judges(provider)
     objective = training_objective(
         args, networks.teacher, partial(cross_entropy, label_smoothing=args.smoothing),
-        lambda: provider.calibration_batches(size), world.device)
+        lambda: provider.calibration_batches(size, device=world.device), world.device)
     measured = partial(measure, run, provider=provider, split="valid", size=size)
     facts = provider.facts()
     with Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output:
@@ -288,14 +290,12 @@ def cutout(images: "Tensor", length: int, generator: Any,
 def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
             size: int) -> dict[str, float]:
     """Returns loss, top-1 and top-5 of a network; each process evaluates every n-th batch."""
-    from data_providers.loading import Batches
     from training.loops import evaluate
 
     world = run.world
-    whole = provider.eval_batches(split, size, device=world.device)
-    part = Batches(lambda: islice(iter(whole.start()), world.rank, None, world.size),
-                   -(-(len(whole) - world.rank) // world.size), whole.finish)
-    return evaluate(net, part, amp=run.amp, reduce=world.sum, progress=world.progress)
+    batches = provider.eval_batches(split, size, device=world.device, rank=world.rank,
+                                    world_size=world.size)
+    return evaluate(net, batches, amp=run.amp, reduce=world.sum, progress=world.progress)
 
 
 def log_accuracy(run: "Run", provider: "DataProvider", size: int) -> None:

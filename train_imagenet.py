@@ -14,7 +14,7 @@ import cli.early  # noqa: F401  # before what takes time to import
 from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import run_script
-from cli.types import DOWNLOAD, amount, count, number
+from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number
 from data_providers.table import DATASETS, N_CALIBRATION
 from training import flags
 from training.flags import (
@@ -75,6 +75,8 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help="images to evaluate on likewise")
     g.add_argument("--vld-size", type=count(1), default=None,
                    help="training images to evaluate on; None: the validation images")
+    g.add_argument("--max-damaged", "--max_damaged", type=number(0, 1), default=0.01,
+                   help=MAX_DAMAGED)
     g.add_argument("-b", "--batch-size", type=count(1), default=32, help="images of each process")
     g.add_argument("-vb", "--validation-batch-size", type=count(1), default=None,
                    help="the same for the evaluation; None: --batch-size")
@@ -202,7 +204,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     from training.loops import Mirrored, evaluate
     from training.output import Output, log_start, output_folder, start_logging
     from training.students import resume_run, write_pair
-    from training.timm_loaders import make_loaders, set_epoch
+    from training.timm_loaders import Watched, make_loaders, set_epoch
 
     start_logging(world)
     source, networks = load_all(args)
@@ -223,7 +225,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
     with Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output:
         output.take_up(history, args.resume)
         log_start(run, measure, source.info.eval_resize)
-        fit(run, batches, objective, measure, output, lambda epoch: set_epoch(args, batches, epoch))
+        fit(run, Watched(batches, source.train, args.max_damaged), objective, measure, output,
+            lambda epoch: set_epoch(args, batches, epoch))
     if world.primary and source.provider:
         from evaluator.tuned import write_tuned_hub
 

@@ -65,17 +65,30 @@ class BatchLog:
         self.n_batches, self.every, self.write = n_batches, every, write
         self.meters = {name: Meter() for name in ("Time", *self.NAMES)}
         self.done, self.start = 0, time.perf_counter()
+        self.unread: list[Tensor] = []
 
     def __call__(self, sums: "Tensor") -> None:
-        """Takes the [sum of losses, top-1 hits, top-5 hits, images] of one batch."""
-        loss, top1, top5, n = sums.tolist()
-        now = time.perf_counter()
-        self.meters["Time"].update(now - self.start, 1)
-        for name, total in zip(self.NAMES, (loss, 100 * top1, 100 * top5), strict=True):
-            self.meters[name].update(total, round(n))
-        self.done, self.start = self.done + 1, now
+        """Takes the [sum of losses, top-1 hits, top-5 hits, images] of one batch.
+
+        Reading them waits for the device, so that is done for all batches of a line at once.
+        """
+        self.unread.append(sums)
+        self.done += 1
         if self.done % self.every == 0 or self.done == self.n_batches:
+            self._read()
             self.write(self.line())
+
+    def _read(self) -> None:
+        """Takes the batches since the last line into the means; each has its share of the time."""
+        import torch
+
+        rows = torch.stack(self.unread).cpu().double().tolist()
+        now = time.perf_counter()
+        for loss, top1, top5, n in rows:
+            self.meters["Time"].update((now - self.start) / len(rows), 1)
+            for name, total in zip(self.NAMES, (loss, 100 * top1, 100 * top5), strict=True):
+                self.meters[name].update(total, round(n))
+        self.unread, self.start = [], now
 
     def line(self) -> str:
         """Returns the line of the latest batch: its own values, and in brackets the means."""
@@ -234,8 +247,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="data-loading processes (default: %(default)s)")
     p.add_argument("-b", "--batch-size", type=count(1), default=200,
                    help="images in a batch (default: %(default)s)")
-    p.add_argument("--device", help="cpu, or cuda:0, ... (default: all visible GPUs where there are"
-                   " some, else cpu)")
+    p.add_argument("--device", help="cpu, or cuda:0, ... (default: a GPU where there is one, else "
+                   "cpu)")
     p.add_argument("--threads", type=count(1, 1024), help="CPU threads (default: one per core; "
                    "idle ones sleep, so that others can use the cores)")
     p.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
@@ -302,7 +315,7 @@ def print_predictions(net: "nn.Module", data: Any, resolution: int,
     device = evaluation_device(args.device)
     net.to(device)
     if args.subnet:
-        recalibrate_bn(net, data.calibration_batches(resolution))
+        recalibrate_bn(net, data.calibration_batches(resolution, device=device))
         data = data.info, data.facts()["class_names"]
     done = 0
     for found in progress_bar(predict(net.eval(), files, *data, resolution, device), "picture"):
@@ -321,8 +334,6 @@ def validate(net: "nn.Module", provider: Any, resolution: int,
 
     A subnet's BN statistics are recomputed first, as in an evaluation of a search.
     """
-    import torch
-
     from evaluator.accuracy import evaluation_device
     from networks import recalibrate_bn
     from networks.folding import folded, speed_up
@@ -333,11 +344,9 @@ def validate(net: "nn.Module", provider: Any, resolution: int,
     net.to(device)
     if args.subnet:
         speed_up(net)
-        recalibrate_bn(net, provider.calibration_batches(resolution))
+        recalibrate_bn(net, provider.calibration_batches(resolution, device=device))
     net = folded(net)
-    if torch.cuda.device_count() > 1 and not args.device:
-        net = torch.nn.DataParallel(net)
-    batches = provider.eval_batches(args.split, resolution, args.batch_size)
+    batches = provider.eval_batches(args.split, resolution, args.batch_size, device=device)
     return evaluate(net, batches, amp=amp_precision(args.amp, device), progress=progress_bar,
                     on_batch=BatchLog(len(batches), args.print_freq, say))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from filelock import FileLock
 from PIL import Image
 from torch.utils.data import Dataset
@@ -28,6 +29,7 @@ from utils.files import read_text
 SPLITS = ("train", "test")
 _STATISTICS_IMAGES = 5_000
 _DIGITS_SEED = 0
+_FEW_DAMAGED = 1  # of a small data set, whatever part that is
 
 
 class Images:
@@ -132,19 +134,61 @@ class ArrayImages(Images):
         yield np.ascontiguousarray(self.items).data
 
 
+def check_damaged(images: Images, damaged: Sequence[int], limit: float) -> None:
+    """Raises UserError where more than the part `limit` of a split is damaged; one always may be.
+
+    Args:
+        images: of the split, or a part of it.
+        damaged: indices of those that could not be decoded.
+        limit: 0..1.
+    """
+    if len(damaged) > max(_FEW_DAMAGED, images.total * limit):
+        raise UserError(f"{images.name(min(damaged))}: {len(damaged)} of {images.total} images are "
+                        f"damaged, more than {100 * limit:g} in 100; check or copy the data again, "
+                        "or raise --max_damaged")
+
+
+def warn_of_damage(name: str, count: int) -> None:
+    """Names a damaged image on stderr, the `count`-th."""
+    print(f"warning: {one_line(name)}: damaged image, left out ({count} so far)", file=sys.stderr)
+
+
 class LabelledDataset(Dataset):
-    """`images` as a torch data set of (transform(PIL image), label)."""
+    """`images` as a torch data set of (transform(PIL image), label).
+
+    The next image stands in for a damaged one, which is named on stderr once.
+
+    Attributes:
+        damaged: bool (n,), in memory that loading processes share.
+    """
 
     def __init__(self, images: Images, transform: Callable | None = None) -> None:
         self.images, self.transform = images, transform
+        self.damaged = torch.zeros(len(images), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = self.images.read(index)
-        label = int(self.images.targets[index])
-        return (self.transform(image) if self.transform else image), label
+        for candidate in ((index + step) % len(self) for step in range(len(self))):
+            try:
+                image = self.images.read(candidate)
+            except DAMAGED:
+                self._note(candidate)
+                continue
+            label = int(self.images.targets[candidate])
+            return (self.transform(image) if self.transform else image), label
+        raise UserError(f"{self.images.name(0)}: this and all other images are damaged")
+
+    def check(self, limit: float) -> None:
+        """Raises UserError where too many of the images read so far were damaged."""
+        if self.damaged.any():
+            check_damaged(self.images, self.damaged.nonzero().flatten().tolist(), limit)
+
+    def _note(self, index: int) -> None:
+        if not self.damaged[index]:
+            self.damaged[index] = True
+            warn_of_damage(self.images.name(index), int(self.damaged.sum()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """From listed images to batches of bytes, in this process or in several, by explicit seeds."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -198,6 +201,17 @@ def requests_of(order: Sequence[int] | np.ndarray,
     n = len(order)
     seeds = [0] * n if generator is None else torch.randint(2**62, (n,), generator=generator)
     return [Request(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
+
+
+def ahead(items: Iterable[Item], prepare: Callable[[Item], Item], depth: int = 2) -> Iterator[Item]:
+    """Yields `prepare(item)` in order, prepared by a thread while those before are used."""
+    left = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(prepare, item) for item in islice(left, depth))
+        while waiting:
+            ready = waiting.popleft().result()
+            waiting.extend(pool.submit(prepare, item) for item in islice(left, 1))
+            yield ready
 
 
 def cut(values: Sequence[Item], size: int) -> list[Sequence[Item]]:

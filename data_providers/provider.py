@@ -1,7 +1,6 @@
 """One provider for every data set: the loaders that a search, a training and a validation need."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,11 +14,13 @@ import torchvision
 from data_providers.cache import ArrayCache, Entry, content_key
 from data_providers.datasets import (
     Images,
+    check_damaged,
     class_names,
     count_classes,
     has_split,
     load_images,
     measured_statistics,
+    warn_of_damage,
 )
 from data_providers.loading import (
     Batches,
@@ -30,6 +31,7 @@ from data_providers.loading import (
     Reader,
     Request,
     SeededBatches,
+    ahead,
     cut,
     new_generator,
     requests_of,
@@ -43,8 +45,8 @@ from data_providers.table import (
     Rgb,
     get_dataset_info,
 )
-from data_providers.transforms import eval_geometry, normalise, train_geometry
-from utils.errors import UserError, one_line
+from data_providers.transforms import Normalise, eval_geometry, train_geometry
+from utils.errors import UserError
 
 # Seeds of Once-for-All's provider (arXiv 1908.09791): its splits are ours.
 VALIDATION_SEED = 2147483647
@@ -53,7 +55,6 @@ CALIBRATION_SEED = 937162211
 DEFAULT_CACHE_GB = 32.0
 _ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
 _PROBES = 64  # files whose size tells, without opening all, that there is not enough room
-_FEW_DAMAGED = 1  # of a small data set, whatever part that is
 _VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
              "timm": timm.__version__, "numpy": np.__version__}
 
@@ -186,12 +187,12 @@ class DataProvider:
                                 self.seed if seed is None else seed, self.info.balanced,
                                 drop_last, rank, world_size)
         reader = Reader(images, transform or train_geometry(self.info, resolution), replace=True)
-        loader = stream(reader, sampler, self.n_workers, _is_cuda(device), keep_workers=True)
+        loader = stream(reader, sampler, self.n_workers, _pins(device), keep_workers=True)
         return Batches(lambda: self._watched(images, loader), len(sampler),
                        self._finisher(device), sampler)
 
     def eval_batches(self, split: str, resolution: int, batch_size: int = 200, *,
-                     device: Any = None) -> Batches:
+                     device: Any = None, rank: int = 0, world_size: int = 1) -> Batches:
         """Returns the images of a split in batches, in a fixed order.
 
         Args:
@@ -199,6 +200,8 @@ class DataProvider:
             resolution: r, in pixels.
             batch_size: images in a batch.
             device: where the batches go to; None leaves them in memory.
+            rank: this process, which gets the batches rank, rank + world_size, ...
+            world_size: number of processes.
 
         Returns:
             Batches of float32 images (b, 3, r, r), normalised, and int64 labels (b,): the same to
@@ -206,7 +209,8 @@ class DataProvider:
         """
         images = self.images(split)
         return self._fixed(images, requests_of(range(len(images))),
-                           eval_geometry(self.info, resolution), resolution, batch_size, device)
+                           eval_geometry(self.info, resolution), resolution, batch_size, device,
+                           slice(rank, None, world_size))
 
     def calibration_batches(self, resolution: int, n_images: int = N_CALIBRATION,
                             batch_size: int = CALIBRATION_BATCH, *,
@@ -260,7 +264,8 @@ class DataProvider:
         return replace(info, mean=info.mean or tuple(mean), std=info.std or tuple(std))
 
     def _fixed(self, images: Images, requests: Sequence[Request], geometry: Geometry,
-               resolution: int, batch_size: int, device: Any) -> Batches:
+               resolution: int, batch_size: int, device: Any,
+               part: slice = slice(None)) -> Batches:
         """Returns batches that are the same in every pass: mapped from the cache, or made anew."""
 
         def make(notes: dict[str, Any]) -> Iterator[np.ndarray]:
@@ -274,10 +279,15 @@ class DataProvider:
         key = content_key(kind="batches", images=images.fingerprint, geometry=repr(geometry),
                           seeds=[request.seed for request in requests], versions=_VERSIONS)
         entry = self.cache.get(key, (len(images), resolution, resolution, 3), make)
-        loader = _mapped(entry, batch_size) if entry else stream(
-            Reader(images, geometry), cut(requests, batch_size), self.n_workers, _is_cuda(device))
-        return Batches(lambda: self._watched(images, loader), -(-len(images) // batch_size),
-                       self._finisher(device))
+        own = cut(requests, batch_size)[part]
+        loader: Iterable[RawBatch] = _mapped(entry, batch_size)[part] if entry else stream(
+            Reader(images, geometry), own, self.n_workers, _pins(device))
+
+        def start() -> Iterator[RawBatch]:
+            watched = self._watched(images, loader)
+            return ahead(watched, _pinned) if entry and _pins(device) else watched
+
+        return Batches(start, len(own), self._finisher(device))
 
     def _decoded_once(self, images: Images) -> Images:
         """Returns the images out of the cache, decoded when first asked for, if there is room."""
@@ -319,21 +329,17 @@ class DataProvider:
             for name in (images.name(index) for index in raw.damaged):
                 if name not in self.damaged:
                     self.damaged.add(name)
-                    print(f"warning: {one_line(name)}: damaged image, left out "
-                          f"({len(self.damaged)} so far)", file=sys.stderr)
-            if len(seen) > max(_FEW_DAMAGED, images.total * self.max_damaged):
-                raise UserError(f"{images.name(min(seen))}: {len(seen)} of {images.total} images "
-                                f"are damaged, more than {100 * self.max_damaged:g} in 100; check "
-                                "or copy the data again, or raise --max_damaged")
+                    warn_of_damage(name, len(self.damaged))
+            check_damaged(images, sorted(seen), self.max_damaged)
             yield raw
 
     def _finisher(self, device: Any) -> Callable[[RawBatch], Any]:
         mean, std = self.info.mean, self.info.std
         assert mean is not None and std is not None  # measured where the table has none
+        normalise = Normalise(mean, std, device)
 
         def finish(raw: RawBatch) -> tuple[torch.Tensor, torch.Tensor]:
-            images = normalise(raw.images, mean, std, device)
-            return images, raw.labels.to(device, non_blocking=True)
+            return normalise(raw.images), raw.labels.to(device, non_blocking=True)
 
         return finish
 
@@ -356,5 +362,11 @@ def _n_bytes(size: tuple[int, int]) -> int:
     return 3 * size[0] * size[1]
 
 
-def _is_cuda(device: Any) -> bool:
-    return device is not None and torch.device(device).type == "cuda"
+def _pins(device: Any) -> bool:
+    """Whether copies to a device want page-locked memory."""
+    return device is not None and torch.device(device).type in ("cuda", "xpu")
+
+
+def _pinned(raw: RawBatch) -> RawBatch:
+    """Returns a batch in page-locked memory, from which the device copies by itself."""
+    return raw._replace(images=raw.images.pin_memory(), labels=raw.labels.pin_memory())

@@ -92,28 +92,35 @@ def train_transform(info: DatasetInfo, resolution: int) -> tv.Compose:
     return tv.Compose(train_geometry(info, resolution).transforms + to_tensor(info))
 
 
-def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
-              device: Any = None) -> torch.Tensor:
-    """Turns a batch of bytes into normalised floats, with the arithmetic of torchvision's.
+class Normalise:
+    """Turns batches of bytes into normalised floats, with the arithmetic of torchvision's.
 
     The bytes travel to the device, a quarter of the floats; the result lies in memory as
     `channels_last`. Whole rows are normalised at once: three channels would be too short a loop.
 
     Args:
-        images: uint8 (n, h, w, 3).
         mean: one per channel, of pixels in [0, 1].
         std: likewise.
         device: where to; None stays.
-
-    Returns:
-        float32 (n, 3, h, w); on the CPU equal to ToTensor and Normalize to the last bit.
     """
-    n, height, width, _ = images.shape
-    rows = images.to(device, non_blocking=True).to(torch.float32).view(n, height, width * 3)
-    centre, scale = (torch.tensor(value, device=rows.device).repeat(width)
-                     for value in (mean, std))
-    rows = rows.div_(255).sub_(centre).div_(scale)
-    return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: Any = None) -> None:
+        self.mean, self.std, self.device = mean, std, device
+        self._rows: dict[int, list[torch.Tensor]] = {}  # by width: sent to the device once
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns float32 (n, 3, h, w) of uint8 (n, h, w, 3).
+
+        On the CPU equal to ToTensor and Normalize to the last bit.
+        """
+        n, height, width, _ = images.shape
+        rows = images.to(self.device, non_blocking=True).to(torch.float32)
+        if width not in self._rows:
+            self._rows[width] = [torch.tensor(value, device=rows.device).repeat(width)
+                                 for value in (self.mean, self.std)]
+        centre, scale = self._rows[width]
+        rows = rows.view(n, height, width * 3).div_(255).sub_(centre).div_(scale)
+        return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
 def seed_everything(seed: int) -> None:

@@ -39,7 +39,7 @@ from search_space import (
     space_of,
 )
 from training.loops import evaluate, fine_tune
-from utils.devices import amp_precision, checked_device
+from utils.devices import amp_precision, checked_device, over_gpus
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -71,7 +71,7 @@ class NetEvaluator:
         self.lr, self.trn_batch_size = info.lr, options.trn_batch_size or info.batch_size
         self.amp = amp_precision(options.amp, self.device)
         self.latency_device = options.latency_device or (
-            "gpu" if self.device.type == "cuda" else "cpu")
+            "cpu" if self.device.type == "cpu" else "gpu")
         self._device_of(self.latency_device)  # early, before the first evaluation
 
     def score(self, net: StaticNetwork, resolution: int, seed: int | None = None,
@@ -106,7 +106,8 @@ class NetEvaluator:
         batches = self.provider.eval_batches(
             self.split, resolution, _scaled(self.options.vld_batch_size, batch_scale),
             device=self.device)
-        result = evaluate(self._parallel(folded(net)), batches, amp=self.amp,
+        parallel = over_gpus(folded(net), self.options.gpus, self.amp)
+        result = evaluate(parallel, batches, amp=self.amp,
                           progress=progress_bar if self.options.verbose else None)
         stats = {key: result[key] for key in ("loss", "top1", "top5")}
         return stats if batch_scale == 1 else {**stats, "batch_scale": batch_scale}
@@ -131,6 +132,9 @@ class NetEvaluator:
                   wanted: list[tuple[str, int]] | None = None) -> NetStats:
         """Returns the measured latency in ms by device, the network's state untouched.
 
+        Beside `gpu` and `cpu`, which are means, `latency` holds the median, the distance of the
+        quartiles (`iqr`) and the number of samples of each.
+
         Args:
             net: a static network.
             resolution: height and width of the images in pixels.
@@ -140,12 +144,17 @@ class NetEvaluator:
             UserError: a GPU is wanted, but none is in use.
         """
         own = [(self.latency_device, self.options.latency_batch_size)]
-        return {kind: measure_latency(net, resolution, batch_size, self._device_of(kind),
-                                      threads=torch.get_num_threads()).mean
-                for kind, batch_size in (own if wanted is None else wanted)}
+        measured = {kind: measure_latency(net, resolution, batch_size, self._device_of(kind),
+                                          threads=torch.get_num_threads())
+                    for kind, batch_size in (own if wanted is None else wanted)}
+        if not measured:
+            return {}
+        return {kind: found.mean for kind, found in measured.items()} | {"latency": {
+            kind: {"median": found.median, "iqr": found.iqr, "count": found.count}
+            for kind, found in measured.items()}}
 
     def _device_of(self, kind: str) -> str:
-        if kind == "gpu" and self.device.type != "cuda":
+        if kind == "gpu" and self.device.type == "cpu":
             raise UserError("a latency on the GPU cannot be measured: no GPU is in use here; "
                             "choose the cpu, or a machine with a GPU")
         return str(self.device) if kind == "gpu" else "cpu"
@@ -164,12 +173,8 @@ class NetEvaluator:
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
             device=self.device)
-        fine_tune(self._parallel(net), batches, self.n_epochs, self.lr * batch_scale,
-                  amp=self.amp, seed=seed)
-
-    def _parallel(self, net: nn.Module) -> nn.Module:
-        gpus = self.options.gpus
-        return nn.DataParallel(net, gpus) if len(gpus) > 1 else net
+        fine_tune(over_gpus(net, self.options.gpus, self.amp), batches, self.n_epochs,
+                  self.lr * batch_scale, amp=self.amp, seed=seed)
 
 
 class SupernetEvaluator(NetEvaluator, Evaluator):

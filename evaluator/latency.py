@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.files import parse_yaml, read_text, read_yaml
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 SHOWN_KEYS = 5
@@ -35,6 +36,8 @@ GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
 INTERRUPTED = 1.5
 REL_ERR, MAX_REPEATS = 0.02, 1000
+# Of an accelerator, before anything is timed.
+WARM_UP_S, PASSES_BEFORE_RECORDING = 0.5, 3
 # Of malloc.h; the largest block that glibc takes from the heap by default is 32 MiB.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**30
 
@@ -151,17 +154,30 @@ class Latency:
         var: their variance.
         count: how many they are; interrupted ones are left out.
         rel_err: standard error of the mean, relative to the mean.
+        median: of all samples, interrupted ones too.
+        iqr: from their first to their third quartile.
     """
 
     mean: float
     var: float
     count: int
     rel_err: float
+    median: float
+    iqr: float
 
 
-def measure(calls: Sequence[Callable[[], object]],
-            synchronize: Callable[[], object] = lambda: None, rel_err: float = REL_ERR,
-            max_repeats: int = MAX_REPEATS) -> list[Latency]:
+Timer = Callable[[Callable[[], object]], float]
+
+
+def wall_clock(call: Callable[[], object]) -> float:
+    """Returns how long a call takes, in ms."""
+    start = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - start)
+
+
+def measure(calls: Sequence[Callable[[], object]], timer: Timer = wall_clock,
+            rel_err: float = REL_ERR, max_repeats: int = MAX_REPEATS) -> list[Latency]:
     """Times calls until the mean of each is known well enough.
 
     The calls take turns, so that a slow spell of the machine does not fall on one of them alone.
@@ -171,7 +187,7 @@ def measure(calls: Sequence[Callable[[], object]],
 
     Args:
         calls: what to time.
-        synchronize: waits until the device has finished; called around each sample.
+        timer: calls once and returns the ms.
         rel_err: the bound on the relative standard error.
         max_repeats: the most samples of each call, rounded up to whole turns of five.
     """
@@ -180,7 +196,7 @@ def measure(calls: Sequence[Callable[[], object]],
     while len(results) < len(calls):
         for i in (i for i in range(len(calls)) if i not in results):
             calls[i]()
-            samples[i] += [_time(calls[i], synchronize) for _ in range(TURN)]
+            samples[i] += [timer(calls[i]) for _ in range(TURN)]
             if len(samples[i]) >= min(MIN_REPEATS, max_repeats):
                 latency = _summary(np.array(samples[i]))
                 if latency.rel_err <= rel_err or len(samples[i]) >= max_repeats:
@@ -188,18 +204,12 @@ def measure(calls: Sequence[Callable[[], object]],
     return [results[i] for i in range(len(calls))]
 
 
-def _time(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return 1000 * (time.perf_counter() - start)
-
-
 def _summary(samples: np.ndarray) -> Latency:
-    kept = samples[samples <= INTERRUPTED * np.median(samples)]
+    first, median, third = np.percentile(samples, (25, 50, 75)).tolist()
+    kept = samples[samples <= INTERRUPTED * median]
     mean, var = kept.mean(), kept.var(ddof=1)
-    return Latency(float(mean), float(var), len(kept), float(np.sqrt(var / len(kept)) / mean))
+    return Latency(float(mean), float(var), len(kept), float(np.sqrt(var / len(kept)) / mean),
+                   median, third - first)
 
 
 def measure_latency(net: "nn.Module", resolution: int, batch_size: int = 1, device: str = "cpu",
@@ -207,14 +217,14 @@ def measure_latency(net: "nn.Module", resolution: int, batch_size: int = 1, devi
                     max_repeats: int = MAX_REPEATS) -> Latency:
     """Measures the latency in ms of a network on a device; the network is not changed.
 
-    A copy runs in eval and inference mode, batch normalisation included; the process keeps the
-    memory that it frees (`keep_freed_memory`).
+    A copy runs in eval and inference mode, batch normalisation included. On a CPU the process keeps
+    the memory that it frees (`keep_freed_memory`); for GPUs see `measure_modules`.
 
     Args:
         net: a network that takes images.
         resolution: height and width of the images in pixels.
         batch_size: images in one pass; the latency is that of the whole batch.
-        device: `cpu` or `cuda:0`, ...; CUDA is synchronised around each pass.
+        device: `cpu` or `cuda:0`, ...
         threads: threads that a CPU uses.
         rel_err, max_repeats: as in `measure`.
     """
@@ -228,18 +238,71 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
                     max_repeats: int = MAX_REPEATS) -> list[Latency]:
     """Measures modules in turns, each with its input shape; the rest is as in `measure_latency`.
 
-    The modules themselves are moved to the device and put in eval mode.
+    The modules themselves are moved to the device and put in eval mode. A GPU runs them as it
+    evaluates: in `channels_last`. Its clock has risen before the first sample (half a second of
+    passes), its own events tell the time, and CUDA replays a recorded graph: what is measured is
+    the GPU, and not how fast Python launches its kernels.
     """
     import torch
 
     keep_freed_memory()
-    generator = torch.Generator().manual_seed(0)
-    calls = [partial(module.to(device).eval(), torch.randn(*shape, generator=generator).to(device))
-             for module, shape in modules]
-    cuda = torch.device(device).type == "cuda"
-    synchronize = partial(torch.cuda.synchronize, device) if cuda else lambda: None
+    generator, place = torch.Generator().manual_seed(0), torch.device(device)
+    layout = torch.contiguous_format if place.type == "cpu" else torch.channels_last
+
+    def call(module: "nn.Module", shape: Sequence[int]) -> Callable[[], object]:
+        images = torch.randn(*shape, generator=generator).to(place)
+        if len(shape) == 4:
+            images = images.to(memory_format=layout)
+        return partial(module.to(place).to(memory_format=layout).eval(), images)
+
     with torch.inference_mode(), pinned_threads(threads):
-        return measure(calls, synchronize, rel_err, max_repeats)
+        calls = [call(*module) for module in modules]
+        if place.type == "cpu":
+            return measure(calls, wall_clock, rel_err, max_repeats)
+        with torch.accelerator.device_index(place.index):
+            if place.type == "cuda":
+                calls = [_recorded(call) for call in calls]
+            _warm_up(calls, place)
+            return measure(calls, partial(_event_clock, place), rel_err, max_repeats)
+
+
+def _recorded(call: Callable[[], object]) -> Callable[[], object]:
+    """Returns what replays a call as one CUDA graph."""
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries choose kernels and take memory before the recording
+        for _ in range(PASSES_BEFORE_RECORDING):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _warm_up(calls: Sequence[Callable[[], object]], device: "torch.device") -> None:
+    """Lets an accelerator work for half a second, after which its clock has risen."""
+    from utils.devices import synchronize
+
+    end = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < end:
+        for call in calls:
+            call()
+        synchronize(device)
+
+
+def _event_clock(device: "torch.device", call: Callable[[], object]) -> float:
+    """Returns the ms of a call between two events of an accelerator."""
+    import torch
+
+    start, end = (torch.Event(device, enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
 
 
 def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
@@ -337,7 +400,11 @@ def device_name(device: str) -> str:
     """Returns the model of a GPU, or of this machine's CPU."""
     import torch
 
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else cpu_name()
+    place = torch.device(device)
+    if place.type == "cpu":
+        return cpu_name()
+    named = getattr(torch.get_device_module(place), "get_device_name", None)  # MPS has none
+    return named(place) if named else place.type
 
 
 def cpu_name() -> str:

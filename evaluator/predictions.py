@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from data_providers.pictures import DAMAGED, read_picture
 from data_providers.table import DatasetInfo
-from data_providers.transforms import eval_geometry, normalise
+from data_providers.transforms import Normalise, eval_geometry
 from utils.errors import UserError, one_line
 
 TOP = 5
@@ -64,13 +64,14 @@ def predict(net: nn.Module, files: Sequence[str], info: DatasetInfo, names: Sequ
         batch_size: pictures in one pass.
     """
     geometry = eval_geometry(info, resolution)
+    normalise = Normalise(info.mean or (), info.std or (), device)
     for start in range(0, len(files), batch_size):
         part = [(path, np.asarray(picture)) for path in files[start:start + batch_size]
                 if (picture := _read(path, geometry)) is not None]
         if not part:
             continue
         pixels = torch.from_numpy(np.stack([picture for _, picture in part]))
-        images = normalise(pixels, info.mean or (), info.std or (), device)
+        images = normalise(pixels)
         with torch.inference_mode():
             best = net(images).softmax(dim=1).topk(min(TOP, len(names)))
         for (path, _), values, labels in zip(part, best.values.tolist(), best.indices.tolist(),

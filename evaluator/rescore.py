@@ -134,7 +134,9 @@ def rescore(names: Sequence[str], nets: Iterable[tuple["nn.Module", int]],
     Raises:
         UserError: the data set has no test images.
     """
-    rows = [hits(net, provider.eval_batches("test", resolution, batch_size))
+    from utils.devices import device_of
+
+    rows = [hits(net, provider.eval_batches("test", resolution, batch_size, device=device_of(net)))
             for net, resolution in nets]
     return Scores(names, np.array(rows))
 
@@ -150,5 +152,5 @@ def hits(net: "nn.Module", batches: Iterable[Any]) -> np.ndarray:
     with torch.inference_mode():
         for images, labels in batches:
             logits = net(to_device(images, device))
-            found.append((logits.argmax(dim=1).cpu() == labels.cpu()).numpy())
-    return np.concatenate(found)
+            found.append(logits.argmax(dim=1) == labels.to(device))
+    return torch.cat(found).cpu().numpy()

@@ -49,8 +49,8 @@ def provider():
     labels = torch.randint(4, (32,), generator=generator)
     batches = Loader(zip(images.split(16), labels.split(16), strict=True))
     return SimpleNamespace(n_train=32, train_loader=lambda *_, **__: batches,
-                           calibration_batches=lambda r: [images[:, :, :r, :r]],
-                           eval_batches=lambda split, r: [(images[:, :, :r, :r], labels)])
+                           calibration_batches=lambda r, device: [images[:, :, :r, :r]],
+                           eval_batches=lambda split, r, device: [(images[:, :, :r, :r], labels)])
 
 
 def new_training(provider, family="mbv3", **changes) -> SupernetTraining:

@@ -48,8 +48,8 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
         batches: (images, labels) with (b,) int64 labels, on any device.
         amp: None, or the precision of the forward pass: bfloat16 or float16.
         progress: wraps the batches, as `tqdm` does.
-        on_batch: called after each batch with float64 [sum of losses, right in the first, right in
-            the first five, images], on the CPU.
+        on_batch: called after each batch with float32 [sum of losses, right in the first, right in
+            the first five, images], on the device: reading it waits for the device.
         reduce: sums a (4,) tensor over all processes, where each holds a part of the images.
 
     Returns:
@@ -68,7 +68,7 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
             logits = net(to_device(images, device))
             parts.append(_batch_sums(logits.float(), labels))
         if on_batch:
-            on_batch(parts[-1].cpu().double())
+            on_batch(parts[-1])
     net.train(was_training)
     sums = torch.stack(parts).cpu().double().sum(0) if parts else torch.zeros(4).double()
     loss, top1, top5, n = (reduce(sums) if reduce else sums).tolist()

@@ -116,7 +116,7 @@ class SupernetTraining:
         self.loader = provider.train_loader(
             max(recipe.resolutions), recipe.batch_size, seed=recipe.seed,
             drop_last=provider.n_train >= recipe.batch_size * self.world.size,
-            rank=self.world.rank, world_size=self.world.size)
+            rank=self.world.rank, world_size=self.world.size, device=self.world.device)
         self.scaler = torch.amp.GradScaler(device_of(net).type, enabled=recipe.amp == "float16")
         self._begin_schedule()
 
@@ -200,7 +200,7 @@ class SupernetTraining:
         """
         phase = self.phases[self._position(self.epoch - 1)[0] if self.epoch and not self.batch
                             else self._position()[0]]
-        subnets, top1 = Subnets(self.space, phase), {}
+        subnets, top1, device = Subnets(self.space, phase), {}, self.world.device
         archs = {"largest": subnets.largest}
         if phase.elastic:
             whole = phase == self.phases[-1]
@@ -209,8 +209,9 @@ class SupernetTraining:
         for name, arch in archs.items():
             net = cut_subnet(self.net, arch)
             speed_up(net)
-            recalibrate_bn(net, self.provider.calibration_batches(arch["r"]))
-            top1[name] = evaluate(folded(net), self.provider.eval_batches(split, arch["r"]))["top1"]
+            recalibrate_bn(net, self.provider.calibration_batches(arch["r"], device=device))
+            images = self.provider.eval_batches(split, arch["r"], device=device)
+            top1[name] = evaluate(folded(net), images)["top1"]
         return top1
 
     def save_state(self, path: str | Path, **extra: Any) -> None:

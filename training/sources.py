@@ -123,7 +123,7 @@ def _of_provider(args: argparse.Namespace, name: str, data: Path,
                  config: dict[str, Any]) -> Source:
     get_dataset_info(name)
     provider = DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers,
-                            download=args.download,
+                            download=args.download, max_damaged=args.max_damaged,
                             mean=_rgb(args.mean or config.get("mean")),
                             std=_rgb(args.std or config.get("std")),
                             transform=config.get("transform"))

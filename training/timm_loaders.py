@@ -2,12 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from timm.data import AugMixDataset, FastCollateMixup, create_loader
 from timm.data.transforms import ToNumpy
 from torchvision.transforms import Compose
 
+from data_providers.datasets import LabelledDataset
 from data_providers.transforms import eval_geometry
 from training.sources import Source, part_of
 from training.world import World
@@ -33,6 +35,29 @@ def make_loaders(args: argparse.Namespace, source: Source, size: int, world: Wor
               "pin_memory": args.pin_mem or world.device.type == "cuda"}
     return (_train_loader(args, source, world, n_classes, shared),
             _eval_loader(args, source, size, world, shared))
+
+
+class Watched:
+    """Batches of a data set, in which not too many images may be damaged.
+
+    Args:
+        batches: of a loader, whose processes note down what is damaged.
+        images: the data set; timm's readers keep no account.
+        limit: part of them, 0..1, that may be damaged.
+    """
+
+    def __init__(self, batches: Any, images: Any, limit: float) -> None:
+        self.batches, self.limit = batches, limit
+        self.images = images if isinstance(images, LabelledDataset) else None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            if self.images:
+                self.images.check(self.limit)
+            yield batch
 
 
 def uses_mixup(args: argparse.Namespace) -> bool:
@@ -69,11 +94,15 @@ def _train_loader(args: argparse.Namespace, source: Source, world: World, n_clas
 
 def _eval_loader(args: argparse.Namespace, source: Source, size: int, world: World,
                  shared: dict[str, Any]) -> Any:
+    batch_size = args.validation_batch_size or args.batch_size
+    own_transform = not (args.crop_pct or args.interpolation)
+    if source.provider and own_transform:  # decoded once and cached, damaged images left out
+        return source.provider.eval_batches("valid", size, batch_size, device=world.device,
+                                            rank=world.rank, world_size=world.size)
     loader = create_loader(
         part_of(source.valid, world.rank, world.size), is_training=False, crop_pct=args.crop_pct,
-        batch_size=args.validation_batch_size or args.batch_size,
-        interpolation=args.interpolation or "bilinear", **shared)
-    if not (args.crop_pct or args.interpolation):
+        batch_size=batch_size, interpolation=args.interpolation or "bilinear", **shared)
+    if own_transform:
         loader.dataset.transform = Compose([*eval_geometry(source.info, size).transforms,
                                             ToNumpy()])
     return loader

@@ -1,6 +1,6 @@
 """Devices, precision and random state of torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -81,6 +81,32 @@ def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
 def autocast(device: torch.device, amp: str | None) -> Any:
     """Returns a context of mixed precision; `amp` is None or a key of `AMP_DTYPES`."""
     return torch.autocast(device.type, AMP_DTYPES[amp]) if amp else nullcontext()
+
+
+class InPrecision(nn.Module):
+    """A network whose forward pass has its precision in every thread that calls it.
+
+    DataParallel calls the copies on its GPUs in threads of their own, where `autocast` is on again,
+    but with the default dtype of GPUs instead of the one that was asked for.
+
+    Args:
+        net: the network.
+        amp: None or a key of `AMP_DTYPES`.
+    """
+
+    def __init__(self, net: nn.Module, amp: str | None) -> None:
+        super().__init__()
+        self.net, self.amp = net, amp
+
+    def forward(self, images: Tensor) -> Any:
+        """Returns what the network does."""
+        with autocast(images.device, self.amp):
+            return self.net(images)
+
+
+def over_gpus(net: nn.Module, gpus: Sequence[int], amp: str | None) -> nn.Module:
+    """Returns the network, which shares its batches among the GPUs where there are several."""
+    return nn.DataParallel(InPrecision(net, amp), list(gpus)) if len(gpus) > 1 else net
 
 
 @contextmanager

@@ -148,11 +148,6 @@ class Outcome:
         return outcome
 
 
-def isolated(spec: EvaluatorSpec, slots: list[Slot]) -> bool:
-    """Whether latencies can be measured on all slots at once: on GPUs that no two of them share."""
-    return all(slot.gpus for slot in slots) and spec.options.get("latency_device") != "cpu"
-
-
 class Slots(ABC):
     """Places where jobs run, numbered 0..n-1, each with room for one worker; no policy.
 
@@ -162,11 +157,9 @@ class Slots(ABC):
 
     Attributes:
         n: number of slots.
-        isolated: whether jobs on different slots do not disturb each other's timing.
     """
 
     n: int
-    isolated: bool = False
 
     @abstractmethod
     def open(self, slot: int) -> None:

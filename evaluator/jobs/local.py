@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots, isolated
+from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots
 from utils.files import make_folder, open_log
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -73,7 +73,6 @@ class LocalSlots(Slots):
             memory_limit: bound of a worker's address space in bytes (RLIMIT_AS).
         """
         self.n = len(slots)
-        self.isolated = isolated(spec, slots)
         self._spec = spec
         self._slots = slots
         self._log_dir = Path(log_dir) if log_dir is not None else None

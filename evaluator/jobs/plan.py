@@ -52,6 +52,10 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
     if gpus_per_job > len(gpus):
         raise UserError(f"a job wants {gpus_per_job} GPUs, but only {len(gpus)} can be used; "
                         "lower --gpu or raise --n_gpus")
+    if gpus_per_job > 1:
+        print(f"warning: --gpu {gpus_per_job}: the GPUs share each batch and wait for each other; "
+              "unless a batch is too large for one, --gpu 1 evaluates more networks an hour",
+              file=sys.stderr)
     n_slots = len(gpus) // gpus_per_job
     threads = threads or max(1, cores // n_slots)
     return [Slot(tuple(gpus[i * gpus_per_job:(i + 1) * gpus_per_job]), threads, kind)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evaluator.jobs.base import BROKEN, EvaluatorSpec, Job, Outcome, Slot, Slots, isolated
+from evaluator.jobs.base import BROKEN, EvaluatorSpec, Job, Outcome, Slot, Slots
 from evaluator.jobs.worker import answer, prepare
 from utils.errors import UserError, one_line
 
@@ -135,7 +135,6 @@ class RaySlots(Slots):
             ray_address: see `connect`.
         """
         self.n = len(slots)
-        self.isolated = isolated(spec, slots)
         self._slots = slots
         self._name = spec.name
         paths = {option: os.path.abspath(spec.options[option]) for option in spec.input_options}

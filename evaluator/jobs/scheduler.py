@@ -32,10 +32,13 @@ class _Ticket:
 
 
 class _Queue:
-    """Waiting tickets, longest expected first, then as given; exclusive ones after all others."""
+    """Waiting tickets, longest expected first, then as given.
 
-    def __init__(self, jobs: Iterable[Job], isolated: bool) -> None:
-        self._isolated = isolated
+    Latencies come after all others and are exclusive: GPUs of one machine share its power, its
+    memory bus and its processors.
+    """
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
         self._shared: list[tuple[float, int, _Ticket]] = []
         self._exclusive: list[tuple[float, int, _Ticket]] = []
         names = set()
@@ -46,8 +49,7 @@ class _Queue:
             self.push(_Ticket(job, order))
 
     def push(self, ticket: _Ticket) -> None:
-        exclusive = ticket.job.kind == "latency" and not self._isolated
-        heap = self._exclusive if exclusive else self._shared
+        heap = self._exclusive if ticket.job.kind == "latency" else self._shared
         heapq.heappush(heap, (-ticket.job.expected, ticket.order, ticket))
 
     def pop(self, alone: bool, avoids: Callable[[_Ticket], bool]) -> _Ticket | None:
@@ -79,7 +81,7 @@ class Engine:
 
     Jobs start the moment a worker is free, longest expected first, and results come in the order
     in which they end. Workers start when the first jobs need them and serve all later runs.
-    Latency jobs run alone unless the slots are isolated from each other.
+    Latency jobs run alone, one at a time.
 
     Only a lost worker is worth another try (`retries` of them), and memory that ran out one at
     half the batch. Without a `timeout` no job is ever killed, however slow it is. A slot whose
@@ -122,7 +124,7 @@ class Engine:
         """
         if self._running:
             raise RuntimeError("one run at a time: exhaust or close the previous iterator first")
-        queue = _Queue(jobs, self._slots.isolated)
+        queue = _Queue(jobs)
         self._lost_in_setup = [0] * self._slots.n
         self._jobs_lost = [set() for _ in range(self._slots.n)]
         self._closed = set(range(self._slots.n)) - self._ready - self._opening - self._unusable

@@ -10,17 +10,15 @@ class SimulatedSlots(Slots):
     """Plays a script instead of evaluating."""
 
     def __init__(self, n: int, script: Callable[[Job, int], tuple[float, Outcome]], *,
-                 setup_seconds: float = 0.0, isolated: bool = False) -> None:
+                 setup_seconds: float = 0.0) -> None:
         """Prepares `n` slots.
 
         Args:
             n: number of slots.
             script: (job, how often it was started, from 1) -> (duration in s, outcome).
             setup_seconds: time from the opening of a worker until it is READY.
-            isolated: as in `Slots`.
         """
         self.n = n
-        self.isolated = isolated
         self.history: list[tuple[float, int, str]] = []  # (start in s, slot, job name)
         self._script = script
         self._setup_seconds = setup_seconds

@@ -143,8 +143,10 @@ def test_test_images_and_mixed_precision(supernet_path, cache):
 
 def test_latency_is_measured_when_asked(evaluator):
     latency = evaluator.latency(ARCH)
-    assert list(latency) == ["cpu"]
+    assert list(latency) == ["cpu", "latency"]
     assert latency["cpu"] > 0
+    assert list(spread := latency["latency"]["cpu"]) == ["median", "iqr", "count"]
+    assert 0 < spread["median"] < 2 * latency["cpu"] and spread["iqr"] >= 0
 
 
 def test_options_that_cannot_work(supernet_path, tmp_path, cache):
@@ -199,6 +201,7 @@ def test_the_original_s_interface(supernet_path, tmp_path, cache, evaluator):
                               measure_latency="cpu", cache_dir=cache)
     assert stats == json.loads((tmp_path / "log" / "net.stats").read_text())
     assert stats.pop("cpu") > 0
+    assert stats.pop("latency")["cpu"]["median"] > 0
     expected = evaluator.evaluate(ARCH)
     assert expected.pop("cpu") is None
     assert stats == expected

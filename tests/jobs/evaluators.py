@@ -103,7 +103,7 @@ class Obedient(Evaluator):
 
     def environment(self, _argument, _scale):
         return {"environment": {name: os.environ.get(name) for name in
-                                ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
+                                ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")},
                 "options": self.options, "torch": "torch" in sys.modules}
 
     def read_inputs(self, _argument, _scale):
@@ -118,6 +118,31 @@ class Obedient(Evaluator):
 
 class AcceleratorError(RuntimeError):
     """As torch raises it."""
+
+
+class OnAGpu(Obedient):
+    """Its pretended GPUs: 2 cannot be used, 3 dies at every job, 5 answers rubbish or an error.
+
+    The jobs that came to a GPU stand in the notes of the folder `data`.
+    """
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+        if self.gpu == "2":
+            raise UserError("the device 'cuda:0' cannot be used: CUDA error: busy")
+
+    def evaluate(self, arch: dict, *, batch_scale: float = 1.0) -> dict:
+        note(self.options["data"], self.gpu)
+        if self.gpu == "3":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.gpu == "5":
+            if arch["with"] % 2:
+                self.garbage(None, batch_scale)
+            raise AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+        time.sleep(0.02)
+        return self.seeded(arch["with"], batch_scale) | {
+            "gpu": None, "device": self.options["device"], "visible": self.gpu}
 
 
 class NotADict(Obedient):

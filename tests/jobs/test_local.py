@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine, plan, plan_slots
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -79,8 +80,8 @@ def test_a_worker_sees_its_own_devices(tmp_path):
     spec = EvaluatorSpec(SPEC.name, {"dataset": "digits", "device": "overridden"})
     with get_engine("local", spec, slots=slots) as engine:
         (result,) = engine.run([job("a", "environment")])
-    assert result.stats["environment"] == {"OMP_NUM_THREADS": "2",
-                                           "CUDA_VISIBLE_DEVICES": "3,GPU-ab"}
+    assert result.stats["environment"] == {
+        "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "3,GPU-ab"}
     assert result.stats["options"] == {"dataset": "digits", "device": "cuda:0", "gpus": [0, 1],
                                        "threads": 2}
 
@@ -88,8 +89,27 @@ def test_a_worker_sees_its_own_devices(tmp_path):
 def test_a_worker_on_the_cpu_sees_no_gpu():
     with get_engine("local", SPEC, slots=[Slot()]) as engine:
         (result,) = engine.run([job("a", "environment")])
-    assert result.stats["environment"] == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert result.stats["environment"] == {
+        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
     assert result.stats["options"] == {"device": "cpu", "gpus": [], "threads": 1}
+
+
+def test_eight_gpus_of_which_three_are_bad(tmp_path, monkeypatch, capsys):
+    """Each worker sees its own GPU; what the bad ones lose or answer costs no architecture."""
+    monkeypatch.setattr(plan, "visible_gpus", lambda: ("cuda", [str(i) for i in range(8)]))
+    slots = plan_slots(8, threads=1)
+    spec = EvaluatorSpec("tests.jobs.evaluators:OnAGpu", {"data": str(tmp_path)})
+    with get_engine("local", spec, slots=slots) as engine:
+        results = list(engine.run([job(f"j{i}", "seeded", i) for i in range(60)]))
+    assert sorted(r.job.name for r in results) == sorted(f"j{i}" for i in range(60))
+    assert all(r.ok and r.stats["device"] == "cuda:0" for r in results)
+    assert {r.job.name: r.stats["top1"] for r in results} == {
+        f"j{i}": (i * 7919 % 1000) / 10 + 0.1 for i in range(60)}
+    came = Counter((tmp_path / "notes").read_text().split())
+    assert {r.stats["visible"] for r in results} <= set("01467"), "the good ones did it all"
+    assert came["2"] == 0
+    assert all(came[bad] <= 3 for bad in "35"), came
+    assert "slot 2 is given up, the others go on: the device" in capsys.readouterr().err
 
 
 def test_what_a_dead_worker_said_last_is_in_the_log(tmp_path):

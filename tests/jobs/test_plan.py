@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Slot, plan, plan_slots
-from evaluator.jobs.base import isolated
+from evaluator.jobs import Slot, plan, plan_slots
 from utils.errors import UserError
 
 
@@ -36,11 +35,12 @@ def test_gpus_are_not_counted_when_none_are_wanted(monkeypatch):
     assert plan_slots(0, cpu_workers=3, threads=2) == [Slot(threads=2)] * 3
 
 
-def test_latencies_on_gpus_of_their_own_need_not_wait_for_each_other():
-    on_gpu, on_cpu = EvaluatorSpec("ofa"), EvaluatorSpec("ofa", {"latency_device": "cpu"})
-    assert isolated(on_gpu, [Slot(("0",)), Slot(("1",))])
-    assert not isolated(on_cpu, [Slot(("0",)), Slot(("1",))])
-    assert not isolated(on_gpu, [Slot()])
+def test_several_gpus_for_one_evaluation_are_warned_about(gpus, capsys):
+    gpus("0", "1", "2", "3")
+    plan_slots(4, 1)
+    assert not capsys.readouterr().err
+    plan_slots(4, 2)
+    assert "--gpu 2: " in (line := capsys.readouterr().err) and line.count("\n") == 1
 
 
 @pytest.mark.parametrize(("arguments", "match"), [

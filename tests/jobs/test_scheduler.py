@@ -15,8 +15,7 @@ OK = Outcome("ok", {"top1": 50.0})
 
 
 def engine(n, script, **options):
-    slots = SimulatedSlots(n, script, setup_seconds=options.pop("setup_seconds", 0.0),
-                           isolated=options.pop("isolated", False))
+    slots = SimulatedSlots(n, script, setup_seconds=options.pop("setup_seconds", 0.0))
     return Engine(slots, **options), slots
 
 
@@ -129,7 +128,7 @@ def intervals(slots, seconds):
     return {name: (start, start + seconds) for start, _, name in slots.history}
 
 
-def test_latency_jobs_run_alone_on_shared_hardware():
+def test_latency_jobs_run_alone():
     runner, slots = engine(3, lambda *_: (2, OK), setup_seconds=1)
     jobs = [job(f"l{i}", 9, "latency") for i in range(3)] + [job(f"a{i}") for i in range(7)]
     assert len(list(runner.run(jobs))) == 10
@@ -137,12 +136,6 @@ def test_latency_jobs_run_alone_on_shared_hardware():
     for name in ("l0", "l1", "l2"):
         for other in spans.keys() - {name}:
             assert spans[name][1] <= spans[other][0] or spans[other][1] <= spans[name][0]
-
-
-def test_latency_jobs_run_side_by_side_on_isolated_devices():
-    runner, slots = engine(3, lambda *_: (2, OK), isolated=True)
-    assert len(list(runner.run([job(f"l{i}", kind="latency") for i in range(3)]))) == 3
-    assert slots.now() == 2
 
 
 def test_no_worker_loads_while_a_latency_is_measured():

@@ -15,7 +15,7 @@ from train_imagenet import get_args_parser
 from training.loops import Mirrored, soft_cross_entropy
 from training.losses import check_loss, make_criterion
 from training.sources import Part, guess_name, open_source, part_of
-from training.timm_loaders import make_loaders, set_epoch
+from training.timm_loaders import Watched, make_loaders, set_epoch
 from training.world import World
 from utils.errors import UserError
 
@@ -228,3 +228,33 @@ def test_damaged_images_do_not_end_a_tar(folder, tmp_path):
             archive.addfile(entry, BytesIO(b"bad"))
     _, valid = first_batch(flags(tmp_path), open_source(flags(tmp_path), CONFIG))
     assert sum(len(labels) for _, labels in valid) == N_VAL + 1, "the next one stands in"
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_damaged_files_are_named_once_and_left_out_up_to_a_limit(tmp_path, capfd, monkeypatch,
+                                                                 n_workers):
+    monkeypatch.setenv("MSUNAS_CACHE", str(tmp_path / "cache"))
+    make_images(tmp_path)
+    for name in ("train/class0/1.jpg", "train/class1/2.jpg", "val/class2/0.jpg"):
+        (tmp_path / name).write_bytes(b"\xff\xd8 no picture")
+    args = flags(tmp_path, "-j", n_workers, "--max-damaged", 0.1)
+    source = open_source(args, CONFIG)
+    train, valid = make_loaders(args, source, SIZE, CPU, N_CLASSES)
+    for _ in range(2):
+        assert sum(len(labels) for _, labels in Watched(train, source.train, 0.1)) == N_TRAIN
+        assert sum(len(labels) for _, labels in valid) == N_VAL - 1, "no other one stands in"
+    said = capfd.readouterr().err
+    for name in ("class0/1.jpg", "class1/2.jpg", "class2/0.jpg"):
+        assert said.count(f"{name}: damaged image, left out") == 1
+    with pytest.raises(UserError, match="2 of 36 images are damaged, more than 1 in 100"):
+        list(Watched(train, source.train, 0.01))
+
+
+def test_each_process_evaluates_its_own_batches(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("MSUNAS_CACHE", str(tmp_path))
+    labels, provider = [], open_source(flags(folder), CONFIG).provider
+    for rank in range(3):
+        valid = provider.eval_batches("valid", SIZE, 4, rank=rank, world_size=3)
+        assert len(valid) == (2, 1, 1)[rank]
+        labels += [label for _, batch in valid for label in batch.tolist()]
+    assert sorted(labels) == sorted(list(range(N_CLASSES)) * (N_VAL // N_CLASSES))
