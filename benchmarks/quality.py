@@ -12,6 +12,7 @@ be cut and go on, and the tables cover what is there. Seeds 0-9 are those that `
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -42,6 +43,10 @@ SMALL_DOE = 40
 # The original program on mbv3, mean of 5 seeds; the last has a standard deviation of 0.0024.
 ORIGINAL = {140: 0.347, 180: 0.3535, 220: 0.356, 260: 0.358, 300: 0.360, 340: 0.3614}
 DIRECT = (200, 400)  # population x generations = 80,000 evaluations
+# Further columns, which peers.py fills in an environment of its own.
+PEERS = ("optuna-GPSampler", "optuna-TPESampler", "botorch-qLogEHVI")
+# (data, benchmark, column, seed) -> the hypervolume after each budget
+Curve = Callable[[str, str, str, int], list[float]]
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,13 @@ def curve(data: str, benchmark: str, strategy: str, seed: int) -> list[float]:
     """Returns the hypervolume after each budget of one search."""
     search = BENCHMARKS[benchmark].search(Path(data), strategy, seed)
     search.run()
+    return hypervolumes(search.F, benchmark)
+
+
+def hypervolumes(F: np.ndarray, benchmark: str, most: int = BUDGETS[-1]) -> list[float]:
+    """Returns the hypervolume of (a, 2) objectives after each budget of at most `most`."""
     reference = BENCHMARKS[benchmark].reference
-    return [normalized_hypervolume(search.F[:budget], reference) for budget in BUDGETS]
+    return [normalized_hypervolume(F[:budget], reference) for budget in BUDGETS if budget <= most]
 
 
 def direct_hypervolume(data: Path) -> float:
@@ -127,29 +137,47 @@ def seeds_of(text: str) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
+def common_flags(p: argparse.ArgumentParser) -> None:
+    """Adds what the benchmarks of search quality share."""
+    p.add_argument("data", type=Path, help="folder of predictors and tables")
+    p.add_argument("--benchmarks", nargs="+", choices=sorted(BENCHMARKS), default=["mbv3"],
+                   help="which")
+    p.add_argument("--seeds", type=seeds_of, default="10-29", help="one seed, or first-last")
+    p.add_argument("--workers", type=int, default=2, help="searches at a time")
+    p.add_argument("--save", default="benchmarks/results", type=Path,
+                   help="folder for curves, tables and pictures")
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = argparse.ArgumentParser(prog="quality.py", description=__doc__.splitlines()[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("data", type=Path, help="folder of predictors and tables")
-    p.add_argument("--benchmarks", nargs="+", choices=sorted(BENCHMARKS), default=["mbv3"],
-                   help="which")
+    common_flags(p)
     p.add_argument("--strategies", nargs="+", choices=sorted(STRATEGIES),
                    default=sorted(STRATEGIES), help="which")
-    p.add_argument("--seeds", type=seeds_of, default="10-29", help="one seed, or first-last")
-    p.add_argument("--workers", type=int, default=2, help="searches at a time")
     p.add_argument("--direct", action="store_true", help="also NSGA-II straight on the oracle mbv3")
-    p.add_argument("--save", default="benchmarks/results", type=Path,
-                   help="folder for curves, tables and pictures")
     return p
 
 
 def main(args: argparse.Namespace) -> None:
     """Runs the searches that are missing, and writes `quality.json`, `.md` and pictures."""
+    fill(args, args.strategies, curve, args.direct)
+
+
+def fill(args: argparse.Namespace, columns: Sequence[str], curve: Curve,
+         direct: bool = False) -> None:
+    """Computes the curves that are missing; writes `quality.json`, `.md` and pictures.
+
+    Args:
+        args: see `common_flags`.
+        columns: strategies or peers.
+        curve: computes one of them in a process of its own.
+        direct: also NSGA-II straight on the oracle.
+    """
     file = args.save / "quality.json"
     known = read_json(file, "curves") if file.exists() else {"curves": {}}
-    missing = [(b, s, seed) for b in args.benchmarks for seed in args.seeds
-               for s in args.strategies if f"{b}/{s}/{seed}" not in known["curves"]]
+    missing = [(b, column, seed) for b in args.benchmarks for seed in args.seeds
+               for column in columns if f"{b}/{column}/{seed}" not in known["curves"]]
     lacking = sorted({BENCHMARKS[b].file for b, _, _ in missing
                       if not (args.data / BENCHMARKS[b].file).exists()})
     if lacking:
@@ -162,7 +190,7 @@ def main(args: argparse.Namespace) -> None:
             known["curves"][jobs[done]] = [round(value, 6) for value in done.result()]
             write_json(file, known)
             print(jobs[done], *(f"{value:.4f}" for value in done.result()), flush=True)
-    if args.direct:
+    if direct:
         known["direct"] = direct_hypervolume(args.data)
         write_json(file, known)
     write_text(args.save / "quality.md", report(known))
@@ -173,11 +201,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def curves_of(known: dict[str, Any], benchmark: str) -> dict[str, np.ndarray]:
-    """Returns, by strategy, the (seeds, budgets) curves of one benchmark."""
+    """Returns, by strategy or peer, the (seeds, budgets) curves; NaN beyond a curve that was cut."""
     found = {}
-    for strategy in STRATEGIES:
-        rows = [values for key, values in sorted(known["curves"].items())
-                if key.startswith(f"{benchmark}/{strategy}/")]
+    for strategy in (*STRATEGIES, *PEERS):
+        rows = [values + [np.nan] * (len(BUDGETS) - len(values))
+                for key, values in sorted(known["curves"].items()) if key.startswith(
+                    f"{benchmark}/{strategy}/")]
         if rows:
             found[strategy] = np.array(rows)
     return found
@@ -200,8 +229,9 @@ def report(known: dict[str, Any]) -> str:
         rows: list[tuple[object, ...]] = []
         for strategy, values in curves.items():
             mean, error = mean_and_error(values)
-            rows.append((strategy, len(values), *(f"{m:.4f} ± {e:.4f}" for m, e in zip(
-                mean, error, strict=True))))
+            rows.append((strategy, len(values), *(
+                "" if np.isnan(m) else f"{m:.4f} ± {e:.4f}"
+                for m, e in zip(mean, error, strict=True))))
         if name == "mbv3":
             rows.append(("original program", 5, *(ORIGINAL.get(b, "") for b in BUDGETS)))
         error, value = benchmark.reference
