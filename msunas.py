@@ -121,7 +121,8 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--test", action="store_true", help="score on the test images")
     g.add_argument("--evaluator", help=f"what answers: {names(EVALUATORS)}, see evaluator.base "
                    "(default: the search space's, ofa for supernets)")
-    g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks")
+    g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks: one "
+                   "of Once-for-All's authors, or what python -m acc_predictor exported")
     g.add_argument("--amp", action="store_true", help="evaluate in mixed precision")
     g.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
                    "~/.cache/msunas)")

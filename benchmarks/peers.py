@@ -1,7 +1,8 @@
 """Optuna and BoTorch on the benchmarks of quality.py, as further columns of its tables.
 
     python -m venv PEERS && PEERS/bin/pip install -r requirements-peers.lock
-    PEERS/bin/python benchmarks/peers.py DATA [--benchmarks mbv3] [--seeds 10-12] [--budget 340] [--save FOLDER]
+    PEERS/bin/python benchmarks/peers.py DATA [--benchmarks mbv3] [--seeds 10-12] [--budget 340]
+        [--save FOLDER]
 
 They run in an environment of their own. All start from the initial sample of 40 that `ehvi` starts
 from. To Optuna both objectives are unknown; BoTorch is told the exact ones (a deterministic

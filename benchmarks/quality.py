@@ -201,7 +201,7 @@ def fill(args: argparse.Namespace, columns: Sequence[str], curve: Curve,
 
 
 def curves_of(known: dict[str, Any], benchmark: str) -> dict[str, np.ndarray]:
-    """Returns, by strategy or peer, the (seeds, budgets) curves; NaN beyond a curve that was cut."""
+    """Returns, by strategy or peer, (seeds, budgets) curves; NaN beyond one that was cut."""
     found = {}
     for strategy in (*STRATEGIES, *PEERS):
         rows = [values + [np.nan] * (len(BUDGETS) - len(values))

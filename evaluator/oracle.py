@@ -1,8 +1,8 @@
-"""The accuracy predictors of the OFA authors as evaluators: a benchmark's ground truth.
+"""Accuracy predictors as evaluators: those of the OFA authors, a benchmark's ground truth.
 
 No network is run: top-1 accuracies are what an MLP learned from measured ImageNet accuracies of
 the MobileNetV3 (w1.0) or ResNet50 supernet with 1,000 classes. Every stats dict says so
-(`"evaluator": "oracle"`).
+(`"evaluator": "oracle"`). A predictor that was exported from a search is `evaluator.learnt`'s.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from acc_predictor.exported import is_exported
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
+from evaluator.learnt import LearntEvaluator
 from search_space import Arch, get_search_space
 from utils.errors import UserError
 
@@ -100,6 +102,12 @@ class OracleEvaluator(Evaluator):
     Raises:
         UserError: the file is missing or damaged, or holds another network.
     """
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Any:
+        """Constructs the evaluator that reads the kind of file that `oracle_path` is."""
+        path = options.get("oracle_path")
+        return LearntEvaluator(**options) if path and is_exported(path) else cls(**options)
 
     def __init__(self, oracle_path: str | None = None, **ignored: Any) -> None:
         if oracle_path is None:

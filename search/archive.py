@@ -333,7 +333,8 @@ def _check_arch(place: str, arch: Any, check_arch: Callable[[dict], object] | No
         raise UserError(f"{place}: an architecture is a dict such as ks, e, d, r, not "
                         f"{_short(arch)}")
     for key, genes in arch.items():
-        for gene in genes if isinstance(genes, list) else [genes]:
+        rows = genes if isinstance(genes, list) else [genes]
+        for gene in (gene for row in rows for gene in (row if isinstance(row, list) else [row])):
             if isinstance(gene, bool) or not isinstance(gene, int | float | str):
                 raise UserError(f"{place}: {_short(key)} of the architecture holds {_short(gene)}, "
                                 "but must hold numbers or names")

@@ -11,6 +11,7 @@ import numpy as np
 from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor
+from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
@@ -35,8 +36,6 @@ from utils.files import write_text
 
 CPU_MACS_PER_SECOND = 8e9
 GIB = 2**30
-# Evaluators whose stats hold no objectives of their own.
-PLAIN_EVALUATORS = ("ofa", "oracle")
 
 
 class Parts(NamedTuple):
@@ -63,8 +62,13 @@ def make_parts(settings: Settings) -> Parts:
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
     width = supernet_meta(settings).width or width_from_name(settings.supernet_path or "")
     costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
+    reported = reported_names(settings)
     objectives = make_objectives(settings.sec_obj, space, costs=costs,
-                                 reported=settings.evaluator not in PLAIN_EVALUATORS)
+                                 reported=reported is None or bool(reported))
+    for objective in objectives:
+        if objective.source == "reported" and objective.key not in (reported or [objective.key]):
+            raise UserError(f"--sec_obj {objective.name}: {settings.oracle_path} predicts "
+                            f"{', '.join(reported or [])} beside the accuracy")
     Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs)]:
         print(f"warning: {line}", file=sys.stderr)
@@ -72,6 +76,17 @@ def make_parts(settings: Settings) -> Parts:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
     return Parts(space, objectives, costs)
+
+
+def reported_names(settings: Settings) -> list[str] | None:
+    """Returns the objectives that the evaluator's stats hold; None where any name may be one.
+
+    Raises:
+        UserError: an exported predictor that is damaged.
+    """
+    if settings.evaluator == "oracle" and is_exported(str(settings.oracle_path)):
+        return list(ExportedPredictor.read(str(settings.oracle_path)).reported)
+    return [] if settings.evaluator in ("ofa", "oracle") else None
 
 
 def foreign_tables(costs: SpaceCosts) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import get_dataset_info
 from networks.meta import SupernetMeta, read_meta
 from search.run_folder import SETTINGS
@@ -120,7 +121,8 @@ def resolve(values: Mapping[str, Any]) -> Settings:
 def with_checkpoint(values: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
     """Returns the values of a new search, with what its supernet says where nothing was typed.
 
-    That is the space, the data set, and the size of the split that the training has not seen.
+    That is the space, the data set, and the size of the split that the training has not seen. An
+    exported predictor says it of the supernet that it predicts.
 
     Args:
         values: by the names of the settings.
@@ -129,10 +131,13 @@ def with_checkpoint(values: Mapping[str, Any], typed: Collection[str]) -> dict[s
     Raises:
         UserError: the supernet names code for its space, which must be typed.
     """
-    meta = SupernetMeta.of(read_meta(values["supernet_path"] or ""))
+    asked = values["oracle_path"] if values["evaluator"] == "oracle" else values["supernet_path"]
+    meta = told_by(asked or "")
     if "search_space" not in typed:
-        refuse_code(meta.search_space, str(values["supernet_path"]))
+        refuse_code(meta.search_space, str(asked))
     told: dict[str, Any] = {"search_space": meta.search_space, "dataset": meta.dataset}
+    if meta.dataset and get_dataset_info(meta.dataset).n_classes is None:
+        told["n_classes"] = meta.n_classes
     if not values["test"] and ("dataset" not in typed or values["dataset"] == meta.dataset):
         told["vld_size"] = meta.vld_size
     return {**values, **{name: value for name, value in told.items()
@@ -143,11 +148,20 @@ def supernet_meta(settings: Settings) -> SupernetMeta:
     """Returns what the supernet of a search says of its training.
 
     A supernet of `train_supernet.py` knows its resolutions, its data set and its classes, so that a
-    search of it needs no flags for them.
+    search of it needs no flags for them. So does a predictor that was exported from a search.
     """
-    if settings.evaluator != "ofa" or not settings.supernet_path:
-        return SupernetMeta()
-    return SupernetMeta.of(read_meta(settings.supernet_path))
+    files = {"ofa": settings.supernet_path, "oracle": settings.oracle_path}
+    return told_by(files.get(str(settings.evaluator)) or "")
+
+
+def told_by(path: str) -> SupernetMeta:
+    """Returns what a checkpoint of a supernet, or an exported predictor, says of the supernet.
+
+    Raises:
+        UserError: an exported predictor that is damaged.
+    """
+    return SupernetMeta.of(ExportedPredictor.read(path).meta if is_exported(path)
+                           else read_meta(path))
 
 
 def read_stored(folder: str | os.PathLike) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def imported(path) -> set[str]:
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
 def test_imports_point_down_only(package):
-    files = list((ROOT / package).rglob("*.py"))
-    assert files
+    files = [path for path in (ROOT / package).rglob("*.py") if path.name != "__main__.py"]
+    assert files  # a `__main__` is a command, which may import everything
     for path in files:
         own = imported(path) & (set(ALLOWED) | SCRIPTS | {"tests", "benchmarks", "scripts"})
         forbidden = own - ALLOWED[package] - {package}

@@ -89,7 +89,7 @@ def test_scores_of_constant_predictions_may_be_nan(tmp_path):
     ({"archive": [[SMALL, 3, 10**400]]}, r"archive\[0\], second objective: must be a finite"),
     ({"archive": [[[1], 3, 4]]}, r"archive\[0\]: an architecture is a dict"),
     ({"archive": [[{**SMALL, "ks": [3]}, 3, 4]]}, "'ks' of the architecture must be a list of 10"),
-    ({"archive": [[{"ks": [[0.5]]}, 3, 4]]}, r"'ks' of the architecture holds \[0.5\]"),
+    ({"archive": [[{"ks": [[[0.5]]]}, 3, 4]]}, r"'ks' of the architecture holds \[0.5\]"),
     ({"candidates": None}, "candidates: must be a list, not None"),
     ({"surrogate": []}, "surrogate: must be a dict"),
     ({"surrogate": {"tau": "x"}}, "surrogate: tau: must be a number"),
