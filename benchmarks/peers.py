@@ -1,14 +1,13 @@
 """Optuna and BoTorch on the benchmarks of quality.py, as further columns of its tables.
 
-    python -m venv PEERS && PEERS/bin/pip install -r requirements-peers.lock
     PEERS/bin/python benchmarks/peers.py DATA [--benchmarks mbv3] [--seeds 10-12] [--budget 340]
         [--save FOLDER]
 
-They run in an environment of their own. All start from the initial sample of 40 that `ehvi` starts
-from. To Optuna both objectives are unknown; BoTorch is told the exact ones (a deterministic
-model), proposes batches of 8, and climbs from neighbour to neighbour, as a gradient means little
-between whole numbers. An architecture that is proposed again costs nothing, up to three proposals
-for each evaluation of the budget.
+PEERS is an environment of their own, with requirements.lock and requirements-peers.lock. All start
+from the initial sample of 40 that `ehvi` starts from. To Optuna both objectives are unknown;
+BoTorch is told the exact ones (a deterministic model), proposes batches of 8, and climbs from
+neighbour to neighbour, as a gradient means little between whole numbers. An architecture that is
+proposed again costs nothing, up to three proposals for each evaluation of the budget.
 """
 
 import argparse

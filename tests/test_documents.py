@@ -226,7 +226,8 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("folders", "files"), [
-    (("tests", "benchmarks"), (*USED, "requirements-dev.txt")), ((), USED)])
+    (("tests", "benchmarks"), (*USED, "requirements-dev.txt", "requirements-peers.txt")),
+    ((), USED)])
 def test_every_direct_import_is_declared(folders, files):
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] or SOURCES
     pinned, distributions = declared(*files), packages_distributions()
