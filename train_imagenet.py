@@ -65,7 +65,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help=f"{', '.join(sorted(DATASETS))}; tar: an archive of class folders for each "
                         "split; hfds/NAME or wds/NAME: timm's readers; None: tar where there is "
                         "one, imagenet where the folder has 1,000 classes, else folder")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD.replace("--data", "DATA"))
+    g.add_argument("--download", action="store_true", help=DOWNLOAD)
     g.add_argument("--train-split", default="train", metavar="NAME",
                    help="split to train on, of tar, hfds and wds")
     g.add_argument("--val-split", default="val", metavar="NAME", help="split to evaluate on")

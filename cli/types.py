@@ -9,7 +9,7 @@ from typing import Any
 from utils.errors import UserError
 
 # What --download does, in every script that has it.
-DOWNLOAD = ("fetch the data set into --data where it is not there: cifar10, cifar100, stl10, "
+DOWNLOAD = ("fetch the data set into its folder where it is not there: cifar10, cifar100, stl10, "
             "aircraft, dtd, pets, flowers102")
 
 MAX_DAMAGED = ("part of the images that may be damaged, 0..1; they are named and left out, and one "

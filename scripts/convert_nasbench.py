@@ -1,4 +1,4 @@
-"""Converts the published files of NAS-Bench-101 and NATS-Bench to tables for --table."""
+"""Converts the published files of NAS-Bench-101 and NATS-Bench to tables for msunas.py --table."""
 
 import argparse
 import csv

@@ -40,7 +40,7 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
              if path and os.path.isfile(path)}
     if evaluator not in _WITHOUT_DATA:
         images = "the test images" if settings["vld_size"] is None else settings["vld_size"]
-        found["split"] = f"{settings['dataset']}: {images}, seed {settings['seed']}"
+        found["vld_size"] = f"{settings['dataset']}: {images}, seed {settings['seed']}"
         if settings["data"] and os.path.isdir(settings["data"]):
             found["data"] = _of_folder(settings["data"])
     code = {name: _of_code(settings[name]) for name in CODE_FLAGS if names_code(settings[name])}

@@ -1,5 +1,6 @@
 """What documents and messages say of flags, commands, files and requirements is true."""
 
+import argparse
 import ast
 import importlib
 import re
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from evaluator.latency import CONDITIONS
+from search.run_folder import CODE_FLAGS
+from search.settings import SPACE_OPTIONS, Settings
 from tests.conftest import ROOT
+from tests.published import MIGRATING, published_commands
 
 DOCUMENTS = [path for path in sorted(ROOT.rglob("*.md"))
              if not {".venv", "runs", ".pytest_cache"} & set(path.relative_to(ROOT).parts)]
@@ -18,22 +23,35 @@ SOURCES = [path for path in sorted(ROOT.rglob("*.py"))
            if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "benchmarks", "runs"}]
 SHELL = sorted((ROOT / "scripts").glob("*.sh"))
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-# Flags of other programs: torchrun, Ray, Slurm, kubectl, pip, uv, git, pytest, timm.
-FOREIGN = {"--standalone", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint",
-           "--rdzv_id", "--node_rank", "--head", "--address", "--port", "--block", "--nodes",
-           "--ntasks", "--ntasks-per-node", "--gpus-per-node", "--exclude", "--working-dir",
-           "--index-url", "--extra-index-url", "--quiet", "--disable-pip-version-check", "--clear",
-           "--help", "--version", "--upgrade", "--durations", "--requirement",
-           "--require-hashes", "--generate-hashes", "--no-annotate", "--no-config", "--no-header",
-           "--output-file", "--python-platform", "--python-version", "--constraint",
-           "--device-modules"}
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+# Flags of other programs, and where they may be named: torchrun, Ray, Slurm, kubectl, timm, pip,
+# venv, uv. Python's parsers have --help.
+TORCHRUN = {"--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--rdzv_id"}
+RAY = {"--head", "--working-dir"}
+FOREIGN = {
+    "docs/clusters.md": TORCHRUN | RAY | {
+        "--address", "--port", "--block", "--nodes", "--ntasks", "--ntasks-per-node",
+        "--gpus-per-node", "--exclude"},
+    "evaluator/jobs/ray.py": RAY,
+    "scripts/distributed_train.sh": TORCHRUN | {"--standalone", "--nproc_per_node"},
+    "scripts/lock.sh": {"--quiet", "--no-config", "--generate-hashes", "--no-annotate",
+                        "--no-header", "--python-version", "--python-platform", "--output-file",
+                        "--constraint"},
+    "scripts/setup_env.sh": {"--version", "--clear", "--quiet", "--disable-pip-version-check",
+                             "--require-hashes"},
+    "docs/faults.md": {"--require-hashes"},
+    "docs/export.md": {"--device-modules"}, "msunas_timm/__init__.py": {"--device-modules"},
+    "msunas_timm/__main__.py": {"--device-modules"},
+    "benchmarks/timm_equality.py": {"--data-dir"}}
+MODULES = {"-m pytest", "-m mypy", "-m ruff", "-m pip", "-m venv", "-m msunas_timm",
+           "-m torch.distributed.run"}
 COMMAND = re.compile(r"(?:python3?|bash|sh|\"\$PYTHON\") (?P<program>-m [\w.]+|[\w./]+\.(?:py|sh))"
                      r"(?P<rest>[^`|;>&#\n]*)")
 
 
 @cache
-def parsers() -> dict[str, object]:
-    """Every parser of the project, by how its program is called."""
+def programs() -> dict[str, Path]:
+    """The file of every program of the project that has a parser, by how it is called."""
     found = {}
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -41,11 +59,18 @@ def parsers() -> dict[str, object]:
                    for node in tree.body):
             continue
         name = path.relative_to(ROOT).as_posix()
-        module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
         run = (name if "/" not in name or name.startswith("scripts/") else
                "-m " + name.removesuffix(".py").removesuffix("/__main__").replace("/", "."))
-        found[run] = module.get_args_parser()
+        found[run] = path
     return found
+
+
+@cache
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of every program."""
+    names = {run: path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
+             for run, path in programs().items()}
+    return {run: importlib.import_module(name).get_args_parser() for run, name in names.items()}
 
 
 @cache
@@ -63,12 +88,17 @@ def flags_of(program: str) -> frozenset[str]:
     return frozenset(parsers()[program]._option_string_actions)
 
 
-def all_flags() -> set[str]:
+@cache
+def all_flags() -> frozenset[str]:
     """The flags of all programs."""
-    benchmarks = sorted((ROOT / "benchmarks").glob("*.py"))
-    programs = [*parsers(), *(f"benchmarks/{path.name}" for path in benchmarks),
+    programs = [*parsers(), *(f"benchmarks/{path.name}" for path in BENCHMARKS),
                 *(path.relative_to(ROOT).as_posix() for path in SHELL)]
-    return set(FOREIGN).union(*(flags_of(program) for program in programs))
+    return frozenset().union(*(flags_of(program) for program in programs))
+
+
+def foreign(path: Path) -> set[str]:
+    """The flags of other programs that a file may name."""
+    return FOREIGN.get(path.relative_to(ROOT).as_posix(), set())
 
 
 def texts(path: Path) -> list[str]:
@@ -93,23 +123,46 @@ def test_every_program_is_found():
     assert len(DOCUMENTS) > 10 and len(SOURCES) > 50
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *DOCUMENTS, *SHELL], ids=lambda path: path.name)
+def test_flags_of_other_programs_are_named_where_it_says():
+    for name, flags in FOREIGN.items():
+        named = {flag for text in texts(ROOT / name) for flag in FLAG.findall(text)}
+        assert flags <= named, f"{name} does not name {sorted(flags - named)}"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *BENCHMARKS, *DOCUMENTS, *SHELL],
+                         ids=lambda path: path.name)
 def test_every_flag_that_is_named_exists(path):
     named = {flag for text in texts(path) for flag in FLAG.findall(without_migration(path, text))}
-    unknown = named - all_flags()
+    unknown = named - all_flags() - foreign(path)
     assert not unknown, f"{path.relative_to(ROOT)} names {sorted(unknown)}, no program has it"
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, *SHELL, *SOURCES], ids=lambda path: path.name)
+@pytest.mark.parametrize("program", sorted(programs()))
+def test_a_script_names_its_own_flags_or_says_whose_they_are(program):
+    for text in texts(programs()[program]):
+        for flag in set(FLAG.findall(text)) - flags_of(program):
+            owner = re.search(rf"([\w/]+\.(?:py|sh))`?[^.;]* {flag}", text)
+            assert owner and flag in flags_of(owner[1]), \
+                f"{program} has no {flag}, but says: {text[:80]!r}"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *SHELL, *SOURCES, *BENCHMARKS],
+                         ids=lambda path: path.name)
 def test_every_command_that_is_shown_has_its_flags(path):
     for text in texts(path):
         for match in COMMAND.finditer(text.replace("\\\n", " ")):
             program = match["program"]
             if program not in parsers() and not (ROOT / program).is_file():
-                assert program.startswith("-m "), f"{path.name}: there is no {program}"
+                assert program in MODULES, f"{path.name}: there is no {program}"
                 continue
-            unknown = set(FLAG.findall(match["rest"])) - flags_of(program) - FOREIGN
+            unknown = set(FLAG.findall(match["rest"])) - flags_of(program) - foreign(path)
             assert not unknown, f"{path.name}: {program} has no {sorted(unknown)}"
+
+
+def test_names_that_messages_turn_into_flags_are_flags():
+    settings = {*Settings.names(), *CODE_FLAGS, *SPACE_OPTIONS} - {"uniform_sample"}
+    assert {f"--{name}" for name in settings} <= flags_of("msunas.py")
+    assert {f"--{name}" for name in CONDITIONS} <= flags_of("scripts/build_lut.py")
 
 
 def test_every_script_with_data_can_fetch_it():
@@ -121,34 +174,47 @@ def test_every_script_with_data_can_fetch_it():
 
 # ------------------------------------------------------------------ the original, docs/migrating.md
 
-MIGRATING = ROOT / "docs" / "migrating.md"
-# Every flag of the six published scripts.
+# Every flag of the six published scripts with its default; without one it is empty, off or 0.
 ORIGINAL = {
-    "msunas.py": """--save --resume --sec_obj --iterations --n_doe --n_iter --predictor --n_gpus
-        --gpu --data --dataset --n_classes --supernet_path --n_workers --vld_size --trn_batch_size
-        --vld_batch_size --n_epochs --test""",
-    "post_search.py": "--save --expr --prefer -n --supernet_path",
-    "validation.py": """--data --dataset -j --workers -b --batch-size --img-size --model -m
-        --pretrained""",
-    "train_cifar.py": """--seed --data --dataset --batch-size --num_workers --n_gpus --lr --momentum
-        --weight_decay --report_freq --epochs --grad_clip --cutout --cutout_length --autoaugment
-        --save --topk --evaluate --model --model-config --initial-checkpoint --drop --drop-path
-        --img-size""",
-    "train_imagenet.py": """-c --config DATA --model --model-config --pretrained
-        --initial-checkpoint --resume --no-resume-opt --num-classes --gp --img-size --crop-pct
-        --mean --std --interpolation -b --batch-size -vb --validation-batch-size-multiplier --drop
-        --drop-connect --drop-path --drop-block --jsd --teacher --reset-classifier --opt --opt-eps
-        --momentum --weight-decay --sched --lr --lr-noise --lr-noise-pct --lr-noise-std --warmup-lr
-        --min-lr --epochs --start-epoch --decay-epochs --warmup-epochs --cooldown-epochs
-        --patience-epochs --decay-rate --dr --color-jitter --aa --aug-splits --reprob --remode
-        --recount --resplit --mixup --mixup-off-epoch --smoothing --train-interpolation --bn-tf
-        --bn-momentum --bn-eps --sync-bn --dist-bn --split-bn --model-ema --model-ema-force-cpu
-        --model-ema-decay --seed --log-interval --recovery-interval -j --workers --num-gpu
-        --save-images --amp --pin-mem --no-prefetcher --output --eval-metric --tta --local_rank""",
-    "evaluator.py": """--data --log_dir --dataset --n_classes --supernet_path --subnet --config
-        --init --trn_batch_size --vld_batch_size --num_workers --n_epochs --save --resolution
-        --valid_size --test --latency --verbose --reset_running_statistics --drop_rate
-        --drop_connect_rate --save_config"""}
+    "msunas.py": """
+        --save=.tmp --resume --sec_obj=flops --iterations=30 --n_doe=100 --n_iter=8
+        --predictor=rbf --n_gpus=8 --gpu=1 --data=/mnt/datastore/ILSVRC2012
+        --dataset=imagenet --n_classes=1000
+        --supernet_path=./data/ofa_mbv3_d234_e346_k357_w1.0 --n_workers=4 --vld_size
+        --trn_batch_size=128 --vld_batch_size=200 --n_epochs=5 --test""",
+    "post_search.py": """
+        --save=.tmp --expr --prefer -n=1 --supernet_path=./data/ofa_mbv3_d234_e346_k357_w1.0""",
+    "validation.py": """
+        --data=/mnt/datastore/ILSVRC2012 --dataset=imagenet -j=6 --workers=6 -b=256
+        --batch-size=256 --img-size=224 --model -m --pretrained""",
+    "train_cifar.py": """
+        --seed --data=../data --dataset=cifar10 --batch-size=96 --num_workers=2 --n_gpus=1
+        --lr=0.01 --momentum=0.9 --weight_decay=4e-5 --report_freq=50 --epochs=150
+        --grad_clip=5 --cutout --cutout_length=16 --autoaugment --save --topk=10
+        --evaluate --model=resnet101 --model-config --initial-checkpoint --drop=0.2
+        --drop-path=0.2 --img-size=224""",
+    "train_imagenet.py": """
+        -c --config DATA --model=resnet101 --model-config --pretrained --initial-checkpoint
+        --resume --no-resume-opt --num-classes=1000 --gp=avg --img-size --crop-pct --mean
+        --std --interpolation -b=32 --batch-size=32 -vb=1
+        --validation-batch-size-multiplier=1 --drop --drop-connect --drop-path
+        --drop-block --jsd --teacher --reset-classifier --opt=sgd --opt-eps=1e-8
+        --momentum=0.9 --weight-decay=0.0001 --sched=step --lr=0.01 --lr-noise
+        --lr-noise-pct=0.67 --lr-noise-std=1.0 --warmup-lr=0.0001 --min-lr=1e-5
+        --epochs=200 --start-epoch --decay-epochs=30 --warmup-epochs=3
+        --cooldown-epochs=10 --patience-epochs=10 --decay-rate=0.1 --dr=0.1
+        --color-jitter=0.4 --aa --aug-splits=0 --reprob --remode=const --recount=1
+        --resplit --mixup --mixup-off-epoch=0 --smoothing=0.1 --train-interpolation=random
+        --bn-tf --bn-momentum --bn-eps --sync-bn --dist-bn --split-bn --model-ema
+        --model-ema-force-cpu --model-ema-decay=0.9998 --seed=42 --log-interval=50
+        --recovery-interval=0 -j=4 --workers=4 --num-gpu=1 --save-images --amp --pin-mem
+        --no-prefetcher --output --eval-metric=top1 --tta=0 --local_rank=0""",
+    "evaluator.py": """
+        --data=/mnt/datastore/ILSVRC2012 --log_dir=.tmp --dataset=imagenet --n_classes=1000
+        --supernet_path=./data/ofa_mbv3_d234_e346_k357_w1.0 --subnet --config --init
+        --trn_batch_size=128 --vld_batch_size=256 --num_workers=6 --n_epochs=0 --save
+        --resolution=224 --valid_size --test --latency --verbose
+        --reset_running_statistics --drop_rate=0.2 --drop_connect_rate --save_config"""}
 
 
 def migration_table(script: str) -> list[list[str]]:
@@ -159,10 +225,20 @@ def migration_table(script: str) -> list[list[str]]:
     return [[*(cell.strip("`") for cell in row[:2]), *row[2:]] for row in rows]
 
 
+def equal_defaults(original: str, ours: object) -> bool:
+    """Whether a default of the original is ours; empty, off and 0 are the same."""
+    try:
+        return float(original or 0) == float(ours or 0)
+    except (TypeError, ValueError):
+        return original == str(ours or "")
+
+
 @pytest.mark.parametrize("script", ORIGINAL)
 def test_the_migration_table_has_every_flag_and_tells_the_truth(script):
     rows = migration_table(script)
-    assert [row[0] for row in rows] == ORIGINAL[script].split()
+    defaults = {flag: default for flag, _, default in
+                (word.partition("=") for word in ORIGINAL[script].split())}
+    assert [row[0] for row in rows] == list(defaults)
     actions = parsers()["-m evaluator" if script == "evaluator.py" else script]\
         ._option_string_actions
     for old, new, status, reason in rows:
@@ -176,13 +252,13 @@ def test_the_migration_table_has_every_flag_and_tells_the_truth(script):
         else:
             assert status == "changed" and reason, f"{script}: {old} without a reason"
             assert not new or new in actions, f"{script}: {new} is not taken"
-
-
-def published_commands() -> list[list[str]]:
-    """The published commands, as docs/migrating.md has them."""
-    section = MIGRATING.read_text(encoding="utf-8").split("## Published commands\n")[1]
-    return [line.split("`")[1].split() for line in section.splitlines()
-            if line.startswith(("| `python", "| `sh"))]
+        if new:
+            default = actions[new].default
+            assert equal_defaults(defaults[old], default) or \
+                re.search("default|accepted|^as `", reason), \
+                f"{script}: the default of {old} is {default}, not {defaults[old]}: say so"
+            said = re.search(r"(?<!no )default `?([\w./-]+?)`?[,;:]", f"{reason};")
+            assert said is None or said[1] == str(default), f"{script}: {old} says {said[1]}"
 
 
 @pytest.mark.parametrize("command", published_commands(), ids=lambda words: " ".join(words)[:60])

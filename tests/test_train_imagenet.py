@@ -24,6 +24,7 @@ from tests.fine_tuning import (
     make_networks,
     only_run,
 )
+from tests.published import published_command
 from train_imagenet import get_args_parser, load_all, main, with_lr
 from training.fit import Run
 from training.loops import evaluate, train_one_epoch
@@ -51,13 +52,11 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture
 def published(files) -> list:
     """The published command after `sh scripts/distributed_train.sh 8`, for few small images."""
-    return [files / "data", "--model", "NAME", "--model-config", files / "net.config",
-            "--initial-checkpoint", files / "net.inherited", "--img-size", SIZE, "-b", 4, "--sched",
-            "step", "--epochs", 2, "--decay-epochs", 2.4, "--decay-rate", ".97", "--opt",
-            "rmsproptf", "--opt-eps", ".001", "-j", 1, "--warmup-lr", "1e-6", "--weight-decay",
-            "1e-5", "--drop", 0.2, "--drop-path", 0.2, "--model-ema", "--model-ema-decay", 0.9999,
-            "--aa", "rand-m9-mstd0.5", "--remode", "pixel", "--reprob", 0.2, "--amp", "--lr",
-            ".024", "--teacher", files / "ofa_w0.1", "--log-interval", 1]
+    _, _, *words = published_command(
+        "scripts/distributed_train.sh", model_config=files / "net.config",
+        initial_checkpoint=files / "net.inherited", teacher=files / "ofa_w0.1", img_size=SIZE, b=4,
+        epochs=2, j=1)
+    return [files / "data", *words, "--log-interval", 1]
 
 
 def parsed(command: list, *more) -> Namespace:
