@@ -206,8 +206,9 @@ def search(words, *more, save: Path | None = None) -> None:
 def test_one_iteration_of_every_published_search(name, use, tmp_path):
     dataset = name.rsplit("-", 1)[0]
     use(dataset)
-    search(planned(name), "--supernet_path", SUPERNET,
-           *(RANDOM if name.endswith("random") else SEARCH), *(ONE_EPOCH if DATASETS[dataset].n_epochs else []), save=tmp_path)
+    sizes = [*(RANDOM if name.endswith("random") else SEARCH),
+             *(ONE_EPOCH if DATASETS[dataset].n_epochs else [])]
+    search(planned(name), *sizes, "--supernet_path", SUPERNET, save=tmp_path)
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 import functools
 import http.server
+import importlib
 import shutil
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,11 @@ from torchvision import datasets as tv
 
 from data_providers import DataProvider, datasets
 from data_providers.datasets import load_images
+from evaluator import build_evaluator
+from search.archive import Record, Stats, write_stats
+from search_space import OFASearchSpace
 from tests.data_providers.layouts import LAYOUTS, md5
+from tests.fine_tuning import SIZE, make_networks
 from utils.errors import UserError
 
 
@@ -134,3 +140,54 @@ def test_a_download_that_fails_is_one_line(server, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="CIFAR10 could not be downloaded") as error:
         load_images("cifar10", tmp_path / "new", "test", download=True)
     assert "\n" not in str(error.value) and "404" in str(error.value)
+
+
+# ----------------------------------------------------------------------------- the flag of a script
+
+class DataWasReadError(Exception):
+    """Ends a script where it has its data."""
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory) -> Path:
+    """A supernet, a network of it with its files, and an archive that holds it."""
+    folder = tmp_path_factory.mktemp("networks")
+    make_networks(folder, 10)
+    smallest = OFASearchSpace([SIZE]).extremes()[0]
+    write_stats(folder / "iter_1.stats", Stats([Record(smallest, 20.0, 1.0)], [], 0.5))
+    return folder
+
+
+NET = ["--model-config", "net.config", "--initial-checkpoint", "net.inherited"]
+SCRIPTS = {
+    "msunas": ["--supernet_path", "ofa_w0.1", "--save", "run", "--n_gpus", "0"],
+    "post_search": ["--expr", "iter_1.stats", "--supernet_path", "ofa_w0.1", "--save", "chosen"],
+    "validation": ["--model", "net.config", "--pretrained", "net.inherited"],
+    "evaluator.__main__": ["--config", "net.config", "--init", "net.inherited"],
+    "scripts.export": ["net.config", "net.inherited", "--to", "safetensors"],
+    "train_cifar": NET,
+    "train_imagenet": [*NET, "-b", "8"],
+    "train_supernet": ["--save", "supernet_w0.1", "--resolutions", "32", "--epochs", "1"]}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_fetches_its_data_set(name, server, networks, tmp_path, monkeypatch):
+    """Every script with the flag; tests/test_documents.py says which have it."""
+    publish("cifar10", server, tmp_path, monkeypatch)
+    monkeypatch.chdir(networks)
+    monkeypatch.setattr("search.session.get_engine", lambda backend, spec, **_: nullcontext(
+        build_evaluator(spec.name, spec.options)))
+    made = DataProvider.__init__
+
+    def read(provider: DataProvider, *arguments, **options) -> None:
+        made(provider, *arguments, **options)
+        raise DataWasReadError(provider.n_test)
+
+    monkeypatch.setattr(DataProvider, "__init__", read)
+    script = importlib.import_module(name)
+    new = str(tmp_path / "new")
+    words = [*SCRIPTS[name], "--dataset", "cifar10", "--download",
+             *([new] if name == "train_imagenet" else ["--data", new])]
+    with pytest.raises(DataWasReadError, match="20"):
+        script.main(script.get_args_parser().parse_args(words))
+    assert server.asked == [tv.CIFAR10.filename] * 2
