@@ -78,7 +78,9 @@ def flags_of(program: str) -> frozenset[str]:
     """The flags that a program of the project takes."""
     if program.startswith("benchmarks/"):
         text = (ROOT / program).read_text(encoding="utf-8")
-        return frozenset(re.findall(r'add_argument\("(--[\w-]+)', text))
+        shared = (f"benchmarks/{name}.py" for name in re.findall(r"^from (\w+) import", text, re.M))
+        return frozenset(re.findall(r'add_argument\("(--[\w-]+)', text)).union(
+            *(flags_of(path) for path in shared if (ROOT / path).is_file()))
     if program.endswith(".sh"):
         text = (ROOT / program).read_text(encoding="utf-8")
         flags = set(re.findall(r"^\s*(--[\w-]+)\)", text, re.MULTILINE))
