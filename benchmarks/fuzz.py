@@ -11,6 +11,7 @@ of work, more memory than the limit, a file that was not there before.
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -32,6 +33,7 @@ import yaml
 from common import ROOT, machine, peak_mib, table
 from hostile import (
     checkpoint_inputs,
+    damage,
     picture_inputs,
     string_inputs,
     text_inputs,
@@ -40,6 +42,7 @@ from hostile import (
 
 from cli.scripts import run_script
 from data_providers.pictures import DAMAGED, MAX_PIXELS, picture_size, read_picture
+from evaluator import build_evaluator
 from evaluator.costs import network_costs
 from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import read_config_layers
@@ -48,19 +51,25 @@ from msunas import prepare
 from post_search import front_within, parse_constraints, parse_preference, read_search, select
 from post_search import get_args_parser as post_parser
 from post_search import resolve as post_resolve
-from search.archive import Record, read_net_stats, read_stats
-from search.run_folder import SETTINGS, RunFolder
+from search import events
+from search.archive import Record, Stats, read_net_stats, read_stats, write_stats
+from search.run_folder import EVENTS, SETTINGS, RunFolder
 from search.session import make_parts
 from search_space import OFASearchSpace, read_arch
 from train_imagenet import check_flags
 from train_imagenet import get_args_parser as train_parser
 from utils.errors import UserError, one_line
 from utils.files import read_yaml
+from visualization.data import read_run
+from visualization.report import payload
 
 INPUT, MEMORY, SECONDS = "input", 2 * 2**30, 5.0
 SHOWN = 5
 KINDS = ("accepted", "refused", "other")
 SPACE = OFASearchSpace()
+# Spaces that are tables, and a column with accuracies.
+TABLES = {"table": "top1", "nasbench201": "cifar10_top1", "nasbenchgraph": "valid_top1",
+          "nasbench101": "e108_valid_top1"}
 SMALL, LARGE = SPACE.extremes()
 
 
@@ -107,6 +116,47 @@ def use_settings(path: Path) -> None:
 def use_failed(path: Path) -> None:
     """Reads the failures of a search."""
     RunFolder(path.parent.parent).read_failed(SPACE.encode)
+
+
+def use_events(path: Path) -> None:
+    """Reads what a search recorded of itself, as its report does, and adds a line to it."""
+    found = events.read(path.parent)
+    json.dumps([found, events.phases(found), events.device_hours(found)], allow_nan=False)
+    events.Events(RunFolder(path.parent)).event("end")
+    if events.read(path.parent)[-1]["event"] != "end":
+        raise RuntimeError("a line that was added is not read")
+
+
+def use_report(path: Path) -> None:
+    """Shows a search with these settings."""
+    if not (path.parent / "iter_0.stats").exists():
+        records = [Record(SMALL, 30.25, 90.69), Record(LARGE, 20.5, 1200.0)]
+        write_stats(path.parent / "iter_0.stats", Stats(records, records, 0.75))
+    json.dumps(payload([read_run(path.parent)]), allow_nan=False)
+
+
+def use_table(path: Path) -> None:
+    """Takes the file for the table of each benchmark, and asks it for an architecture."""
+    refused = []
+    for name, accuracy in TABLES.items():
+        options = {"table": str(path), "genes": "depth,op", "accuracy": accuracy}
+        try:
+            evaluator = build_evaluator("table", {"search_space": name, "space_options": options})
+            space = evaluator.space  # type: ignore[attr-defined]
+            stats = evaluator.evaluate(space.extremes()[0])
+            if not 0 <= stats["top1"] <= 100:
+                raise RuntimeError(f"accepted an accuracy of {stats['top1']}")
+        except UserError as error:
+            refused.append(error)
+    if len(refused) == len(TABLES):
+        raise refused[0]
+
+
+def use_safetensors(path: Path) -> None:
+    """Builds the network of a file of weights with its config in the header."""
+    from networks.export.torch_files import read_safetensors
+
+    read_safetensors(path)
 
 
 def use_config(path: Path) -> None:
@@ -226,6 +276,29 @@ def valid_networks() -> tuple[list[dict], list[dict]]:
                 "optimizer": optimizer.state_dict()}]
 
 
+def safetensors_of(config: dict[str, Any]) -> bytes:
+    """Returns a network of random weights in one file."""
+    from networks import build_from_config
+    from networks.export import Description
+    from networks.export.torch_files import SafeTensors
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        SafeTensors().write(build_from_config(config), path, Description(32, None, None, None))
+        return path.read_bytes()
+
+
+TABLE_TEXTS = (
+    "depth,op,top1,ms\n1,conv,60.5,3\n2,conv,61.5,4\n2,pool,59.25,2.5\n",
+    "arch,cifar10_top1\n" + "".join(
+        f"|{a}~0|+|{b}~0|{a}~1|+|{a}~0|{b}~1|{b}~2|,{top1}\n" for a, b, top1 in (
+            ("none", "skip_connect", 10.5), ("nor_conv_3x3", "avg_pool_3x3", 90.25))),
+    "links,op1,op2,op3,op4,valid_top1\n0012,gat,gcn,fc,skip,70.5\n0000,gat,gat,gat,gat,71.5\n",
+    "hash,encoding,e108_valid_top1\n" + "".join(
+        f"{name},{code},{top1}\n" for name, code, top1 in (
+            ("a", "0" * 5 + "1" + "0" * 20, 90.5), ("b", "1" * 26, 91.5))))
+
+
 @cache
 def readers() -> dict[str, Reader]:
     """Returns every reader, by name; forked processes have them already."""
@@ -245,6 +318,12 @@ def readers() -> dict[str, Reader]:
     _, _, settings = prepare(search_parser().parse_args(["--save", "new"]))
     flags = vars(train_parser().parse_args(["data"]))
     flags = {key: value for key, value in flags.items() if key not in ("data", "config")}
+    recorded = [{"event": "start", "time": 1.5, "command": ["python"], "slots": 2,
+                 "versions": {"torch": "2"}, "python": "3", "machine": "x"},
+                {"event": "evaluation", "time": 2.5, "iteration": 0, "index": 1, "seconds": 0.5,
+                 "status": "ok"},
+                {"event": "iteration", "time": 3.5, "iteration": 1, "seconds": {"fit": 0.5}}]
+    weights = [safetensors_of(configs[0])]
     lut = {"MBConv-input:8x8x8-output:8x8x8-expand:3-kernel:3-stride:1-idskip:1-se:0":
            {"mean": 0.25, "var": 0.01, "count": 20}, "classifier-input:1280-output:1000":
            {"mean": 1, "var": 0}}
@@ -255,6 +334,14 @@ def readers() -> dict[str, Reader]:
         "stats of a network": Reader(text_inputs(net_stats), read_net_stats),
         "settings of a search": Reader(text_inputs(settings.to_json()), use_settings, SETTINGS),
         "record of a failure": Reader(text_inputs(failed), use_failed, "failed/it_0_net_3"),
+        "events of a search": Reader(text_inputs(*recorded), use_events, "run/" + EVENTS),
+        "settings, for a report": Reader(text_inputs(settings.to_json()), use_report,
+                                         "run/" + SETTINGS),
+        "table of a benchmark": Reader(string_inputs(TABLE_TEXTS, (
+            "depth", "op", "top1", ",", "\n", "1", "0012", "gat", "nan", "1e999", '"', "x", "\0",
+            "101", "-1", "9" * 400, "\ufeff", "\r")), use_table),
+        "weights in safetensors": Reader(lambda rng: damage(rng.choice(weights), rng),
+                                         use_safetensors),
         "latency table": Reader(text_inputs(lut, dump=lambda value: "# device: cpu\n# threads: 1\n"
                                             + yaml.dump(value)), use_lut),
         "YAML of training flags": Reader(text_inputs(flags, dump=yaml.dump), use_flags),

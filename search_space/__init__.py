@@ -40,7 +40,7 @@ def search_space_class(name: str) -> type[SearchSpace]:
     return found
 
 
-def get_search_space(name: str, **settings: Any) -> SearchSpace:
+def get_search_space(name: str, /, **settings: Any) -> SearchSpace:
     """Returns the search space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
 
     Args:

@@ -55,6 +55,9 @@ COMMANDS = {
         "resume": [*FOLDER, "--resume", "{evil}"]},
     "train_supernet": {
         "init": ["--save", "{folder}/new_w0.1", "--init", "{evil}"],
+        "teacher": ["--save", "{folder}/new_w0.1", "--teacher", "{evil}"],
+        "teacher_checkpoint": ["--save", "{folder}/new_w0.1", "--teacher", "{config}",
+                               "--teacher_checkpoint", "{evil}"],
         "from_": ["--save", "{folder}/new_w0.1", "--from", "{config}", "{evil}"],
         "resume": ["--save", "{evil}", "--resume"]},
 }

@@ -5,6 +5,7 @@ What a file system lacks (FUSE, some NFS, SMB: modes, or flushing a folder) is d
 
 import errno
 import json
+import math
 import os
 import stat
 import tempfile
@@ -232,6 +233,7 @@ def read_json(path: str | os.PathLike, what: str = "JSON file",
     text = read_text(path, what)
     try:
         value = json.loads(text, parse_constant=float if allow_nan else _refuse_constant,
+                           parse_float=float if allow_nan else _finite,
                            object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         hint = "HTML" if text.lstrip()[:1] == "<" else "not JSON, or truncated"
@@ -328,6 +330,13 @@ def _of_type(path: Any, value: Any, what: str, expect: type | tuple[type, ...]) 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # 1e999
+        raise ValueError(f"{text[:20]} is more than a number can be")
+    return number
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:

@@ -171,7 +171,9 @@ def places(value, prefix=()) -> list[tuple]:
 def test_any_change_gives_a_network_that_runs_or_one_clear_error(data):
     config = copy.deepcopy(networks.check_config(small()))
     for _ in range(data.draw(st.integers(1, 3))):
-        put(config, data.draw(st.sampled_from(places(config))), data.draw(VALUES))
+        place, value = data.draw(st.sampled_from(places(config))), data.draw(VALUES)
+        # of a list a copy: the next change may be inside it
+        put(config, place, value if value is DELETE else copy.deepcopy(value))
         if not places(config):
             break
     try:
