@@ -94,6 +94,9 @@ def write_hub(net: Any, folder: str | os.PathLike, images: Preprocessing,
               card: str) -> None:
     """Writes `model.safetensors`, `config.json` and `README.md` into the folder, each atomically.
 
+    The card and the config of older weights are removed first: whenever it is stopped, no card is
+    beside other weights than its own, and timm finds no model.
+
     Args:
         net: a static network.
         folder: the folder, made where it is missing.
@@ -107,10 +110,12 @@ def write_hub(net: Any, folder: str | os.PathLike, images: Preprocessing,
 
     converted, folder = to_timm(net), own_folder(folder)
     state = {key: tensor.contiguous() for key, tensor in converted.state_dict().items()}
+    for name in ("config.json", "README.md"):
+        (folder / name).unlink(missing_ok=True)
     with atomic_path(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(state, metadata={"format": "pt"}))
-    write_json(folder / "config.json", hub_config(net, images), indent=2)
     write_text(folder / "README.md", card)
+    write_json(folder / "config.json", hub_config(net, images), indent=2)
 
 
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from utils.files import open_log, own_folder, read_log
 
 TENSORBOARD = "tensorboard"
 LOG_FORMATS = ("text", "json")
+MAX_SECONDS = 1e12  # of one event; JSON has integers without an end
 PACKAGES = ("torch", "torchvision", "pymoo", "numpy", "scikit-learn")
 # The values of an iteration that become TensorBoard scalars.
 SCALARS = ("hv", "tau", "rho", "rmse", "best_top1_err", "n_evaluated", "n_failed")
@@ -153,8 +154,8 @@ def _parsed(line: str) -> dict[str, Any] | None:
         else None
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def _is_seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < MAX_SECONDS
 
 
 def _is_dict_of(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -169,9 +170,9 @@ def _is_text(value: Any) -> bool:
 _FORMS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "start": {"command": lambda value: isinstance(value, list) and all(map(_is_text, value)),
               "versions": _is_dict_of(_is_text), "machine": _is_text},
-    "evaluation": {"seconds": _is_number},
+    "evaluation": {"seconds": _is_seconds},
     "iteration": {"iteration": lambda value: type(value) is int,
-                  "seconds": _is_dict_of(_is_number)},
+                  "seconds": _is_dict_of(_is_seconds)},
 }
 
 

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,3 +260,25 @@ def test_a_hub_that_is_a_link_is_not_written(digits, tmp_path):
     with pytest.raises(UserError, match="a link"):
         write_hub(net, tmp_path / "hub", images, "# card\n")
     assert not list((tmp_path / "precious").iterdir())
+
+
+@pytest.mark.parametrize("stopped_at", ["model.safetensors", "README.md", "config.json"])
+def test_a_card_never_lies_beside_other_weights(digits, hub, tmp_path, monkeypatch, stopped_at):
+    """Stopped between two of its files, the folder is no model rather than a mixture."""
+    net, resolution, provider = digits
+    shutil.copytree(hub, tmp_path / "hub")
+    replace = os.replace
+
+    def stop(source, target):
+        if Path(target).name == stopped_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stop)
+    images = Preprocessing(resolution, "squash", provider.info.mean, provider.info.std)
+    with pytest.raises(KeyboardInterrupt):
+        write_hub(net, tmp_path / "hub", images, "# another card\n")
+    card, config = tmp_path / "hub/README.md", tmp_path / "hub/config.json"
+    assert not config.exists()
+    assert card.read_text() == "# another card\n" if stopped_at == "config.json" else \
+        not card.exists()

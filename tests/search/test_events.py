@@ -133,7 +133,9 @@ def test_machines_read_one_object_a_line(finished, tmp_path, run_command):
     "[" * 100_000, '{"event": "start", "time": ' + "9" * 5000 + "}", '{"event": "iteration"}',
     '{"event": "iteration", "iteration": [1], "seconds": {}}', '{"event": "evaluation"}',
     '{"event": "iteration", "iteration": 1, "seconds": {"fit": NaN}}',
-    '{"event": "evaluation", "seconds": 1e999}', '{"event": "evaluation", "seconds": "x"}',
+    '{"event": "evaluation", "seconds": 1e999}',
+    '{"event": "evaluation", "seconds": 1' + "0" * 400 + "}",
+    '{"event": "evaluation", "seconds": "x"}',
     '{"event": "start", "command": {}, "versions": [], "machine": 1}', "\0\0"])
 def test_lines_that_no_search_writes_are_skipped(tmp_path, line):
     (tmp_path / "events.jsonl").write_text(line)
