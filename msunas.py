@@ -27,7 +27,14 @@ from cli.types import (
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
 from search.run_folder import RunFolder, check_code, resume_command
-from search.settings import DEFAULT_LUT, Settings, resolve, resume_settings, with_checkpoint
+from search.settings import (
+    DEFAULT_LUT,
+    DERIVED,
+    Settings,
+    resolve,
+    resume_settings,
+    with_checkpoint,
+)
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
@@ -52,7 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     _add_data_flags(p)
     _add_device_flags(p)
     p.set_defaults(**{name: getattr(Settings, name) for name in Settings.names()
-                      if name != "uniform_sample"})
+                      if name not in DERIVED})
     return p
 
 
@@ -61,6 +68,9 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--save", help="folder of the search; must be empty")
     g.add_argument("--resume", help="folder of a search to go on with, ours or the original's; "
                    "with another --save it is copied there first")
+    g.add_argument("--warm_start", help="a search in the same space, its folder or one of its "
+                   "iter_<i>.stats, to start from: where an accuracy would be the same, its rows "
+                   "stand for the initial sample; else its best architectures are evaluated first")
     g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: go on "
                    "although the supernet, the table or the data have changed since")
     g.add_argument("--seed", type=count(0, 2**63), help="seed of every random draw")
@@ -163,6 +173,13 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
             raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
                             "another --save")
         values = with_checkpoint(vars(args), args.typed)
+        if args.warm_start is not None:
+            if args.iterations == 0:
+                raise UserError("--warm_start: --iterations 0 is random search, which starts from "
+                                "nothing; leave one of them out")
+            from search.archive import stats_file
+
+            values["warm_start"] = str(stats_file(args.warm_start))
         return folder, None, resolve({**values, "uniform_sample": args.iterations == 0})
     if not args.resume:
         raise UserError("--resume '': names no folder; name the --save of a search")
@@ -175,7 +192,9 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     settings = resume_settings(
         {"save": args.resume, **typed},
         checked_values(get_args_parser(), stored, f"{args.resume}: settings")
-        | {"uniform_sample": stored.get("uniform_sample") is True}, defaults, args.resume)
+        | {"uniform_sample": stored.get("uniform_sample") is True,
+           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None},
+        defaults, args.resume)
     folder = RunFolder(settings.save)
     if folder.path.resolve() == source.path.resolve():
         return folder, None, settings
@@ -216,18 +235,19 @@ def main(args: argparse.Namespace) -> None:
     folder, source, settings = prepare(args)
     if args.dry_run:
         from evaluator.jobs import plan_slots
-        from search.session import make_parts, print_plan
+        from search.session import make_parts, print_plan, starting_point
 
         address = settings.ray_address if settings.backend == "ray" else None
         slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=address)
-        print_plan(settings, make_parts(settings), len(slots))
+        parts = make_parts(settings)
+        print_plan(settings, parts, len(slots), starting_point(settings, parts, folder, args.typed))
         return
     from search.session import run_search
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
         ended = run_search(settings, folder, source, resumed=bool(args.resume),
-                           retry_failed=args.retry_failed,
+                           retry_failed=args.retry_failed, typed=args.typed,
                            accept_changed=args.accept_changed_inputs,
                            log_format=args.log_format, tensorboard=args.tensorboard)
         finish(args, settings, ended)

@@ -1,7 +1,6 @@
 """Exports the accuracy predictor of a search, with its cross-validated rank correlation."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validate
 from cli.scripts import Parser, run_script
 from cli.types import checked_values
 from networks.meta import SupernetMeta, read_meta
-from search.archive import Stats, latest_stats, objectives, read_stats
+from search.archive import Stats, objectives, read_stats, stats_file
 from search.run_folder import RunFolder
 from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, get_search_space, refuse_code
 from search_space.backbones import width_from_name
@@ -42,7 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Fits, cross-validates, writes the file and says how good it is."""
-    path = latest_stats(args.run) if os.path.isdir(args.run) else Path(args.run)
+    path = stats_file(args.run)
     settings = settings_beside(path)
     space = space_of_search(args, path, settings)
     stats = read_stats(path, check_arch=space.encode)

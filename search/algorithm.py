@@ -76,6 +76,7 @@ class Search:
     Attributes:
         archive: every evaluated architecture, in the order of evaluation.
         failed: the architectures whose evaluation failed.
+        initial: (n, n_var) vectors of the initial sample; None draws it.
     """
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective],
@@ -103,6 +104,7 @@ class Search:
         self.archive: list[Record] = []
         self.failed: list[Arch] = []
         self.reference: np.ndarray | None = None
+        self.initial: np.ndarray | None = None
         self.next_iteration = 0
 
     # ---------------------------------------------------------------------------------- ask, tell
@@ -112,6 +114,8 @@ class Search:
 
         The same until `tell` is called.
         """
+        if self.next_iteration == 0 and self.initial is not None:
+            return self._batch(self.initial, None)
         if self.next_iteration == 0:
             X = initial_sample(self.space, self.n_doe, self._rng(), uniform=self.uniform_sample,
                                constraints=self.constraints)

@@ -112,6 +112,11 @@ def latest_stats(folder: str | os.PathLike) -> Path:
     return numbered[max(numbered)]
 
 
+def stats_file(run: str | os.PathLike) -> Path:
+    """Returns the stats file that is meant by the name of one, or of a search's folder."""
+    return latest_stats(run) if os.path.isdir(run) else Path(run)
+
+
 def objectives(records: Iterable[Record], signs: np.ndarray | None = None) -> np.ndarray:
     """Returns the (n, m) float array of (top-1 error, objectives ...).
 

@@ -31,7 +31,8 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
     """
     evaluator = settings["evaluator"]
     files = {name: settings[name]
-             for name in (*_FILES.get(evaluator, ("supernet_path", "oracle_path")), "table")}
+             for name in (*_FILES.get(evaluator, ("supernet_path", "oracle_path")), "table",
+                          "warm_start")}
     asked = f"{settings['sec_obj']}+{settings['constraint'] or ''}"
     tags = set(re.findall(r"\bcpu\b@?(\w*)", asked))
     files |= {f"lut {tag}".strip(): path for tag, path in parse_luts(settings["lut"] or []).items()

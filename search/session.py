@@ -3,7 +3,8 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from search.run_folder import RunFolder, names_code, resume_command
 from search.settings import Settings, contradictions, supernet_meta
 from search.strategies import get_strategy
 from search.table_report import table_report
+from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
@@ -99,19 +101,55 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
-                n_slots: int = 1, retry_failed: bool = False,
-                events: Events | None = None) -> Search:
-    """Returns the search that settings describe; `events` records what happens in it."""
+                n_slots: int = 1, retry_failed: bool = False, events: Events | None = None,
+                start: WarmStart | None = None) -> Search:
+    """Returns the search that settings describe.
+
+    Args:
+        settings, parts, folder, engine: of the search.
+        n_slots: evaluations at a time.
+        retry_failed: see `Search`.
+        events: records what happens in it.
+        start: what it starts from, where it has no iteration yet.
+    """
     if not is_compiled():
         print("warning: pymoo's compiled functions are missing, the search will be slower; "
               "reinstall pymoo from its wheel", file=sys.stderr)
-    extra = {} if settings.evaluator == "ofa" else {"evaluator": settings.evaluator}
-    return Search(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
-                  folder, n_doe=settings.n_doe, iterations=settings.iterations,
-                  n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
-                  costs=parts.costs, uniform_sample=settings.uniform_sample,
-                  retry_failed=retry_failed, extra=extra,
-                  progress=Progress(settings.planned, n_slots, events=events))
+    extra: dict[str, Any] = {} if settings.evaluator == "ofa" else {
+        "evaluator": settings.evaluator}
+    if settings.warm_start:
+        extra["warm_start"] = {"stats": settings.warm_start, "reused": settings.reused}
+    search = Search(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
+                    folder, n_doe=settings.n_doe, iterations=settings.iterations,
+                    n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
+                    costs=parts.costs, uniform_sample=settings.uniform_sample,
+                    retry_failed=retry_failed, extra=extra,
+                    progress=Progress(settings.planned, n_slots, events=events))
+    if start is not None:
+        start.apply(search)
+    return search
+
+
+def starting_point(settings: Settings, parts: Parts, folder: RunFolder,
+                   typed: Collection[str] = ()) -> WarmStart | None:
+    """Returns what a search starts from; None without --warm_start, or when it has started.
+
+    Args:
+        settings, parts, folder: of the search.
+        typed: the flags on the command line.
+
+    Raises:
+        UserError: see `read_warm_start`; or a typed flag that would have no meaning.
+    """
+    if not settings.warm_start or folder.iteration(0).exists():
+        return None
+    values = settings.to_json()
+    start = read_warm_start(Path(settings.warm_start), parts.space, parts.objectives, values,
+                            fingerprints(values), settings.reused)
+    if start.reason is None and "n_doe" in typed:
+        raise UserError(f"--n_doe: the {len(start.records)} evaluated architectures of "
+                        f"{settings.warm_start} stand for the initial sample; leave it out")
+    return start
 
 
 def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorSpec:
@@ -172,13 +210,18 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
     return lines
 
 
-def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
+def print_plan(settings: Settings, parts: Parts, n_slots: int,
+               start: WarmStart | None = None) -> None:
     """Prints what the search would do and how much work that is; evaluates nothing."""
     info = get_dataset_info(settings.dataset)
-    print(f"plan: {settings.planned} evaluations ({settings.n_doe} initial, {settings.iterations} "
+    n_doe = settings.n_doe if start is None or start.reason else 0
+    planned = n_doe + settings.planned - settings.n_doe
+    print(f"plan: {planned} evaluations ({n_doe} initial, {settings.iterations} "
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
     for line in describe_settings(settings, parts):
         print(line)
+    if start is not None:
+        print(start.describe(n_doe))
     if not parts.costs.available or settings.evaluator == "table":
         print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
         return
@@ -188,8 +231,8 @@ def print_plan(settings: Settings, parts: Parts, n_slots: int) -> None:
     images += 3 * (settings.n_epochs or 0) * (info.n_train or 0)
     macs = float(parts.costs.work(sample).mean()) * images
     print(f"an evaluation passes about {images} images through the network: {macs / 1e12:.3g} TMAC"
-          f" on average; all of them: {macs * settings.planned / 1e15:.3g} PMAC")
-    seconds = settings.planned * macs / CPU_MACS_PER_SECOND
+          f" on average; all of them: {macs * planned / 1e15:.3g} PMAC")
+    seconds = planned * macs / CPU_MACS_PER_SECOND
     print(f"at {CPU_MACS_PER_SECOND / 1e9:.0f} GMAC/s, which one CPU core of the build machine "
           f"reached: {duration(seconds / n_slots)}, {seconds / 3600:.2f} device-hours; the first "
           "evaluations of a run give a better estimate")
@@ -204,7 +247,8 @@ class Ended(NamedTuple):
 
 def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None = None, *,
                resumed: bool = False, retry_failed: bool = False, accept_changed: bool = False,
-               log_format: str = "text", tensorboard: bool = False) -> Ended:
+               typed: Collection[str] = (), log_format: str = "text",
+               tensorboard: bool = False) -> Ended:
     """Runs or continues a search in its folder to the end.
 
     Args:
@@ -214,6 +258,7 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         resumed: whether the folder, or the source, holds a search already.
         retry_failed: evaluate and propose again what failed before.
         accept_changed: go on although inputs have changed since the search was started.
+        typed: the flags on the command line.
         log_format, tensorboard: see `search.events.Events`.
 
     Raises:
@@ -228,6 +273,11 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     if resumed and not accept_changed:
         check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),
                      stored["inputs"])
+    start = starting_point(settings, parts, source or folder, typed)
+    if start is not None:
+        settings = replace(settings, reused=start.reason is None)
+        stored["reused"] = settings.reused
+        print(start.describe(settings.n_doe), file=sys.stderr)
     if source is not None:
         folder.import_from(source)
     with folder.lock():
@@ -244,7 +294,8 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
                         ray_address=ray_address) as engine:
             events = Events(folder, log_format, tensorboard)
             events.start(["python", *sys.argv], len(slots))
-            search = make_search(settings, parts, folder, engine, len(slots), retry_failed, events)
+            search = make_search(settings, parts, folder, engine, len(slots), retry_failed, events,
+                                 start)
             if adopting:
                 adopt(search)
                 folder.write_settings(stored)

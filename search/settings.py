@@ -16,6 +16,8 @@ from utils.errors import UserError
 from utils.files import read_json, shipped
 
 DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
+# What no flag sets: it follows from the others when a search is started.
+DERIVED = ("uniform_sample", "reused")
 # What only some search spaces take, see `SearchSpace.options`.
 SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
 # What reports and selections take from a stored search, beside what it found.
@@ -30,7 +32,9 @@ CHANGEABLE = frozenset({
 class Settings:
     """What decides a search. Paths as they were typed; None where a default is taken later.
 
-    The names are those of msunas.py's flags, whose help says what they mean.
+    The names are those of msunas.py's flags, whose help says what they mean. Beside them,
+    `uniform_sample` says that it is random search, and `reused` whether the rows of `warm_start`
+    are taken over (None before that is decided).
     """
 
     save: str = ".tmp"
@@ -73,7 +77,9 @@ class Settings:
     timeout: float | None = None
     memory_limit: float | None = None
     retries: int = 2
+    warm_start: str | None = None
     uniform_sample: bool = False
+    reused: bool | None = None
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
