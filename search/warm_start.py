@@ -27,7 +27,7 @@ from utils.errors import UserError
 # What decides an accuracy, beside the files and folders that are known by fingerprints.
 _ANY = ("dataset", "n_classes", "vld_size", "test", "n_epochs", "trn_batch_size", "amp", "seed")
 DECIDES: Mapping[str, tuple[str, ...]] = {"oracle": (), "table": ("accuracy", "genes")}
-INPUTS = ("supernet_path", "oracle_path", "table", "split", "data", "evaluator")
+INPUTS = ("supernet_path", "oracle_path", "table", "vld_size", "data", "evaluator")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def difference(settings: Mapping[str, Any], inputs: Mapping[str, str],
     names = ("evaluator", *DECIDES.get(evaluator, _ANY))
     changed = [name for name in names if stored.get(name) != settings[name]]
     changed += [name for name in INPUTS if before.get(name) != inputs.get(name)]
-    return f"another --{', --'.join(changed)}" if changed else None
+    return f"another --{', --'.join(dict.fromkeys(changed))}" if changed else None
 
 
 def unknown_objective(wanted: Sequence[Objective], stats: Stats) -> str | None:

@@ -55,7 +55,7 @@ def test_another_objective_takes_the_rows_and_computes_the_costs_anew(earlier):
 
 
 @pytest.mark.parametrize(("flags", "reason"), [
-    (("--seed", 5), "another --seed, --split"), (("--test",), "another --test"),
+    (("--seed", 5), "another --seed, --vld_size"), (("--test",), "another --test"),
     (("--dataset", "cifar10"), "another --dataset, --n_classes"), (("--amp",), "another --amp"),
     (("--sec_obj", "cpu", "--lut", "measure"), "it has not measured cpu"),
     (("--sec_obj", "energy"), "it has not measured energy")])
