@@ -84,7 +84,7 @@ def flags_of(program: str) -> frozenset[str]:
     if program.endswith(".sh"):
         text = (ROOT / program).read_text(encoding="utf-8")
         flags = set(re.findall(r"^\s*(--[\w-]+)\)", text, re.MULTILINE))
-        for passed_on in re.findall(r"[\w]+\.py", text):
+        for passed_on in re.findall(r"(?:scripts/)?\w+\.py", text):
             flags |= set(flags_of(passed_on)) if passed_on in parsers() else set()
         return frozenset(flags)
     return frozenset(parsers()[program]._option_string_actions)

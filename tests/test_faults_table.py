@@ -1,4 +1,4 @@
-"""docs/faults.md names a test for each attack, and the test exists."""
+"""docs/faults.md and docs/gpus.md name a test for each attack and each bug, and it exists."""
 
 import ast
 import re
@@ -7,19 +7,20 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+) \|$", (ROOT / "docs" / "faults.md").read_text(),
-                  re.MULTILINE)
+ROWS, BUGS = (re.findall(r"^\| (\d+)\*? \| (.+?) \| (.+) \|$", (ROOT / "docs" / name).read_text(),
+                         re.MULTILINE) for name in ("faults.md", "gpus.md"))
 
 
-def test_all_attacks_are_there():
+def test_all_attacks_and_bugs_are_there():
     assert [int(number) for number, *_ in ROWS] == list(range(1, 39))
+    assert [int(number) for number, *_ in BUGS] == list(range(1, 16))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+@pytest.mark.parametrize("row", [*ROWS, *BUGS], ids=lambda row: row[0])
 def test_the_tests_of_an_attack_exist(row):
     names = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[2])
     assert names
     for file, name in names:
-        functions = {node.name for node in ast.parse((ROOT / file).read_text()).body
+        functions = {node.name for node in ast.walk(ast.parse((ROOT / file).read_text()))
                      if isinstance(node, ast.FunctionDef)}
         assert name in functions, f"{file} has no {name}"

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Checks on a machine with GPUs, in about ten minutes, what no machine without can show: one line for each check.
+# Usage: bash scripts/gpu_check.sh [--device cpu] [CHECK ...]
+# Exit code: 0 all passed, 1 a check failed, 2 there is no GPU. PYTHON names another interpreter than that of .venv.
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+exec "${PYTHON:-$here/.venv/bin/python}" "$here/scripts/gpu_check.py" "$@"

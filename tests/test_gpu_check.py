@@ -1,0 +1,80 @@
+"""scripts/gpu_check.sh: lines, exit codes, and its checks with a CPU in the place of a GPU."""
+
+import importlib.util
+import subprocess
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts/gpu_check.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def machine(script, tmp_path_factory):
+    torch.set_num_threads(1)
+    return script.Machine("cpu", 1, tmp_path_factory.mktemp("gpu check"))
+
+
+def run(script, capsys, checks, *words) -> tuple[int, list[str]]:
+    script.CHECKS.clear()
+    script.CHECKS.update(checks)
+    code = script.main(script.get_args_parser().parse_args(["--device", "cpu", *words]))
+    return code, capsys.readouterr().out.splitlines()
+
+
+def fails(machine):
+    raise RuntimeError("two\nlines")
+
+
+def test_one_line_for_each_check_and_the_worst_decides(script, capsys, monkeypatch):
+    monkeypatch.setattr(script, "CHECKS", {})
+    checks = {"good": lambda machine: f"on {machine.device}", "bad": fails,
+              "other": lambda machine: (_ for _ in ()).throw(script.Skipped("needs two GPUs"))}
+    code, lines = run(script, capsys, checks)
+    assert code == 1
+    assert [line.split()[:2] for line in lines] == [
+        ["ok", "good"], ["FAILED", "bad"], ["skipped", "other"]]
+    assert lines[0].endswith("on cpu")
+    assert lines[1].endswith(r"RuntimeError: two\nlines")
+    assert run(script, capsys, checks, "good", "other")[0] == 0
+    with pytest.raises(SystemExit, match="2"):
+        run(script, capsys, checks, "nonsense")
+
+
+def test_without_a_gpu_it_says_so():
+    done = subprocess.run(["sh", ROOT / "scripts/gpu_check.sh"], capture_output=True, text=True,
+                          env={"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "",
+                               "PYTHON": __import__("sys").executable})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "torch finds no GPU here" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("plan", "workers on the CPU"), ("network", "within 0e+00"), ("accuracy", "in mixed precision"),
+    ("loader", "images/s at 224 px")])
+def test_checks_pass_where_they_cannot_fail(script, machine, name, text):
+    assert text in script.CHECKS[name](machine)
+
+
+def test_a_device_that_computes_something_else_is_noticed(script, machine, monkeypatch):
+    import networks
+
+    calls = []
+
+    def odd(net, batches):
+        calls.append(net)
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.fill_(len(calls))
+
+    monkeypatch.setattr(networks, "recalibrate_bn", odd)
+    with pytest.raises(RuntimeError, match="logits differ"):
+        script.check_network(machine)
