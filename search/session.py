@@ -190,15 +190,15 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
         if sizes and "resolutions" in type(parts.space).options else ""
     lines.append(f"search space {settings.search_space}{resolutions}; {settings.n_classes} classes")
     if settings.evaluator == "ofa":
-        split = "the test images" if settings.vld_size is None else \
+        split = "the test images" if settings.test or settings.vld_size is None else \
             f"{settings.vld_size} images split off the training set"
         lines += [f"supernet {settings.supernet_path}",
                   f"data set {settings.dataset} in {settings.data or 'the package'}, scored on "
                   f"{split}",
                   f"{settings.n_epochs} epochs of fine-tuning in each evaluation"
                   + (" with a new classifier" if settings.n_epochs else "")]
-        images = N_CALIBRATION + (settings.vld_size or get_dataset_info(settings.dataset).n_test
-                                  or 0)
+        scored = None if settings.test else settings.vld_size
+        images = N_CALIBRATION + (scored or get_dataset_info(settings.dataset).n_test or 0)
         need = cache_need_gb(images, sizes)
         if need > settings.cache_gb:
             lines.append(f"warning: the images in {len(sizes)} resolutions need {need:.0f} GB, but "

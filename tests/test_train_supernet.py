@@ -309,19 +309,21 @@ def run(tmp_path, run_command, *flags):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_learns_the_digits(run_command, tmp_path, family):
-    """From --dry_run to a supernet that a search can take, its accuracies far above chance."""
+def test_every_family_learns_the_digits(tmp_path, capsys, family):
+    """From images to a supernet that a search can take, its accuracies far above chance."""
     path = tmp_path / "ofa_digits_w0.25"
-    flags = ("train_supernet.py", "--save", path, "--search_space", family, *TINY[:2],
-             "--batch_size", 64, "--n_random", 1, "--threads", 1, "--epochs", "4,0,0,3",
-             "--lr", 3e-3)
-    done = run_command(*flags, "--dry_run")
-    assert done.returncode == 0, done.stderr
-    assert "estimate: 0:" in done.stdout
-    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
-    done = run_command(*flags)
-    assert done.returncode == 0, done.stderr
-    last = next(line for line in done.stdout.splitlines() if line.startswith("test images:"))
+    flags = ("--save", path, "--search_space", family, *TINY[:2], "--batch_size", 64, "--n_random",
+             1, "--threads", 1, "--epochs", "4,0,0,3", "--lr", 3e-3)
+
+    def train(*more) -> str:
+        parser = train_supernet.get_args_parser()
+        train_supernet.main(parser.parse_args([str(word) for word in (*flags, *more)]))
+        return capsys.readouterr().out
+
+    if family == FAMILIES[0]:
+        assert "estimate: 0:" in train("--dry_run")
+        assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+    last = next(line for line in train().splitlines() if line.startswith("test images:"))
     smallest, largest = (float(part.split()[-2]) for part in last.split(","))
     print(f"{family}: {last}")
     assert largest > 40

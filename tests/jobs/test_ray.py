@@ -72,6 +72,29 @@ def test_inputs_that_nobody_has_are_left_to_the_evaluator(cluster):
     assert "nowhere/w1.0" in next(r.error for r in results if not r.ok)
 
 
+@pytest.mark.parametrize("everybody", [False, True])
+def test_sigterm_ends_a_search_on_ray_as_it_ends_any_other(cluster, tmp_path, everybody):
+    """Slurm sends it to all processes of a job, Ray's own ones too, where the search started them.
+
+    Alone the search is a guest of a cluster that goes on.
+    """
+    save = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "msunas.py", "--evaluator", "tests.search.evaluators:Formula", "--n_doe",
+         "60", "--iterations", "0", "--save", str(save), "--backend", "ray",
+         "--ray_address", "local" if everybody else cluster.address], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "MSUNAS_TEST_SLEEP": "0.5"})
+    deadline = time.monotonic() + 90
+    while not (save / "iter_0/net_0.stats").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (os.killpg if everybody else os.kill)(process.pid, signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert f"--resume {save}" in error and "SIGTERM received" not in error
+
+
 def test_a_lost_node_costs_time_only(cluster):
     jobs = [Job(f"j{i}", {"do": "sleep", "with": 0.4}) for i in range(12)]
     with get_engine("ray", SPEC, slots=[Slot()] * 2, ray_address=cluster.address) as engine:
@@ -147,23 +170,3 @@ def test_an_actor_asks_for_no_more_cpus_than_its_node_has_for_a_gpu(monkeypatch,
     assert len(slots) == n_slots and {slot.threads for slot in slots} == {threads}
     for name in names:  # and so all of a node's GPUs can be had at once
         assert threads * NODES[name].get("GPU", 0) <= NODES[name]["CPU"]
-
-
-@pytest.mark.parametrize("group", [False, True])
-def test_sigterm_ends_a_search_on_ray_as_it_ends_any_other(tmp_path, group):
-    """Slurm sends it to all processes of a job, Ray's own ones too."""
-    save = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "msunas.py", "--evaluator", "tests.search.evaluators:Formula", "--n_doe",
-         "60", "--iterations", "0", "--save", str(save), "--backend", "ray",
-         "--ray_address", "local"], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "MSUNAS_TEST_SLEEP": "0.5"})
-    deadline = time.monotonic() + 90
-    while not (save / "iter_0/net_2.stats").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert f"--resume {save}" in error and "SIGTERM received" not in error

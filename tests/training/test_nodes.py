@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.fine_tuning import SIZE, make_networks, only_run
 
-EPOCHS, TIMEOUT = 3, 240
+EPOCHS, TIMEOUT = 2, 240
 
 
 def free_port() -> int:
@@ -31,7 +31,7 @@ def start_nodes(folder: Path, *flags) -> list[subprocess.Popen]:
                "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint, "--rdzv_id", "1",
                "--local_addr", "localhost", "train_cifar.py", "--dataset", "digits", "--device",
                "cpu", "--model-config", folder / "net.config", "--img-size", SIZE, "-j", 0,
-               "--epochs", EPOCHS, "--log-interval", 1, *flags]
+               "-b", 200, "--epochs", EPOCHS, "--log-interval", 1, *flags]
     return [subprocess.Popen(list(map(str, command)), cwd=ROOT, start_new_session=True,
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                              env={**os.environ, "OMP_NUM_THREADS": "1"}) for _ in range(2)]
@@ -75,5 +75,5 @@ def test_two_nodes_go_on_after_a_rank_was_killed(tmp_path):
     finally:
         end(nodes)
     rows = list(csv.DictReader((last.parent / "summary.csv").open()))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
     assert not (last.parent / "train.lock").exists()
