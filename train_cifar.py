@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
         check(args)
         return
     with processes(args.device, args.threads) as world:
-        check_processes(args, world.size)
+        check_processes(args, world.size, "train_cifar.py")
         train(args, world)
 
 
@@ -126,7 +126,7 @@ def check(args: argparse.Namespace) -> None:
     from training.students import resume_run
     from training.world import check_devices, lone_world
 
-    check_processes(args, args.check)
+    check_processes(args, args.check, "train_cifar.py")
     check_devices(args.check, args.device)
     _, networks = load_all(args)
     resume_run(Run(args, networks.student, lone_world(args.device), 1), args.resume)

@@ -174,11 +174,21 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--log-wandb: needs the package wandb; install it with pip install wandb")
 
 
-def check_processes(args: argparse.Namespace, n: int) -> None:
-    """Raises UserError where --num-gpu asks for another number of processes than there are."""
+def check_processes(args: argparse.Namespace, n: int, script: str = "") -> None:
+    """Checks that n processes are as many as --num-gpu asks for.
+
+    Args:
+        args: the flags.
+        n: how many there are.
+        script: which one the launcher has to start; empty for train_imagenet.py.
+
+    Raises:
+        UserError: they are not.
+    """
     if args.num_gpu not in (None, n):
+        launcher = f"SCRIPT={script} sh" if script else "sh"
         raise UserError(f"--num-gpu {args.num_gpu}: there {'is' if n == 1 else 'are'} {n}; one "
-                        f"process works on one GPU: sh scripts/distributed_train.sh "
+                        f"process works on one GPU: {launcher} scripts/distributed_train.sh "
                         f"{args.num_gpu} ...")
 
 

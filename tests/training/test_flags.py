@@ -55,6 +55,8 @@ def test_the_number_of_gpus_is_the_number_of_processes():
     check_processes(Namespace(num_gpu=4), 4)
     with pytest.raises(UserError, match=r"distributed_train.sh 2 "):
         check_processes(Namespace(num_gpu=2), 1)
+    with pytest.raises(UserError, match=r"SCRIPT=train_cifar.py sh scripts/\S+ 4 "):
+        check_processes(Namespace(num_gpu=4), 1, "train_cifar.py")
 
 
 def test_a_small_validation_batch_tells_both_meanings(tmp_path):
