@@ -29,6 +29,7 @@ from networks import (
     write_config,
 )
 from networks.folding import folded, speed_up
+from networks.meta import check_classes
 from search_space import (
     Arch,
     OFASearchSpace,
@@ -195,19 +196,13 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
                                       family=family_of(options.search_space))
         super().__init__(_normalised_as(options, SupernetMeta.of(self.supernet.meta)))
         if not self.n_epochs:
-            self._check_classes(options.supernet_path)
+            check_classes(options.supernet_path, self.supernet.classifier.out_features,
+                          self.provider.n_classes)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """See `Evaluator.from_options`."""
         return cls(EvaluationOptions.of(options))
-
-    def _check_classes(self, path: str) -> None:
-        found = self.supernet.classifier.out_features
-        if found != self.provider.n_classes:
-            raise UserError(f"{path}: a supernet of {found} classes, but the data set has "
-                            f"{self.provider.n_classes}: fine-tune with --n_epochs 1 or more, or "
-                            "take another supernet")
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> NetStats:
         """Returns the stats of one architecture; the same for the same seed and architecture.

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class _Inert:
     """Stands for every class and function that a checkpoint names: does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
+        self.args = args
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -54,6 +55,23 @@ def read_meta(path: str | os.PathLike) -> dict[str, Any]:
 
     Whether the file is a sound checkpoint is told when it is loaded (`networks.load_supernet`).
     """
+    meta = _read(path).get("meta")
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def read_n_classes(path: str | os.PathLike) -> int | None:
+    """Returns the outputs of a checkpoint's classifier; None where they cannot be read here."""
+    state = _read(path).get("state_dict")
+    for key, tensor in state.items() if isinstance(state, Mapping) else ():
+        if re.fullmatch(r"classifier\..*weight", str(key)) and isinstance(tensor, _Inert):
+            shape = tensor.args[2:3]  # of torch._utils._rebuild_tensor_v2
+            if shape and isinstance(shape[0], tuple) and shape[0] and _is_count(shape[0][0]):
+                return int(shape[0][0])
+    return None
+
+
+def _read(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns what a checkpoint holds, with inert tensors; {} where it cannot be read."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             (entry,) = (e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
@@ -62,8 +80,7 @@ def read_meta(path: str | os.PathLike) -> dict[str, Any]:
             content = _Reader(io.BytesIO(archive.read(entry))).load()
     except _DAMAGE:
         return {}
-    meta = content.get("meta") if isinstance(content, dict) else None
-    return dict(meta) if isinstance(meta, Mapping) else {}
+    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -153,3 +170,15 @@ def check_supernet_exists(path: str | os.PathLike) -> None:
         if name in PUBLISHED else "name its file with --supernet_path"
     raise UserError(f"{path}: no such checkpoint of a supernet; {source}; train_supernet.py makes "
                     "one of your own data (docs/imagenet.md, docs/own_data.md)")
+
+
+def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None) -> None:
+    """Raises UserError where a supernet that is not fine-tuned has other classes than the data.
+
+    Args:
+        path: the checkpoint.
+        found, wanted: the outputs of its classifier, and the classes of the data; None is unknown.
+    """
+    if None not in (found, wanted) and found != wanted:
+        raise UserError(f"{path}: a supernet of {found} classes, but the data set has {wanted}: "
+                        "fine-tune with --n_epochs 1 or more, or take another supernet")

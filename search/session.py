@@ -17,7 +17,7 @@ from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
 from evaluator.table import TableEvaluator
-from networks.meta import check_supernet_exists
+from networks.meta import check_classes, check_supernet_exists, read_n_classes
 from search.adoption import adopt
 from search.algorithm import Search
 from search.constraints import Constraints
@@ -61,6 +61,9 @@ def make_parts(settings: Settings) -> Parts:
             raise UserError(f"--predictor {settings.predictor}: the strategy {settings.strategy} "
                             "uses none; leave it out")
     space = get_search_space(settings.search_space, **settings.to_json())
+    if settings.evaluator == "ofa" and settings.supernet_path and not settings.n_epochs:
+        check_classes(settings.supernet_path, read_n_classes(settings.supernet_path),
+                      settings.n_classes)
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
     width = supernet_meta(settings).width or width_from_name(settings.supernet_path or "")
     costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from networks.meta import SupernetMeta, read_meta
+from networks.meta import SupernetMeta, read_meta, read_n_classes
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -34,6 +34,16 @@ def test_the_meta_of_a_checkpoint_is_read_without_torch(checkpoint):
                           text=True)
     assert done.returncode == 0, done.stderr
     assert ast.literal_eval(done.stdout) == META
+
+
+@pytest.mark.parametrize(("state", "n_classes"), [
+    ({"classifier.linear.weight": torch.ones(7, 4), "classifier.linear.bias": torch.ones(7)}, 7),
+    ({"classifier.linear.linear.weight": torch.ones(3, 4)}, 3), ({}, None), (5, None),
+    ({"classifier.weight": 5}, None), ({"x.classifier.weight": torch.ones(3, 4)}, None)])
+def test_the_outputs_of_the_classifier_are_counted(tmp_path, state, n_classes):
+    torch.save({"state_dict": state}, tmp_path / "net")
+    assert read_n_classes(tmp_path / "net") == n_classes
+    assert read_n_classes(tmp_path / "absent") is None
 
 
 def test_a_checkpoint_without_meta_has_none():
