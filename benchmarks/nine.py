@@ -151,7 +151,7 @@ def row(name: str, found: np.ndarray, random: np.ndarray, regrets: np.ndarray) -
 
 
 def main(args: argparse.Namespace) -> None:
-    """Runs all searches, prints the table and writes `nine.md`."""
+    """Runs all searches, prints the table and writes `nine_<strategy>.md`."""
     if not Path(args.data).is_dir():
         raise UserError(f"{args.data}: no folder")
     rows = []
@@ -165,7 +165,7 @@ def main(args: argparse.Namespace) -> None:
             + table(("benchmark", *(f"after {budget}" for budget in BUDGETS),
                      f"random search, {BUDGETS[-1]}", "regret (%)"), rows) + "\n")
     print(text)
-    write_text(Path(args.save) / "nine.md", text)
+    write_text(Path(args.save) / f"nine_{args.strategy}.md", text)
 
 
 if __name__ == "__main__":
