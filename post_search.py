@@ -14,6 +14,7 @@ import cli.early  # noqa: F401  # before what takes time to import
 import numpy as np
 
 from cli.commands import command_line
+from cli.progress import progress_bar
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, latest_stats, objectives, read_stats
@@ -352,7 +353,7 @@ def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "
     extra = cutter.evaluator.provider.facts() if cutter.evaluator else {}
     extra |= {SPACE_KEY: space} if space not in (None, DEFAULT_SPACE) else {}
     nets = []
-    for folder, record in zip(folders, records, strict=True):
+    for folder, record in progress_bar([*zip(folders, records, strict=True)], "network"):
         nets.append(subnet := cutter.cut(record.arch))
         write_json(folder / "net.subnet", subnet_file(record.arch, space))
         write_config(subnet, folder / "net.config", old_naming, resolution=record.arch["r"],
@@ -379,9 +380,8 @@ def score_unseen(names: Sequence[str], records: Sequence[Record], nets: Sequence
     check_unseen(evaluator.provider, test)
     if evaluator.n_epochs:
         nets = [finished_net(evaluator, record.arch) for record in records]
-    scores = rescore(names, [(net, record.arch["r"])
-                             for net, record in zip(nets, records, strict=True)],
-                     evaluator.provider)
+    sized = [(net, record.arch["r"]) for net, record in zip(nets, records, strict=True)]
+    scores = rescore(names, progress_bar(sized, "network scored"), evaluator.provider)
     print("\n".join(scores.lines()), file=sys.stderr)
     return scores
 
