@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,11 @@ def machine() -> str:
                  if line.startswith("model name")]
         model = names[0] if names else model
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+
+
+def moment() -> str:
+    """Returns the date and the load of the machine, as far as it is known, in one line."""
+    return f"{date.today().isoformat()}, load average {os.getloadavg()[0]:.1f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

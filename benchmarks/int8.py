@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, machine, table
+from common import ROOT, machine, moment, table
 
 from data_providers import DataProvider
 from data_providers.table import DIGITS_SUPERNET
