@@ -75,7 +75,7 @@ def main() -> None:
     print("`python benchmarks/int8.py`. Subnets of `data/ofa_digits_d234_e346_k357_w0.35`; top-1 "
           "in percent on 600 test\nimages, calibration on 500 training images, latency of "
           "onnxruntime for one image with one thread. The largest\ndifference of a logit is that "
-          f"of ONNX in float32 from PyTorch. {machine()}.\n")
+          f"of ONNX in float32 from PyTorch. {machine()}.\n{moment()}.\n")
     print(table(COLUMNS, rows))
 
 

@@ -84,12 +84,15 @@ class Scores:
                     f"{low:.2f} to {high:.2f}"
                     for name, top1, (low, high) in zip(self.names, self.top1, self.intervals(),
                                                        strict=True)]
-        pairs = [f"{second} against {first}: {each.points:+.2f} points, 95 % interval "
-                 f"{each.interval.low:+.2f} to {each.interval.high:+.2f}, p {each.p_value:.3f}: "
-                 f"{'told apart' if is_distinct(each) else 'cannot be told apart'}"
-                 for first, second, each in zip(self.names[:-1], self.names[1:], self.neighbours(),
-                                                strict=True)]
-        return networks + pairs
+        return networks + self.pair_lines()
+
+    def pair_lines(self) -> list[str]:
+        """Returns a sentence for each network but the first: how it compares to the one before."""
+        return [f"{second} against {first}: {each.points:+.2f} points, 95 % interval "
+                f"{each.interval.low:+.2f} to {each.interval.high:+.2f}, p {each.p_value:.3f}: "
+                f"{'told apart' if is_distinct(each) else 'cannot be told apart'}"
+                for first, second, each in zip(self.names[:-1], self.names[1:], self.neighbours(),
+                                               strict=True)]
 
 
 def is_distinct(difference: Difference) -> bool:

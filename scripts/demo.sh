@@ -39,15 +39,15 @@ else
         --sec_obj flops --n_doe 60 --iterations 6 --n_iter 8 --seed 0
 fi
 
-echo "[demo] 2/4 pictures and report: $run/plots/, $run/search.gif, $run/architecture.svg, $run/report.html"
+echo "[demo] 2/4 selection, and the accuracy on images that the search did not see: $run/selected/"
+rm -rf "$run/selected"
+"$PYTHON" post_search.py -n 3 --rescore --expr "$run" --save "$run/selected" --supernet_path "$supernet"
+
+echo "[demo] 3/4 pictures and report: $run/plots/, $run/search.gif, $run/architecture.svg, $run/report.html"
 "$PYTHON" scripts/plot_search.py "$run"
 "$PYTHON" scripts/animate.py "$run"
 "$PYTHON" scripts/draw.py "$run" --save "$run/architecture.svg"
 "$PYTHON" scripts/report.py "$run"
-
-echo "[demo] 3/4 selection: $run/selected/"
-rm -rf "$run/selected"
-"$PYTHON" post_search.py -n 3 --expr "$run" --save "$run/selected" --supernet_path "$supernet"
 
 echo "[demo] 4/4 validation: on the search's images, which must repeat the recorded accuracy, and on the test images"
 for net in "$run"/selected/net-*; do

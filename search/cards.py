@@ -42,17 +42,19 @@ def search_cards(names: Sequence[str], front: Sequence[Record], chosen: Sequence
 
 def with_accuracies(cards: Sequence[Card], records: Sequence[Record], n_images: int,
                     scores: "Scores | None") -> list[Card]:
-    """Returns the cards with what the search measured, and what `--rescore` did.
+    """Returns the cards with what the search measured, and what `--rescore` did: the accuracy, and
+    whether the images tell each network from its neighbours.
 
     Args:
         cards, records: of the same networks.
         n_images: that the search scored on.
         scores: of the same networks, or None.
     """
+    pairs = [] if scores is None else [f"Unseen images: {line}." for line in scores.pair_lines()]
     finished = []
     for i, (card, record) in enumerate(zip(cards, records, strict=True)):
         rows = [Accuracy("validation images", n_images, 100 - record.top1_err, CHOSEN_BY)]
-        notes = []
+        notes = pairs[max(i - 1, 0):i + 1]  # against the one before, and the one after it
         if scores is None:
             notes = ["Its accuracy on images that chose nothing was not measured: "
                      "`post_search.py --rescore` does."]

@@ -340,6 +340,11 @@ def test_rescoring_measures_on_the_test_images(digits_search, tmp_path, capsys):
     card = (net / "hub" / "README.md").read_text()
     assert f"| test images | 600 | {measured['top1']:.2f} % |" in card
     assert "place on the front | 1 of" in card
+    pairs = [line for line in captured.err.splitlines() if " against " in line]
+    assert f"Unseen images: {pairs[0]}." in card
+    assert card.count("Unseen images: ") == 1
+    middle = (save / rows[1]["chosen"] / "hub" / "README.md").read_text()
+    assert all(f"Unseen images: {pair}." in middle for pair in pairs[:2])
     assert "python msunas.py" in card
 
 

@@ -24,9 +24,11 @@ from utils.errors import UserError
 from utils.files import read_json, read_log
 from utils.pareto import non_dominated
 from visualization.plots import axis_parts
+from visualization.unseen import Rescore, read_rescores
 
 # Figures of one evaluation that tables show where its stats hold them.
 FIGURES = ("params", "flops", "top5", "loss")
+UNSEEN = "unseen_top1"  # name of the figure that `post_search.py --rescore` adds
 WITHIN = 1.0  # points of top-1 that the "cheapest" pick may lose to the best
 
 
@@ -107,6 +109,7 @@ class RunData:
         events: what the search recorded about its progress, see `search.events`.
         reference: (m,) reference point of the hypervolume, minimised objectives; None where the
             files do not say.
+        rescores: accuracies of chosen networks on images that the search did not see.
     """
 
     folder: Path
@@ -123,6 +126,7 @@ class RunData:
     retries: list[str]
     events: list[dict[str, Any]]
     reference: np.ndarray | None
+    rescores: list[Rescore] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -211,13 +215,14 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
     if space is not None:
         _check(file, archs, space)
     history, iteration = _history(file, stats)
+    rescores = read_rescores(folder, {_key(arch): i for i, arch in enumerate(archs)})
     return RunData(folder=folder, stats_file=file, settings=settings, space=space,
                    axes=_axes(stats, settings), archs=archs, F=objectives(stats.archive),
                    iteration=np.array([iteration.get(_key(arch), 0) for arch in archs]),
-                   figures=_figures(folder, archs, space, history), history=history,
+                   figures=_figures(folder, archs, space, history, rescores), history=history,
                    failures=_failures(folder), retries=read_log(folder / RETRIES),
                    events=events.read(folder), reference=None if stats.reference_point is None
-                   else np.array(stats.reference_point))
+                   else np.array(stats.reference_point), rescores=rescores)
 
 
 def picks(run: RunData) -> list[Pick]:
@@ -304,8 +309,10 @@ def _entry(number: int, stats: Stats) -> Iteration:
 
 
 def _figures(folder: Path, archs: Sequence[dict[str, Any]], space: SearchSpace | None,
-             history: Sequence[Iteration]) -> list[dict[str, Any]]:
-    """Returns what the space says of each network, and what its evaluation wrote beside."""
+             history: Sequence[Iteration], rescores: Sequence[Rescore]) -> list[dict[str, Any]]:
+    """Returns what the space says of each network, and what its evaluations wrote beside."""
+    unseen = {network.index: {UNSEEN: network.top1}
+              for rescore in rescores for network in rescore.networks}
     measured: dict[str, dict[str, Any]] = {}
     for entry in history:
         for path in (folder / f"iter_{entry.number}").glob("net_*.stats"):
@@ -313,9 +320,9 @@ def _figures(folder: Path, archs: Sequence[dict[str, Any]], space: SearchSpace |
             if subnet.exists():
                 measured[_key(read_json(subnet, "subnet file"))] = read_json(path, "stats file")
     figures = []
-    for arch in archs:
+    for i, arch in enumerate(archs):
         stats = measured.get(_key(arch), {})
-        figures.append(({} if space is None else space.summary(arch)) | {
+        figures.append(unseen.get(i, {}) | ({} if space is None else space.summary(arch)) | {
             key: stats[key] for key in FIGURES if isinstance(stats.get(key), int | float)})
     return figures
 

@@ -23,6 +23,7 @@ from utils.pareto import normalized_hypervolume, reference_point
 from visualization.blocks import blocks_of
 from visualization.cells import Graph, graph_of
 from visualization.data import RunData, picks, read_run
+from visualization.unseen import Rescore
 
 REPORT = "report.html"
 ASSETS = Path(__file__).parent / "assets"
@@ -92,6 +93,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "take_home": run.command_for([]),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
+        "rescores": [_rescore(run, rescore) for rescore in run.rescores],
         "failures": [vars(failure) for failure in run.failures], "retries": run.retries,
         "phases": events.phases(run.events),
         "device_hours": round(events.device_hours(run.events), 4),
@@ -105,6 +107,12 @@ def _history(entry: Any) -> dict[str, Any]:
     return {"number": entry.number, "n": entry.n_evaluated, "hv": round(entry.hv, 6), **scores,
             "measured": _rounded(entry.measured), "predicted": _rounded(entry.predicted),
             "std": _rounded(entry.std)}
+
+
+def _rescore(run: RunData, rescore: Rescore) -> dict[str, Any]:
+    return {"file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
+            "n": rescore.n_images, "networks": [vars(network) for network in rescore.networks],
+            "pairs": [vars(pair) for pair in rescore.pairs]}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

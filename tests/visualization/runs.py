@@ -5,10 +5,18 @@ from pathlib import Path
 import numpy as np
 
 from evaluator.costs import CostModel, millions
-from search.archive import Record, Stats, objectives, write_stats
+from evaluator.rescore import Scores
+from search.archive import (
+    Record,
+    Stats,
+    latest_stats,
+    objectives,
+    read_stats,
+    write_stats,
+)
 from search.events import Events
 from search.run_folder import RunFolder
-from search_space import OFASearchSpace
+from search_space import OFASearchSpace, get_search_space
 from utils.files import write_json, write_text
 from utils.pareto import normalized_hypervolume, reference_point
 
@@ -62,3 +70,34 @@ def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
     write_text(folder / "failed" / "it_1_net_5.log", "timeout\n")
     write_text(folder / "retries.log", "iter_0/net_3: worker was killed\n")
     return folder
+
+
+def make_cells_run(folder: Path, n: int = 40) -> Path:
+    """Writes the initial sample of a search over cells with three objectives."""
+    space, rng = get_search_space("nasbench201"), np.random.default_rng(0)
+    costs = rng.uniform(10, 200, (n, 2)).round(3).tolist()
+    records = [Record(arch, round(60 - flops / 10 + params / 100, 4), flops, (params,))
+               for arch, (flops, params) in zip(space.sample(n, rng=rng), costs, strict=True)]
+    F = objectives(records)
+    write_stats(folder / "iter_0.stats", Stats(
+        records, records, normalized_hypervolume(F, reference_point(F)), {},
+        sec_obj="flops+params", search_space=space.name,
+        reference_point=reference_point(F).tolist()))
+    return folder
+
+
+def write_rescore(run: Path, numbers: list[int], hits: np.ndarray) -> dict:
+    """Writes what `post_search.py --rescore --save RUN/selected` leaves of a report.
+
+    Args:
+        run: the folder of the search.
+        numbers: of the networks in its archive.
+        hits: (networks, images) bool, which answers are right.
+    """
+    archive = read_stats(latest_stats(run)).archive
+    names = [f"net-flops@{archive[i].sec_obj:g}" for i in numbers]
+    for name, number in zip(names, numbers, strict=True):
+        write_json(run / "selected" / name / "net.subnet", archive[number].arch)
+    report = Scores(names, hits).report()
+    write_json(run / "selected" / "rescore.json", report)
+    return report

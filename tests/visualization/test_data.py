@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from search.archive import read_stats
-from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, SPACE, make_run
+from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, SPACE, make_run, write_rescore
 from utils.errors import UserError
 from utils.files import write_json
 from visualization.data import picks, read_run
@@ -125,3 +125,30 @@ def test_a_link_to_a_file_elsewhere_is_not_shown(finished_run, tmp_path, name):
     (run / name).symlink_to("/etc/hostname")
     with pytest.raises(UserError, match="a link"):
         read_run(run)
+
+
+def test_accuracies_on_unseen_images_are_read(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    hits = np.arange(100) < np.array([[90], [91], [60]])
+    report = write_rescore(folder, [4, 2, 7], hits)
+    (tmp_path / "run" / "selected" / report["networks"][2]["name"] / "net.subnet").unlink()
+    run = read_run(folder)
+    (rescore,) = run.rescores
+    assert [network.index for network in rescore.networks] == [4, 2, None]
+    assert [network.top1 for network in rescore.networks] == pytest.approx([90, 91, 60])
+    assert [pair.distinct for pair in rescore.pairs] == [False, True]
+    assert [run.figures[i].get("unseen_top1") for i in (4, 2, 7)] == [90, 91, None]
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", '{"images": 1, "n_images": "x", "networks": [], "neighbours": []}',
+    '{"images": "a", "n_images": 1e999, "networks": [], "neighbours": []}',
+    '{"images": "a", "n_images": 5, "networks": 3, "neighbours": []}',
+    '{"images": "a", "n_images": 5, "networks": [{"name": "n", "top1": 1, "interval": [1]}],'
+    ' "neighbours": []}'])
+def test_a_damaged_record_of_rescore_is_named(finished_run, tmp_path, text):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "selected").mkdir()
+    (folder / "selected" / "rescore.json").write_text(text)
+    with pytest.raises(UserError, match=r"selected/rescore\.json"):
+        read_run(folder)

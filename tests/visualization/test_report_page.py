@@ -1,10 +1,21 @@
 """The report in a browser: what a person does with it works."""
 
+import shutil
 
+import numpy as np
 import pytest
 
-from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, make_run
-from visualization.report import write_report
+from tests.visualization.runs import (
+    ITERATIONS,
+    N_DOE,
+    N_ITER,
+    make_cells_run,
+    make_run,
+    write_rescore,
+)
+from utils.pareto import non_dominated
+from visualization.data import read_run
+from visualization.report import page, payload, write_report
 
 N = N_DOE + ITERATIONS * N_ITER
 PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
@@ -76,18 +87,52 @@ def test_every_chart_is_drawn_and_nothing_is_wider_than_the_page(open_page, repo
     assert page.get_attribute("html", "data-theme") == theme
 
 
-def test_every_network_answers_the_mouse(open_page, report):
-    page = open_page(report)
+def free_places(page, n):
+    """Returns the place of each network of n that no other one lies near, by its number."""
     page.evaluate("document.getElementById('front').scrollIntoView({block: 'center'})")
     places = page.evaluate(PLACES)
-    free = [i for i, a in enumerate(places) if all(
-        i == j or abs(a["x"] - b["x"]) + abs(a["y"] - b["y"]) > 8 for j, b in enumerate(places))]
-    assert len(free) > N / 2  # others lie on each other
-    for index in free:
+    assert len(places) == n
+    points = np.array([[place["x"], place["y"]] for place in places])
+    return {i: place for i, place in enumerate(places)
+            if (np.abs(points - points[i]).sum(axis=1) <= 8).sum() == 1}
+
+
+def test_every_network_answers_the_mouse(open_page, report):
+    page = open_page(report)
+    places = free_places(page, N)
+    assert len(places) > N / 2  # others lie on each other
+    for index in places:
         text = hover(page, places[index], index)
         assert f"network {index}," in text
         assert "px: k" in text
         assert "FLOPs" in text
+
+
+def test_networks_answer_the_mouse_and_the_keyboard_among_5000(open_page, finished_run, tmp_path):
+    content, n, rng = payload([read_run(finished_run)]), 5000, np.random.default_rng(0)
+    (run,) = content["runs"]
+    places = np.arange(n) % N
+    for columns in (run, run["figures"], run["drawings"]):
+        columns |= {key: [value[i] for i in places] for key, value in columns.items()
+                    if isinstance(value, list) and len(value) == N}
+    values = np.array([[column[i] for i in places] for column in run["values"]])
+    run["values"] = (values * rng.uniform(0.7, 1.3, values.shape)).round(4).tolist()
+    run["front"] = np.flatnonzero(non_dominated(np.array(run["values"]).T)).tolist()
+    (tmp_path / "r.html").write_text(page(content))
+    assert (tmp_path / "r.html").stat().st_size < 5e6
+    opened = open_page(tmp_path / "r.html")
+    free = free_places(opened, n)
+    assert len(free) > 100
+    last = [*free][-15:]  # far beyond the first 255
+    assert min(last) > 4000
+    for index in last:
+        assert "FLOPs" in hover(opened, free[index], index)
+    opened.mouse.click(free[last[0]]["x"], free[last[0]]["y"])
+    opened.wait_for_selector(f"text=Network {last[0]}")
+    opened.click("#more")
+    opened.focus("#table tbody button")
+    opened.keyboard.press("End")
+    assert opened.evaluate("document.activeElement.closest('tr').rowIndex") == n
 
 
 def test_a_click_pins_a_network_and_draws_it(open_page, report):
@@ -115,6 +160,27 @@ def test_the_keyboard_walks_along_the_front(open_page, report):
         seen.append(page.inner_text("#pinned h3"))
     assert len(set(seen)) == 4
     assert all("on the front" in text for text in seen)
+
+
+def test_the_keyboard_reaches_every_row_of_the_table(open_page, report):
+    page = open_page(report)
+    page.focus("#table tbody input")
+    seen = []
+    for _ in range(N):  # Tab goes to the number of the network, then to the next row
+        seen.append(int(page.evaluate("document.activeElement.closest('tr').dataset.index")))
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+    assert sorted(seen) == list(range(N))
+    page.focus("#table tbody button")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#pinned h3").startswith(f"Network {seen[1]}")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Space")
+    assert "1 ticked" in page.inner_text("#count")
+    assert page.get_attribute("#table tbody tr.pinned", "data-index") == str(seen[1])
 
 
 def test_filters_sort_and_ticks(open_page, report):
@@ -167,6 +233,70 @@ def test_colour_and_size_follow_the_chosen_figures(open_page, report):
     assert len(set(marker["size"])) > 10
 
 
+def test_axes_can_be_logarithmic(open_page, report):
+    page = open_page(report)
+    page.check("#log-x")
+    axes = page.evaluate("['xaxis', 'yaxis'].map(a => document.getElementById('front')"
+                         "._fullLayout[a]).map(a => [a.type, a.range])")
+    assert [kind for kind, _ in axes] == ["log", "linear"]
+    flops = page.evaluate("document.getElementById('front').data[1].x")
+    low, high = axes[0][1]
+    assert 0.7 * min(flops) < 10**low < min(flops) <= max(flops) < 10**high < 1.5 * max(flops)
+    index, place = next(iter(free_places(page, N).items()))
+    assert "FLOPs" in hover(page, place, index)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_three_objectives_and_cells(open_page, tmp_path, theme):
+    write_report(tmp_path / "r.html", [make_cells_run(tmp_path / "cells")])
+    page = open_page(tmp_path / "r.html", theme)
+    scroll_through(page)
+    traces = page.evaluate("document.getElementById('pairs').data.map(t => [t.xaxis, t.x.length])")
+    assert [axis for axis, _ in traces] == ["x", "x", "x2", "x2", "x3", "x3"]
+    assert sum(n for _, n in traces) == 3 * 40
+    parallel = page.evaluate("document.getElementById('parallel').data[0].dimensions"
+                             ".map(d => [d.label, d.values.length])")
+    assert parallel == [["top-1 error (%)", 40], ["FLOPs (millions)", 40],
+                        ["parameters (millions)", 40]]
+    assert page.query_selector("#parallel canvas")
+    page.select_option("#x-axis", "2")
+    assert page.evaluate("document.getElementById('front').layout.xaxis.title.text") == \
+        "parameters (millions)"
+    labels = page.evaluate("document.getElementById('architecture').layout.annotations"
+                           ".filter(a => a.text).map(a => [a.text, a.font.color || '', a.bgcolor])")
+    assert {"input", "1", "2", "output"} <= {text for text, _, _ in labels}
+    ink = page.evaluate("document.getElementById('architecture')._fullLayout.font.color")
+    paper = {"light": "#ffffff", "dark": "#14171c"}[theme]
+    assert contrast(ink, paper) > 7
+    assert all(contrast(ink, shade) > 7 for _, _, shade in labels)
+
+
+def contrast(first, second):
+    """Returns the contrast ratio of two `#rrggbb` colours, 1..21 (WCAG 2)."""
+    def luminance(colour):
+        parts = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+    low, high = sorted([luminance(first), luminance(second)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_accuracies_on_unseen_images_stand_beside_the_searchs(open_page, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "a run")
+    write_rescore(run, [4, 2, 7], np.arange(100) < np.array([[90], [91], [60]]))
+    write_report(tmp_path / "r.html", [run])
+    page = open_page(tmp_path / "r.html")
+    scroll_through(page)
+    text = page.inner_text("#unseen table")
+    assert "+1.00 points" in text
+    assert text.count("cannot be told apart") == 1
+    assert text.count(": told apart") == 1
+    assert page.evaluate("document.getElementById('unseen-0').data[1].y") == [90, 91, 60]
+    assert page.evaluate("document.getElementById('unseen-0').data[1].error_y.array.length") == 3
+    page.click("#unseen tbody tr:nth-child(2) button")
+    assert "top-1 on unseen images (%)\n91" in page.inner_text("#pinned")
+
+
 def test_the_theme_can_be_switched(open_page, report):
     page = open_page(report, "dark")
     page.click("#theme")
@@ -192,7 +322,12 @@ def test_it_prints(open_page, report, tmp_path):
     assert page.get_attribute("html", "data-theme") == "light"
     assert page.query_selector("#genes .main-svg")
     page.emulate_media(media="print")
-    assert page.locator("#table thead button").first.is_visible()  # the heads of the columns
+    for part in ("thead", "tbody"):  # the heads of the columns, the numbers of the networks
+        assert page.locator(f"#table {part} td:nth-child(2) button, #table {part} th button"
+                            ).first.is_visible()
+    front, caption = (page.locator(part).bounding_box() for part in (
+        "#front .main-svg >> nth=0", "#front + figcaption"))
+    assert front["y"] + front["height"] <= caption["y"] + 1
     assert not page.locator("#theme").is_visible()
     widths = page.evaluate("[...document.querySelectorAll('.main-svg, table')].map("
                            "e => e.getBoundingClientRect().width)")

@@ -37,6 +37,13 @@ const range = (n) => Array.from({ length: n }, (_, i) => i);
 const size = () => run().arch.length;
 const onFront = () => new Set(run().front);
 
+/** The least and the greatest of any number of values, null left out. */
+function ends(values) {
+  let low = Infinity, high = -Infinity;
+  for (const v of values) if (v !== null) { if (v < low) low = v; if (v > high) high = v; }
+  return [low, high];
+}
+
 function number(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
@@ -69,7 +76,7 @@ function columns() {
 
 function figureLabel(key) {
   const labels = { params: "parameters (millions)", flops: "FLOPs (millions)", top5: "top-5 accuracy (%)",
-    loss: "validation loss", resolution: "resolution (px)" };
+    loss: "validation loss", resolution: "resolution (px)", unseen_top1: "top-1 on unseen images (%)" };
   return labels[key] || key;
 }
 
@@ -94,7 +101,8 @@ const CONFIG = { displaylogo: false, responsive: true,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
 function draw(id, traces, extra) {
-  return Plotly.react($(id), traces, layout(extra), CONFIG);
+  // Plotly measures a box once; the box of a chart that is drawn again can have another height.
+  return Plotly.react($(id), traces, { ...layout(extra), height: $(id).clientHeight || undefined }, CONFIG);
 }
 
 function hoverText(r, index) {
@@ -117,8 +125,7 @@ function wrapped(text, width = 58) {
 }
 
 function scaled(values, low, high) {
-  const known = values.filter((v) => v !== null);
-  const least = Math.min(...known), span = Math.max(...known) - least || 1;
+  const [least, most] = ends(values), span = most - least || 1;
   return values.map((v) => low + (high - low) * Math.sqrt(((v === null ? least : v) - least) / span));
 }
 
@@ -159,26 +166,34 @@ function drawFront() {
     marker: { symbol: ["diamond-open", "square-open", "triangle-up-open"][k % 3], size: 15 + 3 * k, color: css("--mark"), line: { width: 2 } } }));
   draw("front", [border, points, ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
-    xaxis: { title: plain(r.axes[state.x].label), range: padded(r.values[state.x]) },
-    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(r.values[state.y]) },
-    uirevision: `${state.run}/${state.x}/${state.y}/${$("log").checked}` });
+    xaxis: { title: plain(r.axes[state.x].label), ...scaleOf(r.values[state.x], "log-x") },
+    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(r.values[state.y], "log-y") },
+    uirevision: [state.run, state.x, state.y, $("log-x").checked, $("log-y").checked].join("/") });
+}
+
+/** Moves the ring to the network in view: the points themselves stay as they are. */
+function moveRing() {
+  const r = run();
+  Plotly.restyle($("front"), { x: [[r.values[state.x][state.pinned]]], y: [[r.values[state.y][state.pinned]]] },
+    [$("front").data.length - 1]);
 }
 
 /** Ticks of a scale of whole numbers: at whole numbers alone. */
 function wholeTicks(values) {
   if (!values.every(Number.isInteger)) return {};
-  return { tickformat: "d", dtick: Math.max(1, Math.ceil((Math.max(...values) - Math.min(...values)) / 7)) };
+  const [low, high] = ends(values);
+  return { tickformat: "d", dtick: Math.max(1, Math.ceil((high - low) / 7)) };
 }
 
-/** Type and range of the y axis; zero has no logarithm, so values of 0 and less stay outside. */
-function scaleOf(values) {
+/** Type and range of an axis; zero has no logarithm, so values of 0 and less stay outside. */
+function scaleOf(values, box) {
   const positive = values.filter((v) => v > 0);
-  if (!$("log").checked || !positive.length) return { type: "linear", range: padded(values) };
+  if (!$(box).checked || !positive.length) return { type: "linear", range: padded(values) };
   return { type: "log", range: padded(positive.map(Math.log10)) };
 }
 
 function padded(values) {
-  const low = Math.min(...values), high = Math.max(...values), room = 0.05 * (high - low || 1);
+  const [low, high] = ends(values), room = 0.05 * (high - low || 1);
   return [low - room, high + room];
 }
 
@@ -208,12 +223,13 @@ function drawMany() {
   });
   draw("pairs", traces, extra);
   const order = range(size()).sort((a, b) => front.has(a) - front.has(b));
+  const room = (axis) => 24 + 3.6 * r.axes[axis].label.length; // half of the label
   draw("parallel", [{ type: "parcoords", labelfont: { size: 13 }, tickfont: { color: css("--ink") }, rangefont: { color: "rgba(0,0,0,0)" },
     line: { color: order.map((i) => (front.has(i) ? 1 : 0)), cmin: 0, cmax: 1,
       colorscale: [[0, state.theme === "dark" ? "#3d444e" : "#d3d8de"], [1, css("--accent")]] },
     unselected: { line: { opacity: 0.05 } },
     dimensions: r.axes.map((axis, i) => ({ label: plain(axis.label), values: order.map((k) => r.values[i][k]) })) }],
-  { margin: { l: 70, r: 60, t: 60, b: 24 } });
+  { margin: { l: room(0), r: room(m - 1), t: 60, b: 24 } });
 }
 
 const spread = (place, length, gap) => [place * (length + gap), place * (length + gap) + length].map((v) => Math.min(1, Math.max(0, v)));
@@ -228,7 +244,7 @@ function drawHypervolume() {
   const r = run();
   const marks = r.history.filter((h) => h.number > 0);
   draw("hypervolume", [hvTrace(r, 0, true)], {
-    title: "Hypervolume of the front after each evaluation",
+    title: "Hypervolume after each evaluation",
     xaxis: { title: "evaluated networks", rangemode: "tozero" }, yaxis: { title: "normalised hypervolume" },
     shapes: r.n_initial ? [{ type: "rect", xref: "x", yref: "paper", x0: 0, x1: r.n_initial, y0: 0, y1: 1,
       fillcolor: css("--quiet"), opacity: 0.12, line: { width: 0 }, layer: "below" }] : [],
@@ -245,9 +261,9 @@ function drawSurrogate() {
   const points = recorded.flatMap((h) => h.measured.map((m, i) => [m, h.predicted[i], h.number, (h.std || [])[i]]));
   $("predicted").parentElement.hidden = !points.length;
   if (points.length) {
-    const all = points.flatMap((p) => [p[0], p[1]]), ends = [Math.min(...all), Math.max(...all)];
+    const diagonal = ends(points.flatMap((p) => [p[0], p[1]]));
     draw("predicted", [
-      { type: "scatter", mode: "lines", x: ends, y: ends, line: { color: css("--quiet"), width: 1, dash: "dot" }, hoverinfo: "skip" },
+      { type: "scatter", mode: "lines", x: diagonal, y: diagonal, line: { color: css("--quiet"), width: 1, dash: "dot" }, hoverinfo: "skip" },
       { type: "scatter", mode: "markers", x: points.map((p) => p[0]), y: points.map((p) => p[1]),
         marker: { color: points.map((p) => p[2]), colorscale: SCALES[state.theme], size: 7, opacity: 0.9,
           colorbar: { title: { text: "iteration", side: "right" }, thickness: 10, outlinewidth: 0, ...wholeTicks(points.map((p) => p[2])) } },
@@ -445,7 +461,7 @@ function showPinned() {
   if (old) Plotly.purge(old);
   const known = columns().filter((c) => c.axis === undefined && c.key !== "iteration" && c.values[i] !== null);
   panel.replaceChildren(make("h3", {}, `Network ${i}${onFront().has(i) ? ", on the front" : ""}`),
-    definitions([["top-1 accuracy", `${number(top1(i))} %`],
+    definitions([["top-1 accuracy", percent(top1(i))],
       ...r.axes.slice(1).map((axis, k) => [axis.name, axisValue(i, k + 1)]),
       ["evaluated in", r.iteration[i] ? `iteration ${r.iteration[i]}` : "the initial sample"],
       ...known.map((c) => [c.label, number(c.values[i])])]));
@@ -463,8 +479,7 @@ function showPinned() {
 function pin(index, scroll) {
   state.pinned = index;
   history.replaceState(null, "", `#run=${state.run}&network=${index}`);
-  showPinned();
-  drawFront();
+  if (window.Plotly) { showPinned(); moveRing(); }
   document.querySelectorAll("#table tbody tr").forEach((row) => row.classList.toggle("pinned", Number(row.dataset.index) === index));
   if (scroll) $("front").scrollIntoView({ block: "center" });
 }
@@ -479,9 +494,51 @@ function showPicks() {
   const r = run();
   $("picks").replaceChildren(...r.picks.map((pick) => make("div", { class: "card" },
     make("h3", {}, make("button", { type: "button", onclick: () => pin(pick.index, true) }, pick.name)),
-    make("p", { class: "figure" }, `${number(top1(pick.index))} % top-1`,
+    make("p", { class: "figure" }, `${percent(top1(pick.index))} top-1`,
       ...r.axes.slice(1).map((_, k) => `, ${axisValue(pick.index, k + 1)}${r.axes[k + 1].unit === "millions" ? " " + r.axes[k + 1].name : ""}`)),
+    ...unseen(r, pick.index).map(([network, scored]) => make("p", {}, `${percent(network.top1)} on ${scored.n} unseen ${scored.images}, 95 % interval ${interval(network)}`)),
     make("p", { class: "quiet" }, `network ${pick.index}: ${pick.reason}`), commandBox(pick.command))));
+}
+
+// ---------------------------------------------------------------------- images that chose nothing
+const percent = (value) => `${value.toFixed(2)} %`;
+const interval = (found, sign = (v) => v.toFixed(2)) => `${sign(found.low)} to ${sign(found.high)}`;
+const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+
+/** What was found for a network on images that chose nothing: [network, images], the latest alone. */
+function unseen(r, index) {
+  return r.rescores.flatMap((scored) => scored.networks.filter((n) => n.index === index).map((n) => [n, scored])).slice(-1);
+}
+
+function drawUnseen() {
+  const r = run();
+  $("unseen").replaceChildren(...r.rescores.map((scored, k) => make("div", { class: "narrow-wide" },
+    make("figure", {}, make("div", { id: `unseen-${k}`, class: "chart" })), unseenTable(scored))));
+  r.rescores.forEach((scored, k) => drawScored(`unseen-${k}`, r, scored));
+}
+
+function drawScored(id, r, scored) {
+  const known = scored.networks.filter((n) => n.index !== null), x = known.map((n) => r.values[1][n.index]);
+  draw(id, [
+    { type: "scatter", mode: "markers", name: "as the search measured it", x, y: known.map((n) => top1(n.index)), marker: { symbol: "circle-open", size: 9, color: css("--quiet"), line: { width: 1.5 } },
+      hovertemplate: "%{y:.2f} % as the search measured it<extra></extra>" },
+    { type: "scatter", mode: "markers", name: `on ${scored.n} unseen images`, x, y: known.map((n) => n.top1), marker: { size: 8, color: css("--accent") },
+      error_y: { type: "data", symmetric: false, array: known.map((n) => n.high - n.top1), arrayminus: known.map((n) => n.top1 - n.low), thickness: 1.5, width: 5, color: css("--accent") },
+      text: known.map((n) => `${plain(n.name)}: ${percent(n.top1)}, 95 % interval ${interval(n)}`), hovertemplate: "%{text}<extra></extra>" }],
+  { showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 56, r: 12, t: 30, b: 48 },
+    xaxis: { title: plain(r.axes[1].label) }, yaxis: { title: "top-1 accuracy (%)" } });
+}
+
+function unseenTable(scored) {
+  const pair = (name) => scored.pairs.find((p) => p.second === name);
+  const verdict = (p) => `${signed(p.points)} points (${interval(p, signed)}): ${p.distinct ? "told apart" : "cannot be told apart"}`;
+  const rows = scored.networks.map((n) => make("tr", {},
+    make("td", { class: "words" }, n.index === null ? n.name : make("button", { type: "button", class: "plain", onclick: () => pin(n.index, true) }, n.name)),
+    ...[n.index === null ? "–" : top1(n.index).toFixed(2), n.top1.toFixed(2), interval(n)].map((text) => make("td", {}, text)),
+    make("td", { class: "sentence" }, pair(n.name) ? verdict(pair(n.name)) : "")));
+  const heads = ["network", "search (%)", "unseen (%)", "95 % interval (%)", "against the one above"];
+  return make("div", { class: "scroll" }, make("table", {}, make("caption", {}, `${scored.file}: ${scored.n} ${scored.images}`),
+    make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)))), make("tbody", {}, ...rows)));
 }
 
 // ------------------------------------------------------------------------------------------- table
@@ -489,9 +546,9 @@ function matches(text, value) {
   const wanted = text.trim();
   if (!wanted) return true;
   if (value === null || value === undefined) return false;
-  const between = wanted.match(/^(-?[\d.]+)\s*\.\.\s*(-?[\d.]+)$/);
+  const between = wanted.match(/^(-?[\d.]+(?:e[+-]?\d+)?)\s*\.\.\s*(-?[\d.]+(?:e[+-]?\d+)?)$/i);
   if (between) return value >= Number(between[1]) && value <= Number(between[2]);
-  const limit = wanted.match(/^(<=|>=|<|>|=)\s*(-?[\d.]+)$/);
+  const limit = wanted.match(/^(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[+-]?\d+)?)$/i);
   if (limit) {
     const bound = Number(limit[2]);
     return { "<=": value <= bound, ">=": value >= bound, "<": value < bound, ">": value > bound, "=": value === bound }[limit[1]];
@@ -537,12 +594,22 @@ function showRows() {
   $("count").textContent = `${rows.length} of ${size()} networks, ${state.ticked.size} ticked`;
   document.querySelector("#table tbody").replaceChildren(...rows.slice(0, state.shown).map((i) => make("tr", {
     class: (front.has(i) ? "front " : "") + (i === state.pinned ? "pinned" : ""), "data-index": i,
-    onclick: (event) => { if (event.target.tagName !== "INPUT") pin(i); } },
+    onclick: (event) => { if (!["INPUT", "BUTTON"].includes(event.target.tagName)) pin(i); } },
   make("td", {}, make("input", { type: "checkbox", "aria-label": `tick network ${i}`, checked: state.ticked.has(i),
     onchange: (event) => { if (event.target.checked) state.ticked.add(i); else state.ticked.delete(i); showRows.count(); } })),
-  ...list.map((c) => make("td", { class: c.words ? "arch" : typeof c.values[i] === "string" ? "words" : "", title: c.words ? c.values[i] : false }, number(c.values[i]))))));
+  make("td", {}, make("button", { type: "button", class: "plain", "aria-label": `network ${i}`, onclick: () => pin(i) }, String(i))),
+  ...list.slice(1).map((c) => make("td", { class: c.words ? "arch" : typeof c.values[i] === "string" ? "words" : "", title: c.words ? c.values[i] : false }, number(c.values[i]))))));
   $("more").hidden = rows.length <= state.shown;
   $("more").textContent = `Show all ${rows.length}`;
+}
+
+/** The arrow keys, Home and End go from row to row, in the same column. */
+function walkTable(event) {
+  const row = event.target.closest("tr"), rows = [...row.parentElement.children];
+  const to = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling, Home: rows[0], End: rows[rows.length - 1] }[event.key];
+  if (!to) return;
+  event.preventDefault();
+  to.querySelectorAll("input, button")[event.target.tagName === "INPUT" ? 0 : 1].focus();
 }
 showRows.count = () => { $("count").textContent = $("count").textContent.replace(/\d+ ticked/, `${state.ticked.size} ticked`); };
 
@@ -583,7 +650,7 @@ function showRun() {
     ...(hv === null ? [] : [`hypervolume ${hv.toFixed(4)}`]), `top-1 against ${r.axes.slice(1).map((a) => a.name).join(" and ")}`,
     ...(s.dataset ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
   $("failures").replaceChildren(...failures(r));
-  const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : (3600 * r.device_hours).toFixed(0) + " s"} of evaluations`]] : [];
+  const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : number(3600 * r.device_hours) + " s"} of evaluations`]] : [];
   const { names } = phasesOf(r);
   names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + (p[name] || 0), 0).toFixed(1)} s`]));
   const settings = Object.entries(s).filter(([, v]) => v !== null).map(([k, v]) => [k, typeof v === "string" ? v : JSON.stringify(v)]);
@@ -638,7 +705,7 @@ function fillControls() {
 }
 
 // What draws a part of the page, once that part comes into view.
-const LATER = { "compare-section": drawComparison, many: drawMany, hypervolume: drawHypervolume,
+const LATER = { "compare-section": drawComparison, "unseen-section": drawUnseen, many: drawMany, hypervolume: drawHypervolume,
   "surrogate-section": drawSurrogate, phases: drawPhases, choices: drawChoices, genes: drawGenes };
 const observer = new IntersectionObserver((entries) => entries.filter((e) => e.isIntersecting).forEach((e) => {
   observer.unobserve(e.target);
@@ -659,6 +726,7 @@ function drawNow() {
 
 function hideWhatIsEmpty() {
   $("compare-section").hidden = DATA.runs.length < 2;
+  $("unseen-section").hidden = !run().rescores.length;
   $("many").hidden = run().axes.length < 3;
   $("surrogate-section").hidden = !fittedIterations().length;
   $("choices-section").hidden = !run().groups.length;
@@ -666,15 +734,15 @@ function hideWhatIsEmpty() {
 }
 
 function chooseRun(index, network) {
-  $("log").checked = false;
+  $("log-x").checked = $("log-y").checked = false;
   Object.assign(state, { run: index, x: 1, y: 0, colour: "iteration", size: "", filters: {}, ticked: new Set(), shown: TABLE_ROWS });
-  state.pinned = network >= 0 && network < size() ? network : run().picks[0].index;
+  state.pinned = Number.isInteger(network) && network >= 0 && network < size() ? network : run().picks[0].index;
   hideWhatIsEmpty();
   fillControls();
   showPicks();
   showRun();
-  drawAll();
   showTable();
+  if (window.Plotly) drawAll(); // else the charts follow when it is loaded
 }
 
 function setTheme(theme) {
@@ -689,7 +757,8 @@ function wire() {
   changed("y-axis", "y", Number);
   changed("colour", "colour");
   changed("size", "size");
-  $("log").addEventListener("change", drawFront);
+  ["log-x", "log-y"].forEach((id) => $(id).addEventListener("change", drawFront));
+  $("table").addEventListener("keydown", (event) => { if (event.target.closest("tbody")) walkTable(event); });
   $("theme").addEventListener("click", () => { setTheme(state.theme === "dark" ? "light" : "dark"); drawAll(); });
   $("run").addEventListener("change", () => chooseRun(Number($("run").value), -1));
   ["share", "limit"].forEach((id) => $(id).addEventListener("input", drawChoices));
@@ -715,7 +784,7 @@ function wire() {
   if (seconds) setTimeout(() => location.reload(), 1000 * seconds);
 }
 
-/** Unpacks plotly and runs it: a script that was compressed is a third as large. */
+/** Unpacks plotly and runs it: compressed it is a third as large. The words are on the page by then. */
 async function loadPlotly() {
   const bytes = Uint8Array.from(atob($("plotly").textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -730,10 +799,11 @@ async function start() {
   $("title").textContent = DATA.runs.length > 1 ? `Search report: ${DATA.runs.length} runs` : `Search report: ${run().name}`;
   options($("run"), DATA.runs.map((r, i) => [i, r.name]), 0);
   $("run-choice").hidden = DATA.runs.length < 2;
-  await loadPlotly();
   const index = Number(place.get("run") || 0);
-  chooseRun(index < DATA.runs.length ? index : 0, place.has("network") ? Number(place.get("network")) : -1);
+  chooseRun(DATA.runs[index] ? index : 0, place.has("network") ? Number(place.get("network")) : -1);
   $("run").value = String(state.run);
+  await loadPlotly();
+  drawAll();
   wire();
   document.body.dataset.ready = "yes";
 }
