@@ -802,9 +802,11 @@ async function start() {
   const index = Number(place.get("run") || 0);
   chooseRun(DATA.runs[index] ? index : 0, place.has("network") ? Number(place.get("network")) : -1);
   $("run").value = String(state.run);
+  performance.mark("words");
   await loadPlotly();
   drawAll();
   wire();
+  performance.mark("charts");
   document.body.dataset.ready = "yes";
 }
 
