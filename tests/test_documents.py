@@ -42,7 +42,8 @@ FOREIGN = {
     "docs/faults.md": {"--require-hashes"},
     "docs/export.md": {"--device-modules"}, "msunas_timm/__init__.py": {"--device-modules"},
     "msunas_timm/__main__.py": {"--device-modules"},
-    "benchmarks/timm_equality.py": {"--data-dir"}}
+    "benchmarks/timm_equality.py": {"--data-dir"},
+    "benchmarks/report_page.py": {"--no-sandbox"}}
 MODULES = {"-m pytest", "-m mypy", "-m ruff", "-m pip", "-m venv", "-m msunas_timm",
            "-m torch.distributed.run"}
 COMMAND = re.compile(r"(?:python3?|bash|sh|\"\$PYTHON\") (?P<program>-m [\w.]+|[\w./]+\.(?:py|sh))"
