@@ -16,6 +16,7 @@ from utils.files import (
     fsync_folder,
     make_folder,
     open_regular,
+    own_folder,
     read_json,
     read_log,
     where_supported,
@@ -185,15 +186,18 @@ class RunFolder:
         or not there. Only the files of the search are copied; links are not followed.
 
         Raises:
-            UserError: one folder lies in the other, this one is not empty, or another process
-                copies to it.
+            UserError: one folder lies in the other, this one is not empty, another process copies
+                to it, or something else lies where the copy is made.
         """
         source, target = other.path.resolve(), self.path.resolve()
         if target.is_relative_to(source) or source.is_relative_to(target):
             raise UserError(f"{self.path}: lies in {other.path} or the other way round; choose "
                             "a --save outside")
-        copy = RunFolder(target.with_name(f".{target.name[:60]}.copy"))
+        copy = RunFolder(own_folder(target.with_name(f".{target.name[:60]}.copy")))
         with copy.lock():
+            for path in copy._foreign():
+                raise UserError(f"{path}: no file of a search, but lies where the copy is made; "
+                                "move it away")
             copy._remove_all()  # what a copy that was killed left
             try:
                 for folder, names in other._own_folders():
@@ -212,13 +216,24 @@ class RunFolder:
         with contextlib.suppress(OSError):  # it is the target now
             copy.path.rmdir()
 
+    def _foreign(self) -> Iterator[Path]:
+        """Gives what no search writes, in its folder and those in it."""
+        own = self._own_folders()
+        folders = [folder for folder, _ in own]
+        for folder, names in own:
+            for path in folder.iterdir():
+                if not (names.fullmatch(path.name) or path.name == LOCK or path in folders):
+                    yield path
+
     def _remove_all(self) -> None:
-        for folder, _ in self._own_folders():
+        """Removes the files of a search, and its folders where nothing else is in them."""
+        for folder, names in self._own_folders():
+            for path in folder.iterdir():
+                if names.fullmatch(path.name):
+                    path.unlink()
             if folder != self.path:
-                shutil.rmtree(folder)
-        for path in self.path.iterdir():
-            if path.name != LOCK:
-                path.unlink()
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def _own_folders(self) -> list[tuple[Path, re.Pattern]]:
         """Returns this folder and those in it that a search makes, and the names of their files."""

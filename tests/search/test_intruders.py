@@ -104,8 +104,7 @@ def test_a_link_in_a_received_folder_leads_nowhere(finished, tmp_path, fails_cle
 
 
 def test_a_killed_copy_leaves_no_half_of_a_search(finished, tmp_path, run_command):
-    """Killed at many moments; afterwards the same command does what it would have done."""
-    expected = None
+    """Killed at many moments; afterwards it can be made, and the search goes on in it."""
     for delay in (0.0, 0.002, 0.01, 0.03):
         save = tmp_path / f"copy {delay}"
         code = ("import sys, time; from pathlib import Path; from search.run_folder import "
@@ -117,17 +116,13 @@ def test_a_killed_copy_leaves_no_half_of_a_search(finished, tmp_path, run_comman
         time.sleep(delay)
         process.kill()
         process.wait()
-        complete = save.exists() and bool(list(save.iterdir()))
-        if complete:
-            assert contents(save) == contents(finished[0])
-            flags = ["--resume", save]
-        else:
-            flags = ["--resume", finished[0], "--save", save]
-        done = run_command("msunas.py", *TRUSTED, *flags)
-        assert done.returncode == 0, done.stderr
-        expected = expected or contents(save)
-        assert contents(save) == expected == contents(finished[0])
+        if not (save.exists() and any(save.iterdir())):
+            RunFolder(save).import_from(RunFolder(finished[0]))
+        assert contents(save) == contents(finished[0])
         assert not (tmp_path / f".copy {delay}.copy").exists()
+    done = run_command("msunas.py", *TRUSTED, "--resume", save, "--no_report")
+    assert done.returncode == 0, done.stderr
+    assert contents(save) == contents(finished[0])
 
 
 def test_a_copy_takes_the_files_of_the_search_alone(finished, tmp_path, run_command):
@@ -363,3 +358,20 @@ def test_events_are_not_written_through_a_link(finished, tmp_path, fails_clearly
         "msunas.py", *TRUSTED, "--resume", tmp_path / save]
     fails_clearly(*flags, match="a link")
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind", ["link", "files", "files in a folder"])
+def test_what_lies_where_a_copy_is_made_is_kept(finished, tmp_path, kind):
+    """The folder `.b.copy` may be anybody's, or lead to anybody's."""
+    precious, beside = tmp_path / "precious", tmp_path / ".b.copy"
+    shutil.copytree(finished[0], precious)
+    (precious / ("iter_0" if kind == "files in a folder" else ".") / "thesis.txt").write_text("x")
+    before = snapshot(precious)
+    if kind == "link":
+        beside.symlink_to(precious)
+    else:
+        precious.rename(beside)
+    with pytest.raises(UserError, match="a link" if kind == "link" else "move it away"):
+        RunFolder(tmp_path / "b").import_from(RunFolder(finished[0]))
+    assert snapshot(precious if kind == "link" else beside) == before
+    assert not (tmp_path / "b").exists()
