@@ -166,10 +166,11 @@ def check_supernet_exists(path: str | os.PathLike) -> None:
     if os.path.exists(path):
         return
     name = os.path.basename(path)
-    source = f"it is published with Once-for-All, {PUBLISHED[name]}: {_RELEASE}/{name}" \
-        if name in PUBLISHED else "name its file with --supernet_path"
-    raise UserError(f"{path}: no such checkpoint of a supernet; {source}; train_supernet.py makes "
-                    "one of your own data (docs/imagenet.md, docs/own_data.md)")
+    source = f", or get it from Once-for-All's release, {PUBLISHED[name]}: {_RELEASE}/{name}" \
+        if name in PUBLISHED else ""
+    raise UserError(f"{path}: no such checkpoint of a supernet; name yours with --supernet_path"
+                    f"{source}; train_supernet.py makes one of your own data (docs/imagenet.md, "
+                    "docs/own_data.md)")
 
 
 def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None) -> None:

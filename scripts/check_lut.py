@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,11 +24,18 @@ from evaluator.latency import (
     input_shape,
     measure_modules,
 )
+from evaluator.layers import space_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS
 from utils.errors import UserError
 from utils.files import atomic_path
+
+# The keys of the layers that tell what a table is of: input size; features and classes.
+STEM = re.compile(r"^first_conv-input:(\d+)x")
+LAST = re.compile(r"^classifier-input:(\d+)-output:(\d+)$")
+# Kendall's tau from which a table serves a search.
+GOOD_TAU = 0.8
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -39,11 +47,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--search_space", default="mbv3", metavar="NAME",
                    help="search space that the subnets are drawn from: "
                         f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
-    p.add_argument("--resolutions", **integers(8, 4096), default=list(DEFAULT_RESOLUTIONS),
-                   help="input resolutions in px")
-    p.add_argument("--n_classes", type=int, default=1000, help="classes")
+    p.add_argument("--resolutions", **integers(8, 4096),
+                   help="input resolutions in px; None: those of the table")
+    p.add_argument("--n_classes", type=int, help="classes; None: the first that the table holds")
     p.add_argument("--width", type=float,
-                   help="width multiplier; None: 1.0, of proxyless 1.3")
+                   help="width multiplier; None: the first that the table holds")
     p.add_argument("--device", help="cpu, or cuda:0 and so on; None: as the table says, or cpu")
     p.add_argument("--threads", type=int,
                    help="CPU threads; None: as many as the table says, or 1")
@@ -65,6 +73,45 @@ def take_conditions(args: argparse.Namespace, lut: LookUpTable) -> argparse.Name
     return argparse.Namespace(**{**vars(args), **filled})
 
 
+def take_networks(args: argparse.Namespace, lut: LookUpTable) -> argparse.Namespace:
+    """Returns the arguments with open resolutions, classes and width taken from the table.
+
+    They are the first, in the order of the table, all of whose layers it holds.
+    """
+    sizes = args.resolutions or sorted({int(size) for key in lut.entries
+                                        for size in STEM.findall(key)})
+    space = get_search_space(args.search_space, resolutions=sizes or DEFAULT_RESOLUTIONS)
+    smallest = space.extremes()[0]
+    for features, outputs in (found for key in lut.entries if "r" in smallest
+                              for found in LAST.findall(key)):
+        n_classes = args.n_classes or int(outputs)
+        unscaled = space.layers(smallest, n_classes, 1.0)[-1].in_channels
+        width = args.width or round(int(features) / unscaled, 3)
+        held = [r for r in sizes
+                if space.layers({**smallest, "r": r}, n_classes, width)[0].key in lut.entries]
+        if held and not lut.missing(space_layers(get_search_space(
+                args.search_space, resolutions=held), n_classes, width)):
+            return argparse.Namespace(**{**vars(args), "resolutions": held,
+                                         "n_classes": n_classes, "width": width})
+    return argparse.Namespace(**{
+        **vars(args), "resolutions": args.resolutions or list(DEFAULT_RESOLUTIONS),
+        "n_classes": args.n_classes or 1000})
+
+
+def verdict(tau: float, bias: float) -> str:
+    """Returns what the figures mean for a search.
+
+    Args:
+        tau: Kendall's tau of sums and measurements.
+        bias: mean of (sum - measured) / measured in percent.
+    """
+    size = f"its sums are {abs(bias):.0f} % too {'high' if bias > 0 else 'low'} on average"
+    if tau >= GOOD_TAU:
+        return f"good: the table orders networks as they are measured; {size}"
+    return f"poor: the table does not order networks as they are measured (Kendall's tau below " \
+           f"{GOOD_TAU}); {size}; measure it again on a quiet machine"
+
+
 def measure_networks(networks: list[list[Layer]], args: argparse.Namespace) -> np.ndarray:
     """Returns the measured latencies (n,) in ms of whole networks with random weights."""
     means = []
@@ -84,6 +131,7 @@ def statistics(looked_up: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     return {"pearson": float(pearsonr(looked_up, measured).statistic),
             "kendall_tau": float(kendalltau(looked_up, measured).statistic),
             "mean_error_ms": float(np.mean(looked_up - measured)),
+            "mean_error_percent": float(100 * np.mean((looked_up - measured) / measured)),
             "mean_absolute_error_percent":
                 float(100 * np.mean(np.abs(looked_up - measured) / measured))}
 
@@ -110,6 +158,7 @@ def main(args: argparse.Namespace) -> None:
     lut = LookUpTable.read(args.lut)
     args = take_conditions(args, lut)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    args = take_networks(args, lut)
     space = get_search_space(args.search_space, resolutions=args.resolutions)
     width = space.default_width if args.width is None else args.width
     lut.require_space(space, args.n_classes, width)
@@ -121,8 +170,10 @@ def main(args: argparse.Namespace) -> None:
     plot(args.out, looked_up, measured,
          f"{args.n} random subnets, Kendall tau {result['kendall_tau']:.3f}")
     print(json.dumps({"table": str(args.lut), "n": args.n, "device": args.device,
-                      "threads": args.threads, "batch_size": args.batch_size, **result,
-                      "plot": str(args.out)}))
+                      "threads": args.threads, "batch_size": args.batch_size,
+                      "width": width, "n_classes": args.n_classes,
+                      "resolutions": args.resolutions, **result, "plot": str(args.out),
+                      "verdict": verdict(result["kendall_tau"], result["mean_error_percent"])}))
 
 
 if __name__ == "__main__":

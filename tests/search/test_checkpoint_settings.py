@@ -54,7 +54,8 @@ def test_a_contradiction_is_said(run_command, own, flags, warning):
 def test_a_missing_default_supernet_says_where_it_comes_from(fails_clearly, tmp_path):
     line = fails_clearly("msunas.py", "--data", tmp_path, "--save", tmp_path / "run", "--n_epochs",
                          0, match="no such checkpoint of a supernet")
-    assert "31 MB" in line and "https://" in line and "train_supernet.py" in line
+    for word in ("--supernet_path", "31 MB", "https://", "train_supernet.py"):
+        assert word in line
 
 
 def test_evaluations_normalise_as_the_training_did(own):
