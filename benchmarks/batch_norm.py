@@ -140,9 +140,11 @@ def main(args: argparse.Namespace) -> None:
     differing = np.flatnonzero(pairs[:, 0] != pairs[:, 1])
     split = "test" if args.test else "validation"
     text = (f"{machine()}, one thread; {args.supernet}, {args.dataset}, {split} images\n\n"
-            f"{len(archs)} subnets drawn uniformly: top-1 {pairs[:, 0].min():.2f} to {pairs[:, 0].max():.2f} %; with and "
-            f"without folding equal for {len(archs) - len(differing)} of {len(archs)}, largest "
-            f"difference {np.abs(pairs[:, 0] - pairs[:, 1]).max():.2f} points\n\n")
+            f"{len(archs)} subnets drawn uniformly: top-1 {pairs[:, 0].min():.2f} to "
+            f"{pairs[:, 0].max():.2f} %; with and without folding equal for "
+            f"{len(archs) - len(differing)} of {len(archs)}, largest difference "
+            f"{np.abs(pairs[:, 0] - pairs[:, 1]).max():.2f} points\n\n")
+    print(text, flush=True)
     chosen = archs[:args.calibrated]
     rows = calibration(bench, chosen, pairs[:len(chosen), 1])
     n_all = len(bench.images(chosen[0]["r"]))

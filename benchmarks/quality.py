@@ -104,6 +104,8 @@ BENCHMARKS = {
     "nb201-imagenet16": _cells("imagenet16_120", 80.0),
     **{f"graph-{name}": _graph(name, "latency_ms", 60.0)
        for name in ("arxiv", "cora", "computers", "cs")},
+    **{f"graph-{name}-params": _graph(name, "params_m", largest) for name, largest in
+       (("arxiv", 0.3), ("cora", 3.5), ("computers", 0.12), ("cs", 1.1))},
 }
 
 
