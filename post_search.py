@@ -31,7 +31,7 @@ from search_space import (
     search_space_class,
 )
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import own_folder, read_json, write_json
 from utils.pareto import asf, high_tradeoff, non_dominated
 
 if TYPE_CHECKING:
@@ -567,9 +567,11 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         names: the folder of each chosen network, by its index in the front.
 
     Raises:
-        UserError: see `resolve`, `check_targets`, `make_cutter`, `score_unseen`.
+        UserError: a folder is a link; or as `resolve`, `check_targets`, `make_cutter`,
+            `score_unseen`.
     """
-    records, folders = [front[i] for i in names], [Path(args.save) / n for n in names.values()]
+    records = [front[i] for i in names]
+    folders = [own_folder(Path(args.save) / name) for name in names.values()]
     if found.space is None or found.space.family is None:
         if args.rescore or args.supernet_path:
             raise UserError(f"--rescore, --supernet_path: the search space {found.space_name} "

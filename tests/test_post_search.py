@@ -449,3 +449,16 @@ def test_damaged_settings_are_refused(settings):
     args = post_search.get_args_parser().parse_args(["--expr", "x", "--supernet_path", "w"])
     with pytest.raises(UserError, match="must be of type"):
         post_search.resolve(args, settings)
+
+
+def test_networks_are_not_written_through_a_link(search_folder, tmp_path):
+    first = post_search.read_search(str(search_folder), None).stats.archive[0]
+    (name,) = post_search.folder_names([first.sec_obj], "flops")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    args = post_search.get_args_parser().parse_args(
+        ["--expr", str(search_folder), "--save", str(tmp_path / "out"), "--pick", "0"])
+    with pytest.raises(UserError, match="a link"):
+        post_search.main(args)
+    assert not list((tmp_path / "elsewhere").iterdir())
