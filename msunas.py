@@ -133,7 +133,9 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    "(default: the search space's, ofa for supernets)")
     g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks: one "
                    "of Once-for-All's authors, or what python -m acc_predictor exported")
-    g.add_argument("--amp", action="store_true", help="evaluate in mixed precision")
+    g.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                   help="mixed precision in evaluations (default: in validation, on a GPU with "
+                   "bfloat16)")
     g.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
                    "~/.cache/msunas)")
     g.add_argument("--cache_gb", type=amount, help="its greatest size in GiB")

@@ -251,7 +251,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "cpu)")
     p.add_argument("--threads", type=count(1, 1024), help="CPU threads (default: one per core; "
                    "idle ones sleep, so that others can use the cores)")
-    p.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
+    p.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                   help="mixed precision (default: on a GPU with bfloat16)")
     p.add_argument("--print-freq", type=count(1), default=10,
                    help="batches from one line to the next (default: %(default)s)")
     return p
@@ -338,7 +339,7 @@ def validate(net: "nn.Module", provider: Any, resolution: int,
     from networks import recalibrate_bn
     from networks.folding import folded, speed_up
     from training.loops import evaluate
-    from utils.devices import amp_precision
+    from utils.devices import evaluation_precision
 
     device = evaluation_device(args.device)
     net.to(device)
@@ -347,7 +348,7 @@ def validate(net: "nn.Module", provider: Any, resolution: int,
         recalibrate_bn(net, provider.calibration_batches(resolution, device=device))
     net = folded(net)
     batches = provider.eval_batches(args.split, resolution, args.batch_size, device=device)
-    return evaluate(net, batches, amp=amp_precision(args.amp, device), progress=progress_bar,
+    return evaluate(net, batches, amp=evaluation_precision(args.amp, device), progress=progress_bar,
                     on_batch=BatchLog(len(batches), args.print_freq, say))
 
 

@@ -81,7 +81,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     device.add_argument("--device", help="cpu or cuda:0, ... (default: a GPU where there is one)")
     device.add_argument("--threads", type=count(1, 1024),
                         help="CPU threads (default: torch's choice)")
-    device.add_argument("--amp", action="store_true", help="mixed precision (default: off)")
+    device.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                        help="mixed precision (default: in validation, on a GPU with bfloat16)")
     device.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
                         "batch size (default: none)")
     device.add_argument("--save", help="file for the stats in JSON (default: net.stats in "

@@ -40,7 +40,7 @@ from search_space import (
     space_of,
 )
 from training.loops import evaluate, fine_tune
-from utils.devices import amp_precision, checked_device, over_gpus
+from utils.devices import amp_precision, checked_device, evaluation_precision, over_gpus
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -70,7 +70,8 @@ class NetEvaluator:
         self.split = "test" if options.test else "valid"
         self.n_epochs = info.n_epochs if options.n_epochs is None else options.n_epochs
         self.lr, self.trn_batch_size = info.lr, options.trn_batch_size or info.batch_size
-        self.amp = amp_precision(options.amp, self.device)
+        self.amp = evaluation_precision(options.amp, self.device)
+        self.tuning_amp = amp_precision(options.amp, self.device)
         self.latency_device = options.latency_device or (
             "cpu" if self.device.type == "cpu" else "gpu")
         self._device_of(self.latency_device)  # early, before the first evaluation
@@ -174,8 +175,8 @@ class NetEvaluator:
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
             device=self.device)
-        fine_tune(over_gpus(net, self.options.gpus, self.amp), batches, self.n_epochs,
-                  self.lr * batch_scale, amp=self.amp, seed=seed)
+        fine_tune(over_gpus(net, self.options.gpus, self.tuning_amp), batches, self.n_epochs,
+                  self.lr * batch_scale, amp=self.tuning_amp, seed=seed)
 
 
 class SupernetEvaluator(NetEvaluator, Evaluator):

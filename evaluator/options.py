@@ -34,7 +34,8 @@ class EvaluationOptions:
         gpus: indices of the GPUs that share the batches; fewer than two mean `device` alone.
         max_damaged: part of a split's images, 0..1, that may be damaged (one always may).
         cache_dir, cache_gb: folder for decoded images and its greatest size.
-        amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one.
+        amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one; None
+            is bfloat16 on a GPU that has it, without fine-tuning, and False elsewhere.
         threads: CPU threads; None leaves torch's choice.
         verbose: show a bar of the validation on a terminal.
         latency_batch_size: images in one pass where a latency is measured.
@@ -64,7 +65,7 @@ class EvaluationOptions:
     max_damaged: float = 0.01
     cache_dir: str | None = None
     cache_gb: float = 32.0
-    amp: bool | str = False
+    amp: bool | str | None = None
     threads: int | None = None
     verbose: bool = False
     latency_batch_size: int = 1

@@ -65,7 +65,7 @@ class Settings:
     test: bool = False
     evaluator: str | None = None
     oracle_path: str | None = None
-    amp: bool = False
+    amp: bool | None = None
     cache_dir: str | None = None
     cache_gb: float = 32.0
     n_gpus: int = 8

@@ -78,6 +78,19 @@ def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
     return usual if amp is True else amp or None
 
 
+def evaluation_precision(amp: bool | str | None, device: torch.device) -> str | None:
+    """Returns the precision of an evaluation: as `amp_precision`, but None leaves it to the device.
+
+    That is bfloat16 on a GPU that has it, where top-1 is that of float32 within the noise
+    (`benchmarks/results/precision.md`), and full precision elsewhere.
+    """
+    if amp is not None:
+        return amp_precision(amp, device)
+    has_bfloat16 = device.type == "xpu" or (
+        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return "bfloat16" if has_bfloat16 else None
+
+
 def autocast(device: torch.device, amp: str | None) -> Any:
     """Returns a context of mixed precision; `amp` is None or a key of `AMP_DTYPES`."""
     return torch.autocast(device.type, AMP_DTYPES[amp]) if amp else nullcontext()

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from utils import devices
-from utils.devices import default_device, device_count, seeded, synchronize
+from utils.devices import (
+    default_device,
+    device_count,
+    evaluation_precision,
+    seeded,
+    synchronize,
+)
 
 
 @pytest.mark.parametrize("kind", ["xpu", "mps"])
@@ -48,3 +54,14 @@ def test_the_generator_of_mps_is_put_back(monkeypatch):
         torch.rand(3)
     assert torch.equal(torch.rand(2), expected)
     assert len(states) == 2
+
+
+@pytest.mark.parametrize(("amp", "device", "has", "expected"), [
+    (None, "cpu", True, None), (None, "cuda", True, "bfloat16"), (None, "cuda", False, None),
+    (False, "cuda", True, None), (True, "cuda", True, "float16"), (True, "cpu", True, "bfloat16"),
+    ("bfloat16", "cuda", False, "bfloat16"), (None, "mps", True, None),
+    (None, "xpu", True, "bfloat16")])
+def test_gpus_with_bfloat16_evaluate_in_it_unless_told_otherwise(monkeypatch, amp, device, has,
+                                                                 expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    assert evaluation_precision(amp, torch.device(device)) == expected
