@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -208,6 +209,17 @@ def test_one_iteration_of_every_published_search(name, use, tmp_path):
     sizes = [*(RANDOM if name.endswith("random") else SEARCH),
              *(ONE_EPOCH if DATASETS[dataset].n_epochs else [])]
     search(planned(name), *sizes, "--supernet_path", SUPERNET, save=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_shell_script_runs_a_search_with_workers(place, tmp_path):
+    data = LAYOUTS["cifar10 folders"](tmp_path / "some data", None).root
+    words = ["cifar10-random", "--data", data, "--save", tmp_path / "run", "--supernet_path",
+             place / SUPERNET, *TINY, *ONE_EPOCH, *RANDOM]
+    done = subprocess.run(["sh", "scripts/search.sh", *map(str, words)], cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    check(tmp_path / "run", 3, 0, "flops")
 
 
 @pytest.mark.slow
