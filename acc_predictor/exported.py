@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 
 from acc_predictor import PREDICTORS, get_acc_predictor
-from acc_predictor.adaptive_switching import N_FOLDS, cross_validation_folds
 from acc_predictor.base import AccPredictor
 from search_space import Arch, SearchSpace
 from utils.errors import UserError
@@ -142,6 +141,9 @@ def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
     Raises:
         UserError: fewer points than two folds of two.
     """
+    # Here, since it imports every predictor: what reads settings must start at once.
+    from acc_predictor.adaptive_switching import N_FOLDS, cross_validation_folds
+
     n_folds = min(N_FOLDS, len(X) // 2)
     if n_folds < 2:
         raise UserError(f"{len(X)} architectures are too few for a cross-validation; evaluate more")

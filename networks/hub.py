@@ -25,6 +25,9 @@ TOLERANCE = 1e-4
 
 _ACTIVATIONS = {"relu": "nre", "relu6": "nr6", "h_swish": "nhs"}
 _MODEL_ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "h_swish": "hard_swish"}
+# Why timm cannot build the networks of a family.
+_NOT_IN_TIMM = {"ResNets": "its ResNet has one inner width for all blocks of a stage, and no "
+                           "residual layer in the stem"}
 _ARCHITECTURES = {"MobileNetV3": "nsganetv2", "ProxylessNASNets": "nsganetv2_proxyless"}
 
 
@@ -59,8 +62,9 @@ def timm_model(config: Config) -> TimmModel:
     """
     config = check_config(config)
     if config["name"] not in _ARCHITECTURES:
-        raise UserError(f"timm has no blocks for a {config['name']}; hub/ is written for "
-                        f"{', '.join(_ARCHITECTURES)}")
+        reason = _NOT_IN_TIMM.get(config["name"], "it has no such blocks")
+        raise UserError(f"timm cannot build a {config['name']}: {reason}; hubconf.py loads it, and "
+                        "scripts/export.py writes it for other runtimes")
     stem, head = config["first_conv"], config["feature_mix_layer"]
     stages = _stages(config)
     if config["name"] == "MobileNetV3":

@@ -34,7 +34,7 @@ from networks.hub import (
     to_timm,
     write_hub,
 )
-from search_space import OFASearchSpace
+from search_space import OFASearchSpace, get_search_space
 from tests.conftest import ROOT
 from training.loops import evaluate
 from utils.errors import UserError
@@ -235,6 +235,14 @@ def build_config():
     following = config["blocks"][1]["conv"]
     following["mid_channels"] = 24
     return config
+
+
+def test_a_resnet_has_no_timm_form_and_the_reason_says_what_else(tmp_path):
+    arch = get_search_space("resnet50").extremes()[0]
+    net = cut_subnet(build_supernet(10, 0.35, family="resnet50"), arch)
+    with pytest.raises(UserError, match=r"one inner width .* hubconf\.py .* scripts/export\.py"):
+        write_hub(net, tmp_path / "hub", Preprocessing(64, "crop", (0.5,) * 3, (0.5,) * 3), "")
+    assert not (tmp_path / "hub").exists()
 
 
 def test_a_model_card_says_who_chose_by_the_images(digits):
