@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, table
+from common import ROOT, machine, table
 from direct import nsga2_front
 
 from cli.scripts import run_script
-from evaluator import EVALUATORS
+from evaluator import build_evaluator
 from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
@@ -33,7 +33,6 @@ from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
 from utils.pareto import normalized_hypervolume
-from utils.registry import load_class
 
 BUDGETS = (60, 100, 140, 180, 220, 260, 300, 340)
 BATCH = 8
@@ -60,6 +59,7 @@ class Benchmark:
         space: name of the search space.
         settings: of the space.
         evaluator: row of `EVALUATORS`.
+        n_classes, width: of the supernet, for the counted costs.
     """
 
     file: str
@@ -68,15 +68,17 @@ class Benchmark:
     space: str = "mbv3"
     settings: dict[str, Any] = field(default_factory=dict)
     evaluator: str = "oracle"
+    n_classes: int = 1000
+    width: float = 1.0
 
     def search(self, data: Path, strategy: str, seed: int) -> Search:
         """Returns the search, ready to run."""
         path = str(data / self.file)
         settings = self.settings | ({} if self.evaluator == "oracle" else {"table": path})
         space = get_search_space(self.space, **settings)
-        costs = SpaceCosts(space)
-        evaluator = load_class(EVALUATORS, self.evaluator, "evaluator")(
-            oracle_path=path, search_space=self.space, space_options=settings)
+        costs = SpaceCosts(space, self.n_classes, self.width)
+        evaluator = build_evaluator(self.evaluator, {
+            "oracle_path": path, "search_space": self.space, "space_options": settings})
         n_doe = N_DOE.get(strategy, SMALL_DOE)
         return Search(space, make_objectives(self.objective, space, reported=True, costs=costs),
                       strategy, engine=InProcess(evaluator), n_doe=n_doe, n_iter=BATCH,
@@ -99,6 +101,10 @@ BENCHMARKS = {
     "mbv3-224": Benchmark("ofa_mbv3_acc_predictor.pth", "flops", (30.0, 600.0),
                           settings={"resolutions": [224]}),
     "resnet50": Benchmark("ofa_resnet50_acc_predictor.pth", "flops", (30.0, 6000.0), "resnet50"),
+    # What a search of the digits supernet evaluated (test images), as `python -m acc_predictor`
+    # exported it.
+    "digits": Benchmark(str(ROOT / "data/digits_predictor.json"), "flops", (7.0, 10.0),
+                        settings={"resolutions": list(range(32, 49, 4))}, n_classes=10, width=0.35),
     "nb201-cifar10": _cells("cifar10", 20.0),
     "nb201-cifar100": _cells("cifar100", 50.0),
     "nb201-imagenet16": _cells("imagenet16_120", 80.0),

@@ -4,8 +4,9 @@
 
 Each scenario has two searches by msunas: an earlier one of 340 evaluations, and a new one. The new
 one starts cold (100 architectures as in the paper) or from the earlier one. Where the accuracies
-are the same (another objective, a constraint) its rows cost nothing; where they are not (another
-data set) its 100 best architectures are evaluated. DATA is the folder of quality.py.
+are the same (another objective, a constraint) its rows cost nothing, and 240 evaluations follow;
+where they are not (another data set) its 100 best architectures are evaluated in place of the
+random sample. DATA is the folder of quality.py.
 """
 
 import argparse
