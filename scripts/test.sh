@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs every test. Usage: bash scripts/test.sh [pytest arguments]
+# Sets up .venv and runs every test, two at a time. Usage: bash scripts/test.sh [pytest arguments],
+# as -n 0 for one at a time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
@@ -9,4 +10,4 @@ echo "[test] ruff"
 echo "[test] mypy"
 "$PYTHON" -m mypy
 echo "[test] pytest"
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadgroup "$@"
