@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOGETHER = ("tests/jobs",)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups the tests for `pytest -n 2 --dist loadgroup`."""
     for item in items:
