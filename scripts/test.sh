@@ -10,4 +10,4 @@ echo "[test] ruff"
 echo "[test] mypy"
 "$PYTHON" -m mypy
 echo "[test] pytest"
-exec "$PYTHON" -m pytest -n 2 --dist loadgroup "$@"
+exec "$PYTHON" -m pytest -n 2 "$@"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,16 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests of one file run in one process, so that they share its fixtures; those of tests/jobs start
 # Ray clusters, of which a machine holds one at a time.
-TOGETHER = ("tests/jobs",)
+TOGETHER = ("tests/jobs/",)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups the tests for `pytest -n 2 --dist loadgroup`."""
-    for item in items:
-        file = item.path.relative_to(ROOT).as_posix()
-        folder = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
-        item.add_marker(pytest.mark.xdist_group(folder))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Returns what distributes the tests for `pytest -n 2`: by file, or by folder of `TOGETHER`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
