@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import shlex
 import time
 
 import numpy as np
@@ -205,7 +206,8 @@ def test_command_line(run_command, shared_data, subnet_file):
 def test_layers_that_a_table_lacks_are_named(fails_clearly, shared_data):
     (config,) = (shared_data / "ofa_specialized").glob("cpu_lat*.config")
     fails_clearly("-m", "evaluator.costs", config, "--lut", shared_data / "i7-8700K_lut.yaml",
-                  match=f"build_lut.py --out my_lut.yaml --config {config} --resolutions 224")
+                  match="build_lut.py --out my_lut.yaml --config "
+                        f"{shlex.quote(str(config))} --resolutions 224")
 
 
 def test_a_typed_resolution_goes_before_that_of_a_config(shared_data, tmp_path, capsys):

@@ -296,7 +296,7 @@ def test_a_plan_says_when_the_cache_cannot_hold_its_images(tmp_path, run_command
     """50,000 test images in 17 resolutions are 134 GB; 10,000 of the training set fit."""
     (tmp_path / "data").mkdir()
     flags = ["msunas.py", "--dry_run", "--data", tmp_path / "data", "--supernet_path",
-             ROOT / "data/ofa_digits_d234_e346_k357_w0.35", "--n_classes", 1000]
+             ROOT / "data/ofa_digits_d234_e346_k357_w0.35", "--n_epochs", 1]
     whole = run_command(*flags, "--test").stdout
     assert "the images in 17 resolutions need 134 GB, but --cache_gb is 32" in whole
     assert "--cache_gb is" not in run_command(*flags, "--vld_size", 10_000).stdout
