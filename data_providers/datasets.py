@@ -3,7 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -384,29 +385,42 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
     if name == "digits":
         return load_digits(split)
     root = _root(name, path, download)
-    layout, root = _find_layout(name, root, split, download)
-    try:
-        images = _load(layout, root, split)
-    except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
-        hint = "; get it again with --download into an empty folder" if layout.downloads else ""
-        raise UserError(f"{root}: looks like {layout.name}, but cannot be read: "
-                        f"{one_line(error)}{hint}") from error
+    with _no_other_fetches(root) if download else nullcontext():
+        layout, root = _find_layout(name, root, split, download)
+        try:
+            images = _load(layout, root, split)
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+            hint = "; get it again with --download into an empty folder" if layout.downloads else ""
+            raise UserError(f"{root}: looks like {layout.name}, but cannot be read: "
+                            f"{one_line(error)}{hint}") from error
     _check_classes(info, images, root, layout, split)
     return images
 
 
+@contextmanager
+def _no_other_fetches(root: Path) -> Iterator[None]:
+    """Inside, no other process that may download unpacks archives into the folder."""
+    lock = FileLock(root / ".download.lock")
+    try:
+        lock.acquire()
+    except OSError:  # nobody can write here
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _load(layout: Layout, root: Path, split: str) -> Images:
-    """Loads a layout; where it is not there yet, one process fetches it and the others wait."""
+    """Loads a layout, which is fetched where it is not there yet."""
     if layout.missing(root, split) is None:
         return layout.load(root, split)
-    with FileLock(root / ".download.lock"):
-        if layout.missing(root, split) is None:
-            return layout.load(root, split)
-        try:
-            return layout.load(root, split, download=True)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{root}: {layout.name} could not be downloaded: {one_line(error)}; "
-                            "try again, or get it from its authors") from error
+    try:
+        return layout.load(root, split, download=True)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{root}: {layout.name} could not be downloaded: {one_line(error)}; "
+                        "try again, or get it from its authors") from error
 
 
 def _root(name: str, path: str | os.PathLike | None, download: bool) -> Path:
