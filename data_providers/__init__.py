@@ -7,7 +7,7 @@ from data_providers.table import DATASETS, DatasetInfo, get_dataset_info
 
 _LAZY = {"DataProvider": "provider", "build_dataset": "datasets", "count_classes": "datasets",
          "load_images": "datasets", "eval_transform": "transforms",
-         "train_transform": "transforms", "normalise": "transforms"}
+         "train_transform": "transforms", "Normalise": "transforms"}
 __all__ = ["DATASETS", "DatasetInfo", "get_dataset_info", *_LAZY]
 
 

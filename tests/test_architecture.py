@@ -1,6 +1,7 @@
 """The layout: imports point down only, and what must stay light is light."""
 
 import ast
+import importlib
 import subprocess
 import sys
 
@@ -40,6 +41,13 @@ def test_imports_point_down_only(package):
         own = imported(path) & (set(ALLOWED) | SCRIPTS | {"tests", "benchmarks", "scripts"})
         forbidden = own - ALLOWED[package] - {package}
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_every_name_that_a_package_exports_is_there(package):
+    module = importlib.import_module(package)
+    for name in getattr(module, "__all__", ()):
+        assert getattr(module, name) is not None
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
