@@ -42,7 +42,8 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
     if evaluator not in _WITHOUT_DATA:
         images = "the test images" if settings["vld_size"] is None else settings["vld_size"]
         found["vld_size"] = f"{settings['dataset']}: {images}, seed {settings['seed']}"
-        if settings["data"] and os.path.isdir(settings["data"]):
+        # what is still to be fetched has no listing yet
+        if settings["data"] and os.path.isdir(settings["data"]) and not settings["download"]:
             found["data"] = _of_folder(settings["data"])
     code = {name: _of_code(settings[name]) for name in CODE_FLAGS if names_code(settings[name])}
     return found | {name: digest for name, digest in code.items() if digest}
@@ -98,13 +99,17 @@ def _of_folder(path: str | os.PathLike) -> str:
 
 
 def _listing(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    """Yields (relative path, bytes) of every file below, in order; each folder once."""
+    """Yields (relative path, bytes) of every file below, in order; each folder once.
+
+    Hidden files and folders, which tools leave, are no data.
+    """
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")),
+                         key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
             yield from _listing(folder / entry.name, f"{prefix}{entry.name}/", seen)

@@ -210,6 +210,16 @@ def test_a_change_of_each_kind_of_input_is_seen(tmp_path, monkeypatch, flag, nam
         check_inputs("here", before, fingerprints(settings))
 
 
+def test_what_a_download_leaves_is_no_change(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = inputs(tmp_path)
+    before, fetching = fingerprints(settings), fingerprints({**settings, "download": True})
+    (tmp_path / "data" / ".download.lock").touch()
+    check_inputs("here", before, fingerprints(settings))
+    (tmp_path / "data" / "fetched.jpg").touch()
+    check_inputs("here", fetching, fingerprints(settings))
+
+
 def test_inputs_that_changed_are_noticed(finished, tmp_path, run_command, fails_clearly):
     save = tmp_path / "run"
     shutil.copytree(finished[0], save)
