@@ -23,6 +23,7 @@ from cli.types import DOWNLOAD, MAX_DAMAGED, amount, checked_values, count, inte
 from data_providers.table import DATASETS, get_dataset_info
 from search_space import SEARCH_SPACES, family_of, get_search_space
 from search_space.backbones import width_from_name
+from training.flags import add_teacher_flags
 from training.rules import RULES
 from utils.errors import UserError
 from utils.locks import locked_beside
@@ -94,12 +95,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "and the smallest), 1, 2, 4, 4 of ofa by phase")
     g.add_argument("--kd_ratio", type=number(0), default=1.0,
                    help="weight of the teacher's output against the labels")
-    g.add_argument("--teacher", default=None, metavar="WHO",
-                   help="learn from a trained network, too: a supernet's checkpoint (at its full "
-                        "size), a net.config, or the name of a timm model")
-    g.add_argument("--teacher_checkpoint", default=None, metavar="FILE",
-                   help="weights of a teacher that is a net.config or a timm model; "
-                        "None: timm's pretrained ones")
+    add_teacher_flags(g)
     g.add_argument("--teacher_size", type=count(8), default=None, metavar="PX",
                    help="size to which the teacher's images are brought; None: the step's")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
@@ -343,8 +339,8 @@ def _teacher(args: argparse.Namespace, provider: Any, world: "World", largest: i
 
     size = args.teacher_size
     teacher = load_teacher(args.teacher, args.teacher_checkpoint, provider.n_classes)
-    net = ready_to_teach(teacher, lambda: provider.calibration_batches(size or largest),
-                         world.device)
+    net = ready_to_teach(teacher, lambda: provider.calibration_batches(
+        size or largest, device=world.device), world.device)
     return net if size is None else nn.Sequential(Resize((size, size)), net)
 
 

@@ -22,6 +22,7 @@ from networks import (
 from search_space import get_search_space
 from tests.networks.test_families import CASES
 from training.students import load_teacher
+from utils.errors import UserError
 
 SIZE = 32
 
@@ -93,6 +94,8 @@ def test_a_fine_tuned_network_is_written_and_read_again(files, tmp_path, capsys)
 def test_a_supernet_teaches_at_its_full_size(files):
     teacher = load_teacher(str(files.supernet), None, 10)
     assert teacher.calibrate
+    with pytest.raises(UserError, match="has weights of its own"):
+        load_teacher(str(files.supernet), "weights", 10)
     largest = get_search_space(files.name, resolutions=[SIZE]).extremes()[1]
     supernet_params = sum(p.numel() for p in cut_subnet(
         build_supernet(10, CASES[files.name][0], 0.0, files.name), largest).parameters())

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+from typing import Any
 
 from cli.types import amount, count, number
 from data_providers.table import DATASETS
@@ -41,16 +42,21 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--drop", type=number(0, 1), default=0.0, help="dropout before the classifier")
     g.add_argument("--drop-path", "--drop-connect", type=number(0, 1), default=0.0,
                    help="drop path of the last block; it grows linearly with depth")
-    g.add_argument("--teacher", default=None, metavar="WHO",
-                   help="distil from: a supernet's checkpoint (at its full size), a net.config, "
-                        "or the name of a timm model")
-    g.add_argument("--teacher-checkpoint", default=None, metavar="FILE",
-                   help="weights of a teacher that is a net.config or a timm model; "
-                        "None: timm's pretrained ones")
+    add_teacher_flags(g)
     g.add_argument("--kd-ratio", type=number(0), default=1.0,
                    help="weight of the teacher's output, against 1 for the labels")
     g.add_argument("--kd-temperature", type=amount, default=1.0,
                    help="temperature of the teacher's and the network's output")
+
+
+def add_teacher_flags(group: Any) -> None:
+    """Adds what `training.students.load_teacher` takes to a group of flags."""
+    group.add_argument("--teacher", default=None, metavar="WHO",
+                       help="learn from a trained network, too: a supernet's checkpoint (at its "
+                            "full size), a net.config, or the name of a timm model")
+    group.add_argument("--teacher-checkpoint", "--teacher_checkpoint", default=None, metavar="FILE",
+                       help="weights of a teacher that is a net.config or a timm model; "
+                            "None: timm's pretrained ones")
 
 
 def add_optimisation_flags(p: argparse.ArgumentParser) -> None:

@@ -265,8 +265,9 @@ class SupernetTraining:
 
     def _rule(self, phase: int, progress: float, copy_teacher: bool = False) -> Rule:
         recipe, kind = self.recipe, rule_class(self.recipe.rule)
-        full = self._full_network() if copy_teacher and kind.needs_teacher else self.full
-        teacher: Teaching | None = self.external or full
+        teacher: Teaching | None = self.external
+        if teacher is None:
+            teacher = self._full_network() if copy_teacher and kind.needs_teacher else self.full
         return kind(self.phases[phase], self.space, recipe.resolutions, progress=progress,
                     n_random=recipe.n_random, kd_ratio=recipe.kd_ratio,
                     smoothing=recipe.smoothing, teacher=teacher)

@@ -246,6 +246,9 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
         net = build_from_config(read_config(who))
         load_weights(net, checkpoint)
         classes = net.classifier.out_features
+    elif checkpoint is not None:
+        raise UserError(f"--teacher-checkpoint {checkpoint}: the supernet {who} has weights of its "
+                        "own; leave it out")
     else:
         supernet = load_supernet(who)
         largest = get_search_space(supernet.family).extremes()[1]
