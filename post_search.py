@@ -17,7 +17,7 @@ from cli.commands import command_line
 from cli.progress import progress_bar
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
-from search.archive import Record, Stats, latest_stats, objectives, read_stats
+from search.archive import Record, Stats, objectives, read_stats, stats_file
 from search.constraints import Limit, parse_limits, parse_number
 from search.run_folder import SETTINGS
 from search.settings import read_stored
@@ -249,23 +249,23 @@ def read_search(path: str, sec_obj: str | None, search_space: str | None = None)
     Raises:
         UserError: no such search, a damaged file, or other objectives or another search space.
     """
-    stats_file = latest_stats(path) if Path(path).is_dir() else Path(path)
-    settings = read_stored(stats_file.parent)
-    stated = read_json(stats_file, "stats file", allow_nan=True).get("search_space")
+    file = stats_file(path)
+    settings = read_stored(file.parent)
+    stated = read_json(file, "stats file", allow_nan=True).get("search_space")
     stored = stated or settings.get("search_space")
     if search_space and stored and search_space != stored:
-        raise UserError(f"{stats_file}: its search space is {stored}, not {search_space}; leave "
+        raise UserError(f"{file}: its search space is {stored}, not {search_space}; leave "
                         "--search_space out")
     space, check = _space(search_space or stored, settings, typed=search_space is not None)
-    stats = read_stats(stats_file, check)
+    stats = read_stats(file, check)
     stated = stats.sec_obj or settings.get("sec_obj")
     if sec_obj and stated and sec_obj != stated:
-        raise UserError(f"{stats_file}: its second objective is {stated}, not {sec_obj}; leave "
+        raise UserError(f"{file}: its second objective is {stated}, not {sec_obj}; leave "
                         "--sec_obj out")
     name = stated or sec_obj or "flops"
     if not isinstance(name, str) or not all(re.fullmatch(r"[A-Za-z_][\w@]*", part, re.ASCII)
                                             for part in name.split("+")):
-        raise UserError(f"{stats_file}: {str(name)[:60]!r} is no name of a second objective, such "
+        raise UserError(f"{file}: {str(name)[:60]!r} is no name of a second objective, such "
                         "as flops, params, cpu, gpu64")
     return Found(stats, name, settings, space, search_space or stored)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from acc_predictor import PREDICTORS, get_acc_predictor
 from acc_predictor.base import AccPredictor
+from cli.progress import progress_bar
 from search_space import Arch, SearchSpace
 from utils.errors import UserError
 from utils.files import open_regular, read_json, write_json
@@ -94,11 +95,8 @@ class ExportedPredictor:
             UserError: an architecture does not belong to the space, or too few of them.
         """
         X = encoded(space, self.archs)
-        return {name: self._fitted(space, X, np.array(column)) for name, column in
-                {"top1_err": self.top1_err, **self.reported}.items()}
-
-    def _fitted(self, space: SearchSpace, X: np.ndarray, y: np.ndarray) -> AccPredictor:
-        return fitted(self.predictor, space, X, y, self.seed)
+        return {name: fitted(self.predictor, space, X, np.array(column), self.seed)
+                for name, column in {"top1_err": self.top1_err, **self.reported}.items()}
 
 
 def is_exported(path: str | os.PathLike) -> bool:
@@ -122,8 +120,8 @@ def fitted(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
                              space=space)
 
 
-def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray, seed: int,
-                    progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
+                    seed: int) -> dict[str, Any]:
     """Returns how well a predictor ranks and meets what it was not fitted on.
 
     Args:
@@ -132,7 +130,6 @@ def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
         X: (n, n_var) distinct vectors.
         y: (n,) errors in percent.
         seed: of the folds, and of the fits.
-        progress: is told (fold, folds) after each fit.
 
     Returns:
         `folds`, the mean and the standard deviation over the folds of Kendall's tau (`tau`,
@@ -148,12 +145,10 @@ def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
     if n_folds < 2:
         raise UserError(f"{len(X)} architectures are too few for a cross-validation; evaluate more")
     taus, predicted = [], np.zeros(len(X))
-    for i, fold in enumerate(cross_validation_folds(len(X), seed, n_folds), 1):
+    for fold in progress_bar(cross_validation_folds(len(X), seed, n_folds), "fold"):
         rest = np.setdiff1d(np.arange(len(X)), fold)
         predicted[fold] = fitted(name, space, X[rest], y[rest], seed).predict(X[fold])[:, 0]
         taus.append(kendall(predicted[fold], y[fold]))
-        if progress is not None:
-            progress(i, n_folds)
     return {"folds": n_folds, "tau": float(np.mean(taus)), "tau_std": float(np.std(taus)),
             "rmse": rmse(predicted, y)}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from search import events
-from search.archive import Stats, latest_stats, objectives, read_stats, stats_path
+from search.archive import Stats, objectives, read_stats, stats_file, stats_path
 from search.run_folder import RETRIES
 from search.settings import read_stored
 from search_space import get_search_space
@@ -204,7 +204,7 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
     Raises:
         UserError: no search there, a damaged file, or architectures of an unknown space.
     """
-    file = latest_stats(path) if Path(path).is_dir() else Path(path)
+    file = stats_file(path)
     folder = file.parent
     settings = read_stored(folder)
     stats = read_stats(file)
