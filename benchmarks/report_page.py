@@ -1,14 +1,16 @@
 """How fast a report opens and answers in Chromium, and how large it is.
 
 Searches of the ImageNet space with formula accuracies: 350 networks, and 5,000. Needs playwright
-and Chromium (or CHROMIUM, its path). Prints Markdown.
+and Chromium (or CHROMIUM, its path).
 
-    python benchmarks/report_page.py > benchmarks/results/report_page.md
+    python benchmarks/report_page.py [--save benchmarks/results/report_page.md]
 """
 
+import argparse
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +20,9 @@ from typing import Any
 from common import machine, moment, table
 from playwright.sync_api import sync_playwright
 
+from cli.scripts import run_script
 from tests.visualization.runs import N_ITER, make_run
+from utils.files import write_text
 from visualization.report import write_report
 
 SIZES, ITERATIONS, REPEATS, HOVERS = (350, 5000), 10, 3, 10
@@ -85,7 +89,15 @@ def look(browser: Any, path: Path) -> list[float]:
     return found
 
 
-def main() -> None:
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = argparse.ArgumentParser(prog="report_page.py", description=__doc__.splitlines()[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--save", type=Path, help="file for the table as well")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
     """Prints the table."""
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
@@ -101,14 +113,15 @@ def main() -> None:
                          *(f"{value:.2f}" for value in middle[:3]),
                          *(f"{1000 * value:.0f}" for value in middle[3:])])
         browser.close()
-    print("# Reports in a browser\n")
-    print(f"`python benchmarks/report_page.py`. Chromium {version}, headless, no GPU; medians "
-          f"of {REPEATS} openings, each in a\nfresh context. Words and charts: by the page's "
-          "clock, from the start of the navigation until\nthey are made. Processor: what the "
-          "page's thread took of the CPU until then, which other programs\nchange less. "
-          f"{machine()}.\n{moment()}.\n")
-    print(table(COLUMNS, rows))
+    text = (f"# Reports in a browser\n\n`python benchmarks/report_page.py`. Chromium {version}, "
+            f"headless, no GPU; medians of {REPEATS} openings, each in a\nfresh context. Words and "
+            "charts: by the page's clock, from the start of the navigation until\nthey are made. "
+            "Processor: what the page's thread took of the CPU until then, which other programs\n"
+            f"change less. {machine()}.\n{moment()}.\n\n{table(COLUMNS, rows)}\n")
+    print(text)
+    if args.save:
+        write_text(args.save, text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main, get_args_parser()))

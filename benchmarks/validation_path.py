@@ -57,7 +57,9 @@ def main(args: argparse.Namespace) -> None:
     text = table(("pass", "before, images/s", "now, images/s", "ratio"), rows)
     print(text)
     write_text(args.save, f"CIFAR-10 at {args.resolution} px, {args.n_images} images, median of "
-                          f"{args.rounds} pairs, one thread.\n{machine()}. {moment()}\n\n{text}\n")
+                          f"{args.rounds} pairs, one thread. The validation path ends at a "
+                          f"pretended GPU that computes nothing.\n{machine()}. {moment()}\n\n"
+                          f"{text}\n")
 
 
 def measure(args: argparse.Namespace, tree: Path, cache: str) -> dict[str, float]:
