@@ -61,7 +61,7 @@ best=$(ls -d "$run"/selected/net-* | tail -n 1)
 cat <<END
 [demo] done. Look at it: open $run/report.html in a browser (it needs no network), or $run/plots/history.png
 [demo] next: export a network, and see what it says of pictures of your own
-    $PYTHON scripts/export.py $best/net.config $best/net.inherited --to onnx --dataset digits
-    $PYTHON validation.py --dataset digits -m $best/net.config --pretrained $best/net.inherited --predict PICTURE
+    .venv/bin/python scripts/export.py $best/net.config $best/net.inherited --to onnx --dataset digits
+    .venv/bin/python validation.py --dataset digits -m $best/net.config --pretrained $best/net.inherited --predict PICTURE
 [demo] or search your own pictures: README.md, "Your own pictures in six commands"
 END
