@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 OF_THE_CALL = {"resume", "dry_run", "check", "typed", "save"}
 # Flags beside the recipe that a resumed training must share.
 IDENTITY = ("dataset", "vld_size", "init", "from_", "teacher", "teacher_checkpoint",
-            "teacher_size")
+            "teacher_size", "teacher_amp")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -98,6 +98,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_teacher_flags(g)
     g.add_argument("--teacher_size", type=count(8), default=None, metavar="PX",
                    help="size to which the teacher's images are brought; None: the step's")
+    g.add_argument("--teacher_amp", choices=("bfloat16", "float16"), default=None,
+                   help="precision of the teacher; None: that of --amp")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
                    help="mixed precision")
     g.add_argument("--seed", type=count(0, 2**63), default=0,
@@ -336,12 +338,15 @@ def _teacher(args: argparse.Namespace, provider: Any, world: "World", largest: i
     from torchvision.transforms.v2 import Resize
 
     from training.students import load_teacher, ready_to_teach
+    from utils.devices import InPrecision
 
     size = args.teacher_size
     teacher = load_teacher(args.teacher, args.teacher_checkpoint, provider.n_classes)
     net = ready_to_teach(teacher, lambda: provider.calibration_batches(
         size or largest, device=world.device), world.device)
-    return net if size is None else nn.Sequential(Resize((size, size)), net)
+    if size is not None:
+        net = nn.Sequential(Resize((size, size)), net)
+    return InPrecision(net, args.teacher_amp or args.amp)
 
 
 def _percent(top1: dict[str, float]) -> str:
@@ -363,8 +368,8 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         raise UserError("--init and --from: a training starts from one of them")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
-    if args.teacher is None and (args.teacher_checkpoint or args.teacher_size):
-        raise UserError("--teacher_checkpoint, --teacher_size: need --teacher")
+    if args.teacher is None and (args.teacher_checkpoint or args.teacher_size or args.teacher_amp):
+        raise UserError("--teacher_checkpoint, --teacher_size, --teacher_amp: need --teacher")
     if args.epochs is not None and not sum(args.epochs):
         raise UserError("--epochs: one number for each phase, not all of them 0")
     resolutions = args.resolutions or [8]

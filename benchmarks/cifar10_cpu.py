@@ -273,10 +273,12 @@ def report(args: argparse.Namespace) -> None:
 
 def times(run: Path) -> str:
     """Returns the table of the steps."""
+    minutes: dict[str, np.ndarray] = {}  # a step that was cut has several rows
     with open(run / "steps.tsv", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))
-    return "## Steps\n\n" + table(("step", "minutes"), [
-        (name, f"{int(seconds) / 60:.1f}") for name, seconds, *_ in rows])
+        for name, wall, cpu, _ in csv.reader(file, delimiter="\t"):
+            minutes[name] = minutes.get(name, np.zeros(2)) + np.array([int(wall), int(cpu)]) / 60
+    return "## Steps\n\n" + table(("step", "minutes", "minutes of a core"), [
+        (name, f"{wall:.1f}", f"{cpu:.1f}") for name, (wall, cpu) in minutes.items()])
 
 
 def teaching(run: Path) -> str:

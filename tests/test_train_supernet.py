@@ -374,7 +374,7 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     done = run_command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
                        "train_supernet.py", "--save", path, "--epochs", "1,0,0,1", "--device",
                        "cpu", *TINY, "--teacher", "data/ofa_digits_d234_e346_k357_w0.35",
-                       "--teacher_size", 24)
+                       "--teacher_size", 24, "--teacher_amp", "bfloat16")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test images: smallest") == 1
     assert "2 x cpu" in done.stdout
