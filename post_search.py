@@ -441,14 +441,11 @@ def make_cutter(settings: dict[str, Any]) -> Cutter:
     if settings["n_epochs"]:
         print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
               "net.inherited holds the supernet's weights, to be fine-tuned", file=sys.stderr)
-    import torch
-
     from evaluator.accuracy import SupernetEvaluator
     from evaluator.options import EvaluationOptions
 
-    on_gpu = torch.cuda.is_available() and settings["n_gpus"] != 0
     evaluator = SupernetEvaluator(EvaluationOptions.of(
-        {**settings, "n_classes": None, "device": "cuda:0" if on_gpu else "cpu"}))
+        {**settings, "n_classes": None, "device": "cpu" if settings["n_gpus"] == 0 else None}))
     return Cutter(evaluator.calibrated, evaluator)
 
 

@@ -88,11 +88,11 @@ def measured(data: str, cache: str, resolution: int, n_images: int) -> dict[str,
     list(cached.eval_batches("valid", *sizes))
     speeds = {"cold": images_per_s(streamed.eval_batches("valid", *sizes)),
               "cached": images_per_s(cached.eval_batches("valid", *sizes))}
-    if not hasattr(provider, "_pins"):  # the older program copies what the processor normalised
+    if not hasattr(provider, "_pinned"):  # the older program copies what the processor normalised
         batches = ((images.clone(), labels) for images, labels in
                    cached.eval_batches("valid", *sizes))
     else:
-        provider._pins = lambda device: True
+        provider.copies_alongside = lambda device: True
         torch.Tensor.pin_memory = torch.Tensor.clone
         batches = cached.eval_batches("valid", *sizes, device="meta")
     return speeds | {"validation path": images_per_s(batches)}

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from data_providers.cache import Entry
 from data_providers.datasets import Images
 from data_providers.pictures import DAMAGED
 from data_providers.transforms import preserved_generators, seed_everything
+from utils.devices import copies_alongside
 
 Geometry = Callable[[Any], Any]
 Item = TypeVar("Item")
@@ -169,19 +171,22 @@ class Batches:
         start: begins a pass over raw batches.
         n_batches: the length.
         finish: what becomes of a raw batch.
+        device: which `finish` sends it to; None leaves it in memory.
         sampler: whose epoch is set, where passes differ.
     """
 
     def __init__(self, start: Callable[[], Iterable[RawBatch]], n_batches: int,
-                 finish: Callable[[RawBatch], Any], sampler: SeededBatches | None = None) -> None:
+                 finish: Callable[[RawBatch], Any], device: Any = None,
+                 sampler: SeededBatches | None = None) -> None:
         self.start, self.n_batches, self.finish = start, n_batches, finish
-        self.sampler = sampler
+        self.device, self.sampler = device, sampler
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __iter__(self) -> Iterator[Any]:
-        return (self.finish(raw) for raw in self.start() if len(raw.labels))
+        return sent_ahead((raw for raw in self.start() if len(raw.labels)), self.finish,
+                          self.device)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass that of `epoch`; without it, each pass is the next epoch."""
@@ -212,6 +217,41 @@ def ahead(items: Iterable[Item], prepare: Callable[[Item], Item], depth: int = 2
             ready = waiting.popleft().result()
             waiting.extend(pool.submit(prepare, item) for item in islice(left, 1))
             yield ready
+
+
+def sent_ahead(items: Iterable[Item], send: Callable[[Item], Any], device: Any) -> Iterator[Any]:
+    """Yields `send(item)` in order; a GPU is sent the next one while it computes with the last.
+
+    `send` copies to the device and works there, on a stream of its own. Use what it returns on the
+    stream on which you asked for it: that one waits until it has arrived, and the other waits for
+    it before memory that you gave back is written to again. Elsewhere nothing is sent ahead.
+    """
+    if not copies_alongside(device):
+        yield from map(send, items)
+        return
+    side = side_stream(torch.device(device))
+    on_its_way: deque[tuple[Any, torch.Event]] = deque()
+
+    def arrived() -> Any:
+        sent, done = on_its_way.popleft()
+        torch.accelerator.current_stream(device).wait_event(done)
+        return sent
+
+    for item in items:
+        side.wait_stream(torch.accelerator.current_stream(device))
+        with side:
+            sent = send(item)
+        on_its_way.append((sent, side.record_event()))
+        if len(on_its_way) > 1:
+            yield arrived()
+    if on_its_way:
+        yield arrived()
+
+
+@cache
+def side_stream(device: torch.device) -> torch.Stream:
+    """Returns the one stream of a device that batches are sent on: each keeps memory of its own."""
+    return torch.Stream(device)
 
 
 def cut(values: Sequence[Item], size: int) -> list[Sequence[Item]]:

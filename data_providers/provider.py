@@ -46,6 +46,7 @@ from data_providers.table import (
     get_dataset_info,
 )
 from data_providers.transforms import Normalise, eval_geometry, train_geometry
+from utils.devices import copies_alongside
 from utils.errors import UserError
 
 # Seeds of Once-for-All's provider (arXiv 1908.09791): its splits are ours.
@@ -187,9 +188,10 @@ class DataProvider:
                                 self.seed if seed is None else seed, self.info.balanced,
                                 drop_last, rank, world_size)
         reader = Reader(images, transform or train_geometry(self.info, resolution), replace=True)
-        loader = stream(reader, sampler, self.n_workers, _pins(device), keep_workers=True)
+        loader = stream(reader, sampler, self.n_workers, copies_alongside(device),
+                        keep_workers=True)
         return Batches(lambda: self._watched(images, loader), len(sampler),
-                       self._finisher(device), sampler)
+                       self._finisher(device), device, sampler)
 
     def eval_batches(self, split: str, resolution: int, batch_size: int = 200, *,
                      device: Any = None, rank: int = 0, world_size: int = 1) -> Batches:
@@ -237,7 +239,8 @@ class DataProvider:
         requests = requests_of(range(len(images)), new_generator(self.seed))
         batches = self._fixed(images, requests, train_geometry(self.info, resolution), resolution,
                               batch_size, device)
-        return Batches(batches.start, len(batches), lambda raw: batches.finish(raw)[0])
+        return Batches(batches.start, len(batches), lambda raw: batches.finish(raw)[0],
+                       device)
 
     def _listed(self, split: str) -> Images:
         if split not in self._official:
@@ -281,13 +284,13 @@ class DataProvider:
         entry = self.cache.get(key, (len(images), resolution, resolution, 3), make)
         own = cut(requests, batch_size)[part]
         loader: Iterable[RawBatch] = _mapped(entry, batch_size)[part] if entry else stream(
-            Reader(images, geometry), own, self.n_workers, _pins(device))
+            Reader(images, geometry), own, self.n_workers, copies_alongside(device))
 
         def start() -> Iterator[RawBatch]:
             watched = self._watched(images, loader)
-            return ahead(watched, _pinned) if entry and _pins(device) else watched
+            return ahead(watched, _pinned) if entry and copies_alongside(device) else watched
 
-        return Batches(start, len(own), self._finisher(device))
+        return Batches(start, len(own), self._finisher(device), device)
 
     def _decoded_once(self, images: Images) -> Images:
         """Returns the images out of the cache, decoded when first asked for, if there is room."""
@@ -360,11 +363,6 @@ def _order(n: int, seed: int) -> list[int]:
 
 def _n_bytes(size: tuple[int, int]) -> int:
     return 3 * size[0] * size[1]
-
-
-def _pins(device: Any) -> bool:
-    """Whether copies to a device want page-locked memory."""
-    return device is not None and torch.device(device).type in ("cuda", "xpu")
 
 
 def _pinned(raw: RawBatch) -> RawBatch:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.devices import device_of, to_device
+from utils.devices import device_of, to_device, widest_float
 
 
 class _Observer:
@@ -19,7 +19,8 @@ class _Observer:
     def __init__(self, bn: Any) -> None:
         self.bn, self.n_images = bn, 0
         self.batch = torch.zeros_like(bn.running_mean), torch.zeros_like(bn.running_var)
-        self.sums = [torch.zeros_like(value, dtype=torch.float64) for value in self.batch]
+        self.dtype = widest_float(bn.running_mean.device)
+        self.sums = [torch.zeros_like(value, dtype=self.dtype) for value in self.batch]
         bn.forward = self
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -30,7 +31,7 @@ class _Observer:
         n = x.numel() // x.shape[1]
         if n == 1:  # the kernel's unbiased variance of one value is NaN
             var.zero_()
-        for total, value in zip(self.sums, (mean, var.double() * ((n - 1) / n)), strict=True):
+        for total, value in zip(self.sums, (mean, var.to(self.dtype) * ((n - 1) / n)), strict=True):
             total += value * len(x)
         self.n_images += len(x)
         return y

@@ -13,6 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from ofa.utils.pytorch_modules import Hsigmoid, Hswish, SEModule
 from torch import Tensor, nn
 
+from utils.devices import widest_float
+
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -52,9 +54,9 @@ def speed_up(net: nn.Module) -> None:
 def folded(net: Net) -> Net:
     """Returns a copy of `net`, in eval mode, without batch normalisation behind its convolutions.
 
-    Scales and shifts are computed in float64, so that the logits differ from those of `net` by
-    rounding alone. The copy is for evaluation: its state dict is not that of `net`, and its
-    statistics cannot be recomputed.
+    Scales and shifts are computed in float64 where the device has it, so that the logits differ
+    from those of `net` by rounding alone. The copy is for evaluation: its state dict is not that of
+    `net`, and its statistics cannot be recomputed.
 
     Args:
         net: a static network with final statistics; it is left as it is.
@@ -73,9 +75,10 @@ def folded(net: Net) -> Net:
 
 def _fold(conv: Any, bn: Any) -> None:
     """Lets a convolution do what the batch norm behind it does."""
-    scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-    shift = bn.bias.double() - bn.running_mean.double() * scale
+    wide = widest_float(conv.weight.device)
+    scale = bn.weight.to(wide) / (bn.running_var.to(wide) + bn.eps).sqrt()
+    shift = bn.bias.to(wide) - bn.running_mean.to(wide) * scale
     if conv.bias is not None:
-        shift += conv.bias.double() * scale
-    conv.weight.copy_(conv.weight.double() * scale[:, None, None, None])
+        shift += conv.bias.to(wide) * scale
+    conv.weight.copy_(conv.weight.to(wide) * scale[:, None, None, None])
     conv.bias = nn.Parameter(shift.to(conv.weight.dtype))

@@ -144,7 +144,8 @@ def test_n_processes_step_like_one_with_n_times_the_batch(tmp_path):
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator",
+                        lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_devices(2, None)
     with pytest.raises(UserError, match="3 processes for 2 GPUs"):

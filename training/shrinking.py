@@ -22,7 +22,7 @@ from search_space import SearchSpace
 from training.loops import cosine, evaluate, load_optimizer, train_one_epoch
 from training.subnets import Phase, Rule, Subnets, Teaching, phases_of, rule_class
 from training.world import World
-from utils.devices import autocast, device_of, seeded, to_device
+from utils.devices import autocast, device_of, seeded, synchronize, to_device
 from utils.errors import UserError
 
 # What may differ when a training is resumed: no other part of it changes by that.
@@ -189,6 +189,7 @@ class SupernetTraining:
             with autocast(device, self.recipe.amp):
                 for loss in rule(net, images, labels):
                     loss().backward()
+            synchronize(device)
             seconds += (time.perf_counter() - began) * (i > 0)
         return seconds / TIMED_STEPS
 

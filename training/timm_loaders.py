@@ -13,6 +13,7 @@ from data_providers.datasets import LabelledDataset
 from data_providers.transforms import eval_geometry
 from training.sources import Source, part_of
 from training.world import World
+from utils.devices import copies_alongside
 
 
 def make_loaders(args: argparse.Namespace, source: Source, size: int, world: World,
@@ -32,7 +33,7 @@ def make_loaders(args: argparse.Namespace, source: Source, size: int, world: Wor
     n_workers = min(args.workers, len(os.sched_getaffinity(0)))
     shared = {"input_size": (3, size, size), "mean": source.info.mean, "std": source.info.std,
               "device": world.device, "num_workers": n_workers, "persistent_workers": False,
-              "pin_memory": args.pin_mem or world.device.type == "cuda"}
+              "pin_memory": args.pin_mem or copies_alongside(world.device)}
     return (_train_loader(args, source, world, n_classes, shared),
             _eval_loader(args, source, size, world, shared))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cli.progress import progress_bar
 from cli.scripts import EXIT_BAD_INPUT
-from utils.devices import checked_device, default_device, device_count
+from utils.devices import checked_device, default_device, device_count, widest_float
 from utils.errors import UserError
 
 DEFAULT_PORT = "29500"
@@ -37,7 +37,7 @@ class World(NamedTuple):
         """Returns the sum of a CPU tensor over all processes, on the CPU."""
         if self.size == 1:
             return tensor
-        return reduce_tensor(tensor.to(self.device), 1).cpu()
+        return reduce_tensor(tensor.to(self.device, widest_float(self.device)), 1).cpu()
 
     def share_bn(self, net: nn.Module, mode: str) -> None:
         """Lets all processes agree on the BN statistics of a network, wherever its tensors are.

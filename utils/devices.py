@@ -17,8 +17,8 @@ def default_device(name: str | None) -> str:
 
     AMD GPUs are called `cuda` by torch.
     """
-    if name or torch.cuda.is_available():
-        return name or "cuda"
+    if name:
+        return name
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator else "cpu"
 
@@ -37,6 +37,16 @@ def synchronize(device: torch.device) -> None:
     """Waits until an accelerator has done what it was given; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def copies_alongside(device: Any) -> bool:
+    """Whether a device (None: no device) copies from page-locked memory while it computes."""
+    return device is not None and torch.device(device).type in ("cuda", "xpu")
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Returns float64, or float32 for devices of which some have nothing wider (MPS, XPU)."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
 
 
 def checked_device(name: str | None) -> torch.device:

@@ -1,6 +1,7 @@
 """The evaluation path on a pretended GPU: tensors without data tell what travels, and where to."""
 
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +10,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data_providers import DataProvider, provider
-from data_providers.loading import ahead
+from data_providers import DataProvider, loading, provider
+from data_providers.loading import ahead, sent_ahead
 from data_providers.transforms import Normalise
 from evaluator import latency
-from networks import recalibrate_bn
+from networks import batch_norm, folding, recalibrate_bn
 from training.loops import evaluate
 from utils.devices import InPrecision, over_gpus
 
@@ -88,7 +89,7 @@ def test_batches_of_the_cache_are_pinned_ahead_by_a_thread(monkeypatch, tmp_path
 
     digits = DataProvider("digits", vld_size=300, cache_dir=tmp_path)
     plain = list(digits.eval_batches("valid", 16, 100))
-    monkeypatch.setattr(provider, "_pins", lambda device: True)
+    monkeypatch.setattr(provider, "copies_alongside", lambda device: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     pinned = list(digits.eval_batches("valid", 16, 100))
     assert len(threads) == 1 and threading.current_thread() not in threads
@@ -110,6 +111,133 @@ def test_what_is_prepared_ahead_comes_in_order_and_tells_its_errors():
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert list(ahead([], prepare)) == []
+
+
+class Stream:
+    """A pretended stream of a GPU: its work is not done before somebody waits for it."""
+
+    current: "Stream"
+
+    def __init__(self, device=None):
+        self.left = []
+
+    def __enter__(self):
+        self.before, Stream.current = Stream.current, self
+
+    def __exit__(self, *_):
+        Stream.current = self.before
+
+    def record_event(self) -> tuple["Stream", int]:
+        return self, len(self.left)
+
+    def wait_event(self, event: tuple["Stream", int]) -> None:
+        stream, n = event
+        self.left.append(lambda: stream.work_off(n))
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.wait_event(other.record_event())
+
+    def work_off(self, n: int) -> None:
+        for i in range(n):
+            work, self.left[i] = self.left[i], lambda: None
+            work()
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Two pretended streams: that of the network, and that of `sent_ahead`."""
+    monkeypatch.setattr(Stream, "current", Stream(), raising=False)
+    monkeypatch.setattr(torch, "Stream", Stream)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream.current)
+    loading.side_stream.cache_clear()
+    yield Stream.current, loading.side_stream(GPU)
+    loading.side_stream.cache_clear()
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["network first", "copies first"])
+def test_the_next_batch_is_copied_while_the_gpu_computes_with_the_last(streams, order):
+    """One stream runs as far as it may before the other: each waits for what it needs."""
+    main, side = streams
+    memory, seen, sent = {}, [], []
+
+    def send(number: int) -> int:
+        assert Stream.current is side
+        sent.append(number)
+        slot = number % 3  # given back by the one three before
+        side.left.append(lambda: memory.__setitem__(slot, number))
+        return slot
+
+    for number, slot in enumerate(sent_ahead(range(7), send, GPU)):
+        assert Stream.current is main
+        assert sent == list(range(min(number + 2, 7))), "one ahead, no more"
+        main.left.append(lambda slot=slot: seen.append(memory.get(slot)))
+    for stream in streams[::order]:
+        stream.work_off(len(stream.left))
+    assert seen == list(range(7))
+
+
+def test_a_batch_does_not_wait_for_the_copy_of_the_next(streams):
+    main, side = streams
+    done = []
+    batches = sent_ahead(range(3), lambda number: side.left.append(
+        lambda: done.append(number)), GPU)
+    next(batches)
+    main.work_off(len(main.left))
+    assert done == [0]
+
+
+def test_on_the_cpu_nothing_is_sent_ahead():
+    sent = []
+    for device in (None, "cpu", "mps"):
+        batches = sent_ahead(range(3), sent.append, device)
+        next(batches)
+        assert sent == [0]
+        assert len(list(batches)) == 2
+        sent.clear()
+
+
+def test_batches_of_a_provider_are_sent_ahead(streams, monkeypatch, tmp_path):
+    """Those of a validation, of a calibration and of a training, cached or not."""
+    _, side = streams
+    where: list[tuple[int, bool]] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    monkeypatch.setattr(provider, "stream", lambda reader, batches, *_, **__: (
+        reader.__getitems__(batch) for batch in batches))
+    monkeypatch.setattr(provider, "Normalise", lambda *_: lambda images: where.append(
+        (len(images), Stream.current is side)))
+    monkeypatch.setattr(torch.Tensor, "to", lambda labels, *_, **__: labels)
+    ways: list[Callable] = [
+        lambda digits: digits.eval_batches("valid", 16, 100, device=GPU),
+        lambda digits: digits.calibration_batches(16, 200, 100, device=GPU),
+        lambda digits: digits.train_loader(16, 100, device=GPU)]
+    for cache_gb in (0, 1):
+        digits = DataProvider("digits", vld_size=300, cache_dir=tmp_path, cache_gb=cache_gb)
+        for way in ways:
+            next(iter(way(digits)))
+            assert where == [(100, True)] * 2
+            where.clear()
+
+
+class NoFloat64(TorchDispatchMode):
+    """An accelerator on which float64 is an error, as on MPS and on some of XPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.device.type != "cpu":
+            assert result.dtype != torch.float64, func.name()
+        return result
+
+
+def test_an_evaluation_needs_no_float64_on_the_device(pretended, monkeypatch):
+    """Statistics are summed and folded in what the device has; sums leave it as float32."""
+    for module in (batch_norm, folding):
+        monkeypatch.setattr(module, "widest_float", lambda device: torch.float32)
+    net, images = small_net(), torch.zeros(4, 3, 8, 8, device=GPU)
+    with NoFloat64(), torch.no_grad():
+        recalibrate_bn(net, [images] * 2)
+        folding._fold(net[0], net[1])
+        evaluate(net, [(images, torch.zeros(4, dtype=torch.int64))] * 2,
+                 reduce=lambda _: SimpleNamespace(tolist=lambda: [8.0, 4.0, 4.0, 8.0]))
 
 
 def test_precision_holds_in_the_threads_of_several_gpus():

@@ -70,7 +70,8 @@ def four_gpus(monkeypatch):
         touched.append(name)
         return torch.device(name)
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator",
+                        lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr("training.world.checked_device", checked_device)
     return touched
@@ -107,6 +108,16 @@ def test_statistics_kept_on_the_cpu_travel_over_the_gpu(monkeypatch, mode):
         World(torch.device("cuda", 1), 1, 2).share_bn(net, mode)
         assert net[1].running_mean.device.type == "cpu"
     assert len(travelled) == 2
+
+
+def test_sums_travel_in_the_widest_floats_that_the_device_has(monkeypatch):
+    dtypes = []
+    monkeypatch.setattr("training.world.widest_float", lambda device: torch.float32)
+    monkeypatch.setattr("training.world.reduce_tensor",
+                        lambda tensor, n: dtypes.append(tensor.dtype) or tensor)
+    with FakeTensorMode():
+        World(torch.device("cuda", 1), 1, 2).sum(torch.zeros(4, dtype=torch.float64))
+    assert dtypes == [torch.float32]
 
 
 def test_nothing_travels_where_it_is_switched_off(monkeypatch):

@@ -10,12 +10,12 @@ from utils.devices import (
     evaluation_precision,
     seeded,
     synchronize,
+    widest_float,
 )
 
 
-@pytest.mark.parametrize("kind", ["xpu", "mps"])
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
 def test_any_accelerator_is_the_default(monkeypatch, kind):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator",
                         lambda check_available=False: torch.device(kind))
     assert default_device(None) == kind
@@ -23,10 +23,14 @@ def test_any_accelerator_is_the_default(monkeypatch, kind):
 
 
 def test_without_one_it_is_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator",
                         lambda check_available=False: None)
     assert default_device(None) == "cpu"
+
+
+def test_some_devices_have_no_float64():
+    assert [widest_float(torch.device(kind)) for kind in ("cpu", "cuda", "xpu", "mps")] == \
+        [torch.float64] * 2 + [torch.float32] * 2
 
 
 def test_unknown_kinds_have_no_device():
