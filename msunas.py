@@ -171,9 +171,7 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     """
     if args.resume is None:
         folder = RunFolder(args.save)
-        if not folder.has_no_result():
-            raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
-                            "another --save")
+        folder.check_unused()
         values = with_checkpoint(vars(args), args.typed)
         if args.warm_start is not None:
             if args.iterations == 0:

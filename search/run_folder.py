@@ -39,6 +39,7 @@ _SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
 # What a search has written, ours or the original's: files, and folders with files. The original
 # may have left networks beside its iterations.
 _NETWORKS = re.compile(r"net_\d+\.(subnet|stats)", re.ASCII)
+_PROPOSED = re.compile(r"net_\d+\.subnet", re.ASCII)
 _FILES = re.compile(rf"settings\.json|retries\.log|events\.jsonl|iter_\d+\.stats|"
                     rf"{_NETWORKS.pattern}", re.ASCII)
 _FOLDERS = {re.compile(r"iter_\d+", re.ASCII): _NETWORKS,
@@ -103,18 +104,22 @@ class RunFolder:
         """
         return not any(entry.name != LOCK for entry in self._entries())
 
-    def has_no_result(self) -> bool:
-        """Whether it holds at most what a search leaves that failed before its first result.
+    def check_unused(self) -> None:
+        """Looks whether a new search may begin here.
 
         Raises:
-            UserError: the path is a file.
+            UserError: the folder holds more than a search leaves that ended before its first
+                result, or the path is a file.
         """
         entries = {entry.name: entry for entry in self._entries()
-                   if entry.name not in (LOCK, EVENTS)}
+                   if entry.name not in (LOCK, EVENTS) and not _is_leftover(entry.name, _FILES)}
         settings, first = entries.pop(SETTINGS, None), entries.pop("iter_0", None)
-        return not entries and (settings is None or self._settings_are_ours()) and (
-            first is None or (first.is_dir() and not first.is_symlink() and all(
-                path.suffix == ".subnet" for path in first.iterdir())))
+        if entries or (settings and not self._settings_are_ours()) or (first and not (
+                first.is_dir() and not first.is_symlink() and all(
+                    _PROPOSED.fullmatch(path.name) or _is_leftover(path.name, _PROPOSED)
+                    for path in first.iterdir()))):
+            raise UserError(f"{self.path}: not empty; go on with --resume {self.path}, or choose "
+                            "another --save")
 
     def check_search(self) -> None:
         """Looks, without writing, whether this is the folder of a search, ours or the original's.
@@ -170,14 +175,14 @@ class RunFolder:
         """Removes the temporary files that a killed search left; call it under the lock."""
         for folder, names in self._own_folders():
             for path in folder.iterdir():
-                temporary = _TEMPORARY.fullmatch(path.name)
-                if temporary and names.fullmatch(temporary[1]):
+                if _is_leftover(path.name, names):
                     path.unlink(missing_ok=True)
 
     def remove_proposals(self) -> None:
         """Removes what a search that failed before its first result proposed."""
-        for proposal in self.path.glob("iter_0/net_*.subnet"):
-            proposal.unlink()
+        for proposal in self.path.glob("iter_0/*"):
+            if _PROPOSED.fullmatch(proposal.name):
+                proposal.unlink()
 
     def import_from(self, other: "RunFolder") -> None:
         """Makes this folder, which is absent or empty, a copy of another search.
@@ -325,6 +330,12 @@ def resume_command(settings: dict[str, Any]) -> str:
     """Returns the command that goes on with a search, with the flags that must be typed again."""
     code = [part for name, value in _trusted(settings).items() for part in (f"--{name}", value)]
     return shlex.join(["python", "msunas.py", "--resume", str(settings["save"]), *code])
+
+
+def _is_leftover(name: str, names: re.Pattern) -> bool:
+    """Whether a file is what a killed search leaves of one whose name is among `names`."""
+    temporary = _TEMPORARY.fullmatch(name)
+    return temporary is not None and names.fullmatch(temporary[1]) is not None
 
 
 def _inside(name: str) -> re.Pattern | None:

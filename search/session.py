@@ -287,6 +287,7 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         adopting = resumed and not folder.settings.exists()
         folder.remove_leftovers()
         if not resumed:
+            folder.check_unused()  # another search may have begun, and ended, since
             folder.remove_proposals()
         if not adopting:
             folder.write_settings(stored)

@@ -10,6 +10,8 @@ from cli.scripts import Parser, run_script
 from tests.conftest import ROOT
 from utils.errors import UserError
 
+OUT_OF_MEMORY = ("tool: error: out of memory: choose smaller batches, images or networks, or a "
+                 "machine with more ({})\n")
 PRINTS = ("import argparse, sys; from cli.scripts import run_script; "
           "p = argparse.ArgumentParser(prog='prints'); p.add_argument('n', type=int); "
           "sys.exit(run_script(lambda args: [print('x' * 50) for _ in range(args.n)], p))")
@@ -22,6 +24,9 @@ def fail(error):
 @pytest.mark.parametrize(("error", "code", "message"), [
     (UserError("a\nb: wrong"), 2, "tool: error: a\\nb: wrong\n"),
     (FileExistsError(17, "File exists", "some/file"), 2, "tool: error: some/file: File exists\n"),
+    (MemoryError(), 2, OUT_OF_MEMORY.format("no reason given")),
+    (RuntimeError("CUDA out of memory. Tried\nto"), 2,
+     OUT_OF_MEMORY.format("CUDA out of memory. Tried")),
     (KeyboardInterrupt("go on so"), 130, "\ntool: interrupted; go on so\n")])
 def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, message):
     parser = argparse.ArgumentParser(prog="tool")
@@ -30,8 +35,9 @@ def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, mes
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_script(lambda args: fail(ZeroDivisionError()), argparse.ArgumentParser(), [])
+    for fault in (ZeroDivisionError, RuntimeError):
+        with pytest.raises(fault):
+            run_script(lambda args, fault=fault: fail(fault()), argparse.ArgumentParser(), [])
 
 
 @pytest.mark.parametrize("lines", [1, 10_000])
