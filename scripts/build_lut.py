@@ -37,7 +37,7 @@ from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
-from utils.locks import locked_beside
+from utils.locks import Lock, locked_beside
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
@@ -149,11 +149,11 @@ def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
-    with locked_beside(args.out, f"{args.out}: the table"):
-        fill_table(args, layers)
+    with locked_beside(args.out, f"{args.out}: the table") as lock:
+        fill_table(args, layers, lock)
 
 
-def fill_table(args: argparse.Namespace, layers: list[Layer]) -> None:
+def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> None:
     """Measures what the table lacks of `layers`; nobody else may write it meanwhile."""
     header = conditions(args)
     entries = read_entries(args.out, header)
@@ -164,6 +164,7 @@ def fill_table(args: argparse.Namespace, layers: list[Layer]) -> None:
     try:
         for group in progress(missing):
             entries |= measure_layers(group, args)
+            lock.check()
             write_entries(args.out, header, entries)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command goes "

@@ -24,6 +24,7 @@ from utils.files import (
     write_text,
 )
 from utils.locks import Lock, locked
+from utils.registry import code_in, refuse_untyped
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"
@@ -305,25 +306,15 @@ def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:
     A folder from elsewhere would otherwise decide what this machine imports and runs, or which
     Ray cluster it trusts: what a cluster answers can run code, too.
     """
-    for name, value in _trusted(stored).items():
-        if name not in typed:
-            raise UserError(f"{source}: its settings name code, --{name} {value}, which would be "
-                            "run; if you trust it, type this flag again")
+    refuse_untyped(source, _trusted(stored), typed)
 
 
 def _trusted(settings: dict[str, Any]) -> dict[str, str]:
     """Returns the flags that decide whose code is run: those must be typed, in every call."""
-    flags = {name: settings[name] for name in CODE_FLAGS if names_code(settings.get(name))}
+    flags = code_in(settings, CODE_FLAGS)
     if settings.get("backend") == "ray" and settings.get("ray_address") not in (None, "auto"):
         flags["ray_address"] = str(settings["ray_address"])
     return flags
-
-
-def names_code(value: Any) -> bool:
-    """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
-    return isinstance(value, str) and any(
-        colon and name not in ("min", "max")
-        for _, colon, name in (part.partition(":") for part in value.split("+")))
 
 
 def resume_command(settings: dict[str, Any]) -> str:

@@ -45,6 +45,16 @@ class Lock:
         """Whether the file is still the one at `path`: its folder was not renamed or replaced."""
         return _is_same_file(self.handle, self.path)
 
+    def check(self) -> None:
+        """Looks whether what is locked is still where it was; call it before writing there.
+
+        Raises:
+            UserError: it is not, so that what is written would lie elsewhere than the rest.
+        """
+        if not self.holds():
+            raise UserError(f"{self.path.parent}: renamed, replaced or removed while it was in use "
+                            f"(it is now in {self.place()}); nothing more is written")
+
     def place(self) -> str:
         """Returns where the file is now, as far as the system tells."""
         try:
