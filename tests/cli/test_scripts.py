@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cli.config import ConfigParser
 from cli.scripts import Parser, run_script
 from tests.conftest import ROOT
 from utils.errors import UserError
@@ -79,3 +80,15 @@ def test_what_only_looks_like_a_flag_is_a_value():
     parser = Parser(prog="tool")
     parser.add_argument("name", nargs="*")
     assert parser.parse_args(["--a b", "--", "--dataset"]).name == ["--a b", "--dataset"]
+
+
+def test_a_file_of_flags_downloads_nothing(tmp_path, capsys):
+    """It may be the args.yaml of somebody else's training."""
+    (tmp_path / "args.yaml").write_text("download: true\nepochs: 3\n")
+    parser = ConfigParser()
+    parser.add_argument("--download", action="store_true")
+    parser.add_argument("--epochs", type=int)
+    args = parser.parse_args(["-c", str(tmp_path / "args.yaml")])
+    assert (args.download, args.epochs) == (False, 3)
+    assert "type --download" in capsys.readouterr().err
+    assert parser.parse_args(["-c", str(tmp_path / "args.yaml"), "--download"]).download
