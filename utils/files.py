@@ -30,6 +30,8 @@ MAX_BITS = 4096  # of an integer
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES,
                 errno.EBADF, errno.EISDIR, errno.ENOTTY)
 
+_in_use: list[str] = []
+
 
 def shipped(path: str) -> str:
     """Returns where a file of the project's own lies, named relative to the project's root.
@@ -70,14 +72,35 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def make_folder(path: str | os.PathLike) -> None:
-    """Creates a folder and its parents, and flushes their names to the disk."""
+    """Creates a folder and its parents, and flushes their names to the disk.
+
+    Raises:
+        UserError: one of them was in use (`in_use`) and is gone.
+        OSError: as `os.mkdir`.
+    """
     path = Path(path)
     if path.is_dir():
         return
     missing = [path, *(parent for parent in path.parents if not parent.exists())]
-    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        if os.path.abspath(folder) in _in_use:
+            raise UserError(f"{folder}: renamed or removed while it was in use; nothing more is "
+                            "written")
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
     for folder in missing:
         fsync_folder(folder.parent)
+
+
+@contextmanager
+def in_use(folder: str | os.PathLike) -> Iterator[None]:
+    """Lets nothing make a folder anew inside the block: renamed meanwhile, it would be two."""
+    place = os.path.abspath(folder)
+    _in_use.append(place)
+    try:
+        yield
+    finally:
+        _in_use.remove(place)
 
 
 def fsync_folder(folder: str | os.PathLike) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import make_folder
+from utils.files import in_use, make_folder
 
 _HOLDER = re.compile(rb"(pid \d+ on [^\n]*\n?)?")
 _MAX_HOLDER = 300  # bytes
@@ -96,7 +96,8 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
     os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held.add(handle)
     try:
-        yield Lock(path, handle)
+        with in_use(path.parent):
+            yield Lock(path, handle)
     finally:
         if _is_same_file(handle, path):
             path.unlink(missing_ok=True)

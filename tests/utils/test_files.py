@@ -18,6 +18,7 @@ from utils import files
 from utils.errors import UserError, one_line
 from utils.files import (
     atomic_path,
+    in_use,
     make_folder,
     open_log,
     read_json,
@@ -257,6 +258,21 @@ def test_a_disk_that_fails_to_flush_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_json(tmp_path / "file.json", {"old": False})
     assert read_json(tmp_path / "file.json") == {"old": True}
+
+
+def test_a_folder_in_use_is_never_made_anew(tmp_path):
+    """A rename between a look at it and a write would leave results in two folders."""
+    folder = tmp_path / "run"
+    write_text(folder / "a", "1")
+    with in_use(folder):
+        write_text(folder / "iter_0" / "a", "1")
+        folder.rename(tmp_path / "moved")
+        for name in ("b", "iter_0/b"):
+            with pytest.raises(UserError, match="run: renamed or removed while it was in use"):
+                write_text(folder / name, "1")
+        write_text(tmp_path / "other" / "b", "1")
+    assert not folder.exists()
+    write_text(folder / "b", "1")
 
 
 def test_the_parents_of_a_new_folder_are_flushed(tmp_path, monkeypatch):
