@@ -38,6 +38,7 @@ from search.settings import (
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
+from utils.files import in_use
 
 if TYPE_CHECKING:
     from search.session import Ended
@@ -173,9 +174,7 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     """
     if args.resume is None:
         folder = RunFolder(args.save)
-        if not folder.has_no_result():
-            raise UserError(f"{args.save}: not empty; go on with --resume {args.save}, or choose "
-                            "another --save")
+        folder.check_unused()
         values = with_checkpoint(vars(args), args.typed)
         if args.warm_start is not None:
             if args.iterations == 0:
@@ -226,7 +225,8 @@ def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None
 
         report = ended.last.parent / REPORT
         try:
-            write_report(report, [ended.last], search_space=settings.search_space)
+            with in_use(report.parent):
+                write_report(report, [ended.last], search_space=settings.search_space)
             lines[-1] += f"; report: {report}"
         except UserError as error:  # the search itself is complete
             print(f"warning: no report: {error}", file=sys.stderr)

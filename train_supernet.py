@@ -7,10 +7,11 @@ scripts/distributed_train.sh N --save FILE ...`.
 """
 
 import argparse
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -26,14 +27,17 @@ from search_space.backbones import width_from_name
 from training.flags import add_teacher_flags
 from training.rules import RULES
 from utils.errors import UserError
-from utils.locks import locked_beside
+from utils.locks import Lock, locked_beside
+from utils.registry import code_in, refuse_untyped
 
 if TYPE_CHECKING:
     from training.shrinking import Step, SupernetTraining
     from training.world import World
 
 # Flags of this call alone: never taken from the state of a training.
-OF_THE_CALL = {"resume", "dry_run", "check", "typed", "save"}
+OF_THE_CALL = {"resume", "dry_run", "check", "typed", "save", "download"}
+# Flags that may name code, as module:Class: never taken from a state without being typed.
+CODE_FLAGS = ("search_space", "rule")
 # Flags beside the recipe that a resumed training must share.
 IDENTITY = ("dataset", "vld_size", "init", "from_", "teacher", "teacher_checkpoint",
             "teacher_size", "teacher_amp")
@@ -134,9 +138,9 @@ def main(args: argparse.Namespace) -> None:
 
     with processes(args.device, args.threads) as world, \
             locked_beside(checkpoint, f"{checkpoint}: the checkpoint") \
-            if world.primary and not args.dry_run else nullcontext():
+            if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have made it since
-        train(args, checkpoint, state, world)
+        train(args, checkpoint, state, world, lock)
 
 
 def state_of(checkpoint: Path) -> Path:
@@ -173,10 +177,25 @@ def take_up(args: argparse.Namespace) -> argparse.Namespace:
     values = {name: value for name, value in stored.items() if name in known} \
         if isinstance(stored, dict) else {}
     checked = checked_values(get_args_parser(), values, str(state_of(checkpoint)))
+    refuse_untyped(state_of(checkpoint), trusted(checked), args.typed)
     return argparse.Namespace(**{**vars(args), **checked, "save": str(checkpoint)})
 
 
-def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World") -> None:
+def trusted(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the flags that must be typed in every call: code, and a teacher that is fetched."""
+    teacher = flags.get("teacher")
+    fetched = teacher and not flags.get("teacher_checkpoint") and not Path(str(teacher)).is_file()
+    return code_in(flags, CODE_FLAGS) | ({"teacher": str(teacher)} if fetched else {})
+
+
+def resume_command(args: argparse.Namespace, checkpoint: Path) -> str:
+    """Returns the command that goes on with a training, with the flags that must be typed again."""
+    again = [part for name, value in trusted(vars(args)).items() for part in (f"--{name}", value)]
+    return shlex.join(["python", "train_supernet.py", "--resume", str(checkpoint), *again])
+
+
+def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World",
+          lock: Lock | None) -> None:
     """Trains to the last epoch; nobody else may write the checkpoint meanwhile."""
     from networks import save_weights
     from training.progress import Report, TimeLeft
@@ -197,18 +216,22 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World
     flags |= {"epochs": training.recipe.epochs, "resolutions": training.recipe.resolutions}
     report, saved = Report(), time.monotonic()
 
-    def on_step(step: "Step") -> None:
+    def save_state() -> None:
         nonlocal saved
+        if lock:
+            lock.check()
+        training.save_state(state, flags=flags)
+        saved = time.monotonic()
+
+    def on_step(step: "Step") -> None:
         left = times.after(training.phases.index(training.phase), training.epoch, training.batch)
         if world.primary:
             report.step(step, left)
             if stop or time.monotonic() - saved > 60 * args.save_minutes:
-                training.save_state(state, flags=flags)
-                saved = time.monotonic()
+                save_state()
         if stop:
             report.close()
-            raise KeyboardInterrupt(f"saved; go on with: python train_supernet.py --resume "
-                                    f"{checkpoint}")
+            raise KeyboardInterrupt(f"saved; go on with: {resume_command(args, checkpoint)}")
 
     with stopping(world) as stop:
         while not training.finished:
@@ -216,9 +239,8 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World
             report.close()
             say(world, line)
             if world.primary:
-                training.save_state(state, flags=flags)  # first: --resume makes the weights of it
+                save_state()  # first: --resume makes the weights of it
                 save_weights(training.net, checkpoint, meta=meta(args, training))
-                saved = time.monotonic()
             if training.epoch % args.eval_every == 0 and training.provider.n_valid \
                     and world.primary:
                 say(world, f"  validation images: {_percent(training.score_extremes('valid'))}")

@@ -179,6 +179,7 @@ def renamed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
         finish(resumed(flags, "--resume", str(moved)) if started
                else [*flags, "--save", str(moved)])
     if left:  # whatever was written to the old name would be lost
+        shutil.rmtree(moved)
         return True, outlived(family)
     moved.rename(folder)
     return True, outlived(family)

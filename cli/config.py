@@ -1,6 +1,7 @@
 """A parser whose defaults a file can replace."""
 
 import argparse
+import sys
 from typing import Any
 
 from cli.scripts import Parser
@@ -34,4 +35,6 @@ class ConfigParser(Parser):
         unknown = [key for key in values if key not in known]
         if unknown:
             raise UserError(f"{path}: unknown flag {unknown[0]!r}; known are those of --help")
+        if values.pop("download", None):  # the file may be anybody's
+            print(f"note: {path}: its 'download' is left out; type --download", file=sys.stderr)
         self.set_defaults(**checked_values(self, values, path))

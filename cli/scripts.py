@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from cli.early import EXIT_INTERRUPTED, open_streams, quit_quietly
 
-from utils.errors import UserError, describe_os_error, one_line
+from utils.errors import UserError, describe_os_error, is_out_of_memory, one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_CLOSED_PIPE = 141
@@ -23,9 +23,9 @@ def run_script(main: Callable[[argparse.Namespace], object],
                parser: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
     """Parses the command line, calls `main(args)`, and returns the exit code.
 
-    `UserError` and errors of the file system become one line on stderr and exit code 2, Ctrl-C
-    becomes 130, and a reader of the output that has left (`| head`) a quiet 141. Anything else is a
-    fault of the program and keeps its traceback.
+    `UserError`, errors of the file system and a lack of memory become one line on stderr and exit
+    code 2, Ctrl-C becomes 130, and a reader of the output that has left (`| head`) a quiet 141.
+    Anything else is a fault of the program and keeps its traceback.
     """
     open_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -51,6 +51,11 @@ def run_script(main: Callable[[argparse.Namespace], object],
         if error.errno is None:
             raise
         message = describe_os_error(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = ("out of memory: choose smaller batches, images or networks, or a machine with "
+                   f"more ({str(error).splitlines()[0] if str(error) else 'no reason given'})")
     else:
         return 0
     print(f"{parser.prog}: error: {one_line(message)}", file=sys.stderr)

@@ -1,11 +1,13 @@
 """Arrays of bytes that are made once and then mapped into the memory of every process."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 import weakref
@@ -105,10 +107,11 @@ class ArrayCache:
         size = _HEADER + int(np.prod(shape))
         if size > self.max_bytes:
             return None
-        entry = self._open(key, shape)
-        if entry is not None:
-            return entry
+        entry = None
         try:
+            entry = self._open(key, shape)
+            if entry is not None:
+                return entry
             make_folder(self.folder)
             with FileLock(self.folder / f"{key}.lock"):
                 entry = self._open(key, shape)
@@ -225,8 +228,14 @@ class ArrayCache:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Returns what changes whenever a file is written, replaced or copied."""
+    """Returns what changes whenever a file is written, replaced or copied.
+
+    Raises:
+        OSError: it is not there, or a pipe or a device, which might never end.
+    """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a file", str(path))
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 

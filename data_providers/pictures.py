@@ -15,10 +15,12 @@ from PIL import Image, ImageOps
 from utils.files import open_regular
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
-# 8192 x 8192. A decoded picture takes up to 7 bytes a pixel while it is converted.
+# 8192 x 8192. A decoded picture takes up to 7 bytes a pixel while it is converted, 13 where its
+# values have 32 bits.
 MAX_PIXELS = 2**26
 # A strip of 1 x 1,000,000 pixels, resized by its short side, would fill the memory.
 MAX_ASPECT = 100
+_ROWS = 64  # that are scaled at a time
 # What the decoders of Pillow raise on a file that is missing, cut off, or not an image.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
            NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -80,9 +82,13 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     if image.mode == "F":
         scale = 255.0 if values.max(initial=0.0) <= 1 else 1.0
     else:
         scale = 255 / 65535
-    return np.rint(np.nan_to_num(values * scale).clip(0, 255)).astype(np.uint8)
+    found = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _ROWS):  # in float64, which takes 8 bytes and copies
+        block = values[start:start + _ROWS].astype(np.float64) * scale
+        found[start:start + _ROWS] = np.rint(np.nan_to_num(block).clip(0, 255))
+    return found

@@ -31,6 +31,8 @@ NEW_TABLE = "my_lut.yaml"
 CONDITIONS = ("device", "threads", "batch_size", "rel_err", "max_repeats")
 TURN, MIN_REPEATS = 5, 20
 MAX_MS = 1e9
+MAX_THREADS, MAX_COUNT = 1024, 10**6
+WIDTHS = (0.01, 100.0)  # multipliers that a table can be of
 # Modules that take turns: enough to even out slow spells, few enough for the memory.
 GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
@@ -307,11 +309,17 @@ def _event_clock(device: "torch.device", call: Callable[[], object]) -> float:
 
 def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
                      max_repeats: int) -> None:
-    """Raises UserError for values out of range and for a device that is not there."""
-    counts = {"threads": threads, "batch_size": batch_size, "max_repeats": max_repeats}
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} must be 1 or more, not {value}")
+    """Raises UserError for values out of range and for a device that is not there.
+
+    They may come from the header of a table, and then be of any type.
+    """
+    counts = {"threads": (threads, MAX_THREADS), "batch_size": (batch_size, MAX_COUNT),
+              "max_repeats": (max_repeats, MAX_COUNT)}
+    for name, (value, most) in counts.items():
+        if type(value) is not int or not 1 <= value <= most:
+            raise UserError(f"{name} must be an integer in 1..{most}, not {str(value)[:20]}")
+    if not isinstance(device, str):
+        raise UserError(f"device must be a name such as cpu or cuda:0, not {str(device)[:20]}")
     if not 0 < rel_err < 1:
         raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
     from utils.devices import checked_device

@@ -14,7 +14,8 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +28,10 @@ from utils.files import atomic_path, open_regular
 StateDict = dict[str, torch.Tensor]
 
 MAX_BYTES = 8 * 2**30
-# a pickle describes tensors, a few hundred bytes each: more is no description of weights
-MAX_PICKLE_BYTES = 64 * 2**20
+# a pickle describes tensors, a few hundred bytes and 40 steps each: more is no description of
+# weights, and each step may make a list
+MAX_PICKLE_BYTES, MAX_STEPS = 8 * 2**20, 1_000_000
+_N_PICKLES = 5  # of a file as torch wrote it until 2020, before the tensors
 N_NAMED = 3
 # what weights, counters and masks come in; others (8 bits and less, quantised) cannot be looked at
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16,
@@ -203,6 +206,8 @@ def _check_file(path: Path) -> int:
                         "get the file again")
     if _is_zip(path):
         _check_zip(path, size)
+    else:
+        _check_pickles(path)
     return size
 
 
@@ -226,6 +231,16 @@ def _check_zip(path: Path, size: int) -> None:
                         f"of {size}); refused")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path}: a compressed archive, which no checkpoint is; unpack it first")
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuses a file that is no archive and whose pickles build more than weights need."""
+    with open(path, "rb") as file, suppress(*_DAMAGE):  # damage is told when it is loaded
+        steps = chain.from_iterable(pickletools.genops(file) for _ in range(_N_PICKLES))
+        if next(islice(steps, MAX_STEPS, None), None) is None:
+            return
+        raise UserError(f"{path}: more than {MAX_STEPS} steps to build what it holds, which no "
+                        "weights need; refused")
 
 
 def _load(path: Path) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Self
 from utils.errors import UserError
 from utils.files import open_regular
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 8 * 2**20  # a few hundred for each tensor
 _RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
 # The supernets that Once-for-All publishes and this program reads, with their sizes.
 PUBLISHED = {"ofa_mbv3_d234_e346_k357_w1.0": "31 MB", "ofa_mbv3_d234_e346_k357_w1.2": "43 MB",

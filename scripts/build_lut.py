@@ -15,12 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli.early  # noqa: F401  # before what takes time to import
 
 from cli.scripts import Parser, run_script
-from cli.types import integers
+from cli.types import count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator.latency import (
     GROUP,
     MAX_REPEATS,
+    MAX_THREADS,
     REL_ERR,
+    WIDTHS,
     LookUpTable,
     build_module,
     check_conditions,
@@ -35,7 +37,7 @@ from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
-from utils.locks import locked_beside
+from utils.locks import Lock, locked_beside
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
@@ -126,18 +128,19 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px, as 32 36 40 or 32:40:4; None: those of the data "
                         "set")
-    p.add_argument("--n_classes", type=int, help="classes; None: those of the data set")
-    p.add_argument("--width", type=float,
+    p.add_argument("--n_classes", type=count(1), help="classes; None: those of the data set")
+    p.add_argument("--width", type=number(*WIDTHS),
                    help="width multiplier; None: that of the data set's supernet, of proxyless "
                         "1.3, of resnet50 1.0")
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")
-    p.add_argument("--threads", type=int, default=1, help="CPU threads that a layer runs on")
-    p.add_argument("--batch_size", type=int, default=1, help="images in one pass")
-    p.add_argument("--rel_err", type=float, default=REL_ERR,
+    p.add_argument("--threads", type=count(1, MAX_THREADS), default=1,
+                   help="CPU threads that a layer runs on")
+    p.add_argument("--batch_size", type=count(1), default=1, help="images in one pass")
+    p.add_argument("--rel_err", type=number(0, 1), default=REL_ERR,
                    help="repeat until the standard error is below this part of the mean ...")
-    p.add_argument("--max_repeats", type=int, default=MAX_REPEATS,
+    p.add_argument("--max_repeats", type=count(1), default=MAX_REPEATS,
                    help="... or until this many passes")
     return p
 
@@ -146,11 +149,11 @@ def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
-    with locked_beside(args.out, f"{args.out}: the table"):
-        fill_table(args, layers)
+    with locked_beside(args.out, f"{args.out}: the table") as lock:
+        fill_table(args, layers, lock)
 
 
-def fill_table(args: argparse.Namespace, layers: list[Layer]) -> None:
+def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> None:
     """Measures what the table lacks of `layers`; nobody else may write it meanwhile."""
     header = conditions(args)
     entries = read_entries(args.out, header)
@@ -161,6 +164,7 @@ def fill_table(args: argparse.Namespace, layers: list[Layer]) -> None:
     try:
         for group in progress(missing):
             entries |= measure_layers(group, args)
+            lock.check()
             write_entries(args.out, header, entries)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command goes "

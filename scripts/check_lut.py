@@ -13,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli.early  # noqa: F401  # before what takes time to import
 
 from cli.scripts import Parser, run_script
-from cli.types import integers
+from cli.types import count, integers, number
 from evaluator.latency import (
     GROUP,
     MAX_REPEATS,
+    MAX_THREADS,
     REL_ERR,
+    WIDTHS,
     LookUpTable,
     build_network,
     check_conditions,
@@ -28,40 +30,41 @@ from evaluator.layers import space_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS
-from utils.errors import UserError
 from utils.files import atomic_path
 
 # The keys of the layers that tell what a table is of: input size; features and classes.
-STEM = re.compile(r"^first_conv-input:(\d+)x")
-LAST = re.compile(r"^classifier-input:(\d+)-output:(\d+)$")
+STEM = re.compile(r"^first_conv-input:(\d{1,6})x", re.ASCII)
+LAST = re.compile(r"^classifier-input:(\d{1,6})-output:(\d{1,6})$", re.ASCII)
 # Kendall's tau from which a table serves a search.
 GOOD_TAU = 0.8
+MAX_SUBNETS = 10_000
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
     p = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("lut", help="the table (YAML)")
-    p.add_argument("--n", type=int, default=40, help="random subnets, 3 or more")
+    p.add_argument("--n", type=count(3, MAX_SUBNETS), default=40, help="random subnets")
     p.add_argument("--out", type=Path, default=Path("check_lut.png"), help="scatter plot (PNG)")
     p.add_argument("--search_space", default="mbv3", metavar="NAME",
                    help="search space that the subnets are drawn from: "
                         f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
     p.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px; None: those of the table")
-    p.add_argument("--n_classes", type=int, help="classes; None: the first that the table holds")
-    p.add_argument("--width", type=float,
+    p.add_argument("--n_classes", type=count(1),
+                   help="classes; None: the first that the table holds")
+    p.add_argument("--width", type=number(*WIDTHS),
                    help="width multiplier; None: the first that the table holds")
     p.add_argument("--device", help="cpu, or cuda:0 and so on; None: as the table says, or cpu")
-    p.add_argument("--threads", type=int,
+    p.add_argument("--threads", type=count(1, MAX_THREADS),
                    help="CPU threads; None: as many as the table says, or 1")
-    p.add_argument("--batch_size", type=int,
+    p.add_argument("--batch_size", type=count(1),
                    help="images in one pass; None: what the table says, or 1")
-    p.add_argument("--rel_err", type=float, default=REL_ERR,
+    p.add_argument("--rel_err", type=number(0, 1), default=REL_ERR,
                    help="repeat until the standard error is below this part of the mean ...")
-    p.add_argument("--max_repeats", type=int, default=MAX_REPEATS,
+    p.add_argument("--max_repeats", type=count(1), default=MAX_REPEATS,
                    help="... or until this many passes")
-    p.add_argument("--seed", type=int, default=0, help="seed of the random subnets")
+    p.add_argument("--seed", type=count(0, 2**63), default=0, help="seed of the random subnets")
     return p
 
 
@@ -153,8 +156,6 @@ def plot(path: Path, looked_up: np.ndarray, measured: np.ndarray, title: str) ->
 
 def main(args: argparse.Namespace) -> None:
     """Draws subnets, measures each, and prints one JSON line."""
-    if args.n < 3:
-        raise UserError(f"--n must be 3 or more, not {args.n}")
     lut = LookUpTable.read(args.lut)
     args = take_conditions(args, lut)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -87,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
         report[name] = export(network, name, form, folder, args)
     if args.int8:
         report["onnx int8"] = export_int8(network, folder, args)
-    write_json(folder / "export.json", report, indent=1)
+    write_json(folder / "export.json", finite(report), indent=1)
     wrong = [name for name in formats if report[name]["largest"] is not None
              and report[name]["largest"] > args.tolerance]
     if wrong:
@@ -196,6 +197,13 @@ def export(network: Network, name: str, form: "Format", folder: Path,
     show(comparison, name)
     return {"file": str(path), "notes": form.notes, "largest": comparison.largest,
             **asdict(comparison)}
+
+
+def finite(value: Any) -> Any:
+    """Returns plain values with None for the infinities, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from search.run_folder import EVENTS, LOCK, RunFolder
-from utils.files import open_log, own_folder, read_log
+from utils.files import open_log, own_folder, parse_json, read_log
 
 TENSORBOARD = "tensorboard"
 LOG_FORMATS = ("text", "json")
@@ -143,9 +143,8 @@ def read(folder: str | os.PathLike) -> list[dict[str, Any]]:
 def _parsed(line: str) -> dict[str, Any] | None:
     """Returns the event that a line holds; None where it holds none of the known forms."""
     try:
-        record = json.loads(line)
-        json.dumps(record, allow_nan=False)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("event"), str):
         return None

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from search.objectives import parse_luts
-from search.run_folder import CODE_FLAGS, names_code
+from search.run_folder import CODE_FLAGS
 from utils.errors import UserError
 from utils.files import open_regular
+from utils.registry import code_in
 
 # The files that an evaluator reads besides the data; one of the user's own may read both.
 _FILES = {"ofa": ("supernet_path",), "oracle": ("oracle_path",)}
@@ -45,7 +46,7 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
         # what is still to be fetched has no listing yet
         if settings["data"] and os.path.isdir(settings["data"]) and not settings["download"]:
             found["data"] = _of_folder(settings["data"])
-    code = {name: _of_code(settings[name]) for name in CODE_FLAGS if names_code(settings[name])}
+    code = {name: _of_code(value) for name, value in code_in(settings, CODE_FLAGS).items()}
     return found | {name: digest for name, digest in code.items() if digest}
 
 

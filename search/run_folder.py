@@ -24,6 +24,7 @@ from utils.files import (
     write_text,
 )
 from utils.locks import Lock, locked
+from utils.registry import code_in, refuse_untyped
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"
@@ -39,6 +40,7 @@ _SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
 # What a search has written, ours or the original's: files, and folders with files. The original
 # may have left networks beside its iterations.
 _NETWORKS = re.compile(r"net_\d+\.(subnet|stats)", re.ASCII)
+_PROPOSED = re.compile(r"net_\d+\.subnet", re.ASCII)
 _FILES = re.compile(rf"settings\.json|retries\.log|events\.jsonl|iter_\d+\.stats|"
                     rf"{_NETWORKS.pattern}", re.ASCII)
 _FOLDERS = {re.compile(r"iter_\d+", re.ASCII): _NETWORKS,
@@ -103,18 +105,22 @@ class RunFolder:
         """
         return not any(entry.name != LOCK for entry in self._entries())
 
-    def has_no_result(self) -> bool:
-        """Whether it holds at most what a search leaves that failed before its first result.
+    def check_unused(self) -> None:
+        """Looks whether a new search may begin here.
 
         Raises:
-            UserError: the path is a file.
+            UserError: the folder holds more than a search leaves that ended before its first
+                result, or the path is a file.
         """
         entries = {entry.name: entry for entry in self._entries()
-                   if entry.name not in (LOCK, EVENTS)}
+                   if entry.name not in (LOCK, EVENTS) and not _is_leftover(entry.name, _FILES)}
         settings, first = entries.pop(SETTINGS, None), entries.pop("iter_0", None)
-        return not entries and (settings is None or self._settings_are_ours()) and (
-            first is None or (first.is_dir() and not first.is_symlink() and all(
-                path.suffix == ".subnet" for path in first.iterdir())))
+        if entries or (settings and not self._settings_are_ours()) or (first and not (
+                first.is_dir() and not first.is_symlink() and all(
+                    _PROPOSED.fullmatch(path.name) or _is_leftover(path.name, _PROPOSED)
+                    for path in first.iterdir()))):
+            raise UserError(f"{self.path}: not empty; go on with --resume {self.path}, or choose "
+                            "another --save")
 
     def check_search(self) -> None:
         """Looks, without writing, whether this is the folder of a search, ours or the original's.
@@ -170,14 +176,14 @@ class RunFolder:
         """Removes the temporary files that a killed search left; call it under the lock."""
         for folder, names in self._own_folders():
             for path in folder.iterdir():
-                temporary = _TEMPORARY.fullmatch(path.name)
-                if temporary and names.fullmatch(temporary[1]):
+                if _is_leftover(path.name, names):
                     path.unlink(missing_ok=True)
 
     def remove_proposals(self) -> None:
         """Removes what a search that failed before its first result proposed."""
-        for proposal in self.path.glob("iter_0/net_*.subnet"):
-            proposal.unlink()
+        for proposal in self.path.glob("iter_0/*"):
+            if _PROPOSED.fullmatch(proposal.name):
+                proposal.unlink()
 
     def import_from(self, other: "RunFolder") -> None:
         """Makes this folder, which is absent or empty, a copy of another search.
@@ -300,31 +306,27 @@ def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:
     A folder from elsewhere would otherwise decide what this machine imports and runs, or which
     Ray cluster it trusts: what a cluster answers can run code, too.
     """
-    for name, value in _trusted(stored).items():
-        if name not in typed:
-            raise UserError(f"{source}: its settings name code, --{name} {value}, which would be "
-                            "run; if you trust it, type this flag again")
+    refuse_untyped(source, _trusted(stored), typed)
 
 
 def _trusted(settings: dict[str, Any]) -> dict[str, str]:
     """Returns the flags that decide whose code is run: those must be typed, in every call."""
-    flags = {name: settings[name] for name in CODE_FLAGS if names_code(settings.get(name))}
+    flags = code_in(settings, CODE_FLAGS)
     if settings.get("backend") == "ray" and settings.get("ray_address") not in (None, "auto"):
         flags["ray_address"] = str(settings["ray_address"])
     return flags
-
-
-def names_code(value: Any) -> bool:
-    """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
-    return isinstance(value, str) and any(
-        colon and name not in ("min", "max")
-        for _, colon, name in (part.partition(":") for part in value.split("+")))
 
 
 def resume_command(settings: dict[str, Any]) -> str:
     """Returns the command that goes on with a search, with the flags that must be typed again."""
     code = [part for name, value in _trusted(settings).items() for part in (f"--{name}", value)]
     return shlex.join(["python", "msunas.py", "--resume", str(settings["save"]), *code])
+
+
+def _is_leftover(name: str, names: re.Pattern) -> bool:
+    """Whether a file is what a killed search leaves of one whose name is among `names`."""
+    temporary = _TEMPORARY.fullmatch(name)
+    return temporary is not None and names.fullmatch(temporary[1]) is not None
 
 
 def _inside(name: str) -> re.Pattern | None:

@@ -26,7 +26,7 @@ from search.events import Events
 from search.inputs import check_inputs, fingerprints
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
-from search.run_folder import RunFolder, names_code, resume_command
+from search.run_folder import RunFolder, resume_command
 from search.settings import Settings, contradictions, supernet_meta
 from search.strategies import get_strategy
 from search.table_report import table_report
@@ -35,6 +35,7 @@ from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.files import write_text
+from utils.registry import names_code
 
 CPU_MACS_PER_SECOND = 8e9
 GIB = 2**30
@@ -288,6 +289,7 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         adopting = resumed and not folder.settings.exists()
         folder.remove_leftovers()
         if not resumed:
+            folder.check_unused()  # another search may have begun, and ended, since
             folder.remove_proposals()
         if not adopting:
             folder.write_settings(stored)

@@ -415,6 +415,22 @@ def test_weights_without_a_state_lead_somewhere(fails_clearly, tmp_path, flags):
     assert path.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize(("flag", "value"), [
+    ("search_space", "evil:Space"), ("rule", "evil:Rule"), ("teacher", "resnet18")])
+def test_what_a_received_state_names_is_neither_run_nor_fetched(tmp_path, monkeypatch, flag, value):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    networks.save_training_state(tmp_path / "x_w0.1.state", epoch=0, optimizer={}, state_dict={},
+                                 flags={flag: value, "download": True, "lr": 0.5})
+    parse = train_supernet.get_args_parser().parse_args
+    with pytest.raises(UserError, match=f"--{flag} {value}.*type this flag again"):
+        train_supernet.main(parse(["--resume", str(tmp_path)]))
+    taken = train_supernet.take_up(parse(["--resume", str(tmp_path), f"--{flag}", value]))
+    assert taken.lr == 0.5 and not taken.download, "which is typed in every call"
+    assert not (tmp_path / "ran").exists()
+    assert f"--{flag} {value}" in train_supernet.resume_command(taken, tmp_path / "x_w0.1")
+
+
 def test_the_parser_names_rules_and_spaces(capsys):
     with pytest.raises(SystemExit):
         train_supernet.get_args_parser().parse_args(["--help"])

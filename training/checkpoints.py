@@ -189,6 +189,6 @@ def copy_file(source: Path, target: Path) -> None:
     with atomic_path(target) as temporary:
         temporary.unlink()
         try:
-            os.link(source, temporary)
+            os.link(os.path.realpath(source), temporary)  # never a second name of a link
         except OSError:
             shutil.copyfile(source, temporary)

@@ -9,6 +9,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -35,6 +36,7 @@ from utils.locks import locked
 log = logging.getLogger("train")
 
 SUMMARY, LOCK, BOARD = "summary.csv", "train.lock", "tensorboard"
+_EPOCH = re.compile(r"\d{1,9}", re.ASCII)
 # Names of the files that are written, of which a killed process may leave a half.
 OWN = ("*.pth.tar", "net.init", "net.config", "args.yaml", SUMMARY)
 
@@ -65,11 +67,11 @@ class Summary:
 def _rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a summary; what a crash of the machine left as NULs is no row."""
     try:
-        text = read_text(path, "summary").replace("\0", "")
-    except UserError:
+        text = io.StringIO(read_text(path, "summary").replace("\0", ""), newline=None)
+        return [row for row in csv.DictReader(text)
+                if None not in row and _EPOCH.fullmatch(row.get("epoch") or "")]
+    except (UserError, csv.Error):
         return []
-    rows = csv.DictReader(io.StringIO(text))
-    return [row for row in rows if None not in row and (row.get("epoch") or "").isdecimal()]
 
 
 class Scalars:
@@ -134,7 +136,7 @@ class Output:
             lr = self.run.optimizer.param_groups[0]["lr"]
             log.info("epoch %d step %d/%d: loss %.4f, lr %.3e", epoch, step, total, loss.item(), lr)
         if self.files and args.recovery_interval and step % args.recovery_interval == 0:
-            self.files.checkpoints.save_recovery(self.run.state(), epoch, step)
+            self.files.on_recovery(epoch, step)
 
     def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
                  lr: float) -> None:
@@ -169,7 +171,8 @@ class RunFiles:
         self.metric = run.args.eval_metric
         self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
         with ExitStack() as opened:
-            opened.enter_context(locked(folder / LOCK, f"{folder}: the folder of a training"))
+            self.lock = opened.enter_context(
+                locked(folder / LOCK, f"{folder}: the folder of a training"))
             opened.enter_context(log_file(folder / "train.log"))
             remove_leftovers(folder)
             text = yaml.safe_dump(plain_part(vars(run.args)), sort_keys=False)
@@ -185,9 +188,15 @@ class RunFiles:
         if self.checkpoints.restore(history, source):
             self.on_best(self.run.best, self.folder)
 
+    def on_recovery(self, epoch: int, step: int) -> None:
+        """Writes a checkpoint within an epoch."""
+        self.lock.check()
+        self.checkpoints.save_recovery(self.run.state(), epoch, step)
+
     def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
                  lr: float) -> None:
         """Writes everything about a finished epoch."""
+        self.lock.check()
         row = {"epoch": epoch, **{f"train_{key}": value for key, value in train.items()},
                **{f"eval_{key}": value for key, value in evaluation.items()}, "lr": lr}
         self.summary.add(row)

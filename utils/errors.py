@@ -11,6 +11,10 @@ _DISK_ERRORS = {
     errno.EACCES: "permission denied; choose another folder or change its permissions",
     errno.EPERM: "permission denied; choose another folder or change its permissions",
 }
+# What torch says of it, in errors of several types.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+                  "storage size calculation overflowed", "cudnn_status_alloc_failed",
+                  "cublas_status_alloc_failed")
 
 
 class UserError(Exception):
@@ -26,3 +30,10 @@ def describe_os_error(error: OSError) -> str:
     """Returns one line for a failed system call: the file, the reason, and what to do."""
     reason = _DISK_ERRORS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return f"{error.filename or 'writing'}: {reason}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the host or on a GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError | OSError) and any(t in text for t in _OUT_OF_MEMORY))

@@ -19,12 +19,18 @@ import yaml
 from utils.errors import UserError
 
 MAX_TEXT_BYTES = 256 * 2**20
-# YAML: nested collections, and how many values its aliases may repeat.
-MAX_DEPTH, MAX_REPEATED = 50, 100_000
+MAX_LOG_BYTES = 32 * 2**20  # of a log that is read again
+# JSON: a value takes up to 100 bytes of memory where it is one in the file.
+MAX_VALUES = 5_000_000
+# YAML, which is read far slower: values, and how many of them its aliases may repeat.
+MAX_YAML_VALUES, MAX_REPEATED = 1_000_000, 100_000
+MAX_DEPTH = 50  # of nested collections in YAML
 MAX_BITS = 4096  # of an integer
 # What a file system answers to a call that it does not have.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES,
                 errno.EBADF, errno.EISDIR, errno.ENOTTY)
+
+_in_use: list[str] = []
 
 
 def shipped(path: str) -> str:
@@ -66,14 +72,35 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def make_folder(path: str | os.PathLike) -> None:
-    """Creates a folder and its parents, and flushes their names to the disk."""
+    """Creates a folder and its parents, and flushes their names to the disk.
+
+    Raises:
+        UserError: one of them was in use (`in_use`) and is gone.
+        OSError: as `os.mkdir`.
+    """
     path = Path(path)
     if path.is_dir():
         return
     missing = [path, *(parent for parent in path.parents if not parent.exists())]
-    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        if os.path.abspath(folder) in _in_use:
+            raise UserError(f"{folder}: renamed or removed while it was in use; nothing more is "
+                            "written")
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
     for folder in missing:
         fsync_folder(folder.parent)
+
+
+@contextmanager
+def in_use(folder: str | os.PathLike) -> Iterator[None]:
+    """Lets nothing make a folder anew inside the block: renamed meanwhile, it would be two."""
+    place = os.path.abspath(folder)
+    _in_use.append(place)
+    try:
+        yield
+    finally:
+        _in_use.remove(place)
 
 
 def fsync_folder(folder: str | os.PathLike) -> None:
@@ -213,7 +240,7 @@ def read_log(path: str | os.PathLike) -> list[str]:
         return []
     if os.path.islink(path):
         raise UserError(f"{path}: a link, not a log file; remove it")
-    return read_bytes(path, "log file").decode("utf-8", "replace").splitlines()
+    return read_bytes(path, "log file", MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
 
 
 def read_json(path: str | os.PathLike, what: str = "JSON file",
@@ -227,21 +254,36 @@ def read_json(path: str | os.PathLike, what: str = "JSON file",
         allow_nan: return the NaN and infinities that Python's own writer may have left.
 
     Raises:
-        UserError: the file is missing, empty, truncated, not JSON, holds NaN or a key twice, or
-            its top level has another type.
+        UserError: the file is missing, empty, truncated, or `parse_json` refuses it, or its top
+            level has another type.
     """
     text = read_text(path, what)
     try:
-        value = json.loads(text, parse_constant=float if allow_nan else _refuse_constant,
-                           parse_float=float if allow_nan else _finite,
-                           object_pairs_hook=_unique_keys)
+        value = parse_json(text, allow_nan)
     except json.JSONDecodeError as error:
         hint = "HTML" if text.lstrip()[:1] == "<" else "not JSON, or truncated"
         raise UserError(f"{path}: {hint} at line {error.lineno} column {error.colno}, but a {what} "
                         "was expected; make or copy it again") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not a valid {what}: {error}") from None
     return _of_type(path, value, what, expect)
+
+
+def parse_json(text: str, allow_nan: bool = False) -> Any:
+    """Returns what JSON text stands for; `allow_nan` as `read_json`.
+
+    Raises:
+        ValueError: no JSON (`json.JSONDecodeError`), NaN, a key twice, nested too deeply, or more
+            than `MAX_VALUES` values.
+    """
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
+    try:
+        return json.loads(text, parse_constant=float if allow_nan else _refuse_constant,
+                          parse_float=float if allow_nan else _finite,
+                          object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_yaml(path: str | os.PathLike, what: str = "YAML file",
@@ -255,8 +297,9 @@ def parse_yaml(text: str, path: str | os.PathLike, what: str = "YAML file",
     """Returns what YAML text stands for; `path` and `what` are for messages.
 
     Raises:
-        UserError: no YAML, a key twice, nested deeper than `MAX_DEPTH`, or aliases that repeat
-            more than `MAX_REPEATED` values; or the top level has another type.
+        UserError: no YAML, a key twice, nested deeper than `MAX_DEPTH`, more than
+            `MAX_YAML_VALUES` values, or aliases that repeat more than `MAX_REPEATED`; or the top
+            level has another type.
     """
     try:
         _check_structure(text)
@@ -292,7 +335,7 @@ def _check_structure(text: str) -> None:
     """Looks at YAML without building anything: the loader's stack is C's, aliases are cheap.
 
     Raises:
-        ValueError: nested too deeply, or aliases that repeat too much.
+        ValueError: nested too deeply, too many values, or aliases that repeat too much.
     """
     values = repeated = 0
     open_collections: list[tuple[str | None, int]] = []
@@ -316,6 +359,8 @@ def _check_structure(text: str) -> None:
             repeated += sizes[event.anchor]
         if len(open_collections) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        if values > MAX_YAML_VALUES:
+            raise ValueError(f"more than {MAX_YAML_VALUES} values")
         if repeated > MAX_REPEATED:
             raise ValueError(f"its aliases repeat more than {MAX_REPEATED} values")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import make_folder
+from utils.files import in_use, make_folder
 
 _HOLDER = re.compile(rb"(pid \d+ on [^\n]*\n?)?")
 _MAX_HOLDER = 300  # bytes
@@ -44,6 +44,16 @@ class Lock:
     def holds(self) -> bool:
         """Whether the file is still the one at `path`: its folder was not renamed or replaced."""
         return _is_same_file(self.handle, self.path)
+
+    def check(self) -> None:
+        """Looks whether what is locked is still where it was; call it before writing there.
+
+        Raises:
+            UserError: it is not, so that what is written would lie elsewhere than the rest.
+        """
+        if not self.holds():
+            raise UserError(f"{self.path.parent}: renamed, replaced or removed while it was in use "
+                            f"(it is now in {self.place()}); nothing more is written")
 
     def place(self) -> str:
         """Returns where the file is now, as far as the system tells."""
@@ -86,7 +96,8 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
     os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held.add(handle)
     try:
-        yield Lock(path, handle)
+        with in_use(path.parent):
+            yield Lock(path, handle)
     finally:
         if _is_same_file(handle, path):
             path.unlink(missing_ok=True)

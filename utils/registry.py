@@ -1,10 +1,41 @@
 """Names of the command line -> classes: a row of a registry, or `module:Class` of the user's."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from utils.errors import UserError
+
+
+def names_code(value: Any) -> bool:
+    """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
+    return isinstance(value, str) and any(
+        colon and name not in ("min", "max")
+        for _, colon, name in (part.partition(":") for part in value.split("+")))
+
+
+def code_in(values: Mapping[str, Any], flags: Iterable[str]) -> dict[str, str]:
+    """Returns which of these flags name code, and what."""
+    return {name: values[name] for name in flags if names_code(values.get(name))}
+
+
+def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[str]) -> None:
+    """Refuses what a file asks for and only a person may ask for: each of it must be typed.
+
+    Args:
+        source: the file or its folder, for the message.
+        found: by the names of flags: code that would be run, a cluster, a download.
+        typed: the flags on the command line.
+
+    Raises:
+        UserError: one of `found` was not typed.
+    """
+    for name, value in found.items():
+        if name not in typed:
+            what = "name code, {}, which would be run" if names_code(value) else \
+                "ask for {}, whose answers or files would be trusted"
+            raise UserError(f"{source}: its settings {what.format(f'--{name} {value[:200]}')}; if "
+                            "you trust it, type this flag again")
 
 
 def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = object) -> Any:

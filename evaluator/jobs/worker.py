@@ -19,15 +19,12 @@ from typing import Any
 from cli.progress import share_processors
 from evaluator import build_evaluator
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome
-from utils.errors import UserError, one_line
+from utils.errors import UserError, is_out_of_memory, one_line
 
 PERCENTAGES = ("top1", "top5")
 _ROUNDING = 1e-6
 _LARGEST_LIMIT = 2**62  # bytes; the system's numbers have 64 bits
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
-                  "cudnn_status_alloc_failed", "cublas_status_alloc_failed")
 
 _HARDWARE_FAULTS = ("cuda error", "hip error", "cudnn_status_execution_failed",
                     "cudnn_status_internal_error", "cublas_status_execution_failed",
@@ -104,13 +101,6 @@ def judge(kind: str, stats: Any) -> tuple[str, str]:
     if not numbers or (kind == "accuracy" and "top1" not in numbers):
         return "nan", f"the evaluator returned no {'top1' if kind == 'accuracy' else 'number'}"
     return "ok", ""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the host or on a GPU (torch raises several types for that)."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError | OSError) and any(t in text for t in _OUT_OF_MEMORY))
 
 
 def is_hardware_fault(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from networks.export import Description, Format, Runner
 from networks.hub import to_timm
 from networks.supernets import build_from_config
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, parse_json
 
 # Exporting with one image would make 1 a constant of the program.
 EXAMPLES = 2
@@ -113,7 +113,7 @@ def read_safetensors(path: str | os.PathLike) -> Any:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
-        config = json.loads(header["net.config"])
+        config = parse_json(header["net.config"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path}: no network in the form of --to safetensors ({error})") from None
     net = build_from_config(check_config(config, str(path)))

@@ -6,10 +6,13 @@ import sys
 
 import pytest
 
+from cli.config import ConfigParser
 from cli.scripts import Parser, run_script
 from tests.conftest import ROOT
 from utils.errors import UserError
 
+OUT_OF_MEMORY = ("tool: error: out of memory: choose smaller batches, images or networks, or a "
+                 "machine with more ({})\n")
 PRINTS = ("import argparse, sys; from cli.scripts import run_script; "
           "p = argparse.ArgumentParser(prog='prints'); p.add_argument('n', type=int); "
           "sys.exit(run_script(lambda args: [print('x' * 50) for _ in range(args.n)], p))")
@@ -22,6 +25,9 @@ def fail(error):
 @pytest.mark.parametrize(("error", "code", "message"), [
     (UserError("a\nb: wrong"), 2, "tool: error: a\\nb: wrong\n"),
     (FileExistsError(17, "File exists", "some/file"), 2, "tool: error: some/file: File exists\n"),
+    (MemoryError(), 2, OUT_OF_MEMORY.format("no reason given")),
+    (RuntimeError("CUDA out of memory. Tried\nto"), 2,
+     OUT_OF_MEMORY.format("CUDA out of memory. Tried")),
     (KeyboardInterrupt("go on so"), 130, "\ntool: interrupted; go on so\n")])
 def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, message):
     parser = argparse.ArgumentParser(prog="tool")
@@ -30,8 +36,9 @@ def test_an_expected_error_is_one_line_and_an_exit_code(capsys, error, code, mes
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_script(lambda args: fail(ZeroDivisionError()), argparse.ArgumentParser(), [])
+    for fault in (ZeroDivisionError, RuntimeError):
+        with pytest.raises(fault):
+            run_script(lambda args, fault=fault: fail(fault()), argparse.ArgumentParser(), [])
 
 
 @pytest.mark.parametrize("lines", [1, 10_000])
@@ -73,3 +80,15 @@ def test_what_only_looks_like_a_flag_is_a_value():
     parser = Parser(prog="tool")
     parser.add_argument("name", nargs="*")
     assert parser.parse_args(["--a b", "--", "--dataset"]).name == ["--a b", "--dataset"]
+
+
+def test_a_file_of_flags_downloads_nothing(tmp_path, capsys):
+    """It may be the args.yaml of somebody else's training."""
+    (tmp_path / "args.yaml").write_text("download: true\nepochs: 3\n")
+    parser = ConfigParser()
+    parser.add_argument("--download", action="store_true")
+    parser.add_argument("--epochs", type=int)
+    args = parser.parse_args(["-c", str(tmp_path / "args.yaml")])
+    assert (args.download, args.epochs) == (False, 3)
+    assert "type --download" in capsys.readouterr().err
+    assert parser.parse_args(["-c", str(tmp_path / "args.yaml"), "--download"]).download

@@ -134,6 +134,19 @@ def test_a_folder_that_cannot_be_written_is_done_without(read_only_folder, tmp_p
         assert "going on without the cache" in capsys.readouterr().err
 
 
+def test_pipes_are_not_waited_for_and_folders_done_without(tmp_path, capsys):
+    """In `arrays/`, which may come from elsewhere, in place of an array and of its notes."""
+    data, notes = files(tmp_path, "a")
+    data.parent.mkdir()
+    os.mkfifo(data)
+    notes.write_text("{}")
+    assert (ArrayCache(tmp_path, 1).get(KEYS["a"], SHAPE, maker(7)).array == 7).all()
+    notes.unlink()
+    notes.mkdir()
+    assert ArrayCache(tmp_path, 1).get(KEYS["a"], SHAPE, maker(7)) is None
+    assert "going on without the cache" in capsys.readouterr().err
+
+
 def test_half_of_the_free_disk_stays_free(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2000))

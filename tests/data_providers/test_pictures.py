@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -192,6 +193,15 @@ def test_a_small_file_with_a_huge_picture_is_not_decoded(tmp_path, width, height
     assert time.process_time() - begin < 0.1
     assert FileImages([tmp_path / "a.png"], [0]).size(0) == (0, 0)
     assert width * height > MAX_PIXELS or max(width, height) > 100 * min(width, height)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_wide_values_are_converted_a_few_rows_at_a_time(mode):
+    image = Image.new(mode, (1000, 1000), 1)
+    tracemalloc.start()
+    to_rgb(image)
+    assert tracemalloc.get_traced_memory()[1] < 10 * 10**6, "bytes of numpy and of Python"
+    tracemalloc.stop()
 
 
 def test_a_pipe_among_the_pictures_is_a_damaged_one(tmp_path):

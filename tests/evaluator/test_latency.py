@@ -17,6 +17,7 @@ from evaluator.latency import (
     LookUpTable,
     build_module,
     build_network,
+    check_conditions,
     device_name,
     input_shape,
     measure,
@@ -229,6 +230,9 @@ def test_checking_a_table(run_command, tmp_path, small_space):
 
 @pytest.mark.parametrize(("script", "flags", "match"), [
     ("build_lut", ("--device", "cuda:77"), "device"), ("build_lut", ("--threads", "0"), "threads"),
+    ("build_lut", ("--threads", "99999999999999999999"), "threads"),
+    ("check_lut", ("--batch_size", "4294967296"), "batch_size"),
+    ("check_lut", ("--n", "1000000000"), "--n"), ("build_lut", ("--width", "nan"), "width"),
     ("build_lut", ("--rel_err", "2"), "rel_err"), ("build_lut", ("--config", "none"), "none"),
     ("build_lut", ("--width", "0"), "width"), ("build_lut", ("--resolutions", "0"), "resolutions"),
     ("check_lut", ("--n", "2"), "--n"), ("check_lut", ("--width", "1.0"), "build_lut.py")])
@@ -238,6 +242,15 @@ def test_bad_flags(fails_clearly, tmp_path, script, flags, match):
     place = (path,) if script == "check_lut" else ("--out", tmp_path / "new.yaml")
     fails_clearly(f"scripts/{script}.py", *place, *SMALL, *flags, match=match)
     assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize("condition", [
+    {"threads": "many"}, {"threads": 10**9}, {"batch_size": 1.5}, {"batch_size": True},
+    {"device": 3}, {"device": None}])
+def test_conditions_from_a_table_are_checked(condition):
+    with pytest.raises(UserError, match=next(iter(condition))):
+        check_conditions(**{"device": "cpu", "threads": 1, "batch_size": 1, "rel_err": 0.1,
+                            "max_repeats": 5, **condition})
 
 
 def test_a_table_of_another_machine_is_not_extended(fails_clearly, tmp_path):

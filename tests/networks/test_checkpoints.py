@@ -8,6 +8,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 
@@ -160,6 +161,28 @@ def test_compressed_archives_are_refused_before_they_unpack(tmp_path):
     assert (tmp_path / "w").stat().st_size < 100_000
     with pytest.raises(UserError, match="absurd size"):
         networks.load_checkpoint(tmp_path / "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_that_build_without_end_are_refused_within_little_memory(tmp_path, zipped):
+    """A byte of such a pickle makes a list of 56."""
+    whole, many = tmp_path / "whole", b"\x80\x02" + b"]" * 20_000_000 + b"."
+    torch.save(STATE, whole, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "w", "w") as new:
+            for entry in old.infolist():
+                pickled = entry.filename.endswith("data.pkl")
+                new.writestr(entry.filename, many if pickled else old.read(entry))
+    else:
+        with open(whole, "rb") as file:
+            for _ in range(3):  # what torch writes before the state dict
+                pickle.load(file)
+            (tmp_path / "w").write_bytes(whole.read_bytes()[:file.tell()] + many)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"absurd size|more than 1000000 steps"):
+        networks.load_checkpoint(tmp_path / "w")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
 
 
 def overstated(zipped: bool, numel: int) -> bytes:

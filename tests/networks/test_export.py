@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data_providers import DataProvider
 from data_providers.table import DIGITS_SUPERNET
@@ -14,6 +15,7 @@ from evaluator.exported import Comparison, largest_difference, random_images, re
 from networks import cut_subnet, load_supernet, recalibrate_bn, save_weights, write_config
 from networks.export import FORMATS, Description, Format, get_format
 from networks.export.torch_files import read_safetensors, torch_runner
+from scripts.export import finite
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.errors import UserError
@@ -121,6 +123,18 @@ def test_differences_are_found_and_never_hidden():
     assert largest_difference(constant(0.0), constant(-0.5), images) == 0.5
     assert largest_difference(constant(0.0), constant(np.nan), images) == float("inf")
     assert Comparison({"random": 0.1, "real": 0.3}).largest == 0.3
+
+
+def test_a_difference_without_bounds_can_be_written():
+    report = {"onnx": {"largest": float("inf"), "top1": {"torch": 12.5}, "file": "net.onnx"}}
+    assert json.loads(json.dumps(finite(report), allow_nan=False)) == {
+        "onnx": {"largest": None, "top1": {"torch": 12.5}, "file": "net.onnx"}}
+
+
+def test_a_config_that_is_nested_without_end_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "net.safetensors", {"net.config": "[" * 100_000})
+    with pytest.raises(UserError, match="no network in the form"):
+        read_safetensors(tmp_path / "net.safetensors")
 
 
 # ----------------------------------------------------------------------------------- command line

@@ -15,6 +15,7 @@ import pytest
 from search.archive import read_stats
 from search.inputs import check_inputs, fingerprints
 from search.run_folder import RunFolder
+from search.session import run_search
 from search.settings import Settings
 from tests.conftest import ROOT
 from tests.search.runs import EVALUATOR, TRUSTED, command, contents
@@ -73,6 +74,35 @@ def test_only_leftovers_of_the_search_itself_are_removed(finished, tmp_path, run
     assert run_command("msunas.py", *TRUSTED, "--resume", save).returncode == 0
     assert all((save / name).exists() for name in foreign)
     assert not any((save / name).exists() for name in own)
+
+
+def test_proposals_that_no_search_made_are_kept(tmp_path, fails_clearly):
+    (tmp_path / "iter_0").mkdir()
+    (tmp_path / "iter_0" / "net_best.subnet").write_text("mine")
+    fails_clearly(*command(tmp_path), match="not empty")
+    assert (tmp_path / "iter_0" / "net_best.subnet").read_text() == "mine"
+
+
+def test_what_a_kill_before_the_first_result_leaves_is_no_dead_end(tmp_path):
+    for name in ("settings.json", "iter_0/net_3.subnet"):
+        half = tmp_path / name
+        half.parent.mkdir(exist_ok=True)
+        half.with_name(f".{half.name}.ab12cd34.tmp").write_text("half")
+        RunFolder(tmp_path).check_unused()
+    (tmp_path / ".chapter.tmp").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        RunFolder(tmp_path).check_unused()
+
+
+def test_a_search_that_began_and_ended_meanwhile_is_not_written_over(finished, tmp_path):
+    """Between the look at an empty folder and its lock lie imports and fingerprints: seconds."""
+    settings = RunFolder(finished[0]).read_settings()
+    shutil.copytree(finished[0], tmp_path / "run")
+    before = snapshot(tmp_path)
+    known = {name: value for name, value in settings.items() if name in Settings.names()}
+    with pytest.raises(UserError, match="not empty"):
+        run_search(Settings(**known | {"seed": 7}), RunFolder(tmp_path / "run"))
+    assert snapshot(tmp_path) == before
 
 
 def test_settings_of_something_else_are_not_overwritten(tmp_path, fails_clearly):

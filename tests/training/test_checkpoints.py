@@ -123,6 +123,19 @@ def test_links_of_strangers_are_replaced_not_followed(tmp_path):
     assert victim.read_text() == "precious"
 
 
+def test_a_checkpoint_that_is_a_link_is_copied_not_linked(tmp_path):
+    """Else the best would change with what the link leads to."""
+    filled(tmp_path / "old", METRICS[:1])
+    (tmp_path / "run").mkdir()
+    last = tmp_path / "run" / "last.pth.tar"
+    last.symlink_to("../old/last.pth.tar")
+    history = read_history(load_training_state(last)["saver"], "last")
+    assert Checkpoints(tmp_path / "run", 2, False).restore(history, last)
+    filled(tmp_path / "old", [*METRICS[:1], 99.0])
+    best = tmp_path / "run" / "model_best.pth.tar"
+    assert not best.is_symlink() and weights(best) == 0
+
+
 VALID = {"checkpoint_files": [("checkpoint-0.pth.tar", 10.0)], "best_epoch": 0,
          "best_metric": 10.0, "pending": (1, 5.0)}
 

@@ -69,6 +69,13 @@ def test_a_summary_with_nuls_or_half_a_row_goes_on(tmp_path):
     assert b"\0" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("row", [f"{'9' * 5000},1.0", f"1,{'9' * 200_000}", "2\r1,1.0"])
+def test_a_summary_that_no_run_writes_goes_on(tmp_path, row):
+    (tmp_path / "summary.csv").write_text(f"epoch,lr\n0,0.5\n{row}\n")
+    Summary(tmp_path / "summary.csv", 7).add({"epoch": 7, "lr": 0.1})
+    assert rows(tmp_path)[-1]["epoch"] == "7"
+
+
 @pytest.mark.parametrize("content", [b"\0" * 50, b"\xff\xfe", b"", b"no,columns\n1,2,3,4\n"])
 def test_no_summary_at_all_is_a_new_one(tmp_path, content):
     (tmp_path / "summary.csv").write_bytes(content)
@@ -181,6 +188,18 @@ def test_a_pair_that_a_kill_left_stale_is_written_again(tmp_path):
     with Output(again, folder, keep) as out:
         out.take_up(history, str(last))
     assert pair(folder) == 7
+
+
+@pytest.mark.parametrize("write", [
+    lambda out: out.on_epoch(1, TRAIN, {"top1": 2.0}, 0.1),
+    lambda out: out.files.on_recovery(1, 5)])
+def test_a_run_whose_folder_is_renamed_stops(tmp_path, write):
+    with pytest.raises(UserError, match="it is now in"), \
+            Output(small_run(), tmp_path / "run", keep) as out:
+        out.on_epoch(0, TRAIN, {"top1": 1.0}, 0.1)
+        (tmp_path / "run").rename(tmp_path / "moved")
+        write(out)
+    assert not (tmp_path / "run").exists() and len(rows(tmp_path / "moved")) == 1
 
 
 def test_odd_names_are_only_names(tmp_path, caplog):

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.scripts import TypedFlagsParser, run_script
+from utils import files
 from utils.errors import UserError, one_line
 from utils.files import (
     atomic_path,
+    in_use,
     make_folder,
     open_log,
     read_json,
@@ -192,6 +194,20 @@ def test_many_keys_that_stand_there_twice_are_refused_quickly(tmp_path):
     assert time.process_time() - begin < 2
 
 
+def test_files_of_too_many_values_are_refused_before_they_are_built(tmp_path, monkeypatch):
+    for values in ("[],", '{"a":[1]},'):
+        (tmp_path / "a.json").write_text(f"[{values * (files.MAX_VALUES // 2 + 1)}0]")
+        begin = time.process_time()
+        with pytest.raises(UserError, match="more than 5000000 values"):
+            read_json(tmp_path / "a.json", expect=list)
+        assert time.process_time() - begin < 2
+    monkeypatch.setattr(files, "MAX_YAML_VALUES", 1000)
+    for text in ("- a\n" * 1001, "? a\n" * 1001, f"a: &a [{'1, ' * 500}]\nb: *a\nc: *a"):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(UserError, match="more than 1000 values"):
+            read_yaml(tmp_path / "a.yaml", expect=object)
+
+
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/random", "pipe"])
 def test_a_device_or_a_pipe_is_not_read(tmp_path, device):
     path = tmp_path / "pipe" if device == "pipe" else device
@@ -242,6 +258,21 @@ def test_a_disk_that_fails_to_flush_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_json(tmp_path / "file.json", {"old": False})
     assert read_json(tmp_path / "file.json") == {"old": True}
+
+
+def test_a_folder_in_use_is_never_made_anew(tmp_path):
+    """A rename between a look at it and a write would leave results in two folders."""
+    folder = tmp_path / "run"
+    write_text(folder / "a", "1")
+    with in_use(folder):
+        write_text(folder / "iter_0" / "a", "1")
+        folder.rename(tmp_path / "moved")
+        for name in ("b", "iter_0/b"):
+            with pytest.raises(UserError, match="run: renamed or removed while it was in use"):
+                write_text(folder / name, "1")
+        write_text(tmp_path / "other" / "b", "1")
+    assert not folder.exists()
+    write_text(folder / "b", "1")
 
 
 def test_the_parents_of_a_new_folder_are_flushed(tmp_path, monkeypatch):

@@ -105,6 +105,9 @@ def test_a_lock_knows_that_its_folder_was_renamed(tmp_path):
         assert lock.holds()
         (tmp_path / "a").rename(tmp_path / "b")
         assert not lock.holds() and lock.place() == str(tmp_path / "b")
+        with pytest.raises(UserError, match=f"it is now in {tmp_path / 'b'}"):
+            lock.check()
+        (tmp_path / "a").mkdir()
         with locked(tmp_path / "a" / "lock", "another"):
             pass
     assert not lock.holds()
