@@ -129,6 +129,17 @@ def test_weights_and_biases_gets_the_flags(monkeypatch):
     assert (calls["id"], calls["resume"], calls["config"]["seed"]) == ("ID", "must", 42)
 
 
+def test_weights_and_biases_that_cannot_start_is_one_line(monkeypatch):
+    def fail(**options):
+        raise RuntimeError("no account\nis known")
+
+    fake = ModuleType("wandb")
+    fake.init = fail
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(UserError, match=r"--log-wandb: no account\\nis known; WANDB_MODE=offline"):
+        start_wandb(imagenet("--log-wandb"), "name")
+
+
 def test_weights_and_biases_must_be_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
