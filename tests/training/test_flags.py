@@ -129,6 +129,14 @@ def test_weights_and_biases_gets_the_flags(monkeypatch):
     assert (calls["id"], calls["resume"], calls["config"]["seed"]) == ("ID", "must", 42)
 
 
+@pytest.mark.parametrize(("words", "match"), [
+    (("--teacher-checkpoint", "x"), "need --teacher"), (("--kd-ratio", 2), "need --teacher"),
+    (("--kd-temperature", 4), "need --teacher"), (("--wandb-project", "P"), "need --log-wandb")])
+def test_flags_that_would_mean_nothing_are_refused(words, match):
+    with pytest.raises(UserError, match=match):
+        train_cifar.checked(cifar("--model-config", "x", *words))
+
+
 def test_weights_and_biases_that_cannot_start_is_one_line(monkeypatch):
     def fail(**options):
         raise RuntimeError("no account\nis known")
