@@ -304,7 +304,7 @@ def _fetched(name: str) -> nn.Module:
     before = hub.level
     hub.setLevel(logging.ERROR)  # ten lines of attempts, where there is no network
     try:
-        return cast(nn.Module, timm.create_model(name, pretrained=True))
+        return timm.create_model(name, pretrained=True)
     except Exception as error:  # of the hub, of what is below it, of timm: no weights
         raise UserError(f"--teacher {name}: its weights could not be fetched ({one_line(error)}); "
                         "give a file of them as --teacher-checkpoint") from error
