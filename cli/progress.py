@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from cli.types import count
+
 
 def progress_bar(batches: Iterable[Any], unit: str = "batch") -> Any:
     """Wraps an iterable in a bar on stderr, where that is a terminal; nothing elsewhere."""
@@ -13,13 +15,26 @@ def progress_bar(batches: Iterable[Any], unit: str = "batch") -> Any:
     return tqdm(batches, unit=unit, leave=False, disable=not _on_a_terminal())
 
 
-def wait_passively() -> None:
+def add_threads_flag(p: Any) -> None:
+    """Adds `--threads`, which `share_processors` obeys, to a parser or a group of one."""
+    p.add_argument("--threads", type=count(1, 1024), help="CPU threads (default: one per core; "
+                   "idle ones sleep, so that others can use the cores)")
+
+
+def share_processors(threads: int | None = None) -> None:
     """Lets idle CPU threads sleep, unless OMP_WAIT_POLICY says otherwise; before torch is imported.
 
     Threads that wait actively keep the processors from everybody else: two programs that share
     the same cores then need several times as long as one after the other.
+
+    Args:
+        threads: of torch and its libraries; None for their choice, one per core.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
 
 
 def _on_a_terminal() -> bool:

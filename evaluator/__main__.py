@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cli.early  # noqa: F401  # before what takes time to import
 
-from cli.progress import wait_passively
+from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number
 from data_providers.table import DATASETS, get_dataset_info
@@ -79,8 +79,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                       help="seed of every random draw (default: 0)")
     device = p.add_argument_group("device and result")
     device.add_argument("--device", help="cpu or cuda:0, ... (default: a GPU where there is one)")
-    device.add_argument("--threads", type=count(1, 1024),
-                        help="CPU threads (default: torch's choice)")
+    add_threads_flag(device)
     device.add_argument("--amp", action=argparse.BooleanOptionalAction,
                         help="mixed precision (default: in validation, on a GPU with bfloat16)")
     device.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
@@ -97,7 +96,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Evaluates, writes the stats to `--save`, and prints them as one line of JSON."""
     _check(args)
-    wait_passively()
+    share_processors(args.threads)
     stats = evaluate(args)
     path = args.save or (args.log_dir and os.path.join(args.log_dir, "net.stats"))
     if path:

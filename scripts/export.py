@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cli.progress import add_threads_flag, share_processors
 from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, amount, count
 from data_providers.table import DATASETS
@@ -51,6 +52,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--img-size", type=count(8, 4096),
                    help="input resolution (default: the config's)")
     p.add_argument("--skip_latency", action="store_true", help="measure no latencies")
+    add_threads_flag(p)
     p.add_argument("--tolerance", type=amount, default=TOLERANCE,
                    help="largest difference of a logit (default: %(default)s)")
     g = p.add_argument_group("real images")
@@ -78,6 +80,8 @@ def main(args: argparse.Namespace) -> None:
     if OPTUNA in args.to:
         export_archive(args)
         return
+    if args.threads:  # without, threads wait actively: latencies are measured
+        share_processors(args.threads)
     check_flags(args)
     formats = {name: get_format(name) for name in args.to}
     network = load_network(args)

@@ -271,7 +271,8 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     if settings.evaluator == "ofa" and settings.backend == "local":
         check_supernet_exists(str(settings.supernet_path))
     ray_address = settings.ray_address if settings.backend == "ray" else None
-    slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, ray_address=ray_address)
+    slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
+                       ray_address)
     stored = {**settings.to_json(), "inputs": fingerprints(settings.to_json())}
     if resumed and not accept_changed:
         check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),

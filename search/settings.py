@@ -71,6 +71,7 @@ class Settings:
     n_gpus: int = 8
     gpu: int = 1
     cpu_workers: int | None = None
+    threads: int | None = None
     n_workers: int = 4
     backend: str = "local"
     ray_address: str = "auto"

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from networks.depthwise import NarrowDepthwise
 from utils.devices import autocast, device_of, seeded, to_device
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -158,7 +159,7 @@ def train_one_epoch(net: nn.Module, batches: Batches, optimizer: torch.optim.Opt
     for (images, targets), size, last in _grouped(batches, accumulate):
         targets = targets.to(device, non_blocking=True)
         losses = objective(net, to_device(images, device), targets)
-        loss = loss + _backward(net, losses, scaler, autocast(device, amp), size, last)
+        loss = loss + add_gradients(net, losses, scaler, amp, size, last)
         n_group += len(images)
         if not last:
             continue
@@ -186,14 +187,25 @@ def _grouped(batches: Batches, size: int) -> Iterator[tuple[tuple[Tensor, Tensor
         yield batch, own, i % size == own - 1
 
 
-def _backward(net: nn.Module, losses: Sequence[Loss], scaler: torch.amp.GradScaler,
-              precision: Any, divisor: int, last: bool) -> Tensor:
-    """Adds the gradients of all losses and returns their sum; processes synchronise once."""
-    total = torch.zeros((), device=device_of(net))
+def add_gradients(net: nn.Module, losses: Sequence[Loss], scaler: torch.amp.GradScaler,
+                  amp: str | None = None, divisor: int = 1, last: bool = True) -> Tensor:
+    """Adds the gradients of all losses and returns their sum, detached.
+
+    Args:
+        net: the network; several processes synchronise once, after the last loss.
+        losses: those of one batch.
+        scaler: scales the losses.
+        amp: None, or the precision of the forward pass.
+        divisor: of the losses: the number of batches for one optimiser step.
+        last: whether this is the last of these batches.
+    """
+    device = device_of(net)
+    total = torch.zeros((), device=device)
     for i, loss_fn in enumerate(losses, 1):
         synchronise = last and i == len(losses)
         with nullcontext() if synchronise else getattr(net, "no_sync", nullcontext)():
-            with precision:
+            with autocast(device, amp), \
+                    NarrowDepthwise() if device.type == "cpu" else nullcontext():
                 loss = loss_fn() / divisor
             scaler.scale(loss).backward()
         total = total + loss.detach()

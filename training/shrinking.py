@@ -19,10 +19,10 @@ from networks.folding import folded, speed_up
 from networks.static import StaticNetwork
 from networks.supernets import cut_subnet
 from search_space import SearchSpace
-from training.loops import cosine, evaluate, load_optimizer, train_one_epoch
+from training.loops import add_gradients, cosine, evaluate, load_optimizer, train_one_epoch
 from training.subnets import Phase, Rule, Subnets, Teaching, phases_of, rule_class
 from training.world import World
-from utils.devices import autocast, device_of, seeded, synchronize, to_device
+from utils.devices import device_of, seeded, synchronize, to_device
 from utils.errors import UserError
 
 # What may differ when a training is resumed: no other part of it changes by that.
@@ -101,6 +101,7 @@ class SupernetTraining:
     def __init__(self, net: Any, provider: Any, recipe: Recipe, space: SearchSpace,
                  world: World | None = None, external: Teaching | None = None,
                  **identity: Any) -> None:
+        speed_up(net)
         self.net, self.provider, self.recipe, self.space = net, provider, recipe, space
         self.world = world or World(device_of(net))
         self.phases = phases_of(space)
@@ -176,6 +177,7 @@ class SupernetTraining:
         net, rule = copy.deepcopy(self.net).train(), self._rule(phase, 1.0, copy_teacher=True)
         net.to(memory_format=torch.channels_last)
         device, seconds = device_of(net), 0.0
+        no_scaler = torch.amp.GradScaler(enabled=False)
         self.loader.set_epoch(0)
         batches = iter(self.loader)
         for i in range(1 + TIMED_STEPS):
@@ -186,9 +188,7 @@ class SupernetTraining:
                 batches = iter(self.loader)
                 batch = next(batches)
             images, labels = to_device(batch[0], device), batch[1].to(device)
-            with autocast(device, self.recipe.amp):
-                for loss in rule(net, images, labels):
-                    loss().backward()
+            add_gradients(net, rule(net, images, labels), no_scaler, self.recipe.amp)
             synchronize(device)
             seconds += (time.perf_counter() - began) * (i > 0)
         return seconds / TIMED_STEPS

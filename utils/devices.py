@@ -1,5 +1,6 @@
 """Devices, precision and random state of torch."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -85,7 +86,22 @@ def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
     True means the usual one of the device: float16 on GPUs, bfloat16 on CPUs.
     """
     usual = "float16" if device.type == "cuda" else "bfloat16"
-    return usual if amp is True else amp or None
+    chosen = usual if amp is True else amp or None
+    warn_if_slow(chosen, device)
+    return chosen
+
+
+def warn_if_slow(amp: str | None, device: torch.device) -> None:
+    """Says on stderr where mixed precision is slower than none: processors without its format."""
+    if amp == "bfloat16" and device.type == "cpu" and not _processor_has_bfloat16():
+        print("warning: this processor has no instructions for bfloat16: mixed precision is much "
+              "slower here than full precision", file=sys.stderr)
+
+
+def _processor_has_bfloat16() -> bool:
+    """What oneDNN says; True where torch is built without it."""
+    return not torch.backends.mkldnn.is_available() \
+        or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def evaluation_precision(amp: bool | str | None, device: torch.device) -> str | None:

@@ -16,7 +16,7 @@ import time
 import traceback
 from typing import Any
 
-from cli.progress import wait_passively
+from cli.progress import share_processors
 from evaluator import build_evaluator
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome
 from utils.errors import UserError, one_line
@@ -43,7 +43,7 @@ _KINDS = {
 
 def prepare(name: str, options: dict[str, Any]) -> tuple[Any, Outcome]:
     """Builds the evaluator; returns it, or None, and how that went: READY, REFUSED or BROKEN."""
-    wait_passively()  # torch comes with the evaluator
+    share_processors()  # torch comes with the evaluator
     try:
         evaluator = build_evaluator(name, options)
         if "torch" in sys.modules:  # a library may have been imported before OMP_NUM_THREADS

@@ -5,6 +5,7 @@ import torch
 
 from utils import devices
 from utils.devices import (
+    amp_precision,
     default_device,
     device_count,
     evaluation_precision,
@@ -31,6 +32,15 @@ def test_without_one_it_is_the_cpu(monkeypatch):
 def test_some_devices_have_no_float64():
     assert [widest_float(torch.device(kind)) for kind in ("cpu", "cuda", "xpu", "mps")] == \
         [torch.float64] * 2 + [torch.float32] * 2
+
+
+@pytest.mark.parametrize(("amp", "kind", "has", "says"), [
+    (True, "cpu", False, True), ("bfloat16", "cpu", False, True), (True, "cpu", True, False),
+    (None, "cpu", False, False), ("float16", "cpu", False, False), (True, "cuda", False, False)])
+def test_slow_mixed_precision_is_said(monkeypatch, capsys, amp, kind, has, says):
+    monkeypatch.setattr(devices, "_processor_has_bfloat16", lambda: has)
+    amp_precision(amp, torch.device(kind))
+    assert ("no instructions for bfloat16" in capsys.readouterr().err) == says
 
 
 def test_unknown_kinds_have_no_device():
