@@ -88,7 +88,9 @@ def test_two_folders_are_refused():
     (["--jsd", "--aug-splits", 3, "--bce-loss"], "choose one"),
     (["--bce-sum"], "--bce-sum: needs --bce-loss"),
     (["--bce-target-thresh", 0.2], "--bce-target-thresh: needs --bce-loss"),
-    (["--bce-pos-weight", 2], "--bce-pos-weight: needs --bce-loss")])
+    (["--bce-pos-weight", 2], "--bce-pos-weight: needs --bce-loss"),
+    (["--dataset", "wds/x", "--aug-repeats", 3], "not with --dataset wds"),
+    (["--dataset", "wds/x", "--aug-splits", 3], "not with --dataset wds")])
 def test_contradictions_of_the_loss(words, match):
     check_loss(imagenet())
     with pytest.raises(UserError, match=match):
