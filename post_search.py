@@ -363,21 +363,16 @@ def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "
 
 
 def score_unseen(names: Sequence[str], records: Sequence[Record], nets: Sequence["nn.Module"],
-                 evaluator: "SupernetEvaluator", test: bool) -> "Scores":
+                 evaluator: "SupernetEvaluator") -> "Scores":
     """Returns the accuracy of the networks on the test images, which the search did not see.
 
     Args:
         names, records, nets: of the networks; where the search fine-tuned, they are fine-tuned
             again as it did.
         evaluator: what the search scored with.
-        test: whether the search scored on the test images.
-
-    Raises:
-        UserError: no images are left that the search did not see.
     """
-    from evaluator.rescore import check_unseen, finished_net, rescore
+    from evaluator.rescore import finished_net, rescore
 
-    check_unseen(evaluator.provider, test)
     if evaluator.n_epochs:
         nets = [finished_net(evaluator, record.arch) for record in records]
     sized = [(net, record.arch["r"]) for net, record in zip(nets, records, strict=True)]
@@ -567,7 +562,7 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
 
     Raises:
         UserError: a folder is a link; or as `resolve`, `check_targets`, `make_cutter`,
-            `score_unseen`.
+            `evaluator.rescore.check_unseen`.
     """
     records = [front[i] for i in names]
     folders = [own_folder(Path(args.save) / name) for name in names.values()]
@@ -582,12 +577,17 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         raise UserError("--rescore needs the images: give --dataset")
     check_targets(folders, records, found.space_name)
     cutter = make_cutter(settings)
-    nets = write_networks(folders, records, cutter, args.old_naming, found.space_name)
     evaluator, scores = cutter.evaluator, None
     if args.rescore:
-        scores = score_unseen([*names.values()], records, nets, evaluator,
-                              bool(found.settings.get("test")))
-        write_json(Path(args.save) / "rescore.json", scores.report(), indent=1)
+        from evaluator.rescore import check_unseen
+
+        check_unseen(evaluator.provider, bool(found.settings.get("test")))
+    scores_file = Path(args.save) / "rescore.json"
+    scores_file.unlink(missing_ok=True)  # of networks that are now written anew, or not chosen
+    nets = write_networks(folders, records, cutter, args.old_naming, found.space_name)
+    if args.rescore:
+        scores = score_unseen([*names.values()], records, nets, evaluator)
+        write_json(scores_file, scores.report(), indent=1)
     if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
         from search.cards import search_cards, with_accuracies
 

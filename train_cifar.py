@@ -137,10 +137,12 @@ def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     from data_providers import DataProvider
     from networks import read_config
     from networks.meta import SupernetMeta
-    from training.students import load_networks, settled
+    from training.students import check_teacher, load_networks, settled
 
     config = read_config(args.model_config)
     SupernetMeta.of_config(config, args.model_config)
+    if args.teacher:
+        check_teacher(args.teacher, args.teacher_checkpoint)
     mean, std = (settled(args, name, config.get(name)) for name in ("mean", "std"))
     provider = DataProvider(
         args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,

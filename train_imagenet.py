@@ -189,11 +189,13 @@ def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
     from networks.meta import SupernetMeta
     from training.losses import check_loss
     from training.sources import open_source
-    from training.students import load_networks
+    from training.students import check_teacher, load_networks
 
     check_loss(args)
     config = read_config(args.model_config)
     SupernetMeta.of_config(config, args.model_config)
+    if args.teacher:
+        check_teacher(args.teacher, args.teacher_checkpoint)
     source = open_source(args, config)
     return source, load_networks(args, config, source.n_classes, source.facts()["class_names"])
 

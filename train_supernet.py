@@ -255,8 +255,11 @@ def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
     from data_providers import DataProvider
     from training.defaults import default_epochs, default_resolutions, picture_size
     from training.shrinking import Recipe, SupernetTraining
+    from training.students import check_teacher
     from training.subnets import phases_of
 
+    if args.teacher is not None:
+        check_teacher(args.teacher, args.teacher_checkpoint)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                             n_workers=args.n_workers, download=args.download,
                             max_damaged=args.max_damaged)

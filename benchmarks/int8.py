@@ -31,7 +31,7 @@ from networks.export.torch_files import torch_runner
 from search_space import OFASearchSpace
 
 RESOLUTIONS = [32, 36, 40, 44, 48]
-N_RANDOM_ARCHS, CALIBRATION_BATCHES, BATCH = 3, 5, 100
+N_RANDOM_ARCHS, CALIBRATION_IMAGES, BATCH = 3, 500, 100
 COLUMNS = ["network", "FLOPs (M)", "top-1 torch", "top-1 ONNX", "top-1 int8", "largest difference",
            "MB ONNX", "MB int8", "ms ONNX", "ms int8"]
 
@@ -42,7 +42,7 @@ def row(name: str, net: object, resolution: int, provider: DataProvider,
     path, small = folder / "net.onnx", folder / "net.int8.onnx"
     Onnx().write(net, path, Description(resolution))
     train = provider.eval_batches("train", resolution, BATCH)
-    quantise(path, small, calibration_arrays(train, CALIBRATION_BATCHES))
+    quantise(path, small, calibration_arrays(train, CALIBRATION_IMAGES))
     own, full, quantised = torch_runner(net, 1), Onnx().load(path, 1), Onnx().load(small, 1)
     accuracy, _ = top1({"torch": own, "onnx": full, "int8": quantised},
                        provider.eval_batches("test", resolution, BATCH))

@@ -26,6 +26,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", default="digits", help="data set")
     p.add_argument("--data", default=None, help="its folder")
     p.add_argument("--vld_size", type=count(1), default=300, help="validation images")
+    p.add_argument("--test", action="store_true", help="score on the test images")
     p.add_argument("--resolutions", type=int, nargs="+", default=[32, 40, 48], help="in px")
     p.add_argument("--n", type=count(2), default=30, help="random subnets")
     p.add_argument("--seed", type=int, default=0, help="of the subnets")
@@ -45,18 +46,20 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     full, mixed = (SupernetEvaluator(EvaluationOptions(
         dataset=args.dataset, data=args.data, supernet_path=args.supernet, device=None,
-        vld_size=args.vld_size, amp=amp)) for amp in (False, True))
+        vld_size=args.vld_size, test=args.test, amp=amp, n_epochs=0))
+        for amp in (False, True))
     archs = get_search_space("mbv3", resolutions=args.resolutions).sample(
         args.n, rng=np.random.default_rng(args.seed))
     top1 = np.array([[evaluator.evaluate(arch)["top1"] for evaluator in (full, mixed)]
                      for arch in archs])
+    n_images = full.provider.n_test if args.test else args.vld_size
     change = top1[:, 1] - top1[:, 0]
     mean = top1[:, 0].mean()
-    one = np.sqrt(mean * (100 - mean) / args.vld_size)
+    one = np.sqrt(mean * (100 - mean) / n_images)
     text = table(
         ("data set", "images", "subnets", "precision", "top-1 in float32, %", "change, points",
          "largest change", "standard error of one top-1", "Kendall tau of the two"),
-        [(args.dataset, args.vld_size, args.n, mixed.amp,
+        [(args.dataset, n_images, args.n, mixed.amp,
           f"{top1[:, 0].min():.2f} to {top1[:, 0].max():.2f}",
           f"{change.mean():+.3f} +- {change.std(ddof=1) / np.sqrt(args.n):.3f}",
           f"{np.abs(change).max():.2f}", f"{one:.2f}",

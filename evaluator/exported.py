@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -47,12 +46,7 @@ def random_images(resolution: int, n: int = N_RANDOM, seed: int = 0) -> np.ndarr
 
 def real_images(batches: Iterable[Any], n: int = N_RANDOM) -> np.ndarray:
     """Returns the first n images of (images, labels) batches as float32 (n, 3, r, r)."""
-    found: list[np.ndarray] = []
-    for images, _ in batches:
-        found.append(images.numpy())
-        if sum(map(len, found)) >= n:
-            break
-    return np.ascontiguousarray(np.concatenate(found)[:n])
+    return np.concatenate(calibration_arrays(batches, n))
 
 
 def largest_difference(first: Runner, second: Runner, images: np.ndarray) -> float:
@@ -101,6 +95,11 @@ def latencies(load: Mapping[str, Callable[[int], Runner]], resolution: int,
     return found
 
 
-def calibration_arrays(batches: Iterable[Any], n_batches: int) -> list[np.ndarray]:
-    """Returns the images of the first (images, labels) batches, for a quantisation."""
-    return [np.ascontiguousarray(images.numpy()) for images, _ in islice(batches, n_batches)]
+def calibration_arrays(batches: Iterable[Any], n: int) -> list[np.ndarray]:
+    """Returns the first n images of (images, labels) batches, or all, for a quantisation."""
+    found: list[np.ndarray] = []
+    for images, _ in batches:
+        found.append(np.ascontiguousarray(images.numpy()[:n - sum(map(len, found))]))
+        if sum(map(len, found)) >= n:
+            break
+    return found

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from evaluator.accuracy import SupernetEvaluator
     from search_space import Arch
 
-SEED = 0
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -57,8 +55,7 @@ class Scores:
 
         The p-values are corrected for their number (Holm).
         """
-        rng = np.random.default_rng(SEED)
-        found = [compare_paired(self.hits[i], self.hits[i + 1], rng)
+        found = [compare_paired(self.hits[i], self.hits[i + 1])
                  for i in range(len(self.hits) - 1)]
         corrected = holm([each.p_value for each in found])
         return [each._replace(p_value=p) for each, p in zip(found, corrected, strict=True)]
@@ -75,7 +72,7 @@ class Scores:
                                                 strict=True)]
         return {"images": self.images, "n_images": self.n_images, "level": LEVEL,
                 "tests": "Wilson intervals; exact McNemar test of neighbours, Holm's correction; "
-                         "paired bootstrap intervals",
+                         "Agresti and Min's intervals of paired differences",
                 "networks": networks, "neighbours": pairs}
 
     def lines(self) -> list[str]:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import Parser, run_script
+from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, amount, count
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
+from networks.meta import SupernetMeta
 from utils.errors import UserError
 from utils.files import own_folder, write_json
 
@@ -32,12 +33,15 @@ OPTUNA = "optuna"
 TOLERANCE = 1e-4
 CALIBRATION_IMAGES = 500
 SPLITS = ("test", "valid")
+# Flags that mean nothing without another one.
+OF_THE_IMAGES = {"data", "download", "split", "vld_size", "seed", "workers", "batch_size"}
+OF_AN_ARCHIVE = {"source", "to", "save"}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = Parser(prog="scripts/export.py", description=__doc__,
-               formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = TypedFlagsParser(prog="scripts/export.py", description=__doc__,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
                    "stats file of a search")
     p.add_argument("weights", nargs="?", help="its weights: net.inherited, net.init, a checkpoint")
@@ -103,12 +107,17 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.int8 and ("onnx" not in args.to or args.dataset is None):
         raise UserError("--int8 needs --to onnx, and --dataset for the images that it calibrates "
                         "with")
+    if "calibration" in args.typed and not args.int8:
+        raise UserError("--calibration: needs --int8")
+    if args.dataset is None and (idle := sorted(OF_THE_IMAGES & args.typed)):
+        raise UserError(f"{', '.join(idle)}: need --dataset")
 
 
 def export_archive(args: argparse.Namespace) -> None:
     """Writes the archive of a search as an Optuna study."""
-    if args.to != [OPTUNA] or args.weights:
-        raise UserError("--to optuna takes the folder of a search, and no other format beside it")
+    if args.to != [OPTUNA] or args.typed - OF_AN_ARCHIVE:
+        raise UserError("--to optuna takes the folder of a search and --save, and no other format "
+                        "or flag beside it")
     from post_search import read_search
     from search.optuna_study import archive_space, write_study
 
@@ -154,30 +163,38 @@ def load_network(args: argparse.Namespace) -> Network:
         UserError: a wrong config, weights of another network, or other classes than the data's.
     """
     config = read_config(args.source)
+    facts = SupernetMeta.of_config(config, args.source)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.source)
     from networks import build_from_config, load_weights
 
     net = build_from_config(config)
     load_weights(net, args.weights, ema=args.use_ema)
     net.eval()
-    provider = open_data(args, config.get("transform"))
+    mean, std = facts.mean and tuple(facts.mean), facts.std and tuple(facts.std)
+    provider = open_data(args, config.get("transform"), mean, std)
     if provider and provider.n_classes != net.classifier.out_features:
         raise UserError(f"{args.source}: a network for {net.classifier.out_features} classes, but "
                         f"{args.dataset} has {provider.n_classes}")
-    info = provider.info if provider else None
-    return Network(net, Description(resolution, info.eval_resize if info else
-                                    config.get("transform"), info.mean if info else None,
-                                    info.std if info else None), provider)
+    if provider:
+        info = provider.info
+        return Network(net, Description(resolution, info.eval_resize, info.mean, info.std),
+                       provider)
+    return Network(net, Description(resolution, config.get("transform"), mean, std), None)
 
 
-def open_data(args: argparse.Namespace, transform: str | None) -> "DataProvider | None":
-    """Returns the provider that the flags describe; None without --dataset."""
+def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
+              std: Any) -> "DataProvider | None":
+    """Returns the provider that the flags describe; None without --dataset.
+
+    Images are normalised as the network's file says, else as the data set's row.
+    """
     if args.dataset is None:
         return None
     from data_providers import DataProvider
 
     return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                        n_workers=args.workers, transform=transform, download=args.download)
+                        n_workers=args.workers, transform=transform, download=args.download,
+                        mean=mean, std=std)
 
 
 def export(network: Network, name: str, form: "Format", folder: Path,
@@ -212,9 +229,9 @@ def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dic
     from networks.export.onnx_file import Onnx, quantise
 
     source, path = folder / "net.onnx", folder / "net.int8.onnx"
-    n_batches = -(-args.calibration // args.batch_size)
-    quantise(source, path, calibration_arrays(network.batches("train", args.batch_size), n_batches))
-    print(f"{path}: 8-bit integers, calibrated on {args.calibration} training images")
+    images = calibration_arrays(network.batches("train", args.batch_size), args.calibration)
+    quantise(source, path, images)
+    print(f"{path}: 8-bit integers, calibrated on {sum(map(len, images))} training images")
     comparison = compare(network, "int8", lambda threads: Onnx().load(path, threads), args,
                          os.path.getsize(path))
     show(comparison, "int8")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli.early  # noqa: F401  # before what takes time to import
 
 from cli.scripts import EXIT_BAD_INPUT, Parser
-from utils.errors import one_line
+from utils.errors import UserError, one_line
 
 EXIT_FAILED = 1
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,9 +246,13 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Runs the checks, prints a line for each, and returns the exit code."""
-    from utils.devices import default_device, device_count
+    from utils.devices import checked_device, device_count
 
-    device = default_device(args.device)
+    try:
+        device = checked_device(args.device).type
+    except UserError as error:
+        print(f"gpu_check.sh: error: {one_line(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     if device == "cpu" and not args.device:
         print("gpu_check.sh: error: torch finds no GPU here; these checks need one (--device cpu "
               "tries the checks themselves)", file=sys.stderr)

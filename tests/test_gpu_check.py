@@ -49,6 +49,20 @@ def test_one_line_for_each_check_and_the_worst_decides(script, capsys, monkeypat
         run(script, capsys, checks, "nonsense")
 
 
+def test_a_device_that_is_not_there_is_one_line(script, capsys):
+    args = script.get_args_parser().parse_args(["--device", "nonsense"])
+    assert script.main(args) == 2
+    assert "'nonsense' cannot be used" in (text := capsys.readouterr().err)
+    assert text.count("\n") == 1
+
+
+def test_without_a_set_up_it_says_so():
+    done = subprocess.run(["sh", ROOT / "scripts/gpu_check.sh"], capture_output=True, text=True,
+                          env={"PATH": "/usr/bin:/bin", "PYTHON": "/nowhere/python"})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "no such interpreter" in done.stderr
+
+
 def test_without_a_gpu_it_says_so():
     done = subprocess.run(["sh", ROOT / "scripts/gpu_check.sh"], capture_output=True, text=True,
                           env={"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "",

@@ -346,6 +346,8 @@ def test_rescoring_measures_on_the_test_images(digits_search, tmp_path, capsys):
     middle = (save / rows[1]["chosen"] / "hub" / "README.md").read_text()
     assert all(f"Unseen images: {pair}." in middle for pair in pairs[:2])
     assert "python msunas.py" in card
+    run_post_search("-n", 1, "--expr", digits_search.folder, "--save", save)
+    assert not (save / "rescore.json").exists()  # of other networks; the cards say nothing of it
 
 
 def test_rescoring_is_refused_where_the_search_saw_the_test_images(digits_search, tmp_path):
@@ -356,6 +358,7 @@ def test_rescoring_is_refused_where_the_search_saw_the_test_images(digits_search
         "n_gpus": 0, "test": True}))
     with pytest.raises(UserError, match="scored on the test images"):
         run_post_search("--expr", seen, "--save", tmp_path / "out", "--rescore")
+    assert not (tmp_path / "out").exists()
     (seen / "settings.json").unlink()
     with pytest.raises(UserError, match="give --dataset"):
         run_post_search("--expr", seen, "--save", tmp_path / "out", "--rescore",

@@ -1,11 +1,17 @@
 """README.md: the search as an object, as it stands on the page."""
 
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from data_providers.table import DIGITS_SUPERNET
+from networks import cut_subnet, load_supernet, save_weights, write_config
+from networks.hub import Preprocessing, write_hub
+from search_space import OFASearchSpace
 from tests.conftest import ROOT
 
 
@@ -22,6 +28,30 @@ def test_the_notebook_example_runs_in_fifteen_lines(tmp_path, run_command):
     lines = done.stdout.splitlines()
     assert any(" % at " in line and "MFLOPs" in line for line in lines), done.stdout
     assert (tmp_path / "runs/notebook/iter_2.stats").exists()
+
+
+def test_five_lines_load_a_network_in_three_ways(tmp_path, run_command):
+    net = cut_subnet(load_supernet(ROOT / DIGITS_SUPERNET), OFASearchSpace([32]).extremes()[0])
+    write_config(net, tmp_path / "net.config", resolution=32)
+    save_weights(net, tmp_path / "net.inherited")
+    write_hub(net, tmp_path / "hub", Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3), "")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+               if "torch.hub" in block]
+    lines = code.replace('load(".", ', f"load({str(ROOT)!r}, ").splitlines()
+    assert len(lines) == 5
+    answer = "print(net.training, net(torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)).tolist())"
+    script = tmp_path / "load.py"
+    script.write_text("\n".join([f"import sys; sys.path.insert(0, {str(ROOT)!r})", *lines[:2],
+                                 *(line for each in lines[2:] for line in (each, answer))]))
+    done = run_command(script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answers = [line.partition(" ") for line in done.stdout.splitlines()]
+    with torch.inference_mode():
+        expected = net.eval()(torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)).tolist()
+    assert [training for training, _, _ in answers] == ["False"] * 3
+    for _, _, logits in answers:
+        assert json.loads(logits)[0] == pytest.approx(expected[0], abs=1e-4)
 
 
 # What makes the README's own commands quick: its text, and what the test runs instead.

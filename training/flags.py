@@ -11,6 +11,7 @@ from utils.errors import UserError
 # Packages that timm's readers import, by the prefix of the data set's name.
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
 TAR = "tar"
+KD_DEFAULT = 1.0
 
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:
@@ -43,9 +44,9 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--drop-path", "--drop-connect", type=number(0, 1), default=0.0,
                    help="drop path of the last block; it grows linearly with depth")
     add_teacher_flags(g)
-    g.add_argument("--kd-ratio", type=number(0), default=1.0,
+    g.add_argument("--kd-ratio", type=number(0), default=KD_DEFAULT,
                    help="weight of the teacher's output, against 1 for the labels")
-    g.add_argument("--kd-temperature", type=amount, default=1.0,
+    g.add_argument("--kd-temperature", type=amount, default=KD_DEFAULT,
                    help="temperature of the teacher's and the network's output")
 
 
@@ -174,6 +175,11 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for flags of both scripts that are missing or contradict each other."""
     if not args.model_config:
         raise UserError("--model-config: name the net.config of the network to train")
+    if args.teacher is None and (args.teacher_checkpoint or args.kd_ratio != KD_DEFAULT
+                                 or args.kd_temperature != KD_DEFAULT):
+        raise UserError("--teacher-checkpoint, --kd-ratio, --kd-temperature: need --teacher")
+    if not args.log_wandb and (args.wandb_project or args.wandb_tags or args.wandb_resume_id):
+        raise UserError("--wandb-project, --wandb-tags, --wandb-resume-id: need --log-wandb")
     if args.wandb_resume_id and not args.resume:
         raise UserError("--wandb-resume-id: needs --resume")
     if args.log_wandb and importlib.util.find_spec("wandb") is None:

@@ -24,6 +24,9 @@ def check_loss(args: argparse.Namespace) -> None:
         raise UserError("--jsd: needs --aug-splits 2 or more, the images that it compares")
     if args.aug_splits and mixes:
         raise UserError("--aug-splits: cannot be used with --mixup or --cutmix")
+    if (args.aug_splits or args.aug_repeats) and (args.dataset or "").lower().startswith("wds/"):
+        raise UserError("--aug-splits, --aug-repeats: not with --dataset wds/..., whose images "
+                        "come in a stream and cannot be asked for again")
     if args.jsd and args.bce_loss:
         raise UserError("--jsd and --bce-loss: choose one")
     needing = {"--bce-sum": args.bce_sum, "--bce-target-thresh": args.bce_target_thresh,

@@ -255,12 +255,20 @@ class LogFile(logging.FileHandler):
 
 
 def start_wandb(args: argparse.Namespace, name: str) -> Any:
-    """Returns a run of Weights & Biases, which takes the rows of the summary too."""
+    """Returns a run of Weights & Biases, which takes the rows of the summary too.
+
+    Raises:
+        UserError: it cannot be started: no account is known, no network, no such run.
+    """
     import wandb
 
-    return wandb.init(project=args.wandb_project, name=name, tags=args.wandb_tags,
-                      config=plain_part(vars(args)), id=args.wandb_resume_id,
-                      resume="must" if args.wandb_resume_id else None)
+    try:
+        return wandb.init(project=args.wandb_project, name=name, tags=args.wandb_tags,
+                          config=plain_part(vars(args)), id=args.wandb_resume_id,
+                          resume="must" if args.wandb_resume_id else None)
+    except Exception as error:  # of any kind that the package knows
+        raise UserError(f"--log-wandb: {one_line(error)}; WANDB_MODE=offline logs on this machine "
+                        "alone") from error
 
 
 def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -235,20 +236,17 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
         n_classes: what the teacher must tell apart.
 
     Raises:
-        UserError: no such file or model, weights of another network, or another class count.
+        UserError: as `check_teacher`; weights of another network, weights that cannot be fetched,
+            or another class count.
     """
+    check_teacher(who, checkpoint)
     path, calibrate = Path(who), False
     if not path.is_file():
         net, classes = _timm_teacher(who, checkpoint)
-    elif _is_json(path):
-        if checkpoint is None:
-            raise UserError(f"{who}: a network config teaches only with --teacher-checkpoint")
+    elif checkpoint is not None:
         net = build_from_config(read_config(who))
         load_weights(net, checkpoint)
         classes = net.classifier.out_features
-    elif checkpoint is not None:
-        raise UserError(f"--teacher-checkpoint {checkpoint}: the supernet {who} has weights of its "
-                        "own; leave it out")
     else:
         supernet = load_supernet(who)
         largest = get_search_space(supernet.family).extremes()[1]
@@ -260,6 +258,24 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
     return Teacher(net.eval().requires_grad_(False), calibrate)
 
 
+def check_teacher(who: str, checkpoint: str | None) -> None:
+    """Raises UserError where `load_teacher` would find no such network or file; loads nothing."""
+    path = Path(who)
+    if not path.is_file():
+        import timm
+
+        if not timm.is_model(who):
+            raise UserError(f"--teacher {who}: neither a file nor a model that timm knows")
+    elif _is_json(path):
+        if checkpoint is None:
+            raise UserError(f"{who}: a network config teaches only with --teacher-checkpoint")
+    elif checkpoint is not None:
+        raise UserError(f"--teacher-checkpoint {checkpoint}: the supernet {who} has weights of its "
+                        "own; leave it out")
+    if checkpoint is not None and not Path(checkpoint).exists():
+        raise UserError(f"--teacher-checkpoint {checkpoint}: no such file")
+
+
 def _is_json(path: Path) -> bool:
     with open_regular(path) as file:
         return file.read(256).lstrip()[:1] == b"{"
@@ -268,10 +284,8 @@ def _is_json(path: Path) -> bool:
 def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:
     import timm
 
-    if not timm.is_model(name):
-        raise UserError(f"--teacher {name}: neither a file nor a model that timm knows")
     if checkpoint is None:
-        net = timm.create_model(name, pretrained=True)
+        net = _fetched(name)
     else:
         state = load_checkpoint(checkpoint)
         classifier = timm.get_pretrained_cfg_value(name, "classifier") or "classifier"
@@ -279,3 +293,20 @@ def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:
         net = timm.create_model(name, num_classes=1000 if bias is None else len(bias))
         load_state(net, state, checkpoint)
     return net, cast(int, net.num_classes)
+
+
+def _fetched(name: str) -> nn.Module:
+    """Returns a model with timm's weights, which are fetched where they are not kept here yet."""
+    import timm
+
+    print(f"note: --teacher {name}: with the weights that timm has for it", file=sys.stderr)
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.setLevel(logging.ERROR)  # ten lines of attempts, where there is no network
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # of the hub, of what is below it, of timm: no weights
+        raise UserError(f"--teacher {name}: its weights could not be fetched ({one_line(error)}); "
+                        "give a file of them as --teacher-checkpoint") from error
+    finally:
+        hub.setLevel(before)

@@ -82,8 +82,12 @@ def visible_gpus() -> tuple[str, list[str]]:
     """
     if not _has_driver():
         return "cpu", []
-    child = subprocess.run([sys.executable, "-P", "-c", _COUNT_GPUS], capture_output=True,
-                           text=True, timeout=_COUNT_SECONDS, check=False)
+    try:
+        child = subprocess.run([sys.executable, "-P", "-c", _COUNT_GPUS], capture_output=True,
+                               text=True, timeout=_COUNT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"the GPUs cannot be counted: their driver has not answered for "
+                        f"{_COUNT_SECONDS} s; use --n_gpus 0 to evaluate on the CPU") from None
     kind, _, count = child.stdout.strip().rpartition(" ")
     if child.returncode != 0 or not count.isdecimal():
         raise UserError(f"the GPUs cannot be counted: {child.stderr.strip()[-300:]}; "

@@ -3,7 +3,6 @@
 A format is a class here and a row in `FORMATS`; its packages are imported on use.
 """
 
-import importlib
 import importlib.util
 import os
 from abc import ABC, abstractmethod
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from utils.errors import UserError
+from utils.registry import load_class
 
 # (b, 3, r, r) float32 images -> (b, n_classes) logits, both numpy arrays
 Runner = Callable[[Any], Any]
@@ -87,14 +87,7 @@ def get_format(name: str) -> Format:
     Raises:
         UserError: no such format, or a package that it needs is not installed.
     """
-    module, colon, attribute = FORMATS.get(name, name).partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute) if colon else None
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"no export format {name!r}: {error}") from None
-    if found is None:
-        raise UserError(f"unknown export format {name!r}; choose from {', '.join(FORMATS)}, or "
-                        "name your own as module:Class")
+    found = load_class(FORMATS, name, "export format", Format)
     missing = [package for package in found.packages if not _installed(package)]
     if missing:
         raise UserError(f"--to {name} needs the package {missing[0]}: install "

@@ -87,6 +87,14 @@ def test_cuda_visible_devices_is_honoured(machine, listed, count, names):
     assert plan.visible_gpus() == ("cuda", names)
 
 
+def test_a_driver_that_never_answers_is_one_line(monkeypatch):
+    monkeypatch.setattr(plan, "_has_driver", lambda: True)
+    monkeypatch.setattr(plan, "_COUNT_GPUS", "import time; time.sleep(60)")
+    monkeypatch.setattr(plan, "_COUNT_SECONDS", 0.1)
+    with pytest.raises(UserError, match="has not answered"):
+        plan.visible_gpus()
+
+
 def test_no_gpu_is_no_gpu(machine):
     machine("cuda", 0, CUDA_VISIBLE_DEVICES="")
     assert plan.visible_gpus() == ("cpu", [])

@@ -11,7 +11,15 @@ from safetensors.torch import save_file
 
 from data_providers import DataProvider
 from data_providers.table import DIGITS_SUPERNET
-from evaluator.exported import Comparison, largest_difference, random_images, real_images, top1
+from evaluator.exported import (
+    Comparison,
+    calibration_arrays,
+    largest_difference,
+    random_images,
+    real_images,
+    top1,
+)
+from msunas_cli import load_script
 from networks import cut_subnet, load_supernet, recalibrate_bn, save_weights, write_config
 from networks.export import FORMATS, Description, Format, get_format
 from networks.export.torch_files import read_safetensors, torch_runner
@@ -103,10 +111,12 @@ def test_a_safetensors_file_is_a_network_and_nothing_else(digits_nets, tmp_path)
 
 
 def test_unknown_formats_and_missing_packages_are_named(monkeypatch):
-    with pytest.raises(UserError, match="unknown export format 'tf'; choose from onnx, pt2"):
+    with pytest.raises(UserError, match="unknown export format 'tf'; choose from coreml, exec"):
         get_format("tf")
     with pytest.raises(UserError, match="no export format"):
         get_format("nowhere:Format")
+    with pytest.raises(UserError, match="must be a class derived from Format"):
+        get_format("json:JSONDecoder")
     from networks.export.torch_files import SafeTensors
 
     monkeypatch.setattr(SafeTensors, "packages", ("no_such_package",))
@@ -193,10 +203,32 @@ class Wrong(Format):
     (["--to", "onnx"], "name the weights"),
     (["w", "--to", "tf"], "unknown export format 'tf'"),
     (["w", "--to", "safetensors", "--int8"], "--int8 needs --to onnx"),
+    (["w", "--to", "safetensors", "--calibration", 9], "--calibration: needs --int8"),
+    (["w", "--to", "safetensors", "--split", "test", "--data", "."], "data, split: need --dataset"),
     (["absent", "--to", "safetensors"], "absent: no such checkpoint"),
+    (["--to", "optuna", "--skip_latency"], "no other format or flag"),
     (["w", "--to", "optuna"], "--to optuna takes the folder of a search")])
 def test_bad_requests_fail_clearly(pair, fails_clearly, flags, match):
     fails_clearly("scripts/export.py", pair / "net.config", *flags, match=match)
+
+
+@pytest.mark.parametrize("words", [(), ("--dataset", "digits")])
+def test_the_file_says_the_networks_own_mean_and_std(digits_nets, tmp_path, words):
+    net, resolution = digits_nets[0]
+    write_config(net, tmp_path / "net.config", resolution=resolution, transform="squash",
+                 mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    save_weights(net, tmp_path / "net.inherited")
+    args = load_script("msunas-export").get_args_parser().parse_args(
+        [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx", *words])
+    network = load_script("msunas-export").load_network(args)
+    assert network.description == Description(resolution, "squash", (0.1, 0.2, 0.3),
+                                              (0.4, 0.5, 0.6))
+
+
+def test_a_calibration_takes_as_many_images_as_it_is_told():
+    batches = [(torch.zeros(4, 3, 8, 8), None)] * 3
+    assert [len(each) for each in calibration_arrays(batches, 6)] == [4, 2]
+    assert [len(each) for each in calibration_arrays(batches, 99)] == [4, 4, 4]
 
 
 def test_help_needs_neither_torch_nor_onnx():

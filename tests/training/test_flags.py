@@ -88,7 +88,9 @@ def test_two_folders_are_refused():
     (["--jsd", "--aug-splits", 3, "--bce-loss"], "choose one"),
     (["--bce-sum"], "--bce-sum: needs --bce-loss"),
     (["--bce-target-thresh", 0.2], "--bce-target-thresh: needs --bce-loss"),
-    (["--bce-pos-weight", 2], "--bce-pos-weight: needs --bce-loss")])
+    (["--bce-pos-weight", 2], "--bce-pos-weight: needs --bce-loss"),
+    (["--dataset", "wds/x", "--aug-repeats", 3], "not with --dataset wds"),
+    (["--dataset", "wds/x", "--aug-splits", 3], "not with --dataset wds")])
 def test_contradictions_of_the_loss(words, match):
     check_loss(imagenet())
     with pytest.raises(UserError, match=match):
@@ -127,6 +129,25 @@ def test_weights_and_biases_gets_the_flags(monkeypatch):
     assert start_wandb(args, "name") == "run"
     assert (calls["project"], calls["name"], calls["tags"]) == ("P", "name", ["a", "b"])
     assert (calls["id"], calls["resume"], calls["config"]["seed"]) == ("ID", "must", 42)
+
+
+@pytest.mark.parametrize(("words", "match"), [
+    (("--teacher-checkpoint", "x"), "need --teacher"), (("--kd-ratio", 2), "need --teacher"),
+    (("--kd-temperature", 4), "need --teacher"), (("--wandb-project", "P"), "need --log-wandb")])
+def test_flags_that_would_mean_nothing_are_refused(words, match):
+    with pytest.raises(UserError, match=match):
+        train_cifar.checked(cifar("--model-config", "x", *words))
+
+
+def test_weights_and_biases_that_cannot_start_is_one_line(monkeypatch):
+    def fail(**options):
+        raise RuntimeError("no account\nis known")
+
+    fake = ModuleType("wandb")
+    fake.init = fail
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(UserError, match=r"--log-wandb: no account\\nis known; WANDB_MODE=offline"):
+        start_wandb(imagenet("--log-wandb"), "name")
 
 
 def test_weights_and_biases_must_be_installed(monkeypatch):

@@ -9,9 +9,17 @@ import pytest
 import torch
 
 import train_cifar
+import train_imagenet
 from networks import read_config
 from tests.fine_tuning import SIZE, make_networks
-from training.students import initial_weights, load_networks, load_student, write_pair
+from training.students import (
+    initial_weights,
+    load_networks,
+    load_student,
+    load_teacher,
+    write_pair,
+)
+from utils.errors import UserError
 
 LOG = "train"
 
@@ -141,3 +149,42 @@ def test_a_best_epoch_chosen_by_the_test_images_is_said(caplog):
     caplog.clear()
     train_cifar.say_what_judges(Namespace(images=lambda split: object()))
     assert not caplog.records
+
+
+NO_NETWORK = "Name or service not known"
+
+
+def test_a_teacher_whose_weights_cannot_be_fetched_is_one_line(monkeypatch):
+    """What the hub raises without a network is an OSError without a number."""
+    def fail(*args, **options):
+        raise FileNotFoundError(f"{NO_NETWORK}\nand a second line")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
+    with pytest.raises(UserError, match=NO_NETWORK) as raised:
+        load_teacher("resnet18", None, 1000)
+    assert "\n" not in str(raised.value)
+    assert "--teacher-checkpoint" in str(raised.value)
+
+
+@pytest.mark.parametrize(("who", "match"), [
+    ("mobilenetv3_large_075", "No pretrained weights"),
+    ("resnet18.nonsense", "Invalid pretrained")])
+def test_a_teacher_without_weights_is_refused(who, match):
+    with pytest.raises(UserError, match=match):
+        load_teacher(who, None, 1000)
+
+
+@pytest.mark.parametrize(("script", "words"), [
+    (train_cifar, ()), (train_imagenet, (".",))])
+def test_a_wrong_teacher_is_refused_before_the_images_are_read(files, monkeypatch, script, words):
+    def fail(*args, **options):
+        raise AssertionError("the images were read")
+
+    monkeypatch.setattr("data_providers.DataProvider", fail)
+    monkeypatch.setattr("training.sources.open_source", fail)
+    for flags, match in ((("no_such_model",), "a model that timm knows"),
+                         (("resnet18", "--teacher-checkpoint", "no_such_file"), "no such file")):
+        args = script.get_args_parser().parse_args(
+            [*words, "--model-config", str(files / "net.config"), "--teacher", *flags])
+        with pytest.raises(UserError, match=match):
+            script.load_all(args)
