@@ -30,7 +30,7 @@ from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
 from search.strategies import STRATEGIES, get_strategy
 from search.strategies.base import Strategy
-from search.strategies.ehvi import EHVI
+from search.strategies.ehvi import BOLDNESS, EHVI
 from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
@@ -238,7 +238,8 @@ def mean_and_error(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def report(known: dict[str, Any]) -> str:
     """Returns the tables of all benchmarks that have curves, in Markdown."""
     parts = [f"{machine()}. Mean ± standard error of the hypervolume; batches of {BATCH}; initial "
-             f"sample {SMALL_DOE}, of msunas {N_DOE['msunas']}.\n"]
+             f"sample {SMALL_DOE}, of msunas {N_DOE['msunas']}. `{TEXTBOOK}` counts all of a standard "
+             f"deviation, `ehvi` {BOLDNESS:g} of it.\n"]
     for name, benchmark in BENCHMARKS.items():
         curves = curves_of(known, name)
         if not curves:

@@ -68,7 +68,7 @@ def candidates(task: Task, surrogate: Surrogate, rng: np.random.Generator,
                boldness: float) -> np.ndarray:
     """Returns fresh vectors that are good by the mean or by a lower confidence bound."""
     start, pools = task.X[non_dominated(task.F)], []
-    for optimism in boldness * np.array(OPTIMISM):
+    for optimism in (boldness * each for each in OPTIMISM):
         def bound(X: np.ndarray, optimism: float = optimism) -> np.ndarray:
             F = surrogate.predict(X) if not optimism else lower_bound(surrogate, X, optimism)
             return F if task.violation is None else penalised(F, task.violation(X))
