@@ -238,8 +238,8 @@ def mean_and_error(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def report(known: dict[str, Any]) -> str:
     """Returns the tables of all benchmarks that have curves, in Markdown."""
     parts = [f"{machine()}. Mean ± standard error of the hypervolume; batches of {BATCH}; initial "
-             f"sample {SMALL_DOE}, of msunas {N_DOE['msunas']}. `{TEXTBOOK}` counts all of a standard "
-             f"deviation, `ehvi` {BOLDNESS:g} of it.\n"]
+             f"sample {SMALL_DOE}, of msunas {N_DOE['msunas']}. `{TEXTBOOK}` counts all of a "
+             f"standard deviation, `ehvi` {BOLDNESS:g} of it.\n"]
     for name, benchmark in BENCHMARKS.items():
         curves = curves_of(known, name)
         if not curves:
