@@ -231,27 +231,35 @@ def relu_kernel(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) ->
         n_layers: how often.
     """
     length = np.sqrt(np.outer(u, v))
+    cosine = _cosine(dot, length)
     for _ in range(n_layers):
-        dot = _layer(dot, length)[0]
-    return dot
+        cosine = _layer(cosine)[0]
+    return length * cosine
 
 
 def relu_network(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) -> Network:
-    """Returns `relu_kernel` with its derivatives."""
-    length, ratio = np.sqrt(np.outer(u, v)), np.sqrt(np.divide.outer(1 / u, 1 / v))
-    by_dot, sines = np.ones_like(dot), np.zeros_like(dot)
-    for _ in range(n_layers):
-        dot, slope, sine = _layer(dot, length)
-        by_dot, sines = by_dot * slope, sines * slope + sine
-    return Network(dot, by_dot, 0.5 * sines * ratio)
+    """Returns `relu_kernel` with its derivatives.
 
-
-def _layer(dot: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the kernel of one layer, its slope by `dot`, and the sine of the angle over pi.
-
-    With t the cosine of the angle: `length (sqrt(1 - t^2) + (pi - arccos t) t) / pi`.
+    It is `length g(dot / length)`; its derivatives are `g'` by the dot product and `g - cosine g'`
+    by the length.
     """
-    cosine = np.clip(dot / length, -1.0, 1.0)
+    length, ratio = np.sqrt(np.outer(u, v)), np.sqrt(np.divide.outer(1 / u, 1 / v))
+    start = cosine = _cosine(dot, length)
+    by_dot = np.ones_like(dot)
+    for _ in range(n_layers):
+        cosine, slope = _layer(cosine)
+        by_dot *= slope
+    return Network(length * cosine, by_dot, 0.5 * ratio * (cosine - start * by_dot))
+
+
+def _cosine(dot: np.ndarray, length: np.ndarray) -> np.ndarray:
+    return np.clip(dot / length, -1.0, 1.0)
+
+
+def _layer(cosine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what one layer makes of the cosine of an angle, and the slope of that.
+
+    `(sqrt(1 - t^2) + (pi - arccos t) t) / pi`, whose slope is `(pi - arccos t) / pi`.
+    """
     slope = 1 - np.arccos(cosine) / np.pi
-    sine = np.sqrt(1 - cosine ** 2) / np.pi
-    return length * (sine + slope * cosine), slope, sine
+    return np.sqrt(1 - cosine ** 2) / np.pi + slope * cosine, slope

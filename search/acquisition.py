@@ -45,10 +45,13 @@ class Gain:
         surrogate: gives mean and standard deviation of each objective; they count as independent.
         front: what is evaluated, or believed.
         seed: of the samples.
+        boldness: standard deviations are multiplied by it; below 1, what is likely to be good
+            counts more against what may be.
     """
 
-    def __init__(self, surrogate: Surrogate, front: Front, seed: int) -> None:
-        self.surrogate, self.front = surrogate, front
+    def __init__(self, surrogate: Surrogate, front: Front, seed: int,
+                 boldness: float = 1.0) -> None:
+        self.surrogate, self.front, self.boldness = surrogate, front, boldness
         self.samples = np.random.default_rng(seed).standard_normal(
             (SAMPLES, len(front.reference)))
 
@@ -59,7 +62,7 @@ class Gain:
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected improvements of (n, n_var) vectors, in units of volume."""
-        mean, std = self.surrogate.predict_std(X)
+        mean, std = self._predict(X)
         if self.closed_form:
             return ehvi_2d(mean, std, self.front)
         return np.mean([improvements(mean + draw * std, self.front) for draw in self.samples],
@@ -73,9 +76,13 @@ class Gain:
         """
         if self.closed_form or len(X) <= SHORTLIST:
             return X
-        mean, std = self.surrogate.predict_std(X)
+        mean, std = self._predict(X)
         optimistic = improvements(mean - std, self.front)
         return X[np.argsort(-optimistic, kind="stable")[:SHORTLIST]]
+
+    def _predict(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = self.surrogate.predict_std(X)
+        return mean, self.boldness * std
 
 
 def expected_improvement(mean: np.ndarray, std: np.ndarray, level: np.ndarray) -> np.ndarray:

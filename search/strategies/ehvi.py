@@ -11,6 +11,9 @@ from utils.pareto import non_dominated
 
 # The inner searches: on the mean, and on the mean less this many standard deviations.
 POPULATION, GENERATIONS, OPTIMISM = 100, 40, (0.0, 2.0)
+# The part of a standard deviation that counts. The best of many candidates is often one whose
+# standard deviation is too large: with all of it, few proposals improve the front.
+BOLDNESS = 0.5
 # Steps of the local search from the best candidate of the pool.
 CLIMB = 10
 
@@ -25,6 +28,9 @@ class EHVI(Strategy):
 
     Source: Emmerich et al., "Single- and multiobjective evolutionary optimization assisted by
     Gaussian random field metamodels" (2006). `docs/strategies.md` has the formulas.
+
+    Args:
+        boldness: all standard deviations are multiplied by it; 1 is the textbook's.
     """
 
     name = "ehvi"
@@ -32,16 +38,19 @@ class EHVI(Strategy):
     objective_predictor = "nngp"
     needs_std = True
 
+    def __init__(self, boldness: float = BOLDNESS) -> None:
+        self.boldness = boldness
+
     def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
         """See `Strategy.propose`."""
         surrogate = task.surrogate
         if surrogate is None:
             raise RuntimeError("a strategy with a default_predictor has a surrogate")
         front = Front.of(believed(surrogate, task.X, task.F))
-        pool = candidates(task, surrogate, rng)
+        pool = candidates(task, surrogate, rng, self.boldness)
         chosen = pool[:0]
         while len(chosen) < k and len(pool):
-            gain = Gain(surrogate, front, int(rng.integers(2**31)))
+            gain = Gain(surrogate, front, int(rng.integers(2**31)), self.boldness)
             x = climb(task, gain, pool, chosen)
             chosen = np.vstack([chosen, x])
             pool = pool[~rows_in(pool, chosen)]
@@ -55,10 +64,11 @@ def believed(surrogate: Surrogate, X: np.ndarray, F: np.ndarray) -> np.ndarray:
     return np.where(surrogate.exact, F, surrogate.predict(X))
 
 
-def candidates(task: Task, surrogate: Surrogate, rng: np.random.Generator) -> np.ndarray:
+def candidates(task: Task, surrogate: Surrogate, rng: np.random.Generator,
+               boldness: float) -> np.ndarray:
     """Returns fresh vectors that are good by the mean or by a lower confidence bound."""
     start, pools = task.X[non_dominated(task.F)], []
-    for optimism in OPTIMISM:
+    for optimism in (boldness * each for each in OPTIMISM):
         def bound(X: np.ndarray, optimism: float = optimism) -> np.ndarray:
             F = surrogate.predict(X) if not optimism else lower_bound(surrogate, X, optimism)
             return F if task.violation is None else penalised(F, task.violation(X))

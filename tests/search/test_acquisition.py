@@ -102,3 +102,12 @@ def test_more_objectives_are_sampled_the_same_way_each_time():
     assert (values >= -1e-9).all()
     assert any((x == X[values.argmax()]).all() for x in short), "the best one is on the list"
     assert np.corrcoef(values, added(X, front))[0, 1] > 0.8
+
+
+def test_boldness_is_the_part_of_a_standard_deviation_that_counts():
+    rng = np.random.default_rng(3)
+    front, X = Front.of(points(rng, 15, 2)), points(rng, 30, 2)
+    std = np.full(X.shape, 0.3)
+    assert np.array_equal(Gain(Normal(), front, 0)(X), ehvi_2d(X, std, front))
+    assert np.array_equal(Gain(Normal(), front, 0, 0.5)(X), ehvi_2d(X, 0.5 * std, front))
+    assert np.allclose(Gain(Normal(), front, 0, 0.0)(X), added(X, front), atol=1e-9)

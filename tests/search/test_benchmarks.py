@@ -15,7 +15,17 @@ from tests.search.engines import direct
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from peers import PROPOSALS, Counter
 from price import evaluations_to
-from quality import BENCHMARKS, BUDGETS, PEERS, curves_of, mean_and_error, report, seeds_of
+from quality import (
+    BENCHMARKS,
+    BUDGETS,
+    PEERS,
+    TEXTBOOK,
+    curves_of,
+    mean_and_error,
+    report,
+    seeds_of,
+    strategy_of,
+)
 from warm_start import saved
 
 
@@ -84,6 +94,16 @@ def test_every_benchmark_starts(name, shared_data):
     assert len(search.archive) == 12
     assert (search.F < benchmark.reference).all(axis=1).any()
     assert "ehvi" in STRATEGIES
+
+
+def test_the_textbook_has_a_column_of_its_own():
+    curves = {f"mbv3/{column}/10": [value] * len(BUDGETS)
+              for column, value in (("ehvi", 0.4), (TEXTBOOK, 0.3))}
+    found = curves_of({"curves": curves}, "mbv3")
+    assert {column: values[0, 0] for column, values in found.items()} == {"ehvi": 0.4,
+                                                                          TEXTBOOK: 0.3}
+    assert strategy_of(TEXTBOOK).boldness == 1
+    assert strategy_of("ehvi").boldness < 1
 
 
 def test_a_curve_that_was_cut_leaves_cells_empty():

@@ -155,3 +155,12 @@ def test_proposals_add_more_than_random_ones_by_far():
     ours = volume(strategy.propose(task, K, np.random.default_rng(0)))
     random = volume(SPACE.draw(50, np.random.default_rng(0)))
     assert ours - before > 2 * (random - before)
+
+
+def test_a_bolder_strategy_proposes_what_is_less_sure():
+    _, task = flops_task("ehvi")
+    meek, bold = (np.mean([
+        task.surrogate.predict_std(ehvi.EHVI(boldness).propose(
+            task, K, np.random.default_rng(seed)))[1][:, 0].mean() for seed in range(3)])
+        for boldness in (0.1, 2.0))
+    assert meek < bold
