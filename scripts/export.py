@@ -35,7 +35,7 @@ CALIBRATION_IMAGES = 500
 SPLITS = ("test", "valid")
 # Flags that mean nothing without another one.
 OF_THE_IMAGES = {"data", "download", "split", "vld_size", "seed", "workers", "batch_size"}
-OF_AN_ARCHIVE = {"source", "to", "save"}
+OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -115,7 +115,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def export_archive(args: argparse.Namespace) -> None:
     """Writes the archive of a search as an Optuna study."""
-    if args.to != [OPTUNA] or args.typed - OF_AN_ARCHIVE:
+    if args.to != [OPTUNA] or args.weights or args.typed - OF_AN_ARCHIVE:
         raise UserError("--to optuna takes the folder of a search and --save, and no other format "
                         "or flag beside it")
     from post_search import read_search
