@@ -2,7 +2,7 @@
 
 A 7 x 7 kernel on a map of 4 x 4 is common in networks for small pictures. torch's library for CPUs
 (oneDNN) has no fast kernel for the gradient of such weights where the map is narrower than the
-kernel: it takes 10 to 200 times as long as a forward pass. Here it is two matrix products.
+kernel: it took 30 to 120 times as long as a forward pass. Here it is two matrix products.
 """
 
 from collections.abc import Callable, Sequence
