@@ -94,6 +94,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--smoothing", type=number(0, 1), default=0.1, help="label smoothing")
     g.add_argument("--dropout", type=number(0, 1), default=0.1,
                    help="dropout before the classifier")
+    g.add_argument("--crop_scale", type=number(0, 1), default=None, metavar="PART",
+                   help="smallest part of an image that a random crop holds; None: 0.08, the data "
+                        "sets' own. Larger ones suit short trainings")
     g.add_argument("--n_random", type=count(0), default=None,
                    help="random subnets for each step; None: 2 of sandwich (besides the largest "
                         "and the smallest), 1, 2, 4, 4 of ofa by phase")

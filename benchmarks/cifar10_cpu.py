@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cli.scripts import run_script
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
 
-SEED, TEACHER_SIZE = 0, 48
+SEED, TEACHER_SIZE, CROP_SCALE = 0, 64, 0.35
 TEACHER = "tf_efficientnet_lite0"
 BASELINES = {"mobilenetv3_small_100": 48, TEACHER: 32}  # with pixels of a side: FLOPs of the front
 TOLERANCE = 0.03  # of the FLOPs of a random network
@@ -56,12 +57,14 @@ def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
     import torch
     from timm.optim import create_optimizer_v2
 
+    from data_providers.transforms import train_geometry
     from training.loops import add_gradients, cosine
     from utils.devices import to_device
 
     torch.manual_seed(SEED)
-    loader = images.train_loader(max(size for _, size in nets.values()), 128, seed=SEED,
-                                 drop_last=True)
+    largest = max(size for _, size in nets.values())
+    crops = train_geometry(replace(images.info, crop_scale=CROP_SCALE), largest)
+    loader = images.train_loader(largest, 128, seed=SEED, drop_last=True, transform=crops)
     optimizers = {name: create_optimizer_v2(net, "adamw", lr=lr, weight_decay=0.05)
                   for name, (net, _) in nets.items()}
     unscaled = torch.amp.GradScaler(enabled=False)
@@ -122,7 +125,7 @@ def teacher(args: argparse.Namespace) -> None:
     net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
     images, began = provider(args), time.perf_counter()
     net.classifier = nn.Linear(net.num_features, images.n_classes)
-    train({TEACHER: (net, TEACHER_SIZE)}, images, args.epochs, 1e-3)
+    train({TEACHER: (net, TEACHER_SIZE)}, images, args.epochs, args.lr)
     save_weights(net, args.run / "teacher.pth")
     figures = {"right": score(net, images, TEACHER_SIZE), "seconds": time.perf_counter() - began,
                "epochs": args.epochs}
@@ -405,7 +408,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--vld_size", type=int, default=5000, help="the search's validation images")
     teacher_flags, random_flags, baseline_flags, _ = steps(p)
     teacher_flags.add_argument("--weights", required=True, help="ImageNet's, of the package")
-    teacher_flags.add_argument("--epochs", type=int, default=2, help="epochs (default: 2)")
+    teacher_flags.add_argument("--epochs", type=int, default=3, help="epochs (default: 3)")
+    teacher_flags.add_argument("--lr", type=float, default=5e-4, help="rate (default: 5e-4)")
     random_flags.add_argument("--n", type=int, default=24, help="for each network (default: 24)")
     baseline_flags.add_argument("--epochs", type=int, default=20, help="epochs (default: 20)")
     return p

@@ -60,7 +60,8 @@ train() {
         "$python" train_supernet.py --resume "$path"
     else
         "$python" train_supernet.py --save "$path" "${images[@]}" --vld_size "$vld" \
-            --resolutions "$resolutions" --epochs "$epochs" --threads "$threads" "$@"
+            --resolutions "$resolutions" --crop_scale 0.35 --epochs "$epochs" \
+            --threads "$threads" "$@"
     fi
 }
 
@@ -82,7 +83,7 @@ tune() {
         [ ! -f "$net/tuned/finished" ] || continue
         rm -rf "$net/tuned"
         "$python" train_cifar.py "${images[@]}" --vld-size "$vld" --model-config "$net/net.config" \
-            --initial-checkpoint "$net/net.inherited" --epochs "$tune" --lr 0.01 --threads "$threads" \
+            --initial-checkpoint "$net/net.inherited" --epochs "$tune" --lr 0.002 --threads "$threads" \
             --save "$net/tuned"
         touch "$net/tuned/finished"
     done
@@ -98,7 +99,7 @@ export_all() {
     done
 }
 
-taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 48)
+taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64)
 if grep -q avx512_bf16 /proc/cpuinfo; then
     taught+=(--teacher_amp bfloat16) # slower than float32 on a processor that lacks it
 fi

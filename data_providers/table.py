@@ -33,6 +33,7 @@ class DatasetInfo:
         n_test: images of the official test set.
         train_aug: steps of the search's training transform, keys of
             `transforms.TRAIN_STEPS`.
+        crop_scale: smallest part of an image that a random crop of training holds, 0..1.
         eval_resize: the evaluation transform, a key of `transforms.EVAL_RESIZES`.
         balanced: draw every class equally often in training.
         n_epochs: of fine-tuning in an evaluation; 0 where the supernet's classifier serves.
@@ -50,6 +51,7 @@ class DatasetInfo:
     n_train: int | None = None
     n_test: int | None = None
     train_aug: tuple[str, ...] = ("rrc", "flip")
+    crop_scale: float = 0.08
     eval_resize: str = "crop"
     balanced: bool = False
     n_epochs: int = 5

@@ -17,6 +17,7 @@ from data_providers import DataProvider
 from networks import build_supernet, cut_subnet, load_supernet
 from search_space import get_search_space
 from tests.conftest import ROOT
+from tests.data_providers import layouts
 from training.defaults import default_epochs, default_resolutions, picture_size
 from training.progress import TimeLeft, clock
 from training.shrinking import Recipe, SupernetTraining
@@ -229,6 +230,16 @@ def test_resuming_with_other_settings_is_refused(provider, tmp_path):
         new_training(provider, "proxyless").resume(tmp_path / "state")
     with pytest.raises(UserError, match="4 numbers, for the phases full, depth, expansion, width"):
         new_training(provider, "resnet50", epochs=[1, 1])
+
+
+def test_crops_are_as_large_as_asked_for(tmp_path):
+    for split in ("train", "test"):
+        layouts.class_folders(tmp_path / split, 2, 4)
+    provider = DataProvider("folder", str(tmp_path))
+    crops = {scale: next(iter(new_training(provider, crop_scale=scale).loader))[0]
+             for scale in (None, 0.08, 1.0)}
+    assert torch.equal(crops[None], crops[0.08])
+    assert not torch.equal(crops[None], crops[1.0])
 
 
 def test_the_smallest_is_shown_where_it_is_trained(provider):

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from data_providers.transforms import train_geometry
 from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import load_state, load_training_state, save_training_state
 from networks.folding import folded, speed_up
@@ -50,6 +51,7 @@ class Recipe:
     amp: str | None
     seed: int
     rule: str = "sandwich"
+    crop_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,11 @@ class SupernetTraining:
         self.external = external
         self.full: StaticNetwork | None = None
         self.step, self.optimizer = 0, self._new_optimizer()
+        size, scale = max(recipe.resolutions), recipe.crop_scale
         self.loader = provider.train_loader(
-            max(recipe.resolutions), recipe.batch_size, seed=recipe.seed,
+            size, recipe.batch_size, seed=recipe.seed,
+            transform=None if scale is None else train_geometry(
+                replace(provider.info, crop_scale=scale), size),
             drop_last=provider.n_train >= recipe.batch_size * self.world.size,
             rank=self.world.rank, world_size=self.world.size, device=self.world.device)
         self.scaler = torch.amp.GradScaler(device_of(net).type, enabled=recipe.amp == "float16")
