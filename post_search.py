@@ -32,6 +32,7 @@ from search_space import (
 )
 from utils.errors import UserError
 from utils.files import own_folder, read_json, write_json
+from utils.locks import locked
 from utils.pareto import asf, high_tradeoff, non_dominated
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 FIRST_OBJECTIVE = "top1"
 SIGNIFICANT_DIGITS = 3
+LOCK = ".selection.lock"
 # What writing takes from the settings of a search: type and default.
 STORED = {"supernet_path": (str, None), "dataset": (str, None), "data": (str, None),
           "vld_size": (int, None), "seed": (int, 0), "n_workers": (int, 0), "n_epochs": (int, None),
@@ -349,16 +351,23 @@ def write_networks(folders: Sequence[Path], records: Sequence[Record], cutter: "
         The networks.
     """
     from networks import save_weights, write_config
+    from networks.hub import HUB, withdraw
 
     extra = cutter.evaluator.provider.facts() if cutter.evaluator else {}
     extra |= {SPACE_KEY: space} if space not in (None, DEFAULT_SPACE) else {}
     nets = []
     for folder, record in progress_bar([*zip(folders, records, strict=True)], "network"):
         nets.append(subnet := cutter.cut(record.arch))
+        withdraw(folder / HUB)  # of the weights that are now replaced
         write_json(folder / "net.subnet", subnet_file(record.arch, space))
         write_config(subnet, folder / "net.config", old_naming, resolution=record.arch["r"],
                      **extra)
-        save_weights(subnet, folder / "net.inherited", old_naming)
+        weights = folder / "net.inherited"
+        before = weights.read_bytes() if weights.is_file() else None
+        save_weights(subnet, weights, old_naming)
+        if before not in (None, weights.read_bytes()):
+            print(f"note: {weights}: written anew, with other weights than before: the supernet "
+                  "or the flags are not the same; what was tuned of it is older", file=sys.stderr)
     return nets
 
 
@@ -561,8 +570,8 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         names: the folder of each chosen network, by its index in the front.
 
     Raises:
-        UserError: a folder is a link; or as `resolve`, `check_targets`, `make_cutter`,
-            `evaluator.rescore.check_unseen`.
+        UserError: a folder is a link; another process writes there; or as `resolve`,
+            `check_targets`, `make_cutter`, `evaluator.rescore.check_unseen`.
     """
     records = [front[i] for i in names]
     folders = [own_folder(Path(args.save) / name) for name in names.values()]
@@ -582,19 +591,21 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         from evaluator.rescore import check_unseen
 
         check_unseen(evaluator.provider, bool(found.settings.get("test")))
-    scores_file = Path(args.save) / "rescore.json"
-    scores_file.unlink(missing_ok=True)  # of networks that are now written anew, or not chosen
-    nets = write_networks(folders, records, cutter, args.old_naming, found.space_name)
-    if args.rescore:
-        scores = score_unseen([*names.values()], records, nets, evaluator)
-        write_json(scores_file, scores.report(), indent=1)
-    if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
-        from search.cards import search_cards, with_accuracies
+    with locked(Path(args.save) / LOCK, f"{args.save}: the selection", "choose another --save"):
+        check_targets(folders, records, found.space_name)  # again, now that nobody else writes
+        scores_file = Path(args.save) / "rescore.json"
+        scores_file.unlink(missing_ok=True)  # of networks that are now written anew, or not chosen
+        nets = write_networks(folders, records, cutter, args.old_naming, found.space_name)
+        if args.rescore:
+            scores = score_unseen([*names.values()], records, nets, evaluator)
+            write_json(scores_file, scores.report(), indent=1)
+        if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
+            from search.cards import search_cards, with_accuracies
 
-        cards = search_cards([*names.values()], front, [*names], found.sec_obj, settings,
-                             commands_of(args, found.settings), by_hand=bool(args.pick))
-        cards = with_accuracies(cards, records, evaluator.provider.n_valid, scores)
-        write_hubs(folders, records, nets, cards, evaluator)
+            cards = search_cards([*names.values()], front, [*names], found.sec_obj, settings,
+                                 commands_of(args, found.settings), by_hand=bool(args.pick))
+            cards = with_accuracies(cards, records, evaluator.provider.n_valid, scores)
+            write_hubs(folders, records, nets, cards, evaluator)
     return scores
 
 

@@ -114,12 +114,21 @@ def write_hub(net: Any, folder: str | os.PathLike, images: Preprocessing,
 
     converted, folder = to_timm(net), own_folder(folder)
     state = {key: tensor.contiguous() for key, tensor in converted.state_dict().items()}
-    for name in ("config.json", "README.md"):
-        (folder / name).unlink(missing_ok=True)
+    withdraw(folder)
     with atomic_path(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save(state, metadata={"format": "pt"}))
     write_text(folder / "README.md", card)
     write_json(folder / "config.json", hub_config(net, images), indent=2)
+
+
+def withdraw(folder: str | os.PathLike) -> None:
+    """Removes the card and the config of older weights, so that timm finds no model there.
+
+    Raises:
+        UserError: the folder is a link.
+    """
+    for name in ("config.json", "README.md"):
+        (own_folder(folder) / name).unlink(missing_ok=True)
 
 
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import post_search
 from search.archive import Record, Stats, objectives, write_stats
 from search_space import OFASearchSpace
 from utils.errors import UserError
+from utils.locks import locked
 from utils.pareto import non_dominated
 
 SPACE = OFASearchSpace()
@@ -426,6 +427,26 @@ def test_a_second_run_repeats_the_files_and_spares_those_of_others(digits_search
     subnet.write_text(json.dumps(OFASearchSpace(resolutions=[64]).extremes()[0]))
     with pytest.raises(UserError, match="holds another network"):
         run_post_search(*flags)
+
+
+def test_other_weights_are_said_and_leave_no_older_folder_for_timm(digits_search, tmp_path, capsys):
+    flags = ("--expr", digits_search.folder, "--save", tmp_path / "out")
+    run_post_search(*flags)
+    run_post_search(*flags)
+    assert "written anew" not in capsys.readouterr().err
+    hubs = [*(tmp_path / "out").glob("net-*/hub/config.json")]
+    write_stats(tmp_path / "iter_1.stats", Stats(digits_search.records, [], 0.5))
+    run_post_search("--expr", tmp_path, "--save", tmp_path / "out", "--n_classes", 10,
+                    "--supernet_path", digits_search.supernet)
+    assert "net.inherited: written anew, with other weights than before" in capsys.readouterr().err
+    assert hubs and not any(hub.exists() for hub in hubs)
+
+
+def test_two_selections_do_not_write_into_one_folder(digits_search, tmp_path):
+    with locked(tmp_path / post_search.LOCK, "it"), \
+            pytest.raises(UserError, match=r"in use by another process .*; choose another --save"):
+        run_post_search("--expr", digits_search.folder, "--save", tmp_path)
+    assert not [*tmp_path.glob("net-*")]
 
 
 class Malice:
