@@ -22,7 +22,7 @@ def local():
 def ray():
     library = pytest.importorskip("ray", reason="needs requirements-ray.txt")
     from evaluator.jobs.ray import connect
-    connect(None, n_cpus=2)
+    connect(None, n_cpus=3)  # two of the shared engine, and one for a test of its own
     yield "ray"
     library.shutdown()
 
