@@ -40,8 +40,7 @@ def run_script(main: Callable[[argparse.Namespace], object],
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{parser.prog}: interrupted{one_line(interrupt) and f'; {one_line(interrupt)}'}",
-              file=sys.stderr)
+        _say(f"\n{parser.prog}: interrupted{one_line(interrupt) and f'; {one_line(interrupt)}'}")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         with contextlib.suppress(OSError):
@@ -58,8 +57,14 @@ def run_script(main: Callable[[argparse.Namespace], object],
                    f"more ({str(error).splitlines()[0] if str(error) else 'no reason given'})")
     else:
         return 0
-    print(f"{parser.prog}: error: {one_line(message)}", file=sys.stderr)
+    _say(f"{parser.prog}: error: {one_line(message)}")
     return EXIT_BAD_INPUT
+
+
+def _say(text: str) -> None:
+    """Prints to stderr, as far as it can be written: the exit code says the same."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def _flush_output() -> None:

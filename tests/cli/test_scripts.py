@@ -61,6 +61,13 @@ def test_an_output_on_a_full_disk_is_one_line(lines):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", PRINTS, "1"], cwd=ROOT, stdout=full,
+                              stderr=full)
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize(("typed", "message"), [
     (["--vld-size", "3"], "unknown flag --vld-size; did you mean --vld_size?"),
     (["--vld_size=3", "--datset=x"], "unknown flag --datset; did you mean --dataset?"),
