@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,8 +49,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never a half. If the block fails the temporary file
     is removed and the old file stays. Folders on the way are created.
+
+    Raises:
+        UserError: a device or a pipe is there, which the new file would replace (as root, also
+            `/dev/null`).
     """
     path = Path(path)
+    with suppress(OSError):  # what is not there, or nowhere
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path}: a device or a pipe, not a file; choose another path")
     make_folder(path.parent)
     prefix = os.fsdecode(os.fsencode(path.name)[:100])  # a name has at most 255 bytes
     handle, name = tempfile.mkstemp(prefix=f".{prefix}.", suffix=".tmp", dir=path.parent)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import stat
 import subprocess
 import sys
 import textwrap
@@ -49,6 +50,19 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
         raise RuntimeError
     assert read_json(path) == {"old": True}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path, linked):
+    pipe = path = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if linked:
+        path = tmp_path / "link"
+        path.symlink_to(pipe)
+    with pytest.raises(UserError, match="a device or a pipe, not a file"):
+        write_text(path, "text")
+    assert stat.S_ISFIFO(path.stat().st_mode) and path.is_symlink() == linked
+    assert len([*tmp_path.iterdir()]) == 1 + linked
 
 
 def test_written_files_obey_the_umask(tmp_path):
