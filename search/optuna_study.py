@@ -8,7 +8,7 @@ import numpy as np
 
 from search.archive import Record, Stats
 from search_space import SearchSpace, get_search_space
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import atomic_path
 
 ERROR = "top1_err"
@@ -30,20 +30,36 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
         title: name of the study.
 
     Raises:
-        UserError: the archive is empty or of another space, or Optuna is not installed.
+        UserError: the archive is empty or of another space, Optuna is not installed, or SQLite
+            cannot write the file.
     """
     optuna = _optuna()
+    from sqlalchemy import URL  # which optuna brings
+    from sqlalchemy.exc import SQLAlchemyError
+
     if not stats.archive:
         raise UserError("the archive holds no evaluated architecture")
     trials = [_trial(optuna, record, space) for record in stats.archive]
     directions = ["minimize" if sign > 0 else "maximize" for sign in stats.signs]
     with atomic_path(path) as temporary:
         temporary.unlink()  # SQLite makes it
-        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
-        study = optuna.create_study(study_name=title, storage=storage, directions=directions)
-        study.set_metric_names([ERROR, *names])
-        study.add_trials(trials)
-        storage.engine.dispose()
+        url = URL.create("sqlite", database=str(temporary)).render_as_string()
+        try:
+            storage = optuna.storages.RDBStorage(url)
+            study = optuna.create_study(study_name=title, storage=storage, directions=directions)
+            study.set_metric_names([ERROR, *names])
+            study.add_trials(trials)
+            storage.engine.dispose()
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise UserError(f"{path}: SQLite cannot write it ({one_line(_cause(error))}); is the "
+                            "disk full?") from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Returns what SQLite said: Optuna and SQLAlchemy wrap it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def archive_space(stats: Stats, space: SearchSpace) -> SearchSpace:

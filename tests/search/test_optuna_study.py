@@ -54,6 +54,20 @@ def test_an_empty_archive_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a?b.db", "100%41.db", "#.db", "a b&c=d.db"])
+def test_any_name_of_a_file_will_do(stats, tmp_path, name):
+    write_study(stats, ["flops"], archive_space(stats, get_search_space("mbv3")), tmp_path / name,
+                "s")
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_is_one_line(stats, tmp_path, small_disk, fails_clearly):
+    write_stats(tmp_path / "iter_1.stats", stats)
+    fails_clearly("scripts/export.py", tmp_path, "--to", "optuna", "--save", small_disk / "o",
+                  match="SQLite cannot write it (database or disk is full); is the disk full?")
+    assert not [*(small_disk / "o").iterdir()]
+
+
 def test_the_command(stats, tmp_path, run_command, fails_clearly):
     folder = tmp_path / "a search"
     write_stats(folder / "iter_1.stats", stats)
