@@ -218,13 +218,21 @@ def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,
 
 def geometry(args: argparse.Namespace, provider: "DataProvider", native: int | None,
              size: int) -> Any:
-    """Returns the training transform, PIL -> PIL: crop, flip, AutoAugment."""
+    """Returns the training transform, PIL -> PIL: crop, flip, AutoAugment.
+
+    Things are as large as in the evaluation: where that cuts the centre out and enlarges it, the
+    random crops have the size of the centre; the original's, which does not, are padded.
+    """
     from torchvision import transforms as tv
 
-    from data_providers.transforms import train_geometry
+    from data_providers.transforms import CROP_RATIO, train_geometry
 
-    steps = [tv.RandomCrop(native, padding=CROP_PADDING), tv.RandomHorizontalFlip()] if native \
-        else [train_geometry(provider.info, size)]
+    if not native:
+        steps = [train_geometry(provider.info, size)]
+    elif provider.info.eval_resize == "crop":
+        steps = [tv.RandomCrop(round(native * CROP_RATIO)), tv.RandomHorizontalFlip()]
+    else:
+        steps = [tv.RandomCrop(native, padding=CROP_PADDING), tv.RandomHorizontalFlip()]
     if args.autoaugment:
         steps.append(tv.AutoAugment(tv.AutoAugmentPolicy(args.autoaugment), fill=AUTOAUGMENT_FILL))
     return tv.Compose(steps)

@@ -8,16 +8,16 @@
 #   RUN      folder for everything that is made
 # Environment variables: EPOCHS has the supernet's epochs (default: 8,3,3,6), SHORT those of the two
 # short trainings that show what the teacher gives (2,0,0,2), TUNE those of a fine-tuning (3),
-# THREADS the threads of a training (2); STEPS names the steps to do (all); TINY=1 makes everything
-# tiny, to try the script.
+# THREADS the threads of a training (2), RANDOM_NETS the random networks for each chosen one (12);
+# STEPS names the steps to do (all); TINY=1 makes everything tiny, to try the script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# = 3 ] || { sed -n 5,12p "$0" >&2; exit 2; }
 data=$1 weights=$2 run=$3
 python=${PYTHON:-.venv/bin/python}
 supernet=$run/ofa_cifar10_w0.5 resolutions=32:48:4
-epochs=${EPOCHS:-8,3,3,6} short=${SHORT:-2,0,0,2} tune=${TUNE:-3} doe=100 iterations=13 spread=12 n_random=12 vld=5000
-threads=${THREADS:-2}
+epochs=${EPOCHS:-8,3,3,6} short=${SHORT:-2,0,0,2} tune=${TUNE:-3} doe=100 iterations=13 spread=12 vld=5000
+threads=${THREADS:-2} n_random=${RANDOM_NETS:-12}
 if [ -n "${TINY:-}" ]; then
     epochs=1,0,0,1 short=1,0,0,0 tune=1 doe=12 iterations=1 spread=3 n_random=2 vld=100
 fi

@@ -1,7 +1,9 @@
 """train_cifar.py: the recipe's parts, its files, and going on after a kill."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -9,6 +11,7 @@ import torch
 import yaml
 
 from data_providers import DataProvider
+from data_providers.table import DATASETS
 from networks import build_from_config, load_weights, read_config
 from tests.fine_tuning import (
     RUN_FILES,
@@ -18,7 +21,7 @@ from tests.fine_tuning import (
     make_networks,
     only_run,
 )
-from train_cifar import Enlarged, cutout, get_args_parser, main
+from train_cifar import Enlarged, cutout, geometry, get_args_parser, main
 from training.loops import evaluate
 
 
@@ -78,6 +81,15 @@ def test_batches_are_enlarged_and_depend_on_seed_epoch_and_rank_alone():
     assert torch.equal(reference, images(1, 2, 0))
     for other in ((0, 2, 0), (1, 1, 0), (1, 2, 1)):
         assert not torch.equal(reference, images(*other))
+
+
+@pytest.mark.parametrize(("transform", "described"), [
+    ("crop", "RandomCrop(size=(28, 28), padding=None)"),
+    ("squash", "RandomCrop(size=(32, 32), padding=4)")])
+def test_things_are_as_large_in_training_as_in_the_evaluation(transform, described):
+    provider = SimpleNamespace(info=replace(DATASETS["cifar10"], eval_resize=transform))
+    steps = geometry(get_args_parser().parse_args([]), provider, 32, 48)
+    assert repr(steps.transforms[0]) == described
 
 
 def run_here(command: list, *more) -> None:
