@@ -1,7 +1,9 @@
 """An archive as an Optuna study, for those who keep a dashboard of studies."""
 
 import os
+import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,25 +36,24 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
             cannot write the file.
     """
     optuna = _optuna()
-    from sqlalchemy import URL  # which optuna brings
-    from sqlalchemy.exc import SQLAlchemyError
-
     if not stats.archive:
         raise UserError("the archive holds no evaluated architecture")
     trials = [_trial(optuna, record, space) for record in stats.archive]
     directions = ["minimize" if sign > 0 else "maximize" for sign in stats.signs]
     with atomic_path(path) as temporary:
         temporary.unlink()  # SQLite makes it
-        url = URL.create("sqlite", database=str(temporary)).render_as_string()
+        connect = {"creator": partial(sqlite3.connect, temporary)}  # a URL would not take any name
         try:
-            storage = optuna.storages.RDBStorage(url)
+            storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=connect)
             study = optuna.create_study(study_name=title, storage=storage, directions=directions)
             study.set_metric_names([ERROR, *names])
             study.add_trials(trials)
             storage.engine.dispose()
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise UserError(f"{path}: SQLite cannot write it ({one_line(_cause(error))}); is the "
-                            "disk full?") from None
+        except Exception as error:
+            if not isinstance(cause := _cause(error), sqlite3.Error):
+                raise
+            raise UserError(f"{path}: SQLite cannot write it ({one_line(cause)}); is the disk "
+                            "full?") from None
 
 
 def _cause(error: BaseException) -> BaseException:
