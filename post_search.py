@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +33,7 @@ from search_space import (
 )
 from utils.errors import UserError
 from utils.files import own_folder, read_json, write_json
-from utils.locks import locked
+from utils.locks import Lock, locked
 from utils.pareto import asf, high_tradeoff, non_dominated
 
 if TYPE_CHECKING:
@@ -579,7 +580,8 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         if args.rescore or args.supernet_path:
             raise UserError(f"--rescore, --supernet_path: the search space {found.space_name} "
                             "builds no networks; leave them out")
-        write_architectures(folders, records, found.space_name)
+        with alone(args.save):
+            write_architectures(folders, records, found.space_name)
         return None
     settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:
@@ -591,7 +593,7 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
         from evaluator.rescore import check_unseen
 
         check_unseen(evaluator.provider, bool(found.settings.get("test")))
-    with locked(Path(args.save) / LOCK, f"{args.save}: the selection", "choose another --save"):
+    with alone(args.save):
         check_targets(folders, records, found.space_name)  # again, now that nobody else writes
         scores_file = Path(args.save) / "rescore.json"
         scores_file.unlink(missing_ok=True)  # of networks that are now written anew, or not chosen
@@ -607,6 +609,11 @@ def hand_over(args: argparse.Namespace, found: Found, front: Sequence[Record],
             cards = with_accuracies(cards, records, evaluator.provider.n_valid, scores)
             write_hubs(folders, records, nets, cards, evaluator)
     return scores
+
+
+def alone(save: str) -> AbstractContextManager[Lock]:
+    """Inside, no other selection writes into the folder `save`."""
+    return locked(Path(save) / LOCK, f"{save}: the selection", "choose another --save")
 
 
 def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[str, Any]]:

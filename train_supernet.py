@@ -256,6 +256,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World
 def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
     """Returns the training that the flags describe, at its beginning."""
     from data_providers import DataProvider
+    from data_providers.transforms import CROP_STEP
     from training.defaults import default_epochs, default_resolutions, picture_size
     from training.shrinking import Recipe, SupernetTraining
     from training.students import check_teacher
@@ -266,6 +267,9 @@ def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                             n_workers=args.n_workers, download=args.download,
                             max_damaged=args.max_damaged)
+    if args.crop_scale is not None and CROP_STEP not in provider.info.train_aug:
+        raise UserError(f"--crop_scale: no random part is cut out of the training images of "
+                        f"{args.dataset}; leave it out")
     size = picture_size(provider)
     resolutions = args.resolutions or default_resolutions(
         size, get_dataset_info(args.dataset).resolutions)

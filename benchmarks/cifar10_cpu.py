@@ -290,7 +290,7 @@ def report(args: argparse.Namespace) -> None:
     draw_ranks(run / "ranks.png", spread)
     write_text(run / "report.md", "\n\n".join([
         machine(), times(run), teaching(run),
-        "## Five networks\n\n" + table(
+        "## Chosen networks\n\n" + table(
             ("MFLOPs", "validation, search (%)", "test, search (%)", "test, tuned (%)",
              "ONNX (MB)", "one thread (ms)", "largest difference"), rows),
         neighbours(run), beaten(front, before, others, chosen(run / "flops" / "selected")),

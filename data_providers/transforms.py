@@ -40,8 +40,9 @@ def _rand_augment(info: DatasetInfo, resolution: int) -> Callable:
     return rand_augment_transform("rand-m9-mstd0.5", hparams)
 
 
+CROP_STEP = "rrc"
 TRAIN_STEPS: dict[str, Callable[[DatasetInfo, int], Callable]] = {
-    "rrc": lambda info, r: tv.RandomResizedCrop(r, (info.crop_scale, 1.0)),
+    CROP_STEP: lambda info, r: tv.RandomResizedCrop(r, (info.crop_scale, 1.0)),
     "flip": lambda info, r: tv.RandomHorizontalFlip(),
     "jitter": lambda info, r: tv.ColorJitter(brightness=32 / 255, saturation=0.5),
     "rand-m9-mstd0.5": _rand_augment,

@@ -127,8 +127,9 @@ def withdraw(folder: str | os.PathLike) -> None:
     Raises:
         UserError: the folder is a link.
     """
+    folder = own_folder(folder)
     for name in ("config.json", "README.md"):
-        (own_folder(folder) / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
 
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:

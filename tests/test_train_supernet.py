@@ -405,6 +405,7 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     (("--save", "x_w0.1", "--teacher_size", 32), "need --teacher"),
     (("--save", "x_w0.1", "--teacher", "no_such_model", "--dataset", "folder", "--data", "absent",
       "--dry_run"), "a model that timm knows"),  # before the images are looked for
+    (("--save", "x_w0.1", "--crop_scale", 0.5), "no random part is cut out"),  # of the digits
     (("--save", "x_w0.1", "--search_space", "mbv4"), "unknown search space 'mbv4'"),
 ])
 def test_bad_input(fails_clearly, flags, match):
