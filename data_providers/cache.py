@@ -140,6 +140,7 @@ class ArrayCache:
         value = make()
         if self.max_bytes > 0:
             try:
+                _make_way(path)
                 write_json(path, {"value": value, "crc32": _crc_of(value)})
             except OSError as error:
                 print(f"note: {one_line(describe_os_error(error))}", file=sys.stderr)
@@ -181,6 +182,8 @@ class ArrayCache:
         data, notes = self._paths(key)
         meta: dict[str, Any] = {}
         size, crc = 0, 0
+        for path in (data, notes):
+            _make_way(path)
         with atomic_path(data) as temporary, open(temporary, "wb") as file:
             file.truncate(_HEADER + int(np.prod(shape)))  # counts from the start for `_make_room`
             np.lib.format.write_array_header_1_0(
@@ -237,6 +240,16 @@ def _stamp(path: Path) -> list[int]:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a file", str(path))
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _make_way(path: Path) -> None:
+    """Removes a pipe or a device that has a name of the cache: a write would refuse to replace it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.unlink(missing_ok=True)
 
 
 def _crc_of(value: Any) -> int:

@@ -179,6 +179,10 @@ def test_notes(tmp_path):
     files(tmp_path, "n")[1].write_text("[")
     assert cache.note(KEYS["n"], lambda: [3]) == [3]
     assert read_json(files(tmp_path, "n")[1])["value"] == [3]
+    files(tmp_path, "n")[1].unlink()
+    os.mkfifo(files(tmp_path, "n")[1])
+    assert cache.note(KEYS["n"], lambda: [5]) == [5]
+    assert cache.note(KEYS["n"], lambda: None) == [5], "it is kept in place of the pipe"
     assert ArrayCache(tmp_path, 0).note(KEYS["n"], lambda: 4) == 4
 
 
