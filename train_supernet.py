@@ -104,7 +104,11 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="weight of the teacher's output against the labels")
     add_teacher_flags(g)
     g.add_argument("--teacher_size", type=count(8), default=None, metavar="PX",
-                   help="size to which the teacher's images are brought; None: the step's")
+                   help="size to which the teacher's images are brought; None: the largest of "
+                        "--resolutions")
+    g.add_argument("--teacher_epochs", type=count(1), default=None, metavar="N",
+                   help="ask the teacher in N epochs and keep what it says; later epochs repeat "
+                        "their random crops in turn. None: ask it in all")
     g.add_argument("--teacher_amp", choices=("bfloat16", "float16"), default=None,
                    help="precision of the teacher; None: that of --amp")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
@@ -211,7 +215,9 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World
         training.resume(state)
     times = TimeLeft([training.seconds_of_a_step(i) if epochs else 0.0
                       for i, epochs in enumerate(training.recipe.epochs)],
-                     training.recipe.epochs, len(training.loader))
+                     training.recipe.epochs, len(training.loader),
+                     training.seconds_of_the_teacher(), training.asks,
+                     training.epoch * len(training.loader) + training.batch)
     say(world, plan(args, training, times))
     if args.dry_run:
         return
@@ -295,6 +301,9 @@ def plan(args: argparse.Namespace, training: "SupernetTraining", times: Any) -> 
     lines += [f"  {phase.name:<10} {epochs:>4} epochs, {seconds:.2f} s a step: "
               f"{clock(seconds * epochs * n_batches)}" for phase, epochs, seconds in
               zip(training.phases, recipe.epochs, times.seconds, strict=True) if epochs]
+    if times.teacher:
+        lines.append(f"  teacher    {training.asks} steps, {times.teacher:.2f} s a step: "
+                     f"{clock(times.teacher * training.asks)}")
     done = f" ({training.epoch} of {training.n_epochs} epochs are done)" if training.epoch else ""
     left = clock(times.total(training.epoch, training.batch))
     return "\n".join([*lines, f"estimate: {left} to train{done}, without measurements; into "
@@ -403,8 +412,10 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         raise UserError("--init and --from: a training starts from one of them")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
-    if args.teacher is None and (args.teacher_checkpoint or args.teacher_size or args.teacher_amp):
-        raise UserError("--teacher_checkpoint, --teacher_size, --teacher_amp: need --teacher")
+    if args.teacher is None and (args.teacher_checkpoint or args.teacher_size or args.teacher_amp
+                                 or args.teacher_epochs):
+        raise UserError("--teacher_checkpoint, --teacher_size, --teacher_amp, --teacher_epochs: "
+                        "need --teacher")
     if args.epochs is not None and not sum(args.epochs):
         raise UserError("--epochs: one number for each phase, not all of them 0")
     resolutions = args.resolutions or [8]

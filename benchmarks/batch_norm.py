@@ -1,7 +1,8 @@
 """What batch norm costs an evaluation: whether folding changes a result, and how little calibrates.
 
     python benchmarks/batch_norm.py [--supernet data/ofa_digits_d234_e346_k357_w0.35]
-        [--dataset digits] [--data FOLDER] [--subnets 300] [--calibrated 100] [--save FILE]
+        [--dataset digits] [--data FOLDER] [--vld_size N] [--subnets 300] [--calibrated 100]
+        [--float32_only] [--save FILE]
 
 `folding`: the top-1 of subnets with batch norm and with batch norm folded into the convolutions.
 `calibration`: the statistics from all calibration images in float32 are the reference; fewer
@@ -43,13 +44,15 @@ class Bench:
 
     Args:
         supernet: checkpoint.
+        vld_size: validation images; None: as in the supernet's training.
         options: the data set and its folder.
     """
 
-    def __init__(self, supernet: str, options: dict[str, Any]) -> None:
+    def __init__(self, supernet: str, vld_size: int | None, options: dict[str, Any]) -> None:
         meta = SupernetMeta.of(read_meta(supernet))
         self.evaluator = SupernetEvaluator(EvaluationOptions(
-            supernet_path=supernet, vld_size=meta.vld_size, threads=1, n_epochs=0, **options))
+            supernet_path=supernet, vld_size=vld_size or meta.vld_size, threads=1, n_epochs=0,
+            **options))
         sizes = meta.resolutions or list(self.evaluator.provider.info.resolutions)
         self.space = get_search_space(meta.search_space or "mbv3", resolutions=sizes)
         self._images: dict[int, torch.Tensor] = {}
@@ -96,12 +99,12 @@ def folding(bench: Bench, archs: Sequence[Arch]) -> np.ndarray:
     return np.array(rows)
 
 
-def calibration(bench: Bench, archs: Sequence[Arch],
-                reference: np.ndarray) -> list[tuple[object, ...]]:
+def calibration(bench: Bench, archs: Sequence[Arch], reference: np.ndarray,
+                mixed: bool) -> list[tuple[object, ...]]:
     """Returns the rows of the table: images, precision, tau, differences, seconds."""
     rows = []
     n_all = len(bench.images(archs[0]["r"]))
-    kinds = [*((n, "float32") for n in SIZES if n < n_all), (n_all, "bfloat16")]
+    kinds = [(n, "float32") for n in SIZES if n < n_all] + [(n_all, "bfloat16")] * mixed
     for n, precision in kinds:
         spent, found = 0.0, []
         for arch in archs:
@@ -124,8 +127,12 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="checkpoint")
     p.add_argument("--dataset", default="digits", help="data set")
     p.add_argument("--data", help="its folder; digits needs none")
+    p.add_argument("--vld_size", type=count(1),
+                   help="validation images (default: as many as in the supernet's training)")
     p.add_argument("--subnets", type=count(2), default=300, help="of the comparison of folding")
     p.add_argument("--calibrated", type=count(2), default=100, help="of that of calibration")
+    p.add_argument("--float32_only", action="store_true",
+                   help="no bfloat16, which processors without it compute slowly")
     p.add_argument("--test", action="store_true", help="score on the test images")
     p.add_argument("--seed", type=count(0), default=0, help="of the subnets")
     p.add_argument("--save", type=Path, help="file for the tables as well")
@@ -134,19 +141,22 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints both tables."""
-    bench = Bench(args.supernet, {"dataset": args.dataset, "data": args.data, "test": args.test})
+    bench = Bench(args.supernet, args.vld_size,
+                  {"dataset": args.dataset, "data": args.data, "test": args.test})
     archs = bench.space.sample(args.subnets, rng=np.random.default_rng(args.seed))
     pairs = folding(bench, archs)
     differing = np.flatnonzero(pairs[:, 0] != pairs[:, 1])
-    split = "test" if args.test else "validation"
-    text = (f"{machine()}, one thread; {args.supernet}, {args.dataset}, {split} images\n\n"
-            f"{len(archs)} subnets drawn uniformly: top-1 {pairs[:, 0].min():.2f} to "
+    provider = bench.evaluator.provider
+    split, n_images = (("test", provider.n_test) if args.test
+                       else ("validation", provider.vld_size))
+    text = (f"{machine()}, one thread; {args.supernet}, {args.dataset}, {n_images} {split} images"
+            f"\n\n{len(archs)} subnets drawn uniformly: top-1 {pairs[:, 0].min():.2f} to "
             f"{pairs[:, 0].max():.2f} %; with and without folding equal for "
             f"{len(archs) - len(differing)} of {len(archs)}, largest difference "
             f"{np.abs(pairs[:, 0] - pairs[:, 1]).max():.2f} points\n\n")
     print(text, flush=True)
     chosen = archs[:args.calibrated]
-    rows = calibration(bench, chosen, pairs[:len(chosen), 1])
+    rows = calibration(bench, chosen, pairs[:len(chosen), 1], not args.float32_only)
     n_all = len(bench.images(chosen[0]["r"]))
     text += (f"Calibration of {len(chosen)} of them, against {n_all} images in float32\n\n"
              + table(("images", "precision", "Kendall tau", "mean difference (points)",

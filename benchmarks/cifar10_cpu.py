@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
 
 SEED, TEACHER_SIZE, CROP_SCALE = 0, 64, 0.35
+TEACHER_EPOCHS = 8  # as train_supernet.py --teacher_epochs
 TEACHER = "tf_efficientnet_lite0"
 BASELINES = {"mobilenetv3_small_100": 48, TEACHER: 32}  # with pixels of a side: FLOPs of the front
 TOLERANCE = 0.03  # of the FLOPs of a random network
@@ -52,7 +53,8 @@ def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
         images: the provider.
         epochs: of all.
         lr: of all.
-        taught: a teacher, images -> logits, which is asked once for all networks.
+        taught: a teacher, images -> logits, which is asked once for all networks, in the first
+            `TEACHER_EPOCHS`; later ones repeat their crops.
     """
     import torch
     from timm.optim import create_optimizer_v2
@@ -70,15 +72,19 @@ def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
     unscaled = torch.amp.GradScaler(enabled=False)
     for net, _ in nets.values():
         net.train().to(memory_format=torch.channels_last)
+    kept: dict[tuple[int, int], Any] = {}
     for epoch in range(epochs):
-        loader.set_epoch(epoch)
+        crops = epoch if taught is None else epoch % TEACHER_EPOCHS
+        loader.set_epoch(crops)
         began, sums = time.perf_counter(), dict.fromkeys(nets, 0.0)
         for i, (batch, labels) in enumerate(loader):
             batch = to_device(batch, torch.device("cpu"))
             step = epoch * len(loader) + i
             factor = min(1.0, (step + 1) / len(loader)) * cosine(step, epochs * len(loader))
-            with torch.no_grad():
-                soft = None if taught is None else taught(batch)
+            if taught is not None and (crops, i) not in kept:
+                with torch.no_grad():
+                    kept[crops, i] = taught(batch)
+            soft = kept.get((crops, i))
             for name, (net, size) in nets.items():
                 loss = partial(loss_of, net, size, batch, labels, soft)
                 sums[name] += add_gradients(net, [loss], unscaled).item()

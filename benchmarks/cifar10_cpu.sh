@@ -99,7 +99,8 @@ export_all() {
     done
 }
 
-taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64)
+taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64
+    --teacher_epochs 8)
 if grep -q avx512_bf16 /proc/cpuinfo; then
     taught+=(--teacher_amp bfloat16) # slower than float32 on a processor that lacks it
 fi

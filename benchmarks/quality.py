@@ -217,22 +217,61 @@ def fill(args: argparse.Namespace, columns: Sequence[str], curve: Curve,
     print(report(known))
 
 
+def seeds_in(known: dict[str, Any], benchmark: str, column: str) -> dict[int, list[float]]:
+    """Returns the curves of a strategy or peer by seed; NaN beyond the end of one that was cut."""
+    prefix = f"{benchmark}/{column}/"
+    return {int(key.removeprefix(prefix)): values + [np.nan] * (len(BUDGETS) - len(values))
+            for key, values in sorted(known["curves"].items()) if key.startswith(prefix)}
+
+
 def curves_of(known: dict[str, Any], benchmark: str) -> dict[str, np.ndarray]:
-    """Returns, by strategy or peer, (seeds, budgets) curves; NaN beyond one that was cut."""
-    found = {}
-    for strategy in (*STRATEGIES, TEXTBOOK, *PEERS):
-        rows = [values + [np.nan] * (len(BUDGETS) - len(values))
-                for key, values in sorted(known["curves"].items()) if key.startswith(
-                    f"{benchmark}/{strategy}/")]
-        if rows:
-            found[strategy] = np.array(rows)
-    return found
+    """Returns, by strategy or peer, (seeds, budgets) curves."""
+    found = {column: seeds_in(known, benchmark, column)
+             for column in (*STRATEGIES, TEXTBOOK, *PEERS)}
+    return {column: np.array([*rows.values()]) for column, rows in found.items() if rows}
 
 
 def mean_and_error(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard error over the seeds, (budgets,) each; no error from one seed."""
     n = len(curves)
     return curves.mean(axis=0), curves.std(axis=0, ddof=min(1, n - 1)) / np.sqrt(n)
+
+
+def against_others(known: dict[str, Any]) -> str:
+    """Returns by how much `ehvi` leads the best other: hypervolume, and in standard errors."""
+    rows: list[tuple[object, ...]] = []
+    for name in BENCHMARKS:
+        curves = curves_of(known, name)
+        ours = curves.pop("ehvi", None)
+        curves.pop(TEXTBOOK, None)
+        if ours is None or not curves:
+            continue
+        means, errors = map(np.array, zip(*map(mean_and_error, curves.values()), strict=True))
+        means = np.where(np.isnan(means), -np.inf, means)
+        best, at = means.argmax(axis=0), np.arange(len(BUDGETS))
+        mean, error = mean_and_error(ours)
+        lead = mean - means[best, at]
+        unit = np.hypot(error, errors[best, at])
+        rows.append((name, len(ours), *(
+            f"{value:+.4f} ({value / one:+.1f}) {list(curves)[other]}"
+            for value, one, other in zip(lead, unit, best, strict=True))))
+    return ("\n## `ehvi` against the best of the others at that number of evaluations\n\n"
+            "Difference of the means, in brackets in standard errors of it; who is the best.\n\n"
+            + table(("benchmark", "seeds", *BUDGETS), rows) + "\n")
+
+
+def against_textbook(known: dict[str, Any]) -> str:
+    """Returns what half of the standard deviations changes, on the same seeds."""
+    rows: list[tuple[object, ...]] = []
+    for name in BENCHMARKS:
+        ours, textbook = (seeds_in(known, name, column) for column in ("ehvi", TEXTBOOK))
+        if seeds := sorted(ours.keys() & textbook.keys()):
+            mean, error = mean_and_error(
+                np.array([np.subtract(ours[seed], textbook[seed]) for seed in seeds]))
+            rows.append((name, len(seeds), *(f"{m:+.1f} ± {e:.1f}" for m, e in
+                                             zip(1e4 * mean, 1e4 * error, strict=True))))
+    return (f"\n## `ehvi` less `{TEXTBOOK}` on the same seeds\n\nUnits of 0.0001 of hypervolume."
+            "\n\n" + table(("benchmark", "seeds", *BUDGETS), rows) + "\n")
 
 
 def report(known: dict[str, Any]) -> str:
@@ -259,7 +298,7 @@ def report(known: dict[str, Any]) -> str:
         if name == "mbv3" and "direct" in known:
             parts.append(f"\nNSGA-II straight on the oracle, {DIRECT[0] * DIRECT[1]} evaluations: "
                          f"{known['direct']:.4f}\n")
-    return "".join(parts)
+    return "".join((*parts, against_others(known), against_textbook(known)))
 
 
 def draw(path: Path, name: str, curves: dict[str, np.ndarray]) -> None:

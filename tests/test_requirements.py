@@ -52,7 +52,7 @@ def test_the_locks_agree_with_each_other():
 
 
 def test_what_is_installed_here_is_what_the_locks_say():
-    if not (ROOT / ".venv").is_dir():
+    if not (ROOT / ".venv").is_dir() or sys.version_info[:2] != (3, 11):
         pytest.skip("another environment than setup_env.sh's")
     done = subprocess.run([sys.executable, "-m", "pip", "freeze"], capture_output=True,
                           text=True)

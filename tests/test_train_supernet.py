@@ -186,6 +186,44 @@ def test_a_teacher_from_elsewhere_is_learnt_from(provider, rule):
     assert (logits.argmax(dim=1) == 2).all()
 
 
+def test_a_teacher_is_asked_once_for_crops_that_repeat(provider, tmp_path):
+    """Epochs 2 and 3 repeat those of 0 and 1; a resumed training asks again and hears the same."""
+    whole_images, asked = provider.train_loader(), []
+
+    class Crops(Loader):
+        def __iter__(self):
+            return ((images.roll(self.epoch, 3), labels) for images, labels in whole_images)
+
+    provider.train_loader = lambda *_, **__: Crops(whole_images)
+
+    def teacher(images):
+        asked.append(images)
+        return images.mean(dim=(2, 3))[:, [0, 1, 2, 0]] * 3
+
+    def train(training, on_step=None):
+        training.external = teacher
+        while not training.finished:
+            training.train_one_epoch(on_step)
+        return training.net.state_dict()
+
+    kept = {"epochs": [2, 0, 0, 2], "teacher_epochs": 2}
+    whole = train(new_training(provider, **kept))
+    n_batches = len(new_training(provider).loader)
+    assert len(asked) == 2 * n_batches and {len(set(images.shape[2:])) for images in asked} == {1}
+    assert {images.shape[-1] for images in asked} == {24}, "the largest size, whatever the step's"
+    assert torch.equal(asked[0].roll(1, 3), asked[n_batches])
+    cut = new_training(provider, **kept)
+    with pytest.raises(StoppedError):
+        train(cut, stop_after(3 * n_batches + 1))
+    cut.save_state(tmp_path / "state")
+    again = new_training(provider, **kept)
+    again.resume(tmp_path / "state")
+    for name, value in train(again).items():
+        assert torch.equal(value, whole[name]), name
+    with pytest.raises(UserError, match="teacher_epochs 2, not None"):
+        new_training(provider, epochs=[2, 0, 0, 2]).resume(tmp_path / "state")
+
+
 @pytest.mark.parametrize(("rule", "stop"), [("sandwich", 2), ("sandwich", 5), ("ofa", 3)])
 def test_a_training_stopped_at_any_step_ends_like_one_that_went_through(
         provider, tmp_path, rule, stop):
@@ -308,6 +346,9 @@ def test_time_left_knows_that_later_phases_are_slower():
     assert times.total(1, 5) == 5 + 60
     assert times.total(3, 0) == 30
     assert times.total(4) == 0
+    taught = TimeLeft([1.0, 3.0], [2, 2], batches=10, teacher=0.5, asks=10, first=5)
+    assert taught.total() == 80 + 7.5
+    assert taught.total(1, 5) == 5 + 60
     assert clock(3725) == "1:02:05"
 
 
@@ -403,6 +444,7 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     (("--save", "x_w0.1", "--init", "y_w0.2"), "another width"),
     (("--save", "x_w0.1", "--init", "y_w0.1", "--from", "a", "b"), "starts from one of them"),
     (("--save", "x_w0.1", "--teacher_size", 32), "need --teacher"),
+    (("--save", "x_w0.1", "--teacher_epochs", 3), "need --teacher"),
     (("--save", "x_w0.1", "--teacher", "no_such_model", "--dataset", "folder", "--data", "absent",
       "--dry_run"), "a model that timm knows"),  # before the images are looked for
     (("--save", "x_w0.1", "--crop_scale", 0.5), "no random part is cut out"),  # of the digits

@@ -52,6 +52,7 @@ class Recipe:
     seed: int
     rule: str = "sandwich"
     crop_scale: float | None = None
+    teacher_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class SupernetTraining:
         recipe: the settings.
         space: the search space, with the training's resolutions.
         world: the processes that share each step's images; None: this one alone.
-        external: a teacher, images -> logits on the supernet's device, beside the labels; rules
-            that need a teacher take it in place of the full network.
+        external: a teacher, images of the largest resolution -> logits on the supernet's device,
+            beside the labels; rules that need a teacher take it in place of the full network.
         **identity: plain values that must be equal when a training is resumed (the data set's name
             and the like).
 
@@ -114,6 +115,7 @@ class SupernetTraining:
         self.settings = {**asdict(recipe), "search_space": space.name, **identity}
         self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
         self.external = external
+        self._kept: dict[tuple[int, int], Tensor] = {}  # logits by crops and batch
         self.full: StaticNetwork | None = None
         self.step, self.optimizer = 0, self._new_optimizer()
         size, scale = max(recipe.resolutions), recipe.crop_scale
@@ -156,7 +158,7 @@ class SupernetTraining:
                 self.epoch * len(self.loader) + self.batch) + self.world.rank)
             nonlocal n_images
             n_images += len(images) * self.world.size
-            return rule(net, images, labels)
+            return rule(net, images, labels, self._taught(images))
 
         def after_step(_: int, loss: Tensor) -> None:
             self.batch, self.step = self.batch + 1, self.step + 1
@@ -166,7 +168,7 @@ class SupernetTraining:
                 on_step(Step(self.phases[phase].name, done + 1, total, self.batch,
                              len(self.loader), mean, n_images / (time.perf_counter() - began)))
 
-        self.loader.set_epoch(self.epoch)
+        self.loader.set_epoch(self._crops)
         with seeded(recipe.seed):
             figures = train_one_epoch(
                 self.net, islice(self.loader, first, None), self.optimizer, objective=objective,
@@ -177,8 +179,35 @@ class SupernetTraining:
                 f"{figures['loss'] / rule.n_losses:.4f} a subnet, "
                 f"{figures['images_per_s'] * self.world.size:.0f} images/s")
 
+    @property
+    def _crops(self) -> int:
+        """The number that decides the order and the crops of the present epoch's images."""
+        return self.epoch % (self.recipe.teacher_epochs or self.n_epochs)
+
+    def _taught(self, images: Tensor) -> Tensor | None:
+        """Returns what the teacher from elsewhere says of the present step; None without one."""
+        if self.external is None:
+            return None
+        key = (self._crops, self.batch)
+        if key in self._kept:
+            return self._kept[key].to(images.device)
+        with torch.no_grad():
+            soft = self.external(images)
+        if self.recipe.teacher_epochs:
+            self._kept[key] = soft.cpu()
+        return soft
+
+    @property
+    def asks(self) -> int:
+        """The number of steps from here to the end that ask the teacher from elsewhere."""
+        epochs = 0 if self.external is None else self.n_epochs - self.epoch
+        return min(epochs, self.recipe.teacher_epochs or epochs) * len(self.loader)
+
     def seconds_of_a_step(self, phase: int) -> float:
-        """Measures a step of a phase, with the loading of its images, on a copy of the supernet."""
+        """Measures a step of a phase, with the loading of its images, on a copy of the supernet.
+
+        A teacher from elsewhere is not part of it.
+        """
         net, rule = copy.deepcopy(self.net).train(), self._rule(phase, 1.0, copy_teacher=True)
         net.to(memory_format=torch.channels_last)
         device, seconds = device_of(net), 0.0
@@ -193,10 +222,25 @@ class SupernetTraining:
                 batches = iter(self.loader)
                 batch = next(batches)
             images, labels = to_device(batch[0], device), batch[1].to(device)
-            add_gradients(net, rule(net, images, labels), no_scaler, self.recipe.amp)
+            soft = None if self.external is None else torch.zeros(
+                len(labels), self.provider.n_classes, device=device)
+            add_gradients(net, rule(net, images, labels, soft), no_scaler, self.recipe.amp)
             synchronize(device)
             seconds += (time.perf_counter() - began) * (i > 0)
         return seconds / TIMED_STEPS
+
+    def seconds_of_the_teacher(self) -> float:
+        """Measures the teacher from elsewhere on one batch; 0 without one."""
+        if self.external is None:
+            return 0.0
+        self.loader.set_epoch(0)
+        images = to_device(next(iter(self.loader))[0], self.world.device)
+        with torch.no_grad():
+            for _ in range(2):  # the first one warms up
+                began = time.perf_counter()
+                self.external(images)
+                synchronize(self.world.device)
+        return time.perf_counter() - began
 
     def score_extremes(self, split: str) -> dict[str, float]:
         """Returns the top-1 accuracy in percent of the smallest and the largest subnet.
@@ -271,9 +315,9 @@ class SupernetTraining:
 
     def _rule(self, phase: int, progress: float, copy_teacher: bool = False) -> Rule:
         recipe, kind = self.recipe, rule_class(self.recipe.rule)
-        teacher: Teaching | None = self.external
-        if teacher is None:
-            teacher = self._full_network() if copy_teacher and kind.needs_teacher else self.full
+        teacher: Teaching | None = self.full
+        if copy_teacher and kind.needs_teacher and self.external is None:
+            teacher = self._full_network()
         return kind(self.phases[phase], self.space, recipe.resolutions, progress=progress,
                     n_random=recipe.n_random, kd_ratio=recipe.kd_ratio,
                     smoothing=recipe.smoothing, teacher=teacher)
