@@ -140,14 +140,15 @@ def teacher(args: argparse.Namespace) -> None:
 
 
 def load_teacher(args: argparse.Namespace) -> Any:
-    """Returns the tuned teacher, as the supernet saw it: at its own size."""
+    """Returns the tuned teacher, as the supernet saw it: at its own size and precision."""
     from torch import nn
     from torchvision.transforms.v2 import Resize
 
     from training.students import load_teacher as load
+    from utils.devices import InPrecision
 
     net = load(TEACHER, str(args.run / "teacher.pth"), 10).net
-    return nn.Sequential(Resize((TEACHER_SIZE, TEACHER_SIZE)), net)
+    return InPrecision(nn.Sequential(Resize((TEACHER_SIZE, TEACHER_SIZE)), net), args.teacher_amp)
 
 
 def baselines(args: argparse.Namespace) -> None:
@@ -418,6 +419,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     teacher_flags.add_argument("--lr", type=float, default=5e-4, help="rate (default: 5e-4)")
     random_flags.add_argument("--n", type=int, default=24, help="for each network (default: 24)")
     baseline_flags.add_argument("--epochs", type=int, default=20, help="epochs (default: 20)")
+    baseline_flags.add_argument("--teacher_amp", choices=("bfloat16",), help="its precision")
     return p
 
 

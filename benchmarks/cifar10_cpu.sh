@@ -101,9 +101,11 @@ export_all() {
 
 taught=(--teacher tf_efficientnet_lite0 --teacher_checkpoint "$run/teacher.pth" --teacher_size 64
     --teacher_epochs 8)
+amp=()
 if grep -q avx512_bf16 /proc/cpuinfo; then
-    taught+=(--teacher_amp bfloat16) # slower than float32 on a processor that lacks it
+    amp=(--teacher_amp bfloat16) # slower than float32 on a processor that lacks it
 fi
+taught+=("${amp[@]}")
 step teacher "${ours[@]}" teacher --weights "$weights" ${TINY:+--epochs 0}
 step supernet train "$supernet" "$epochs" "${taught[@]}"
 step short_taught train "$run/short_taught_w0.5" "$short" "${taught[@]}"
@@ -119,5 +121,5 @@ step tune tune "$run/flops/selected"
 step tune_spread tune "$run/flops/spread"
 step export export_all "$run/flops/selected"
 step random "${ours[@]}" random --n "$n_random"
-step baselines "${ours[@]}" baselines --epochs "$((${epochs//,/+}))"
+step baselines "${ours[@]}" baselines --epochs "$((${epochs//,/+}))" "${amp[@]}"
 step report "${ours[@]}" report
