@@ -24,7 +24,8 @@ class GeneFeatures:
         gene, level, group: (p,) of each column.
         kind: (p,) `step`, `value`, `used` or `scaled`.
         span: (p,) the range of the gene.
-        active: (n, n_var) vectors -> (n, n_var) which genes are used.
+        look: (n, n_var) vectors -> (n, k) values of the genes, or of what stands for them, and
+            which of them are used.
     """
 
     gene: np.ndarray
@@ -32,7 +33,7 @@ class GeneFeatures:
     group: np.ndarray
     kind: np.ndarray
     span: np.ndarray
-    active: Callable[[np.ndarray], np.ndarray]
+    look: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
     @classmethod
     def of_space(cls, space: SearchSpace, X: np.ndarray) -> "GeneFeatures":
@@ -40,37 +41,36 @@ class GeneFeatures:
 
         Columns of one group of genes (`Gene.group`) are one group here.
         """
-        genes = space.genes
-        names = list(dict.fromkeys(gene.group for gene in genes))
-        optional = np.logical_not(np.all(space.active(X.astype(int)), axis=0)).tolist()
-        columns = [column for i, gene in enumerate(genes)
-                   for column in _columns(i, np.arange(space.lower[i], space.upper[i] + 1),
-                                          gene.ordered, optional[i],
-                                          names.index(gene.group))]
-        return cls._join(columns, lambda asked: space.active(asked.astype(int)))
+        traits = space.traits
+        names = list(dict.fromkeys(trait.group for trait in traits))
+        optional = np.logical_not(np.all(space.look(X.astype(int))[1], axis=0)).tolist()
+        columns = [column for i, trait in enumerate(traits)
+                   for column in _columns(i, np.arange(len(trait.values)), trait.ordered,
+                                          optional[i], names.index(trait.group))]
+        return cls._join(columns, lambda asked: space.look(asked.astype(int)))
 
     @classmethod
     def of_data(cls, X: np.ndarray) -> "GeneFeatures":
         """Returns the features of vectors of any origin: ordered genes, each its own group."""
         columns = [column for i, values in enumerate(X.T)
                    for column in _columns(i, np.unique(values), True, False, i)]
-        return cls._join(columns, lambda asked: np.ones(asked.shape, dtype=bool))
+        return cls._join(columns, lambda asked: (asked, np.ones(asked.shape, dtype=bool)))
 
     @classmethod
     def _join(cls, columns: Sequence[tuple[int, float, int, str, float]],
-              active: Callable[[np.ndarray], np.ndarray]) -> "GeneFeatures":
+              look: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> "GeneFeatures":
         gene, level, group, kind, span = zip(*columns, strict=True)
         return cls(np.array(gene), np.array(level), np.unique(group, return_inverse=True)[1],
-                   np.array(kind), np.array(span), active)
+                   np.array(kind), np.array(span), look)
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n, p) features of (n, n_var) vectors."""
-        values = X[:, self.gene]
+        values, used = (part[:, self.gene] for part in self.look(X))
         columns = np.select(
             [self.kind == "step", self.kind == "value", self.kind == "used"],
             [values >= self.level, values == self.level, np.ones(values.shape)],
             (values - self.level) / self.span)
-        return np.where(self.active(X)[:, self.gene], columns, 0.0)
+        return np.where(used, columns, 0.0)
 
 
 def _columns(gene: int, values: np.ndarray, ordered: bool, optional: bool,

@@ -76,6 +76,19 @@ class SearchSpace(ABC):
                      for i, (low, high) in enumerate(zip(self.lower.tolist(), self.upper.tolist(),
                                                          strict=True)))
 
+    @property
+    def traits(self) -> tuple[Gene, ...]:
+        """What a surrogate sees of an architecture: the genes, unless a space says more."""
+        return self.genes
+
+    def look(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the traits of (n, n_var) canonical vectors.
+
+        Returns:
+            (n, k) positions in the `values` of each trait, and (n, k) bool: which traits are used.
+        """
+        return X - self.lower, self.active(X)
+
     @abstractmethod
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (n_var,) integer vector; raises UserError for an invalid arch."""

@@ -7,10 +7,12 @@ set of isomorphic networks: 26,206 of the 59,049 combinations.
 
 import re
 from collections import Counter
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
+from search_space.base import Gene
 from search_space.table import TableSearchSpace
 from utils.errors import UserError
 
@@ -65,6 +67,31 @@ class NASBenchGraphSpace(TableSearchSpace):
         return ", ".join(f"{i}: {arch[f'op{i}']} of {link}"
                          for i, link in enumerate(arch["links"], 1))
 
+    @property
+    def traits(self) -> tuple[Gene, ...]:
+        """What isomorphic networks share: how many layers of each operation, and where."""
+        return self._seen[0]
+
+    def look(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See the base class."""
+        values = self._seen[1][np.asarray(X, dtype=int) @ self._radix]
+        return values, np.ones(values.shape, dtype=bool)
+
+    @cached_property
+    def _seen(self) -> tuple[tuple[Gene, ...], np.ndarray]:
+        """The traits, and their values for every combination of genes; 0 where it has no row."""
+        counts = {i: _counts(tree) for tree, i in self._by_class.items()}
+        names = sorted(set().union(*counts.values()))
+        table = np.zeros((np.prod([len(gene.values) for gene in self.genes]), len(names)), np.int8)
+        for i, count in counts.items():
+            table[self.rows[i] @ self._radix] = [count[name] for name in names]
+        return tuple(Gene(f"{group}: {name}", tuple(range(most + 1)), group) for (group, name), most
+                     in zip(names, table.max(axis=0).tolist(), strict=True)), table
+
+    @property
+    def _radix(self) -> np.ndarray:
+        return np.cumprod([1, *(len(gene.values) for gene in self.genes[:-1])])
+
     def _class(self, x: np.ndarray) -> tuple:
         """Returns what isomorphic networks share: the tree of their layers.
 
@@ -86,3 +113,24 @@ class NASBenchGraphSpace(TableSearchSpace):
             return operation, outputs[layer], tuple(sorted(readers))
 
         return tree(INPUT)
+
+
+def _counts(tree: tuple) -> Counter[tuple[str, str]]:
+    """Returns the traits of a tree of layers, by group and name."""
+    found: Counter[tuple[str, str]] = Counter()
+
+    def visit(node: tuple, depth: int) -> None:
+        operation, copies, readers = node
+        found["shape", "joined"] += copies
+        found["shape", "outputs"] += copies > 0
+        if depth:
+            found["shape", "layers"] += 1
+            found["shape", "longest path"] = max(depth, found["shape", "longest path"])
+            found["operations", operation] += 1
+            found["operations of outputs", operation] += copies > 0
+            found[f"operations at depth {depth}", operation] += 1
+        for reader in readers:
+            visit(reader, depth + 1)
+
+    visit(tree, 0)
+    return found

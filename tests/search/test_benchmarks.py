@@ -20,6 +20,8 @@ from quality import (
     BUDGETS,
     PEERS,
     TEXTBOOK,
+    against_others,
+    against_textbook,
     curves_of,
     mean_and_error,
     report,
@@ -104,6 +106,21 @@ def test_the_textbook_has_a_column_of_its_own():
                                                                           TEXTBOOK: 0.3}
     assert strategy_of(TEXTBOOK).boldness == 1
     assert strategy_of("ehvi").boldness < 1
+
+
+def test_ehvi_is_compared_with_the_best_other_and_with_the_textbooks_on_the_same_seeds():
+    n = len(BUDGETS)
+    known = {"curves": {
+        "mbv3/ehvi/1": [0.30] * n, "mbv3/ehvi/2": [0.32] * n, "mbv3/ehvi/3": [0.34] * n,
+        f"mbv3/{TEXTBOOK}/2": [0.31] * n, f"mbv3/{TEXTBOOK}/3": [0.31] * n,
+        "mbv3/msunas/1": [0.25] * n, "mbv3/msunas/2": [0.27] * n,
+        f"mbv3/{PEERS[0]}/1": [0.35], "mbv3/random/1": [0.20] * n}}
+    row = against_others(known).splitlines()[-1]
+    error = np.hypot(0.02 / 3**0.5, 0.01)  # of three and of two seeds
+    assert row.startswith("| mbv3 | 3 | -0.0300 (")
+    assert row.count(f"| +0.0600 ({0.06 / error:+.1f}) msunas") == n - 1, "a peer that was cut"
+    assert against_textbook(known).splitlines()[-1] == "| mbv3 | 2 | " + " | ".join(
+        ["+200.0 ± 100.0"] * n) + " |"
 
 
 def test_a_curve_that_was_cut_leaves_cells_empty():

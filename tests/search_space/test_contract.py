@@ -93,6 +93,14 @@ def test_active_says_which_genes_matter(space, any_vectors, rng):
     np.testing.assert_array_equal(canonical[~active], unused)
 
 
+def test_what_a_surrogate_sees_lies_within_its_traits(space, any_vectors):
+    values, used = space.look(space.canonical(any_vectors))
+    assert values.shape == used.shape == (len(any_vectors), len(space.traits))
+    assert len({trait.name for trait in space.traits}) == len(space.traits)
+    assert (values >= 0).all()
+    assert (values < [len(trait.values) for trait in space.traits]).all()
+
+
 def test_drawn_vectors_are_canonical_and_within_the_bounds(space, rng):
     X = space.draw(500, rng)
     assert X.shape == (500, space.n_var) and X.dtype.kind == "i"

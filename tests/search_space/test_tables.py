@@ -156,6 +156,27 @@ def test_isomorphic_graph_networks_are_one(graphs):
     assert row("0123", "gat", "gcn", "gin", "fc") != row("0123", "gcn", "gat", "gin", "fc")
 
 
+def test_a_surrogate_sees_what_isomorphic_graph_networks_share(graphs):
+    def seen(links, *operations):
+        x = np.array([graphs.genes[0].values.index(links),
+                      *(graphs.genes[1].values.index(operation) for operation in operations)])
+        (values,), (used,) = graphs.look(graphs.canonical(x[None]))
+        assert used.all()
+        return {trait.name: value for trait, value in zip(graphs.traits, values, strict=True)
+                if value}
+
+    one = {"shape: layers": 1, "shape: longest path": 1, "shape: joined": 1, "shape: outputs": 1,
+           "operations: gat": 1, "operations of outputs: gat": 1, "operations at depth 1: gat": 1}
+    assert seen("0123", "gat", "skip", "skip", "skip") == one
+    assert seen("0123", "skip", "skip", "skip", "gat") == one
+    assert seen("0001", "fc", "gat", "gcn", "gat") == {
+        "shape: layers": 4, "shape: longest path": 2, "shape: joined": 3, "shape: outputs": 3,
+        "operations: fc": 1, "operations: gat": 2, "operations: gcn": 1,
+        "operations of outputs: gat": 2, "operations of outputs: gcn": 1,
+        "operations at depth 1: fc": 1, "operations at depth 1: gat": 1,
+        "operations at depth 1: gcn": 1, "operations at depth 2: gat": 1}
+
+
 # --------------------------------------------------------------------------- NAS-Bench-201
 
 
