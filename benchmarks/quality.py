@@ -316,7 +316,7 @@ def draw(path: Path, name: str, curves: dict[str, np.ndarray]) -> None:
                   label="original program, 5 seeds")
     axes.set(xlabel="evaluations", ylabel="normalised hypervolume", title=name)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
