@@ -73,24 +73,29 @@ class NASBenchGraphSpace(TableSearchSpace):
         return self._seen[0]
 
     def look(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See the base class."""
-        values = self._seen[1][np.asarray(X, dtype=int) @ self._radix]
-        return values, np.ones(values.shape, dtype=bool)
+        """See the base class; what has no row has none of the traits."""
+        _, values, numbers = self._seen
+        asked = self._number(np.asarray(X, dtype=int))
+        row = np.minimum(np.searchsorted(numbers, asked), len(numbers) - 1)
+        found = np.where((numbers[row] == asked)[:, None], values[row], 0)
+        return found, np.ones(found.shape, dtype=bool)
 
     @cached_property
-    def _seen(self) -> tuple[tuple[Gene, ...], np.ndarray]:
-        """The traits, and their values for every combination of genes; 0 where it has no row."""
+    def _seen(self) -> tuple[tuple[Gene, ...], np.ndarray, np.ndarray]:
+        """The traits, their values by row, and the numbers of the rows, which ascend."""
         counts = {i: _counts(tree) for tree, i in self._by_class.items()}
         names = sorted(set().union(*counts.values()))
-        table = np.zeros((np.prod([len(gene.values) for gene in self.genes]), len(names)), np.int8)
-        for i, count in counts.items():
-            table[self.rows[i] @ self._radix] = [count[name] for name in names]
-        return tuple(Gene(f"{group}: {name}", tuple(range(most + 1)), group) for (group, name), most
-                     in zip(names, table.max(axis=0).tolist(), strict=True)), table
+        numbers = self._number(self.rows[[*counts]])
+        order = np.argsort(numbers)
+        values = np.array([[count[name] for name in names] for count in counts.values()])[order]
+        traits = tuple(Gene(f"{group}: {name}", tuple(range(most + 1)), group)
+                       for (group, name), most in zip(names, values.max(axis=0).tolist(),
+                                                      strict=True))
+        return traits, values, numbers[order]
 
-    @property
-    def _radix(self) -> np.ndarray:
-        return np.cumprod([1, *(len(gene.values) for gene in self.genes[:-1])])
+    def _number(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) numbers of (n, 5) vectors among all combinations."""
+        return X @ np.cumprod([1, *(len(gene.values) for gene in self.genes[:-1])])
 
     def _class(self, x: np.ndarray) -> tuple:
         """Returns what isomorphic networks share: the tree of their layers.
