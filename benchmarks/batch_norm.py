@@ -2,7 +2,7 @@
 
     python benchmarks/batch_norm.py [--supernet data/ofa_digits_d234_e346_k357_w0.35]
         [--dataset digits] [--data FOLDER] [--vld_size N] [--subnets 300] [--calibrated 100]
-        [--float32_only] [--save FILE]
+        [--save FILE]
 
 `folding`: the top-1 of subnets with batch norm and with batch norm folded into the convolutions.
 `calibration`: the statistics from all calibration images in float32 are the reference; fewer
@@ -99,12 +99,12 @@ def folding(bench: Bench, archs: Sequence[Arch]) -> np.ndarray:
     return np.array(rows)
 
 
-def calibration(bench: Bench, archs: Sequence[Arch], reference: np.ndarray,
-                mixed: bool) -> list[tuple[object, ...]]:
+def calibration(bench: Bench, archs: Sequence[Arch],
+                reference: np.ndarray) -> list[tuple[object, ...]]:
     """Returns the rows of the table: images, precision, tau, differences, seconds."""
     rows = []
     n_all = len(bench.images(archs[0]["r"]))
-    kinds = [(n, "float32") for n in SIZES if n < n_all] + [(n_all, "bfloat16")] * mixed
+    kinds = [*((n, "float32") for n in SIZES if n < n_all), (n_all, "bfloat16")]
     for n, precision in kinds:
         spent, found = 0.0, []
         for arch in archs:
@@ -131,8 +131,6 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="validation images (default: as many as in the supernet's training)")
     p.add_argument("--subnets", type=count(2), default=300, help="of the comparison of folding")
     p.add_argument("--calibrated", type=count(2), default=100, help="of that of calibration")
-    p.add_argument("--float32_only", action="store_true",
-                   help="no bfloat16, which processors without it compute slowly")
     p.add_argument("--test", action="store_true", help="score on the test images")
     p.add_argument("--seed", type=count(0), default=0, help="of the subnets")
     p.add_argument("--save", type=Path, help="file for the tables as well")
@@ -156,7 +154,7 @@ def main(args: argparse.Namespace) -> None:
             f"{np.abs(pairs[:, 0] - pairs[:, 1]).max():.2f} points\n\n")
     print(text, flush=True)
     chosen = archs[:args.calibrated]
-    rows = calibration(bench, chosen, pairs[:len(chosen), 1], not args.float32_only)
+    rows = calibration(bench, chosen, pairs[:len(chosen), 1])
     n_all = len(bench.images(chosen[0]["r"]))
     text += (f"Calibration of {len(chosen)} of them, against {n_all} images in float32\n\n"
              + table(("images", "precision", "Kendall tau", "mean difference (points)",

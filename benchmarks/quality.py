@@ -253,8 +253,8 @@ def against_others(known: dict[str, Any]) -> str:
         lead = mean - means[best, at]
         unit = np.hypot(error, errors[best, at])
         rows.append((name, len(ours), *(
-            f"{value:+.4f} ({value / one:+.1f}) {list(curves)[other]}"
-            for value, one, other in zip(lead, np.maximum(unit, 1e-12), best, strict=True))))
+            f"{value:+.4f} ({f'{value / one:+.1f}' if one else '-'}) {list(curves)[other]}"
+            for value, one, other in zip(lead, unit, best, strict=True))))
     return ("\n## `ehvi` against the best of the others at that number of evaluations\n\n"
             "Difference of the means, in brackets in standard errors of it; who is the best.\n\n"
             + table(("benchmark", "seeds", *BUDGETS), rows) + "\n")

@@ -48,7 +48,8 @@ class NASBenchGraphSpace(TableSearchSpace):
                 raise UserError(f"{table}: the column links holds {str(links)[:40]!r}, not "
                                 f"{N_LAYERS} digits: what each layer reads, 0 the input, i the "
                                 "layer i before it")
-        self._by_class = {self._class(row): i for i, row in enumerate(self.rows)}
+        self._classes = [self._class(row) for row in self.rows]
+        self._by_class = {found: i for i, found in enumerate(self._classes)}
         self._row_of: dict[bytes, np.ndarray] = {row.tobytes(): row for row in self.rows}
 
     def normal(self, X: np.ndarray) -> np.ndarray:
@@ -83,11 +84,11 @@ class NASBenchGraphSpace(TableSearchSpace):
     @cached_property
     def _seen(self) -> tuple[tuple[Gene, ...], np.ndarray, np.ndarray]:
         """The traits, their values by row, and the numbers of the rows, which ascend."""
-        counts = {i: _counts(tree) for tree, i in self._by_class.items()}
-        names = sorted(set().union(*counts.values()))
-        numbers = self._number(self.rows[[*counts]])
+        counts = [_counts(tree) for tree in self._classes]
+        names = sorted(set().union(*counts))
+        numbers = self._number(self.rows)
         order = np.argsort(numbers)
-        values = np.array([[count[name] for name in names] for count in counts.values()])[order]
+        values = np.array([[count[name] for name in names] for count in counts])[order]
         traits = tuple(Gene(f"{group}: {name}", tuple(range(most + 1)), group)
                        for (group, name), most in zip(names, values.max(axis=0).tolist(),
                                                       strict=True))

@@ -156,6 +156,16 @@ def test_isomorphic_graph_networks_are_one(graphs):
     assert row("0123", "gat", "gcn", "gin", "fc") != row("0123", "gcn", "gat", "gin", "fc")
 
 
+def test_rows_that_are_isomorphic_look_alike(tmp_path):
+    path = tmp_path / "both.csv"
+    path.write_text("links,op1,op2,op3,op4,valid_top1\n0123,gat,skip,fc,skip,70\n"
+                    "0123,gat,fc,skip,skip,71\n0123,fc,gat,skip,skip,72\n")
+    space = get_search_space("nasbenchgraph", table=str(path))
+    (values, _) = space.look(space.canonical(space.rows))
+    assert values.any(axis=1).all() and len(values) == 3
+    assert len(np.unique(values, axis=0)) == 2
+
+
 def test_a_surrogate_sees_what_isomorphic_graph_networks_share(graphs):
     def seen(links, *operations):
         x = np.array([graphs.genes[0].values.index(links),
