@@ -60,7 +60,7 @@ def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
     from timm.optim import create_optimizer_v2
 
     from data_providers.transforms import train_geometry
-    from training.loops import add_gradients, cosine
+    from training.loops import KeptLogits, add_gradients, cosine
     from utils.devices import to_device
 
     torch.manual_seed(SEED)
@@ -72,19 +72,15 @@ def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
     unscaled = torch.amp.GradScaler(enabled=False)
     for net, _ in nets.values():
         net.train().to(memory_format=torch.channels_last)
-    kept: dict[tuple[int, int], Any] = {}
+    teacher = None if taught is None else KeptLogits(taught, TEACHER_EPOCHS)
     for epoch in range(epochs):
-        crops = epoch if taught is None else epoch % TEACHER_EPOCHS
-        loader.set_epoch(crops)
+        loader.set_epoch(teacher.crops(epoch) if teacher else epoch)
         began, sums = time.perf_counter(), dict.fromkeys(nets, 0.0)
         for i, (batch, labels) in enumerate(loader):
             batch = to_device(batch, torch.device("cpu"))
             step = epoch * len(loader) + i
             factor = min(1.0, (step + 1) / len(loader)) * cosine(step, epochs * len(loader))
-            if taught is not None and (crops, i) not in kept:
-                with torch.no_grad():
-                    kept[crops, i] = taught(batch)
-            soft = kept.get((crops, i))
+            soft = teacher(batch, epoch, i) if teacher else None
             for name, (net, size) in nets.items():
                 loss = partial(loss_of, net, size, batch, labels, soft)
                 sums[name] += add_gradients(net, [loss], unscaled).item()

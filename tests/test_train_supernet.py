@@ -54,12 +54,12 @@ def provider():
                            eval_batches=lambda split, r, device: [(images[:, :, :r, :r], labels)])
 
 
-def new_training(provider, family="mbv3", **changes) -> SupernetTraining:
+def new_training(provider, family="mbv3", external=None, **changes) -> SupernetTraining:
     with seeded(0):
         net = build_supernet(4, 0.1, family=family)
     recipe = Recipe(**{**RECIPE.__dict__, **changes})
     return SupernetTraining(net, provider, recipe, get_search_space(family, resolutions=SIZES),
-                            dataset="made up")
+                            external=external, dataset="made up")
 
 
 # ------------------------------------------------------------------ phases and their steps
@@ -175,8 +175,7 @@ def always(label):
 @pytest.mark.parametrize("rule", ["sandwich", "ofa"])
 def test_a_teacher_from_elsewhere_is_learnt_from(provider, rule):
     training = new_training(provider, rule=rule, epochs=[3, 0, 0, 3], kd_ratio=100.0, lr=0.02,
-                            shrink_lr=0.02)
-    training.external = always(2)
+                            shrink_lr=0.02, external=always(2))
     while not training.finished:
         training.train_one_epoch()
     assert training.full is None, "it stands in for the full network"
@@ -201,12 +200,11 @@ def test_a_teacher_is_asked_once_for_crops_that_repeat(provider, tmp_path):
         return images.mean(dim=(2, 3))[:, [0, 1, 2, 0]] * 3
 
     def train(training, on_step=None):
-        training.external = teacher
         while not training.finished:
             training.train_one_epoch(on_step)
         return training.net.state_dict()
 
-    kept = {"epochs": [2, 0, 0, 2], "teacher_epochs": 2}
+    kept = {"epochs": [2, 0, 0, 2], "teacher_epochs": 2, "external": teacher}
     whole = train(new_training(provider, **kept))
     n_batches = len(new_training(provider).loader)
     assert len(asked) == 2 * n_batches and {len(set(images.shape[2:])) for images in asked} == {1}

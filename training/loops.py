@@ -104,6 +104,34 @@ def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor, temperature: floa
     return F.cross_entropy(logits / temperature, targets) * temperature ** 2
 
 
+class KeptLogits:
+    """A teacher of a training that goes through the same batches again after some epochs.
+
+    Args:
+        teacher: images -> logits.
+        epochs: it is asked in so many; its logits are kept in memory. None: it is always asked.
+    """
+
+    def __init__(self, teacher: Callable[[Tensor], Tensor], epochs: int | None) -> None:
+        self.teacher, self.epochs = teacher, epochs
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    def crops(self, epoch: int) -> int:
+        """Returns the epoch whose order and crops `epoch` repeats."""
+        return epoch % self.epochs if self.epochs else epoch
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, epoch: int, batch: int) -> Tensor:
+        """Returns the logits of a batch of an epoch, on the device of the images."""
+        key = self.crops(epoch), batch
+        if key in self._kept:
+            return self._kept[key].to(images.device)
+        logits = self.teacher(images)
+        if self.epochs:
+            self._kept[key] = logits.cpu()
+        return logits
+
+
 def distilled(teacher: nn.Module, ratio: float = 1.0, criterion: Criterion = F.cross_entropy,
               temperature: float = 1.0) -> Objective:
     """Returns the objective `criterion + ratio * soft cross-entropy to the teacher's output`.

@@ -20,7 +20,14 @@ from networks.folding import folded, speed_up
 from networks.static import StaticNetwork
 from networks.supernets import cut_subnet
 from search_space import SearchSpace
-from training.loops import add_gradients, cosine, evaluate, load_optimizer, train_one_epoch
+from training.loops import (
+    KeptLogits,
+    add_gradients,
+    cosine,
+    evaluate,
+    load_optimizer,
+    train_one_epoch,
+)
 from training.subnets import Phase, Rule, Subnets, Teaching, phases_of, rule_class
 from training.world import World
 from utils.devices import device_of, seeded, synchronize, to_device
@@ -114,8 +121,8 @@ class SupernetTraining:
                             f"{len(recipe.epochs)}")
         self.settings = {**asdict(recipe), "search_space": space.name, **identity}
         self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
-        self.external = external
-        self._kept: dict[tuple[int, int], Tensor] = {}  # logits by crops and batch
+        self.external = (None if external is None
+                         else KeptLogits(external, recipe.teacher_epochs))
         self.full: StaticNetwork | None = None
         self.step, self.optimizer = 0, self._new_optimizer()
         size, scale = max(recipe.resolutions), recipe.crop_scale
@@ -158,7 +165,10 @@ class SupernetTraining:
                 self.epoch * len(self.loader) + self.batch) + self.world.rank)
             nonlocal n_images
             n_images += len(images) * self.world.size
-            return rule(net, images, labels, self._taught(images))
+            if self.external:
+                soft = self.external(images, self.epoch, self.batch)
+                rule.teacher = lambda _: soft
+            return rule(net, images, labels)
 
         def after_step(_: int, loss: Tensor) -> None:
             self.batch, self.step = self.batch + 1, self.step + 1
@@ -168,7 +178,7 @@ class SupernetTraining:
                 on_step(Step(self.phases[phase].name, done + 1, total, self.batch,
                              len(self.loader), mean, n_images / (time.perf_counter() - began)))
 
-        self.loader.set_epoch(self._crops)
+        self.loader.set_epoch(self.external.crops(self.epoch) if self.external else self.epoch)
         with seeded(recipe.seed):
             figures = train_one_epoch(
                 self.net, islice(self.loader, first, None), self.optimizer, objective=objective,
@@ -178,24 +188,6 @@ class SupernetTraining:
         return (f"{self.phases[phase].name} {done + 1}/{total}: loss "
                 f"{figures['loss'] / rule.n_losses:.4f} a subnet, "
                 f"{figures['images_per_s'] * self.world.size:.0f} images/s")
-
-    @property
-    def _crops(self) -> int:
-        """The number that decides the order and the crops of the present epoch's images."""
-        return self.epoch % (self.recipe.teacher_epochs or self.n_epochs)
-
-    def _taught(self, images: Tensor) -> Tensor | None:
-        """Returns what the teacher from elsewhere says of the present step; None without one."""
-        if self.external is None:
-            return None
-        key = (self._crops, self.batch)
-        if key in self._kept:
-            return self._kept[key].to(images.device)
-        with torch.no_grad():
-            soft = self.external(images)
-        if self.recipe.teacher_epochs:
-            self._kept[key] = soft.cpu()
-        return soft
 
     @property
     def asks(self) -> int:
@@ -209,6 +201,8 @@ class SupernetTraining:
         A teacher from elsewhere is not part of it.
         """
         net, rule = copy.deepcopy(self.net).train(), self._rule(phase, 1.0, copy_teacher=True)
+        if self.external:
+            rule.teacher = lambda images: images.new_zeros(len(images), self.provider.n_classes)
         net.to(memory_format=torch.channels_last)
         device, seconds = device_of(net), 0.0
         no_scaler = torch.amp.GradScaler(enabled=False)
@@ -222,9 +216,7 @@ class SupernetTraining:
                 batches = iter(self.loader)
                 batch = next(batches)
             images, labels = to_device(batch[0], device), batch[1].to(device)
-            soft = None if self.external is None else torch.zeros(
-                len(labels), self.provider.n_classes, device=device)
-            add_gradients(net, rule(net, images, labels, soft), no_scaler, self.recipe.amp)
+            add_gradients(net, rule(net, images, labels), no_scaler, self.recipe.amp)
             synchronize(device)
             seconds += (time.perf_counter() - began) * (i > 0)
         return seconds / TIMED_STEPS
@@ -238,7 +230,7 @@ class SupernetTraining:
         with torch.no_grad():
             for _ in range(2):  # the first one warms up
                 began = time.perf_counter()
-                self.external(images)
+                self.external.teacher(images)
                 synchronize(self.world.device)
         return time.perf_counter() - began
 

@@ -98,8 +98,9 @@ class Rule(ABC):
         kd_ratio: weight of a teacher's output against the labels:
             (labels + kd_ratio * teacher) / (1 + kd_ratio).
         smoothing: label smoothing.
-        teacher: images of a step's size -> logits, beside the labels: where the rule needs one, the
-            full network after the phase `full`.
+        teacher: images of a step -> logits, beside the labels: those of a network from elsewhere,
+            which the training sets anew for each step, or, where the rule needs one, the full
+            network after the phase `full`.
 
     Attributes:
         rng: the generator of the present step.
@@ -116,7 +117,6 @@ class Rule(ABC):
         self.kd_ratio, self.smoothing = kd_ratio, smoothing
         self.subnets = Subnets(space, phase, self.options(progress))
         self.rng, self.n_losses = np.random.default_rng(0), 1
-        self._soft: Tensor | None = None
 
     @staticmethod
     @abstractmethod
@@ -131,17 +131,9 @@ class Rule(ABC):
     def losses(self, net: Any, images: Tensor, labels: Tensor) -> list[Callable[[], Tensor]]:
         """Returns the losses of one step in a phase with something elastic."""
 
-    def __call__(self, net: Any, images: Tensor, labels: Tensor,
-                 soft: Tensor | None = None) -> list[Callable[[], Tensor]]:
-        """Returns the losses of one step, one for each subnet.
-
-        Args:
-            net: the supernet.
-            images: (b, 3, r, r), r being the largest resolution.
-            labels: (b,).
-            soft: logits (b, n) of a teacher from elsewhere, which takes the place of `teacher`.
-        """
-        images, self._soft = self._resized(images), soft
+    def __call__(self, net: Any, images: Tensor, labels: Tensor) -> list[Callable[[], Tensor]]:
+        """Returns the losses of one step, one for each subnet."""
+        images = self._resized(images)
         found = self.losses(net, images, labels) if self.phase.elastic else [
             lambda: self.loss(self.logits(net, self.subnets.largest, images), labels,
                               self.taught(images))]
@@ -157,8 +149,8 @@ class Rule(ABC):
 
     def taught(self, images: Tensor) -> Tensor | None:
         """Returns the teacher's logits, None without a teacher."""
-        if self._soft is not None or self.teacher is None:
-            return self._soft
+        if self.teacher is None:
+            return None
         with torch.no_grad():
             return self.teacher(images)
 
