@@ -72,7 +72,22 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="input resolutions, ascending; None: the data set's own, for small "
                         "pictures from their own size to 1.5 times that")
     g.add_argument("--n_workers", type=count(0), default=0, help="processes that load images")
-    g = p.add_argument_group("training")
+    _add_training_flags(p.add_argument_group("training"))
+    _add_teacher_flags(p.add_argument_group("teacher"))
+    g = p.add_argument_group("machine")
+    g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")
+    g.add_argument("--threads", type=count(1, 1024), default=None,
+                   help="CPU threads of each process; None: torch's choice")
+    g.add_argument("--eval_every", type=count(1), default=10,
+                   help="epochs between two measurements of the largest and smallest subnet")
+    g.add_argument("--save_minutes", type=amount, default=10.0,
+                   help="minutes after which the state is saved within an epoch, too")
+    g.add_argument("--check", type=count(1), metavar="N", default=None,
+                   help="only check flags and files, and that N processes find their devices")
+    return p
+
+
+def _add_training_flags(g: Any) -> None:
     g.add_argument("--search_space", default="mbv3", metavar="NAME",
                    help=f"space of the subnets: {', '.join(sorted(SEARCH_SPACES))}, or "
                         "module:Class")
@@ -100,9 +115,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--n_random", type=count(0), default=None,
                    help="random subnets for each step; None: 2 of sandwich (besides the largest "
                         "and the smallest), 1, 2, 4, 4 of ofa by phase")
+    g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
+                   help="mixed precision")
+    g.add_argument("--seed", type=count(0, 2**63), default=0,
+                   help="of weights, images and subnets")
+
+
+def _add_teacher_flags(g: Any) -> None:
+    add_teacher_flags(g)
     g.add_argument("--kd_ratio", type=number(0), default=1.0,
                    help="weight of the teacher's output against the labels")
-    add_teacher_flags(g)
     g.add_argument("--teacher_size", type=count(8), default=None, metavar="PX",
                    help="size to which the teacher's images are brought; None: the largest of "
                         "--resolutions")
@@ -111,21 +133,6 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "their random crops in turn. None: ask it in all")
     g.add_argument("--teacher_amp", choices=("bfloat16", "float16"), default=None,
                    help="precision of the teacher; None: that of --amp")
-    g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
-                   help="mixed precision")
-    g.add_argument("--seed", type=count(0, 2**63), default=0,
-                   help="of weights, images and subnets")
-    g = p.add_argument_group("machine")
-    g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")
-    g.add_argument("--threads", type=count(1, 1024), default=None,
-                   help="CPU threads of each process; None: torch's choice")
-    g.add_argument("--eval_every", type=count(1), default=10,
-                   help="epochs between two measurements of the largest and smallest subnet")
-    g.add_argument("--save_minutes", type=amount, default=10.0,
-                   help="minutes after which the state is saved within an epoch, too")
-    g.add_argument("--check", type=count(1), metavar="N", default=None,
-                   help="only check flags and files, and that N processes find their devices")
-    return p
 
 
 def main(args: argparse.Namespace) -> None:
