@@ -3,7 +3,9 @@
 import argparse
 import platform
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
 from utils.locks import Lock, locked_beside
+
+SHARED = 0.1  # of the time without the processor, from which on other programs are mentioned
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
@@ -162,14 +166,26 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
           f"{header['device_name']}, threads {args.threads}, batch {args.batch_size}")
     write_entries(args.out, header, entries)
     try:
-        for group in progress(missing):
-            entries |= measure_layers(group, args)
-            lock.check()
-            write_entries(args.out, header, entries)
+        with told_of_others(bool(missing) and args.device == "cpu" and args.threads == 1):
+            for group in progress(missing):
+                entries |= measure_layers(group, args)
+                lock.check()
+                write_entries(args.out, header, entries)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command goes "
                                 "on from there") from None
     print(f"{args.out}: {len(entries)} layers")
+
+
+@contextmanager
+def told_of_others(at_work: bool) -> Iterator[None]:
+    """Says at the end how long this thread, if it was at work, stood without the processor."""
+    wall, own = time.perf_counter(), time.thread_time()
+    yield
+    wall, own = time.perf_counter() - wall, time.thread_time() - own
+    if at_work and own < (1 - SHARED) * wall:
+        print(f"other programs had the processor for {100 * (1 - own / wall):.0f} % of the time, "
+              "which makes latencies longer and less certain: measure again on a quiet machine")
 
 
 def progress(layers: list[Layer]) -> Iterator[list[Layer]]:

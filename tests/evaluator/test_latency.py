@@ -2,8 +2,12 @@
 
 import json
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -212,6 +216,24 @@ def test_building_a_table_resumes_and_serves_a_search(run_command, tmp_path, sma
     X = small_space.draw(10, np.random.default_rng(0))
     table = LookUpTable.read(path)
     assert (CostModel(small_space, 10, 0.35, lut=table).evaluate(X)["cpu"] > 0).all()
+
+
+def test_a_table_measured_beside_another_program_says_so(capsys):
+    before = os.sched_getaffinity(0)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        for pid in (0, busy.pid):
+            os.sched_setaffinity(pid, {min(before)})
+        for at_work in (True, False):
+            with build_lut.told_of_others(at_work):
+                end = time.perf_counter() + 1
+                while time.perf_counter() < end:
+                    pass
+            assert ("other programs had the processor" in capsys.readouterr().out) == at_work
+    finally:
+        os.sched_setaffinity(0, before)
+        busy.kill()
+        busy.wait()
 
 
 def test_checking_a_table(run_command, tmp_path, small_space):
