@@ -26,6 +26,7 @@ from networks.configs import (
     recorded_resolution,
     write_config,
 )
+from networks.folding import speed_up
 from networks.static import StaticNetwork, replace_classifier
 from networks.supernets import build_from_config, cut_subnet, load_supernet
 from search_space import get_search_space
@@ -219,6 +220,7 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
         net = build_from_config(config, drop_path, drop)
     if checkpoint:
         load_weights(net, checkpoint)
+    speed_up(net)
     if reset or net.classifier.out_features != n_classes:
         log.info("a new classifier of %d classes, in place of that of %d", n_classes,
                  net.classifier.out_features)
