@@ -12,6 +12,7 @@ import io
 import pstats
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from common import machine, table
 from acc_predictor import PREDICTORS
 from cli.scripts import run_script
 from evaluator.oracle import OracleEvaluator
-from search.objectives import Objective, make_objectives
+from search.objectives import make_objectives
 from search.strategies import STRATEGIES, Task, get_strategy
 from search.surrogate import Surrogate
 from search_space import OFASearchSpace
@@ -43,37 +44,43 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the table; the median of five steps each."""
-    space = OFASearchSpace()
-    X = np.array([space.encode(a) for a in space.initialize(ARCHIVE, rng=np.random.default_rng(0))])
-    oracle = OracleEvaluator(oracle_path=args.oracle)
-    errors = 100 - np.asarray(oracle.evaluate_many([space.decode(x) for x in X]))
-
-    strategy = get_strategy(args.strategy)
-    predictor = args.predictor or str(strategy.default_predictor)
-
-    def step(objective: Objective, seed: int) -> None:
-        F = np.column_stack([errors, objective.values(X)])
-        surrogate = Surrogate(space, [objective], predictor, X, F, seed)
-        chosen = strategy.propose(Task(space, X, F, X, surrogate), K, np.random.default_rng(seed))
-        if chosen.shape != (K, space.n_var):
-            raise RuntimeError(f"the step proposed {chosen.shape} instead of {K} architectures")
-
+    predictor = args.predictor or str(get_strategy(args.strategy).default_predictor)
+    steps = {name: step_of(args.oracle, args.strategy, predictor, name, lut)
+             for name, lut in {"flops": None, "cpu": args.lut}.items() if name == "flops" or lut}
     rows = []
-    for name, lut in [("flops", None), *([("cpu", args.lut)] if args.lut else [])]:
-        (objective,) = make_objectives(name, space, luts={"": lut} if lut else {})
-        step(objective, 0)
+    for name, step in steps.items():
+        step(0)
         seconds = []
         for seed in range(REPEATS):
             start = time.perf_counter()
-            step(objective, seed)
+            step(seed)
             seconds.append(time.perf_counter() - start)
         rows.append((name, predictor, ORIGINAL[name], f"{np.median(seconds):.2f} s",
                      f"{min(seconds):.2f}..{max(seconds):.2f} s"))
     print(machine())
     print(table(("objective", "predictor", "original", "ours (median)", "range"), rows))
     if args.profile:
-        (objective,) = make_objectives("flops", space)
-        write_profile(lambda: step(objective, 1), args.profile)
+        write_profile(lambda: steps["flops"](1), args.profile)
+
+
+def step_of(oracle: str, name: str, predictor: str | None = None, sec_obj: str = "flops",
+            lut: str | None = None) -> Callable[[int], None]:
+    """Returns a call that makes one step of the strategy `name` with a seed."""
+    space = OFASearchSpace()
+    X = np.array([space.encode(a) for a in space.initialize(ARCHIVE, rng=np.random.default_rng(0))])
+    errors = 100 - np.asarray(OracleEvaluator(oracle).evaluate_many([space.decode(x) for x in X]))
+    (objective,) = make_objectives(sec_obj, space, luts={"": lut} if lut else {})
+    strategy = get_strategy(name)
+    model = predictor or str(strategy.default_predictor)
+
+    def step(seed: int) -> None:
+        F = np.column_stack([errors, objective.values(X)])
+        surrogate = Surrogate(space, [objective], model, X, F, seed)
+        chosen = strategy.propose(Task(space, X, F, X, surrogate), K, np.random.default_rng(seed))
+        if chosen.shape != (K, space.n_var):
+            raise RuntimeError(f"the step proposed {chosen.shape} instead of {K} architectures")
+
+    return step
 
 
 def write_profile(call, path: str) -> None:

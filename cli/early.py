@@ -2,13 +2,15 @@
 
 Ctrl-C ends it with one word instead of a traceback from inside a library, and a standard stream
 that was closed by the caller is opened on the null device, or the next file that is opened would
-take its place and receive what is printed.
+take its place and receive what is printed. Memory that it frees stays with it (`utils.memory`).
 """
 
 import os
 import signal
 import sys
 from pathlib import Path
+
+from utils.memory import keep_freed_memory
 
 EXIT_INTERRUPTED = 130
 _ROOT = Path(__file__).resolve().parents[1]
@@ -42,3 +44,4 @@ if runs_a_script():
     open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, quit_quietly)
+    keep_freed_memory()

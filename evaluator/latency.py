@@ -1,7 +1,6 @@
 """Latency: look-up tables of single layers, and measurement on the device at hand."""
 
 import copy
-import ctypes
 import os
 import platform
 import shlex
@@ -20,6 +19,7 @@ from search_space import SearchSpace, name_of
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import parse_yaml, read_text, read_yaml
+from utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,6 @@ INTERRUPTED = 1.5
 REL_ERR, MAX_REPEATS = 0.02, 1000
 # Of an accelerator, before anything is timed.
 WARM_UP_S, PASSES_BEFORE_RECORDING = 0.5, 3
-# Of malloc.h; the largest block that glibc takes from the heap by default is 32 MiB.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**30
 
 
 class LookUpTable:
@@ -325,19 +323,6 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
     from utils.devices import checked_device
 
     checked_device(device)
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep the memory that it frees (glibc only), for good.
-
-    By default glibc may hand the large activations of early layers back to the system after every
-    pass and ask for them again in the next; whether it does depends on chance, and it can double
-    the latency of a layer.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, KEPT_BYTES)
 
 
 @contextmanager

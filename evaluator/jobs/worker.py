@@ -20,6 +20,7 @@ from cli.progress import share_processors
 from evaluator import build_evaluator
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome
 from utils.errors import UserError, is_out_of_memory, one_line
+from utils.memory import keep_freed_memory
 
 PERCENTAGES = ("top1", "top5")
 _ROUNDING = 1e-6
@@ -40,6 +41,7 @@ _KINDS = {
 
 def prepare(name: str, options: dict[str, Any]) -> tuple[Any, Outcome]:
     """Builds the evaluator; returns it, or None, and how that went: READY, REFUSED or BROKEN."""
+    keep_freed_memory()
     share_processors()  # torch comes with the evaluator
     try:
         evaluator = build_evaluator(name, options)

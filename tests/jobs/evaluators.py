@@ -1,6 +1,7 @@
 """Evaluators that do what the test asks for; workers build them as `tests.jobs.evaluators:Name`."""
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -24,6 +25,17 @@ def channel() -> int:
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
                 return fd
     raise LookupError("no channel")
+
+
+def page_faults(times: int = 8) -> int:
+    """Returns how many pages this process gets for an array of 64 MiB, made and freed `times`."""
+    import numpy as np
+
+    np.ones(2**23)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        np.ones(2**23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def note(folder: str, text: str) -> None:
@@ -53,6 +65,9 @@ class Obedient(Evaluator):
         began = time.time()
         time.sleep(seconds)
         return {"began": began, "ended": time.time()}
+
+    def faults(self, _with, _scale):
+        return {"faults": page_faults()}
 
     def seeded(self, seed, _scale):
         return {"top1": (seed * 7919 % 1000) / 10 + 0.1}
