@@ -39,6 +39,7 @@ from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
 from utils.files import in_use
+from utils.scripts import program
 
 if TYPE_CHECKING:
     from search.session import Ended
@@ -133,7 +134,8 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--evaluator", help=f"what answers: {names(EVALUATORS)}, see evaluator.base "
                    "(default: the search space's, ofa for supernets)")
     g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks: one "
-                   "of Once-for-All's authors, or what python -m acc_predictor exported")
+                   "of Once-for-All's authors, or what "
+                   f"{program('acc_predictor/__main__.py')} exported")
     g.add_argument("--amp", action=argparse.BooleanOptionalAction,
                    help="mixed precision in evaluations (default: in validation, on a GPU with "
                    "bfloat16)")

@@ -415,8 +415,8 @@ def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str,
     if settings:
         import msunas
 
-        found["search"] = command_line("python msunas.py", msunas.get_args_parser(), settings)
-    found["selection"] = command_line("python post_search.py", get_args_parser(), vars(args))
+        found["search"] = command_line("msunas.py", msunas.get_args_parser(), settings)
+    found["selection"] = command_line("post_search.py", get_args_parser(), vars(args))
     return found
 
 

@@ -190,7 +190,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
         write_tuned_hub(folder, provider, size, provider.info.eval_resize, device=str(world.device),
                         title=f"{args.model}-{args.dataset}-{size}",
-                        command=command_line("python train_cifar.py", get_args_parser(),
+                        command=command_line("train_cifar.py", get_args_parser(),
                                              vars(args)))
 
 

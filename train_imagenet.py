@@ -234,7 +234,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
         write_tuned_hub(folder, source.provider, size, source.info.eval_resize,
                         device=str(world.device), title=f"{args.model}-{size}",
-                        command=command_line("python train_imagenet.py", get_args_parser(),
+                        command=command_line("train_imagenet.py", get_args_parser(),
                                              vars(args)))
 
 

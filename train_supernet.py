@@ -29,6 +29,7 @@ from training.rules import RULES
 from utils.errors import UserError
 from utils.locks import Lock, locked_beside
 from utils.registry import code_in, refuse_untyped
+from utils.scripts import calling
 
 if TYPE_CHECKING:
     from training.shrinking import Step, SupernetTraining
@@ -205,7 +206,7 @@ def trusted(flags: Mapping[str, Any]) -> dict[str, str]:
 def resume_command(args: argparse.Namespace, checkpoint: Path) -> str:
     """Returns the command that goes on with a training, with the flags that must be typed again."""
     again = [part for name, value in trusted(vars(args)).items() for part in (f"--{name}", value)]
-    return shlex.join(["python", "train_supernet.py", "--resume", str(checkpoint), *again])
+    return shlex.join([*calling("train_supernet.py"), "--resume", str(checkpoint), *again])
 
 
 def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: "World",

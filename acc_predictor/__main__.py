@@ -20,13 +20,14 @@ from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, get_search_space, 
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.files import read_json
+from utils.scripts import program
 
 WITHOUT = "nngp"  # of a search whose strategy has no predictor
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = Parser(prog="python -m acc_predictor", description=__doc__)
+    p = Parser(prog=program("acc_predictor/__main__.py"), description=__doc__)
     p.add_argument("run", help="folder of a search, or one of its iter_<i>.stats")
     p.add_argument("--save", required=True, help="file for the predictor (JSON), which msunas.py "
                    "--evaluator oracle --oracle_path FILE asks")

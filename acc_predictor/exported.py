@@ -20,6 +20,7 @@ from search_space import Arch, SearchSpace
 from utils.errors import UserError
 from utils.files import open_regular, read_json, write_json
 from utils.metrics import kendall, rmse
+from utils.scripts import program
 
 FORMAT, VERSION = "msunas accuracy predictor", 1
 # A Gaussian process of more points needs too much memory.
@@ -62,8 +63,8 @@ class ExportedPredictor:
         """
         value = read_json(path, "exported predictor")
         if value.get("format") != FORMAT:
-            raise UserError(f"{path}: no exported predictor; python -m acc_predictor RUN --save "
-                            "FILE makes one")
+            raise UserError(f"{path}: no exported predictor; "
+                            f"{program('acc_predictor/__main__.py')} RUN --save FILE makes one")
         if type(value.get("version")) is not int or value["version"] != VERSION:
             raise UserError(f"{path}: version {str(value.get('version'))[:20]} of the format, but "
                             f"this program reads {VERSION}; export it again")

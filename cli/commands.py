@@ -5,12 +5,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from utils.scripts import calling
 
-def command_line(program: str, parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> str:
+
+def command_line(script: str, parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> str:
     """Returns the command that gives the flags these values; it can be pasted into a shell.
 
     Args:
-        program: what stands before the flags, such as `python msunas.py`.
+        script: what is called, such as `msunas.py`, see `utils.scripts.calling`.
         parser: whose flags they are; values of other names are left out.
         values: by the flag's name in the parsed arguments; those at their default are left out.
     """
@@ -22,7 +24,7 @@ def command_line(program: str, parser: argparse.ArgumentParser, values: Mapping[
         elif value != action.default and value is not None:
             words.append(max(action.option_strings, key=len))
             words += [] if action.nargs == 0 else _words(value)
-    return " ".join([program, shlex.join(words)]).strip()
+    return shlex.join([*calling(script), *words])
 
 
 def _words(value: Any) -> list[str]:

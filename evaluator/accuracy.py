@@ -43,6 +43,7 @@ from training.loops import evaluate, fine_tune
 from utils.devices import amp_precision, checked_device, evaluation_precision, over_gpus
 from utils.errors import UserError
 from utils.files import write_json
+from utils.scripts import program
 
 
 class NetEvaluator:
@@ -192,7 +193,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
     def __init__(self, options: EvaluationOptions) -> None:
         if options.supernet_path is None:
             raise UserError("an evaluation of subnets needs its supernet: give --supernet_path "
-                            "FILE (train_supernet.py makes one)")
+                            f"FILE ({program('train_supernet.py')} makes one)")
         self.supernet = load_supernet(options.supernet_path,
                                       family=family_of(options.search_space))
         super().__init__(_normalised_as(options, SupernetMeta.of(self.supernet.meta)))

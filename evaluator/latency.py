@@ -20,6 +20,7 @@ from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import parse_yaml, read_text, read_yaml
 from utils.memory import keep_freed_memory
+from utils.scripts import calling
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,7 @@ def build_command(resolutions: Sequence[int], n_classes: int = 1000, width_mult:
         *([] if search_space == "mbv3" else ["--search_space", search_space]),
         "--n_classes", str(n_classes), "--width", str(width_mult)]
     sizes = ["--resolutions", *map(str, resolutions)] if resolutions else []
-    return shlex.join(["python", "scripts/build_lut.py", "--out", NEW_TABLE, *what, *sizes])
+    return shlex.join([*calling("scripts/build_lut.py"), "--out", NEW_TABLE, *what, *sizes])
 
 
 def space_command(space: SearchSpace, n_classes: int, width_mult: float) -> str:

@@ -20,6 +20,7 @@ COMMANDS = {
     "msunas-tune-imagenet": "train_imagenet.py",
     "msunas-supernet": "train_supernet.py",
     "msunas-evaluate": "evaluator/__main__.py",
+    "msunas-predictor": "acc_predictor/__main__.py",
     "msunas-costs": "evaluator/costs.py",
     "msunas-export": "scripts/export.py",
     "msunas-report": "scripts/report.py",
@@ -51,7 +52,7 @@ def load_script(command: str) -> ModuleType:
     """Returns the module behind a command: it has `main` and `get_args_parser`."""
     path = project() / COMMANDS[command]
     folder = str(path.parent.relative_to(project()))
-    if folder == "evaluator":  # a part of a package
+    if (path.parent / "__init__.py").exists():  # a part of a package
         name = f"{folder}.{path.stem}"
     else:
         name = path.stem if folder == "." else f"msunas_{path.stem}"

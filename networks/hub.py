@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from networks.configs import Config, check_config, mid_channels
 from utils.errors import UserError
 from utils.files import atomic_path, own_folder, write_json, write_text
+from utils.scripts import program
 
 HUB = "hub"
 CROP_RATIO = 0.875
@@ -64,7 +65,7 @@ def timm_model(config: Config) -> TimmModel:
     if config["name"] not in _ARCHITECTURES:
         reason = _NOT_IN_TIMM.get(config["name"], "it has no such blocks")
         raise UserError(f"timm cannot build a {config['name']}: {reason}; hubconf.py loads it, and "
-                        "scripts/export.py writes it for other runtimes")
+                        f"{program('scripts/export.py')} writes it for other runtimes")
     stem, head = config["first_conv"], config["feature_mix_layer"]
     stages = _stages(config)
     if config["name"] == "MobileNetV3":

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from utils.errors import UserError
 from utils.files import open_regular
+from utils.scripts import program
 
 MAX_PICKLE_BYTES = 8 * 2**20  # a few hundred for each tensor
 _RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
@@ -169,8 +170,8 @@ def check_supernet_exists(path: str | os.PathLike) -> None:
     source = f", or get it from Once-for-All's release, {PUBLISHED[name]}: {_RELEASE}/{name}" \
         if name in PUBLISHED else ""
     raise UserError(f"{path}: no such checkpoint of a supernet; name yours with --supernet_path"
-                    f"{source}; train_supernet.py makes one of your own data (docs/imagenet.md, "
-                    "docs/own_data.md)")
+                    f"{source}; {program('train_supernet.py')} makes one of your own data "
+                    "(docs/imagenet.md, docs/own_data.md)")
 
 
 def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None) -> None:

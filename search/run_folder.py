@@ -25,6 +25,7 @@ from utils.files import (
 )
 from utils.locks import Lock, locked
 from utils.registry import code_in, refuse_untyped
+from utils.scripts import calling
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"
@@ -320,7 +321,7 @@ def _trusted(settings: dict[str, Any]) -> dict[str, str]:
 def resume_command(settings: dict[str, Any]) -> str:
     """Returns the command that goes on with a search, with the flags that must be typed again."""
     code = [part for name, value in _trusted(settings).items() for part in (f"--{name}", value)]
-    return shlex.join(["python", "msunas.py", "--resume", str(settings["save"]), *code])
+    return shlex.join([*calling("msunas.py"), "--resume", str(settings["save"]), *code])
 
 
 def _is_leftover(name: str, names: re.Pattern) -> bool:

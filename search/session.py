@@ -36,6 +36,7 @@ from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.files import write_text
 from utils.registry import names_code
+from utils.scripts import calling, program
 
 CPU_MACS_PER_SECOND = 8e9
 GIB = 2**30
@@ -98,7 +99,7 @@ def reported_names(settings: Settings) -> list[str] | None:
 def foreign_tables(costs: SpaceCosts) -> list[str]:
     """Returns a line for each latency table of a CPU that was measured on another one."""
     return [f"--lut {table.path}: measured on {table.header['device_name']}, this machine has "
-            f"{cpu_name()}; scripts/build_lut.py measures a table here"
+            f"{cpu_name()}; {program('scripts/build_lut.py')} measures a table here"
             for table in costs.tables()
             if table.header.get("device") == "cpu" and table.header.get("device_name")
             and table.header["device_name"] != cpu_name()]
@@ -327,7 +328,7 @@ def _run_to_the_end(search: Search, settings: Settings, folder: RunFolder) -> Pa
 
 def selection_command(settings: Settings, parts: Parts, last: Path) -> str:
     """Returns the command that chooses networks of a finished search."""
-    command = ["python", "post_search.py", "--expr", str(last), "--save",
+    command = [*calling("post_search.py"), "--expr", str(last), "--save",
                f"{settings.save}/selected"]
     if parts.space.family is not None:
         command += ["--supernet_path", str(settings.supernet_path)]

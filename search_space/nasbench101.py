@@ -17,6 +17,7 @@ from search_space.base import Arch, Gene, SearchSpace
 from search_space.table import TabularSpace, read_table
 from search_space.values import check_keys
 from utils.errors import UserError
+from utils.scripts import program
 
 N_VERTICES, MAX_EDGES = 7, 9
 INPUT, OUTPUT = "input", "output"
@@ -171,7 +172,8 @@ class NASBench101Space(TabularSpace):
         """Returns the vector that a cell of the column `encoding` holds, a digit for each gene."""
         if len(text) != self.n_var or not set(text) <= set("012"):
             raise UserError(f"{table}: the column encoding holds {text[:40]!r}, not {self.n_var} "
-                            "digits; convert the benchmark's file with scripts/convert_nasbench.py")
+                            "digits; convert the benchmark's file with "
+                            f"{program('scripts/convert_nasbench.py')}")
         return [int(digit) for digit in text]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +21,7 @@ from networks import cut_subnet, load_supernet, save_weights, write_config
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.files import shipped
+from utils.scripts import program
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -31,6 +34,13 @@ def test_every_top_level_script_has_a_command_and_every_command_an_entry_point()
         attribute = "completion" if command == COMPLETION else command.replace("-", "_")
         assert target == f"msunas_cli:{attribute}"
     assert {command.split("-")[0] for command in PROJECT["scripts"]} == {"msunas"}
+
+
+def test_a_checkout_calls_files_and_modules():
+    assert program("post_search.py") == "python post_search.py"
+    assert program("scripts/report.py") == "python scripts/report.py"
+    assert program("acc_predictor/__main__.py") == "python -m acc_predictor"
+    assert program("evaluator/costs.py") == "python -m evaluator.costs"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -154,14 +164,19 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
         assert done.returncode == 0, f"{name}: {done.stderr}"
         return done.stdout
 
-    command("msunas", "--dataset", "digits", "--n_doe", 2, "--iterations", 0, "--save", "search",
-            "--n_workers", 0, "--cpu_workers", 1, "--no_report")
+    said = command("msunas", "--dataset", "digits", "--n_doe", 2, "--iterations", 0, "--save",
+                   "search", "--n_workers", 0, "--cpu_workers", 1, "--no_report")
+    (hint,) = re.findall(r"(msunas-select --expr .*)", said)
+    command(*shlex.split(hint), "--list")
+    assert "python " not in said
     settings = json.loads((tmp_path / "search" / "settings.json").read_text())
     assert "msunas_cli/project/data" in settings["supernet_path"]
     rows = json.loads(command("msunas-select", "--expr", "search", "--save", "chosen", "--format",
                               "json"))
     net = tmp_path / "chosen" / rows[0]["chosen"]
     assert (net / "hub" / "model.safetensors").exists()
+
+    assert "msunas --save search" in (net / "hub" / "README.md").read_text()
 
     code = ("import importlib.util, sys\n"
             "for name in ('utils', 'evaluator', 'networks', 'cli', 'search'):\n"
@@ -170,6 +185,8 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
             "net = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
             "import msunas_cli; msunas_cli.project()\n"
             "from networks import build_from_config\n"
+            "from utils.scripts import program\n"
+            "assert [*map(program, msunas_cli.COMMANDS.values())] == [*msunas_cli.COMMANDS]\n"
             "print(net.num_classes)")
     done = subprocess.run([bin_folder / "python", "-P", "-c", code, net / "hub"], cwd=tmp_path,
                           text=True, capture_output=True)

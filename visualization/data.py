@@ -23,6 +23,7 @@ from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json, read_log
 from utils.pareto import non_dominated
+from utils.scripts import calling
 from visualization.plots import axis_parts
 from visualization.unseen import Rescore, read_rescores
 
@@ -180,7 +181,7 @@ class RunData:
 
         Without indices `--pick ''` stands for those to come.
         """
-        parts = ["python", "post_search.py", "--expr", str(self.stats_file), "--pick",
+        parts = [*calling("post_search.py"), "--expr", str(self.stats_file), "--pick",
                  ",".join(map(str, indices))]
         own = self.settings.get("search_space") or ""
         if ":" in own:

@@ -10,6 +10,7 @@ from typing import Any
 from search_space import SPACE_KEY
 from utils.errors import UserError
 from utils.files import read_json
+from utils.scripts import program
 
 RESCORE = "rescore.json"
 KEYS = ("images", "n_images", "networks", "neighbours")
@@ -88,7 +89,7 @@ def _read(file: Path, numbers: Mapping[str, int]) -> Rescore:
                        [_pair(row) for row in pairs])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: no record of --rescore ({type(error).__name__}: {error}); run "
-                        "post_search.py --rescore again, or remove it") from None
+                        f"{program('post_search.py')} --rescore again, or remove it") from None
 
 
 def _network(folder: Path, row: Mapping[str, Any], numbers: Mapping[str, int]) -> Network:

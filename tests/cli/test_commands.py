@@ -19,7 +19,7 @@ def test_the_command_gives_the_same_values():
     parser = make_parser()
     typed = ["a folder/x", "-n", "5", "--fast", "--sizes", "2", "4", "--name", "it's"]
     values = vars(parser.parse_args(typed))
-    command = command_line("python it.py", parser, values)
+    command = command_line("it.py", parser, values)
     assert command.startswith("python it.py ")
     words = shlex.split(command)[2:]
     assert vars(parser.parse_args(words)) == values
@@ -28,11 +28,11 @@ def test_the_command_gives_the_same_values():
 def test_defaults_and_foreign_values_are_left_out():
     parser = make_parser()
     values = {**vars(parser.parse_args(["x"])), "typed": {"x"}, "sec_obj": "flops"}
-    assert command_line("it", parser, values) == "it x"
+    assert command_line("it.py", parser, values) == "python it.py x"
 
 
 def test_a_real_parser_round_trips():
     parser = post_search.get_args_parser()
     values = vars(parser.parse_args(["--expr", "a b", "-n", "4", "--constraint", "flops<=3"]))
-    words = shlex.split(command_line("p", parser, values))[1:]
+    words = shlex.split(command_line("post_search.py", parser, values))[2:]
     assert vars(parser.parse_args(words)) == values
