@@ -4,8 +4,10 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,3 +39,25 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def peak_mib() -> float:
     """Returns the peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def processes(n: int, start: Callable[..., object] | None = None,
+              *args: object) -> ProcessPoolExecutor:
+    """Returns `n` processes that work for this one, and end with it, even if it is killed.
+
+    Args:
+        n: how many.
+        start: called in each of them first, with `args`; by default they are set up as the
+            project's scripts are.
+    """
+    from utils.memory import keep_freed_memory
+
+    return ProcessPoolExecutor(n, get_context("spawn"), _begin,
+                               (os.getpid(), start or keep_freed_memory, args))
+
+
+def _begin(parent: int, start: Callable[..., object], args: tuple[object, ...]) -> None:
+    from evaluator.jobs.worker import die_with
+
+    die_with(parent)
+    start(*args)

@@ -10,12 +10,10 @@ limit) and the least error within the limit.
 
 import argparse
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from common import machine, table
+from common import machine, processes, table
 
 from cli.scripts import run_script
 from evaluator.jobs import InProcess
@@ -58,7 +56,7 @@ def within(args: argparse.Namespace, seed: int, constrained: bool) -> tuple[floa
 
 def main(args: argparse.Namespace) -> None:
     """Runs all searches, prints the table and writes `constraints.md`."""
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+    with processes(args.workers) as pool:
         runs = {constrained: [pool.submit(within, args, seed, constrained)
                               for seed in range(args.seeds)] for constrained in (True, False)}
         found = {name: np.array([future.result() for future in futures])

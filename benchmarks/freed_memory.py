@@ -13,11 +13,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
-from multiprocessing import get_context
 
-from common import machine, moment, peak_mib, table
+from common import machine, moment, peak_mib, processes, table
 from search_step import step_of
 
 from cli.scripts import run_script
@@ -56,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
 def compare(name: str, args: argparse.Namespace) -> tuple[object, ...]:
     """Returns a row of the table."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    pools = {kept: ProcessPoolExecutor(1, get_context("spawn"), start, (kept, args.threads))
+    pools = {kept: processes(1, start, kept, args.threads)
              for kept in seconds}
     for _ in range(args.rounds + 1):  # the first warms up
         for kept, pool in pools.items():

@@ -10,14 +10,12 @@ import argparse
 import csv
 import gzip
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from common import machine, table
+from common import machine, processes, table
 from nine import BENCHMARKS, BUDGETS, Benchmark, start
 
 from cli.scripts import run_script
@@ -53,8 +51,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Runs all searches, prints the table and writes `gaps.md`."""
     rows = []
-    with TemporaryDirectory() as folder, \
-            ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+    with TemporaryDirectory() as folder, processes(args.workers) as pool:
         for finish in [start(pool, with_gaps(each, args.data, kept, Path(folder)), "", "msunas",
                              args.seeds)
                        for each in BENCHMARKS if each.name in NAMES for kept in KEPT]:

@@ -12,15 +12,14 @@ answered in this process.
 import argparse
 import sys
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, table
+from common import machine, processes, table
 from direct import nsga2_front
 
 from cli.scripts import run_script
@@ -155,7 +154,7 @@ def main(args: argparse.Namespace) -> None:
     if not Path(args.data).is_dir():
         raise UserError(f"{args.data}: no folder")
     rows = []
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+    with processes(args.workers) as pool:
         for finish in [start(pool, each, args.data, args.strategy, args.seeds)
                        for each in BENCHMARKS]:
             rows.append(finish())

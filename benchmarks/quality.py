@@ -13,14 +13,13 @@ be cut and go on, and the tables cover what is there. Seeds 0-9 are those that `
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, machine, table
+from common import ROOT, machine, processes, table
 from direct import nsga2_front
 
 from cli.scripts import run_script
@@ -200,7 +199,7 @@ def fill(args: argparse.Namespace, columns: Sequence[str], curve: Curve,
     if lacking:
         raise UserError(f"{args.data}: lacks {', '.join(lacking)}")
     args.save.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+    with processes(args.workers) as pool:
         jobs = {pool.submit(curve, str(args.data), *job): "/".join(map(str, job))
                 for job in missing}
         for done in as_completed(jobs):
