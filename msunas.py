@@ -26,11 +26,13 @@ from cli.types import (
 )
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
+from networks.meta import check_supernet_exists
 from search.run_folder import RunFolder, check_code, resume_command
 from search.settings import (
     DEFAULT_LUT,
     DERIVED,
     Settings,
+    check_typed,
     resolve,
     resume_settings,
     with_checkpoint,
@@ -177,6 +179,9 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     if args.resume is None:
         folder = RunFolder(args.save)
         folder.check_unused()
+        if "supernet_path" in args.typed and args.backend == "local" and \
+                args.evaluator in (None, "ofa"):
+            check_supernet_exists(args.supernet_path)
         values = with_checkpoint(vars(args), args.typed)
         if args.warm_start is not None:
             if args.iterations == 0:
@@ -239,6 +244,8 @@ def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None
 def main(args: argparse.Namespace) -> None:
     """Runs, resumes, or plans a search."""
     folder, source, settings = prepare(args)
+    for line in check_typed(settings, args.typed, resumed=bool(args.resume)):
+        print(f"warning: {line}", file=sys.stderr)
     if args.dry_run:
         from evaluator.jobs import plan_slots
         from search.session import make_parts, print_plan, starting_point

@@ -5,7 +5,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 
 from cli.commands import command_line
 from cli.progress import add_threads_flag, progress_bar, share_processors
-from cli.scripts import Parser, run_script
+from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, objectives, read_stats, stats_file
 from search.constraints import Limit, parse_limits, parse_number
@@ -50,6 +50,9 @@ LOCK = ".selection.lock"
 STORED = {"supernet_path": (str, None), "dataset": (str, None), "data": (str, None),
           "vld_size": (int, None), "seed": (int, 0), "n_workers": (int, 0), "n_epochs": (int, None),
           "n_gpus": (int, 8), "cache_dir": (str, None)}
+# What would do nothing beside a flag, and why.
+IDLE = {"pick": ({"n", "prefer", "constraint"}, "it names the networks itself"),
+        "list": ({"rescore", "old_naming"}, "it writes nothing")}
 
 
 class Found(NamedTuple):
@@ -494,9 +497,19 @@ def check_targets(folders: Sequence[Path], records: Sequence[Record],
             raise UserError(f"{folder}: holds another network; choose another --save")
 
 
+def check_together(typed: Collection[str]) -> None:
+    """Raises UserError where two flags were typed of which one would do nothing."""
+    for flag, (idle, reason) in IDLE.items():
+        others = [f"-{name}" if len(name) == 1 else f"--{name}"
+                  for name in sorted(idle & set(typed))]
+        if flag in typed and others:
+            raise UserError(f"{', '.join(others)} has no meaning beside --{flag}: {reason}; leave "
+                            "one out")
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = Parser(prog="post_search.py", description=__doc__)
+    p = TypedFlagsParser(prog="post_search.py", description=__doc__)
     p.add_argument("--expr", required=True, help="stats file of a search, or the folder of one "
                    "(its latest iteration is taken); ours or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
@@ -538,6 +551,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Prints the front, or the chosen networks after writing them."""
     share_processors(args.threads)
+    check_together(args.typed)
     found = read_search(args.expr, args.sec_obj, args.search_space)
     signs = found.stats.signs if found.stats.objectives else None
     wanted = parse_preference(args.prefer, found.sec_obj)

@@ -39,6 +39,16 @@ def require_std(name: str) -> None:
                         "needs; take nngp or gp, or another --strategy")
 
 
+def require_points(name: str, n: int) -> None:
+    """Raises UserError where that predictor cannot learn from `n` architectures."""
+    from acc_predictor.base import AccPredictor
+
+    least = load_class(PREDICTORS, name, "predictor", AccPredictor).min_points
+    if n < least:
+        raise UserError(f"predictor {name!r} learns from at least {least} architectures, but "
+                        f"--n_doe is {n}; raise it, or choose another --predictor")
+
+
 def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, seed: int = 0,
                       lower: np.ndarray | None = None, upper: np.ndarray | None = None,
                       n_jobs: int | None = None,

@@ -16,7 +16,7 @@ from acc_predictor.exported import is_exported
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
 from evaluator.learnt import LearntEvaluator
-from search_space import Arch, get_search_space
+from search_space import SEARCH_SPACES, Arch, get_search_space
 from utils.errors import UserError
 
 HIDDEN = (400, 400, 400)
@@ -109,10 +109,15 @@ class OracleEvaluator(Evaluator):
         path = options.get("oracle_path")
         return LearntEvaluator(**options) if path and is_exported(path) else cls(**options)
 
-    def __init__(self, oracle_path: str | None = None, **ignored: Any) -> None:
+    def __init__(self, oracle_path: str | None = None, search_space: str | None = None,
+                 **ignored: Any) -> None:
         if oracle_path is None:
             raise UserError("the oracle needs its weights: give --oracle_path FILE")
         self.encoding, self.weights = read_mlp(oracle_path)
+        if search_space in SEARCH_SPACES and search_space != self.encoding.space:
+            raise UserError(f"{oracle_path}: predicts accuracies of the space "
+                            f"{self.encoding.space}, not of {search_space}; choose it with "
+                            f"--search_space {self.encoding.space}")
         self._costs: dict[int, CostModel] = {}
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:

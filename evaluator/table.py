@@ -22,6 +22,9 @@ class TableEvaluator(Evaluator):
         space_options: its settings, `table` and `accuracy` among them.
         ignored: options of other evaluators.
 
+    Attributes:
+        names: of the columns that can be objectives.
+
     Raises:
         UserError: the space is none, no table or accuracy is named, or the table lacks a column.
     """
@@ -38,7 +41,9 @@ class TableEvaluator(Evaluator):
         keys = self.table.keys(space.key_columns)
         self._row = {key: i for i, key in enumerate(keys)}
         self.top1 = _accuracies(self.table.path, space.accuracy, self.table.column(space.accuracy))
-        self._figures = [name for name in self.table.columns if name not in space.key_columns]
+        self.names = [name for name, cells in self.table.columns.items()
+                      if name not in space.key_columns
+                      and any(parse_number(cell) is not None for cell in cells)]
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
         """Returns the figures of one architecture.
@@ -51,7 +56,7 @@ class TableEvaluator(Evaluator):
             UserError: an invalid architecture, or one without a row.
         """
         row = self._row_number(self.space.decode(self.space.encode(arch)))
-        figures = {name: parse_number(self.table.columns[name][row]) for name in self._figures}
+        figures = {name: parse_number(self.table.columns[name][row]) for name in self.names}
         return {**{name: figure for name, figure in figures.items() if figure is not None},
                 "top1": float(self.top1[row]), "evaluator": "table"}
 

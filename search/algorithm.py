@@ -12,7 +12,7 @@ from acc_predictor import require_std
 from acc_predictor.base import AccPredictor
 from search import archive as archives
 from search.archive import Record, Stats
-from search.constraints import Constraints, initial_sample
+from search.constraints import Constraints, initial_sample, nearest
 from search.evaluation import Engine, Evaluations, Failure
 from search.objectives import Objective, SpaceCosts
 from search.progress import Progress
@@ -21,6 +21,7 @@ from search.strategies import get_strategy
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
 from search_space import Arch, SearchSpace
+from search_space.base import rows_in, unique_rows
 from utils.errors import UserError
 from utils.metrics import get_correlation
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
@@ -132,12 +133,42 @@ class Search:
         task = Task(self.space, X, F, np.vstack([X, self.encode(self.failed)]), surrogate,
                     self.constraints.violation(surrogate))
         with self.progress.events.phase("propose"):
-            chosen = self.strategy.propose(task, self.n_iter, rng)
+            chosen = self._fresh(self.strategy.propose(task, self.n_iter, rng), task)
+            if not len(chosen):
+                chosen = nearest(task, self.constraints, self.n_iter, rng)
+                if len(chosen):
+                    self.progress.say(f"iteration {self.next_iteration}: nothing new is predicted "
+                                      f"to be within --constraint {self.constraints}; evaluating "
+                                      "what comes nearest")
         if not len(chosen):
+            within = f" within --constraint {self.constraints}" if self.constraints.limits else ""
             self.progress.say(f"iteration {self.next_iteration}: the space {self.space.name} holds "
-                              "no architecture that was not evaluated; the search is complete")
+                              f"no architecture{within} that was not evaluated; the search is "
+                              "complete")
             return None
         return self._batch(chosen, surrogate)
+
+    def _fresh(self, proposed: np.ndarray, task: Task) -> np.ndarray:
+        """Returns what may be evaluated of (n, n_var) proposals; says where a strategy errs.
+
+        Raises:
+            UserError: they are no vectors of the space, or none of them is new.
+        """
+        X = np.asarray(proposed)
+        if X.ndim != 2 or X.shape[1] != self.space.n_var or (
+                len(X) and not np.issubdtype(X.dtype, np.integer)):
+            raise UserError(f"the strategy {self.strategy.name} proposed an array of {X.dtype} of "
+                            f"shape {X.shape}, not integer vectors (n, {self.space.n_var})")
+        new = unique_rows(X)
+        new = new[~rows_in(new, task.known)][:self.n_iter]
+        if len(X) and not len(new):
+            raise UserError(f"the strategy {self.strategy.name} proposed only architectures that "
+                            "were evaluated, or have failed, before")
+        if len(new) < len(X):
+            self.progress.say(f"iteration {self.next_iteration}: the strategy "
+                              f"{self.strategy.name} proposed {len(X)} architectures, of which "
+                              f"{len(new)} are new and within the {self.n_iter} of an iteration")
+        return new
 
     def tell(self, batch: Batch, outcomes: Sequence[Record | Failure]) -> Iteration:
         """Takes the outcome of each architecture of the batch, and returns the iteration's.

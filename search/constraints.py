@@ -3,7 +3,7 @@
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 ROUND, MAX_ROUNDS = 1000, 60
 ELITE = 100
 STRICT = 1e-9
+# Rounds of the search for what comes nearest to limits that nothing is predicted to be within.
+APPROACH = 5
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ class Constraints:
         self.limits = parse_limits(text, self._name, next(iter(self.objectives), "flops"))
         self.exact = [limit for limit in self.limits if limit.name in self._exact]
         self.predicted = [limit for limit in self.limits if limit.name not in self._exact]
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.limits))
 
     def _name(self, name: str, place: str) -> str:
         known = sorted({*self._exact, *self.columns})
@@ -190,6 +195,23 @@ def _sample_within(space: SearchSpace, n: int, rng: np.random.Generator,
         pool = np.vstack([pool, drawn[beyond > 0]])
         pool = pool[np.argsort(constraints.exact_violation(pool), kind="stable")[:10 * ELITE]]
     raise UserError(_unsatisfiable(space, n, inside, pool, constraints))
+
+
+def nearest(task: Task, constraints: Constraints, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns up to `k` vectors within the exact limits that are predicted least beyond the others.
+
+    For a task of which nothing is predicted to be within them all: the predictions may be wrong,
+    and what comes nearest teaches most. None where no limit is predicted.
+    """
+    if not constraints.predicted or task.violation is None:
+        return task.X[:0]
+    X = task.X
+    for _ in range(APPROACH):
+        near = X[np.argsort(task.violation(X), kind="stable")[:ELITE]]
+        X = unique_rows(np.vstack([near, task.space.draw(ROUND, rng),
+                                   _mutants(task.space, near, rng)]))
+    X = replace(task, violation=constraints.exact_violation).fresh(X)
+    return X[np.argsort(task.violation(X), kind="stable")[:k]] if len(X) else X
 
 
 def _mutants(space: SearchSpace, X: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,9 @@ from evaluator.latency import LookUpTable
 from search_space import SearchSpace
 from utils.errors import UserError
 
+# A measured value lies below it: volumes of several objectives are finite numbers then.
+LARGEST = 1e30
+
 Values = Callable[[np.ndarray], np.ndarray]
 
 ERROR = "top1"
@@ -95,6 +98,9 @@ class Objective:
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise UserError(f"the evaluator's stats lack the objective {self.name!r} (a finite "
                             f"number under {self.key!r}); they hold {', '.join(stats)}")
+        if abs(value) >= LARGEST:
+            raise UserError(f"the objective {self.name!r} is {value:g}: a figure of {LARGEST:g} or "
+                            "more is no measurement; leave it out where there is none")
         return float(value)
 
     def describe(self) -> dict[str, Any]:

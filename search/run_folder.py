@@ -120,7 +120,8 @@ class RunFolder:
                 first.is_dir() and not first.is_symlink() and all(
                     _PROPOSED.fullmatch(path.name) or _is_leftover(path.name, _PROPOSED)
                     for path in first.iterdir()))):
-            raise UserError(f"{self.path}: not empty; go on with --resume {self.path}, or choose "
+            raise UserError(f"{self.path}: not empty; go on with --resume "
+                            f"{shlex.quote(str(self.path))}, or choose "
                             "another --save")
 
     def check_search(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pymoo.functions import is_compiled
 
-from acc_predictor import check_predictor
+from acc_predictor import check_predictor, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
@@ -39,6 +39,8 @@ from utils.registry import names_code
 from utils.scripts import calling, program
 
 CPU_MACS_PER_SECOND = 8e9
+# Evaluators that look an answer up, and run no network.
+ANSWERS = ("oracle", "table")
 GIB = 2**30
 
 
@@ -62,6 +64,9 @@ def make_parts(settings: Settings) -> Parts:
         if strategy.default_predictor is None:
             raise UserError(f"--predictor {settings.predictor}: the strategy {settings.strategy} "
                             "uses none; leave it out")
+    model = settings.predictor or strategy.default_predictor
+    if model is not None and settings.iterations and not settings.warm_start:
+        require_points(model, settings.n_doe)
     space = get_search_space(settings.search_space, **settings.to_json())
     if settings.evaluator == "ofa" and settings.supernet_path and not settings.n_epochs:
         check_classes(settings.supernet_path, read_n_classes(settings.supernet_path),
@@ -74,8 +79,16 @@ def make_parts(settings: Settings) -> Parts:
                                  reported=reported is None or bool(reported))
     for objective in objectives:
         if objective.source == "reported" and objective.key not in (reported or [objective.key]):
-            raise UserError(f"--sec_obj {objective.name}: {settings.oracle_path} predicts "
-                            f"{', '.join(reported or [])} beside the accuracy")
+            source = settings.table if settings.evaluator == "table" else settings.oracle_path
+            raise UserError(f"--sec_obj {objective.name}: {source} has no such figure; beside the "
+                            f"accuracy it has {', '.join(reported or []) or 'none'}")
+        if objective.measured and settings.evaluator in ANSWERS:
+            raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
+                            "whose latency could be measured; name a table")
+    if MEASURE in parse_luts(settings.lut or []).values() and not any(
+            objective.measured for objective in objectives):
+        raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
+                        "cpu, say, or leave it out")
     Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs)]:
         print(f"warning: {line}", file=sys.stderr)
@@ -93,6 +106,8 @@ def reported_names(settings: Settings) -> list[str] | None:
     """
     if settings.evaluator == "oracle" and is_exported(str(settings.oracle_path)):
         return list(ExportedPredictor.read(str(settings.oracle_path)).reported)
+    if settings.evaluator == "table":
+        return TableEvaluator.from_options(make_spec(settings, []).options).names
     return [] if settings.evaluator in ("ofa", "oracle") else None
 
 
@@ -328,8 +343,10 @@ def _run_to_the_end(search: Search, settings: Settings, folder: RunFolder) -> Pa
 
 def selection_command(settings: Settings, parts: Parts, last: Path) -> str:
     """Returns the command that chooses networks of a finished search."""
-    command = [*calling("post_search.py"), "--expr", str(last), "--save",
-               f"{settings.save}/selected"]
+    command = [*calling("post_search.py"), "--expr", str(last)]
+    if settings.evaluator == "oracle" and is_exported(str(settings.oracle_path)):
+        return shlex.join([*command, "--list"])  # the file does not say where the supernet is
+    command += ["--save", f"{settings.save}/selected"]
     if parts.space.family is not None:
         command += ["--supernet_path", str(settings.supernet_path)]
     if names_code(settings.search_space):

@@ -1,5 +1,6 @@
 """The settings of a search: one value for each flag of msunas.py, and where each comes from."""
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -9,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import get_dataset_info
+from evaluator import EVALUATORS
 from networks.meta import SupernetMeta, read_meta
 from search.run_folder import SETTINGS
 from search_space import refuse_code, search_space_class
@@ -26,6 +28,12 @@ READ = (*SPACE_OPTIONS, "search_space", "sec_obj", "n_classes", "supernet_path")
 CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
     "ray_address", "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
+
+# What has a meaning only where an evaluation runs a network on images, or is of a network at all.
+OF_EVALUATIONS = frozenset({
+    "vld_size", "trn_batch_size", "vld_batch_size", "n_epochs", "test", "amp", "cache_dir",
+    "cache_gb", "n_workers", "download", "max_damaged"})
+OF_NETWORKS = frozenset({"dataset", "data", "n_classes", "supernet_path"})
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,33 @@ def with_checkpoint(values: Mapping[str, Any], typed: Collection[str]) -> dict[s
                          if value is not None and name not in typed}}
 
 
+def check_typed(settings: Settings, typed: Collection[str], resumed: bool) -> list[str]:
+    """Returns a line that names the typed flags which change nothing, or none.
+
+    Args:
+        settings: of the search.
+        typed: the flags on the command line.
+        resumed: whether a search goes on.
+
+    Raises:
+        UserError: a typed flag without the one that gives it a meaning.
+    """
+    known, partner = settings.evaluator in EVALUATORS, None
+    if known and settings.evaluator != "oracle" and "oracle_path" in typed:
+        partner = "--oracle_path", "--evaluator oracle"
+    if settings.backend == "local" and "ray_address" in typed and not resumed:
+        partner = "--ray_address", "--backend ray"
+    for name in ("retry_failed", "accept_changed_inputs"):
+        if name in typed and not resumed:
+            partner = f"--{name}", "--resume"
+    if partner:
+        raise UserError("{} has no meaning without {}; add that, or leave it out".format(*partner))
+    idle = {"oracle": OF_EVALUATIONS, "table": OF_EVALUATIONS | OF_NETWORKS}.get(
+        str(settings.evaluator), frozenset()) & set(typed)
+    return [f"the evaluator {settings.evaluator} runs no networks, so these flags change nothing: "
+            f"{', '.join(f'--{name}' for name in sorted(idle))}"] if idle else []
+
+
 def supernet_meta(settings: Settings) -> SupernetMeta:
     """Returns what the supernet of a search says of its training.
 
@@ -213,6 +248,11 @@ def contradictions(settings: Settings) -> list[str]:
     elif meta.dataset and settings.n_epochs:
         found.append(f"--n_epochs {settings.n_epochs}: each evaluation trains anew the classifier "
                      "that the supernet already has for this data set")
+    elif meta.dataset and not settings.test and (settings.vld_size or 0) > (
+            meta.vld_size or math.inf):
+        found.append(f"--vld_size {settings.vld_size}: the supernet was trained on all but "
+                     f"{meta.vld_size} images, so some that score it now have trained it, and "
+                     "accuracies come out too high")
     if meta.search_space not in (None, settings.search_space):
         found.append(f"--search_space {settings.search_space}: the supernet is of the space "
                      f"{meta.search_space}")
