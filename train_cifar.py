@@ -24,6 +24,7 @@ from training.flags import (
     add_run_flags,
     check_flags,
     check_processes,
+    check_resumed,
 )
 from utils.errors import UserError
 
@@ -113,6 +114,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         UserError: flags are missing or contradict each other.
     """
     check_flags(args)
+    check_resumed(args, "save")
     if args.evaluate and not (args.initial_checkpoint or args.resume):
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
     if args.folder and args.data not in (None, args.folder):

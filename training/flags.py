@@ -2,11 +2,15 @@
 
 import argparse
 import importlib.util
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cli.types import amount, count, number
 from data_providers.table import DATASETS
 from utils.errors import UserError
+from utils.files import read_yaml
 
 # Packages that timm's readers import, by the prefix of the data set's name.
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
@@ -184,6 +188,38 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--wandb-resume-id: needs --resume")
     if args.log_wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("--log-wandb: needs the package wandb; install it with pip install wandb")
+
+
+def check_resumed(args: argparse.Namespace, root: str) -> None:
+    """Checks that nothing typed beside --resume says where else a run goes on, or from what.
+
+    The command that started the run can be repeated with --resume.
+
+    Args:
+        args: the flags, with `typed`.
+        root: which flag names the place of a new run: `save` or `output`.
+
+    Raises:
+        UserError: such a flag, which would be ignored.
+    """
+    if not args.resume or not os.path.isfile(args.resume):
+        return
+    folder, place = Path(args.resume).parent, getattr(args, root)
+    real = Path(os.path.realpath(folder))
+    if root in args.typed and Path(os.path.realpath(place)) not in (real, real.parent):
+        raise UserError(f"--{root} {place}: with --resume the run goes on in its own folder, "
+                        f"{folder}; leave --{root} out")
+    if "initial_checkpoint" in args.typed and not _began_with(folder, args.initial_checkpoint):
+        raise UserError(f"--initial-checkpoint {args.initial_checkpoint}: with --resume the run "
+                        f"goes on from {args.resume}; leave --initial-checkpoint out")
+
+
+def _began_with(folder: Path, weights: str) -> bool:
+    """Whether the args.yaml of a run names these weights."""
+    with suppress(UserError, OSError):
+        recorded = read_yaml(folder / "args.yaml").get("initial_checkpoint")
+        return isinstance(recorded, str) and os.path.realpath(recorded) == os.path.realpath(weights)
+    return False
 
 
 def check_processes(args: argparse.Namespace, n: int, script: str = "") -> None:
