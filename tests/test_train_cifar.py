@@ -1,6 +1,10 @@
 """train_cifar.py: the recipe's parts, its files, and going on after a kill."""
 
 import csv
+import shlex
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +17,7 @@ import yaml
 from data_providers import DataProvider
 from data_providers.table import DATASETS
 from networks import build_from_config, load_weights, read_config
+from tests.conftest import ROOT
 from tests.fine_tuning import (
     RUN_FILES,
     SIZE,
@@ -96,6 +101,31 @@ def test_things_are_as_large_in_training_as_in_the_evaluation(transform, describ
 def run_here(command: list, *more) -> None:
     """Runs the script in this process, which has loaded torch already."""
     main(get_args_parser().parse_args([str(word) for word in (*command[1:], *more)]))
+
+
+@pytest.mark.slow
+def test_the_command_that_ctrl_c_tells_goes_on(command, tmp_path):
+    """Interrupted in epoch 1, pasted into a shell, it ends with both epochs."""
+    root = tmp_path / "the runs"
+    words = [sys.executable, *command, "--epochs", 2, "--log-interval", 1, "--save", root]
+    process = subprocess.Popen(list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        while "epoch 1 step 1/" not in (line := process.stderr.readline()):
+            assert line, "it ended too early"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    last = errors.splitlines()[-1]
+    before, _, told = last.partition("go on with: ")
+    assert before == "train_cifar.py: interrupted; "
+    assert told.startswith("python train_cifar.py -c ")
+    done = subprocess.run(told.replace("python", shlex.quote(sys.executable), 1), shell=True,
+                          cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((only_run(root) / "summary.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
 
 
 @pytest.mark.slow

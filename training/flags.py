@@ -26,7 +26,8 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("network")
     g.add_argument("--model", default="nsganetv2", metavar="NAME", help="a label for the run")
     g.add_argument("--model-config", metavar="FILE",
-                   help="net.config that describes the network (required)")
+                   help="net.config that describes the network (required); None: the one beside "
+                        "--resume")
     g.add_argument("--initial-checkpoint", metavar="FILE", default=None,
                    help="weights to start from; None: net.inherited beside the config, where there "
                         "is one; 'none': from scratch")
@@ -173,6 +174,15 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="do not broadcast buffers before each step")
     g.add_argument("--check", type=count(1), metavar="N", default=None,
                    help="only check flags and files, and that N processes find their devices")
+
+
+def with_config(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags, with the net.config beside --resume where no --model-config is named."""
+    if args.model_config or not args.resume:
+        return args
+    beside = Path(args.resume).with_name("net.config")
+    return argparse.Namespace(**vars(args) | {"model_config": str(beside)}) if beside.is_file() \
+        else args
 
 
 def check_flags(args: argparse.Namespace) -> None:

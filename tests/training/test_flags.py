@@ -166,6 +166,20 @@ def test_the_first_command_can_be_repeated_with_resume(stopped, script, root):
     checked(script, *resumed[:3], "absent.tar", root, "other")  # whose absence is said later
 
 
+def test_a_resumed_run_has_its_config_beside_it(stopped):
+    with pytest.raises(UserError, match="--model-config: name"):
+        train_cifar.checked(cifar("--resume", stopped))
+    beside = stopped.with_name("net.config")
+    beside.touch()
+    assert train_cifar.checked(cifar("--resume", stopped)).model_config == str(beside)
+    typed = cifar("--resume", stopped, "--model-config", "x")
+    assert train_cifar.checked(typed).model_config == "x"
+    with pytest.raises(UserError, match="--model-config: name"):
+        train_cifar.checked(cifar())
+    with pytest.raises(UserError, match=f"{beside}: "):
+        train_imagenet.main(imagenet("--resume", stopped, "--download"))
+
+
 def test_weights_and_biases_gets_the_flags(monkeypatch):
     calls = {}
     fake = ModuleType("wandb")
