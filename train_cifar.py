@@ -24,6 +24,8 @@ from training.flags import (
     add_run_flags,
     check_flags,
     check_processes,
+    check_resumed,
+    with_config,
 )
 from utils.errors import UserError
 
@@ -107,12 +109,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
-    """Returns the flags with the data's folder under one name.
+    """Returns the flags with the data's folder under one name, and the network's config.
 
     Raises:
         UserError: flags are missing or contradict each other.
     """
+    args = with_config(args)
     check_flags(args)
+    check_resumed(args, "save")
     if args.evaluate and not (args.initial_checkpoint or args.resume):
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
     if args.folder and args.data not in (None, args.folder):
@@ -160,6 +164,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     from torch.nn.functional import cross_entropy
 
     from training.fit import Run, fit
+    from training.going_on import telling_how
     from training.output import Output, log_start, output_folder, start_logging
     from training.students import resume_run, training_objective, write_pair
 
@@ -180,7 +185,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
         lambda: provider.calibration_batches(size, device=world.device), world.device)
     measured = partial(measure, run, provider=provider, split="valid", size=size)
     facts = provider.facts()
-    with Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output:
+    with (Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output,
+          telling_how(output, "train_cifar.py")):
         output.take_up(history, args.resume)
         log_start(run, measured, provider.info.eval_resize)
         fit(run, batches, objective, measured, output, batches.set_epoch)

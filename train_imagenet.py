@@ -137,6 +137,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --check only looks whether it could."""
+    args = flags.with_config(args)
     check_flags(args)
     from training.world import processes
 
@@ -151,6 +152,7 @@ def main(args: argparse.Namespace) -> None:
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where flags are missing or contradict each other."""
     flags.check_flags(args)
+    flags.check_resumed(args, "output")
     if not Path(args.data).is_dir() and not args.download:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
     if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
@@ -203,6 +205,7 @@ def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
 def train(args: argparse.Namespace, world: "World") -> None:
     """Trains in this process, which is one of `world`."""
     from training.fit import Run, fit
+    from training.going_on import telling_how
     from training.loops import Mirrored, evaluate
     from training.output import Output, log_start, output_folder, start_logging
     from training.students import resume_run, write_pair
@@ -224,7 +227,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
     history = resume_run(run, args.resume)
     objective = objective_of(args, networks, batches, world)
     facts = source.facts()
-    with Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output:
+    with (Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output,
+          telling_how(output, "train_imagenet.py", args.data)):
         output.take_up(history, args.resume)
         log_start(run, measure, source.info.eval_resize)
         fit(run, Watched(batches, source.train, args.max_damaged), objective, measure, output,

@@ -4,14 +4,17 @@ import argparse
 import sys
 from typing import Any
 
-from cli.scripts import Parser
+from cli.scripts import TypedFlagsParser
 from cli.types import checked_values
 from utils.errors import UserError
 from utils.files import read_yaml
 
 
-class ConfigParser(Parser):
-    """A parser whose defaults a YAML file can replace: `-c config.yaml`, such as an args.yaml."""
+class ConfigParser(TypedFlagsParser):
+    """A parser whose defaults a YAML file can replace: `-c config.yaml`, such as an args.yaml.
+
+    What stands in the file is not among `args.typed`.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)

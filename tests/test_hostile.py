@@ -52,7 +52,7 @@ COMMANDS = {
         "initial_checkpoint": [*FOLDER, "--initial-checkpoint", "{evil}"],
         "teacher": [*FOLDER, "--teacher", "{evil}"],
         "teacher_checkpoint": [*FOLDER, "--teacher", "{config}", "--teacher-checkpoint", "{evil}"],
-        "resume": [*FOLDER, "--resume", "{evil}"]},
+        "resume": [*FOLDER, "--output", "{folder}", "--resume", "{evil}"]},
     "train_supernet": {
         "init": ["--save", "{folder}/new_w0.1", "--init", "{evil}"],
         "teacher": ["--save", "{folder}/new_w0.1", "--teacher", "{evil}"],

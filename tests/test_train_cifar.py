@@ -1,6 +1,10 @@
 """train_cifar.py: the recipe's parts, its files, and going on after a kill."""
 
 import csv
+import shlex
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +17,7 @@ import yaml
 from data_providers import DataProvider
 from data_providers.table import DATASETS
 from networks import build_from_config, load_weights, read_config
+from tests.conftest import ROOT
 from tests.fine_tuning import (
     RUN_FILES,
     SIZE,
@@ -22,6 +27,7 @@ from tests.fine_tuning import (
     only_run,
 )
 from train_cifar import Enlarged, cutout, geometry, get_args_parser, main
+from training.fit import plain_part
 from training.loops import evaluate
 
 
@@ -98,6 +104,31 @@ def run_here(command: list, *more) -> None:
 
 
 @pytest.mark.slow
+def test_the_command_that_ctrl_c_tells_goes_on(command, tmp_path):
+    """Interrupted in epoch 1, pasted into a shell, it ends with both epochs."""
+    root = tmp_path / "the runs"
+    words = [sys.executable, *command, "--epochs", 2, "--log-interval", 1, "-j", 0, "--save",
+             root]
+    process = subprocess.Popen(list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        while "epoch 1 step 1/" not in (line := process.stderr.readline()):
+            assert line, "it ended too early"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    start = "train_cifar.py: interrupted; go on with: "
+    (told,) = [line.removeprefix(start) for line in errors.splitlines() if line.startswith(start)]
+    assert told.startswith("python train_cifar.py -c ")
+    done = subprocess.run(told.replace("python", shlex.quote(sys.executable), 1), shell=True,
+                          cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((only_run(root) / "summary.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_run_ends_like_an_uninterrupted_one(command, tmp_path, caplog):
     command += ["--epochs", 2, "--model-ema", "--log-interval", 1]
     run_here(command, "--save", tmp_path / "whole")
@@ -168,8 +199,9 @@ def test_what_is_wrong_in_a_config_file_is_named(tmp_path, fails_clearly, text, 
 
 
 def test_the_flags_that_a_run_wrote_can_be_read_again(tmp_path):
-    args = vars(get_args_parser().parse_args(["--opt-betas", "0.9", "0.99", "--save", "--amp"]))
+    words = ["--opt-betas", "0.9", "0.99", "--save", "--amp"]
+    args = plain_part(vars(get_args_parser().parse_args(words)))
     path = tmp_path / "args.yaml"
     path.write_text(yaml.safe_dump(args))
-    again = vars(get_args_parser().parse_args(["-c", str(path)]))
+    again = plain_part(vars(get_args_parser().parse_args(["-c", str(path)])))
     assert {**again, "config": None} == args

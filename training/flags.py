@@ -2,11 +2,15 @@
 
 import argparse
 import importlib.util
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cli.types import amount, count, number
 from data_providers.table import DATASETS
 from utils.errors import UserError
+from utils.files import read_yaml
 
 # Packages that timm's readers import, by the prefix of the data set's name.
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
@@ -22,7 +26,8 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("network")
     g.add_argument("--model", default="nsganetv2", metavar="NAME", help="a label for the run")
     g.add_argument("--model-config", metavar="FILE",
-                   help="net.config that describes the network (required)")
+                   help="net.config that describes the network (required); None: the one beside "
+                        "--resume")
     g.add_argument("--initial-checkpoint", metavar="FILE", default=None,
                    help="weights to start from; None: net.inherited beside the config, where there "
                         "is one; 'none': from scratch")
@@ -171,6 +176,15 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="only check flags and files, and that N processes find their devices")
 
 
+def with_config(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags, with the net.config beside --resume where no --model-config is named."""
+    if args.model_config or not args.resume:
+        return args
+    beside = Path(args.resume).with_name("net.config")
+    return argparse.Namespace(**vars(args) | {"model_config": str(beside)}) if beside.is_file() \
+        else args
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for flags of both scripts that are missing or contradict each other."""
     if not args.model_config:
@@ -184,6 +198,38 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--wandb-resume-id: needs --resume")
     if args.log_wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("--log-wandb: needs the package wandb; install it with pip install wandb")
+
+
+def check_resumed(args: argparse.Namespace, root: str) -> None:
+    """Checks that nothing typed beside --resume says where else a run goes on, or from what.
+
+    The command that started the run can be repeated with --resume.
+
+    Args:
+        args: the flags, with `typed`.
+        root: which flag names the place of a new run: `save` or `output`.
+
+    Raises:
+        UserError: such a flag, which would be ignored.
+    """
+    if not args.resume or not os.path.isfile(args.resume):
+        return
+    folder, place = Path(args.resume).parent, getattr(args, root)
+    real = Path(os.path.realpath(folder))
+    if root in args.typed and Path(os.path.realpath(place)) not in (real, real.parent):
+        raise UserError(f"--{root} {place}: with --resume the run goes on in its own folder, "
+                        f"{folder}; leave --{root} out")
+    if "initial_checkpoint" in args.typed and not _began_with(folder, args.initial_checkpoint):
+        raise UserError(f"--initial-checkpoint {args.initial_checkpoint}: with --resume the run "
+                        f"goes on from {args.resume}; leave --initial-checkpoint out")
+
+
+def _began_with(folder: Path, weights: str) -> bool:
+    """Whether the args.yaml of a run names these weights."""
+    with suppress(UserError, OSError):
+        recorded = read_yaml(folder / "args.yaml").get("initial_checkpoint")
+        return isinstance(recorded, str) and os.path.realpath(recorded) == os.path.realpath(weights)
+    return False
 
 
 def check_processes(args: argparse.Namespace, n: int, script: str = "") -> None:

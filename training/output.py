@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from training.checkpoints import Checkpoints, History
 from training.fit import Evaluation, Run, plain_part
+from training.going_on import OF_THE_CALL
 from training.world import World
 from utils.errors import UserError, one_line
 from utils.files import make_folder, open_log, own_folder, read_text, write_text
@@ -164,18 +165,24 @@ class Output:
 
 
 class RunFiles:
-    """The files themselves; arguments as of `Output`."""
+    """The files themselves; arguments as of `Output`.
+
+    Attributes:
+        saved: whether an epoch was finished, whose checkpoint is the last one.
+    """
 
     def __init__(self, run: Run, folder: Path, on_best: Callable[[Any, Path], None]) -> None:
         self.run, self.folder, self.on_best = run, folder, on_best
-        self.metric = run.args.eval_metric
+        self.metric, self.saved = run.args.eval_metric, False
         self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
         with ExitStack() as opened:
             self.lock = opened.enter_context(
                 locked(folder / LOCK, f"{folder}: the folder of a training"))
             opened.enter_context(log_file(folder / "train.log"))
             remove_leftovers(folder)
-            text = yaml.safe_dump(plain_part(vars(run.args)), sort_keys=False)
+            flags = {name: value for name, value in plain_part(vars(run.args)).items()
+                     if name not in OF_THE_CALL}
+            text = yaml.safe_dump(flags, sort_keys=False)
             write_text(folder / "args.yaml", text)
             self.board = Scalars(folder / BOARD, run.start_epoch)
             self.summary = Summary(folder / SUMMARY, run.start_epoch)
@@ -205,7 +212,9 @@ class RunFiles:
                        epoch)
         if self.wandb:
             self.wandb.log(row)
-        if self.checkpoints.save(self.run.state(), epoch, evaluation.get(self.metric)):
+        best_so_far = self.checkpoints.save(self.run.state(), epoch, evaluation.get(self.metric))
+        self.saved = True
+        if best_so_far:
             self.on_best(self.run.best, self.folder)
         best = self.checkpoints.best
         if best:

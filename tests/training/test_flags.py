@@ -8,6 +8,7 @@ import pytest
 
 import train_cifar
 import train_imagenet
+from training.fit import plain_part
 from training.flags import check_processes
 from training.losses import check_loss
 from training.output import start_wandb
@@ -119,6 +120,66 @@ def test_a_typed_flag_is_obeyed_and_a_contradiction_is_said(typed, recorded, cho
     assert all("net.config says" in line and "the flag is obeyed" in line for line in said)
 
 
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """The last checkpoint of a run `runs/run 1` that began with w.pth."""
+    folder = tmp_path / "runs" / "run 1"
+    folder.mkdir(parents=True)
+    (folder / "args.yaml").write_text("initial_checkpoint: w.pth\nmodel_config: x\n")
+    (folder / "last.pth.tar").touch()
+    monkeypatch.chdir(tmp_path)
+    return folder / "last.pth.tar"
+
+
+def checked(script, *words) -> None:
+    """Checks flags of a script, given without its data."""
+    if script == "cifar":
+        train_cifar.checked(cifar(*words))
+    else:
+        args = imagenet(*words)
+        args.data = "."
+        train_imagenet.check_flags(args)
+
+
+@pytest.mark.parametrize(("script", "root"), [("cifar", "--save"), ("imagenet", "--output")])
+def test_what_resume_would_ignore_is_refused(stopped, script, root):
+    resumed = ["--model-config", "x", "--resume", stopped]
+    with pytest.raises(UserError, match=rf"^{root} other: .* in its own folder, .*run 1; leave"):
+        checked(script, *resumed, root, "other")
+    for weights in ("missing.pth", "none"):
+        with pytest.raises(UserError, match=rf"^--initial-checkpoint {weights}: .*last.pth.tar; l"):
+            checked(script, *resumed, "--initial-checkpoint", weights)
+    (stopped.parent / "args.yaml").unlink()
+    with pytest.raises(UserError, match="leave --initial-checkpoint out"):
+        checked(script, *resumed, "--initial-checkpoint", "w.pth")
+
+
+@pytest.mark.parametrize(("script", "root"), [("cifar", "--save"), ("imagenet", "--output")])
+def test_the_first_command_can_be_repeated_with_resume(stopped, script, root):
+    resumed = ["--model-config", "x", "--resume", stopped]
+    for place in ("runs", "runs/run 1", stopped.parent, "./runs/../runs/"):
+        checked(script, *resumed, root, place, "--initial-checkpoint", "./w.pth")
+    checked(script, *resumed)
+    with (stopped.parent / "args.yaml").open("a") as file:
+        file.write(f"{root[2:]}: elsewhere\n")
+    checked(script, "-c", stopped.parent / "args.yaml", "--resume", stopped)
+    checked(script, *resumed[:3], "absent.tar", root, "other")  # whose absence is said later
+
+
+def test_a_resumed_run_has_its_config_beside_it(stopped):
+    with pytest.raises(UserError, match="--model-config: name"):
+        train_cifar.checked(cifar("--resume", stopped))
+    beside = stopped.with_name("net.config")
+    beside.touch()
+    assert train_cifar.checked(cifar("--resume", stopped)).model_config == str(beside)
+    typed = cifar("--resume", stopped, "--model-config", "x")
+    assert train_cifar.checked(typed).model_config == "x"
+    with pytest.raises(UserError, match="--model-config: name"):
+        train_cifar.checked(cifar())
+    with pytest.raises(UserError, match=f"{beside}: "):
+        train_imagenet.main(imagenet("--resume", stopped, "--download"))
+
+
 def test_weights_and_biases_gets_the_flags(monkeypatch):
     calls = {}
     fake = ModuleType("wandb")
@@ -159,7 +220,7 @@ def test_weights_and_biases_must_be_installed(monkeypatch):
 def test_options_of_the_optimiser_can_be_read_again(tmp_path):
     import yaml
 
-    args = vars(imagenet("--opt-kwargs", "nesterov=True", "dampening=0"))
+    args = plain_part(vars(imagenet("--opt-kwargs", "nesterov=True", "dampening=0")))
     path = tmp_path / "args.yaml"
     path.write_text(yaml.safe_dump(args))
     again = vars(train_imagenet.get_args_parser().parse_args(["data", "-c", str(path)]))

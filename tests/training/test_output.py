@@ -3,16 +3,19 @@
 import csv
 import logging
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from networks import load_checkpoint, save_weights
 from tests.training.test_fit import small_run
-from training import output
+from training import going_on, output
+from training.going_on import flags_to_go_on, how_to_go_on, telling_how
 from training.output import Output, Summary, output_folder
 from training.students import resume_run
 from training.world import World
@@ -224,3 +227,54 @@ def test_nothing_is_written_through_a_link_in_a_received_folder(tmp_path, name):
         pass
     assert not list(elsewhere.iterdir()) if elsewhere.is_dir() else elsewhere.read_text() == "kept"
     assert not (folder / "train.lock").exists()
+
+
+def interrupted(folder: Path, n_epochs: int, rank: int = 0, data: str | None = None) -> str:
+    """Returns what Ctrl-C says after some epochs of one of rank + 1 processes."""
+    run = small_run("--start-epoch", 1, "--no-resume-opt", size=rank + 1)
+    run.world = World(torch.device("cpu"), rank, rank + 1)
+    with pytest.raises(KeyboardInterrupt) as stop, Output(run, folder, keep) as out, \
+            telling_how(out, "train_imagenet.py", data):
+        for epoch in range(n_epochs):
+            out.on_epoch(epoch, TRAIN, {"top1": 1.0, "loss": 1.0}, 0.1)
+        raise KeyboardInterrupt
+    return str(stop.value)
+
+
+def test_ctrl_c_tells_how_a_run_goes_on(tmp_path):
+    folder = tmp_path / "a run"
+    assert interrupted(folder, 0) == "", "nothing is there to go on from"
+    args = yaml.safe_load((folder / "args.yaml").read_text())
+    assert not {"start_epoch", "no_resume_opt"} & args.keys(), "of that call alone"
+    text = interrupted(folder, 1, data="the data")
+    assert shlex.split(text.removeprefix("go on with: ")) == [
+        "python", "train_imagenet.py", "the data", "-c", f"{folder}/args.yaml", "--resume",
+        f"{folder}/last.pth.tar"]
+    assert interrupted(folder, 1, rank=1) == "", "the first process tells it"
+
+
+def test_what_a_resumed_call_has_not_begun_is_repeated(tmp_path):
+    source = tmp_path / "checkpoint-3.pth.tar"
+    for path in (source, tmp_path / "last.pth.tar"):
+        path.touch()
+    args = small_run("--resume", source, "--start-epoch", 2, "--no-resume-opt").args
+    config = ["-c", f"{tmp_path}/args.yaml"]
+    assert flags_to_go_on(args, tmp_path, saved=False) == [
+        *config, "--resume", f"{source}", "--start-epoch", "2", "--no-resume-opt"]
+    assert flags_to_go_on(args, tmp_path, saved=True) == [
+        *config, "--resume", f"{tmp_path}/last.pth.tar"]
+
+
+def test_several_processes_go_on_as_they_were_started(monkeypatch):
+    world, words = World(torch.device("cpu"), 0, 2), ["--resume", "a b"]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    assert how_to_go_on("train_cifar.py", words, world) == (
+        "go on with: SCRIPT=train_cifar.py sh scripts/distributed_train.sh 2 --resume 'a b'")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert how_to_go_on("train_cifar.py", words, world) == (
+        "start it on each machine as before, with: --resume 'a b'")
+    monkeypatch.setattr(going_on, "calling", lambda file: ["msunas-tune"])
+    assert how_to_go_on("train_cifar.py", words, world._replace(size=1)) == (
+        "go on with: msunas-tune --resume 'a b'")
+    assert going_on.launcher("train_cifar.py", 2)[-2:] == ["--no-python", "msunas-tune"]
