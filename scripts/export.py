@@ -7,6 +7,7 @@
 import argparse
 import math
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -150,7 +151,7 @@ def export_archive(args: argparse.Namespace) -> None:
     write_study(found.stats, found.sec_obj.split("+"), archive_space(found.stats, found.space),
                 path, title)
     print(f"{path}: study {title!r} with {len(found.stats.archive)} trials; look at it with "
-          f"optuna-dashboard sqlite:///{path}")
+          f"{shlex.join(['optuna-dashboard', f'sqlite:///{path}'])}")
 
 
 class Network:
