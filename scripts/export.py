@@ -24,6 +24,7 @@ from networks.export import FORMATS, Description, get_format
 from networks.meta import SupernetMeta
 from utils.errors import UserError
 from utils.files import own_folder, write_json
+from utils.scripts import program
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
@@ -41,7 +42,8 @@ OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = TypedFlagsParser(prog="scripts/export.py", description=__doc__,
+    examples = __doc__.replace("python scripts/export.py", program("scripts/export.py"))
+    p = TypedFlagsParser(prog="scripts/export.py", description=examples,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
                    "stats file of a search")
