@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cli.early  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, progress_bar, share_processors
-from cli.scripts import Parser, run_script
+from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
 from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 SPLITS = ("test", "valid")
 NOTHING = SupernetMeta()
 TRANSFORMS = ("crop", "squash")
+# What has no meaning beside --predict: flags of a measurement, and those of the data set, which
+# only a --subnet needs there, for its calibration.
+OF_A_MEASUREMENT = ("--split", "--amp", "--print-freq")
+OF_THE_IMAGES = ("--data", "--download", "--max_damaged", "--vld_size", "--seed", "--workers")
+PICTURES = 32  # in a batch of --predict
 
 
 @dataclass
@@ -153,14 +158,18 @@ def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetM
     """Returns how pictures are prepared and what the classes are called, by the network's file.
 
     Raises:
-        UserError: the file does not say how images are normalised, and --dataset does not either.
+        UserError: the file does not say how images are normalised, and --dataset does not either,
+            or that data set has another number of classes.
     """
     row = DATASETS[args.dataset]
+    n_classes = config["classifier"]["out_features"]
+    if "dataset" in args.typed and row.n_classes not in (None, n_classes):
+        raise UserError(f"--dataset {args.dataset}: {row.n_classes} classes, but {args.model} is a "
+                        f"network for {n_classes}; name the data set that it was trained on")
     mean, std = facts.mean or row.mean, facts.std or row.std
     if mean is None or std is None:
         raise UserError(f"{args.model}: does not say how images are normalised; name the --dataset "
                         "that the network was trained on")
-    n_classes = config["classifier"]["out_features"]
     names = facts.class_names or [f"class {label}" for label in range(n_classes)]
     if len(names) != n_classes:
         raise UserError(f"{args.model}: {len(names)} class names for {n_classes} classes; mend "
@@ -211,7 +220,7 @@ def check_sources(args: argparse.Namespace) -> Callable:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = Parser(prog="validation.py", description=__doc__)
+    p = TypedFlagsParser(prog="validation.py", description=__doc__)
     p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                    help="data set (default: %(default)s)")
     p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
@@ -246,7 +255,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("-j", "--workers", type=count(0, 1024), default=4,
                    help="data-loading processes (default: %(default)s)")
     p.add_argument("-b", "--batch-size", type=count(1), default=200,
-                   help="images in a batch (default: %(default)s)")
+                   help=f"images in a batch (default: %(default)s; {PICTURES} with --predict)")
     p.add_argument("--device", help="cpu, or cuda:0, ... (default: a GPU where there is one, else "
                    "cpu)")
     add_threads_flag(p)
@@ -258,10 +267,20 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for a split without a size."""
+    """Raises UserError for a split without a size, and what --predict would not obey."""
+    if args.predict is not None and (idle := idle_flags(args)):
+        have, them = ("has", "it") if len(idle) == 1 else ("have", "them")
+        raise UserError(f"--predict: {' and '.join(idle)} {have} no meaning beside it; leave "
+                        f"{them} out")
     if args.split == "valid" and not (args.vld_size or DATASETS[args.dataset].vld_size):
         raise UserError("--split valid needs --vld_size, the number of validation images that the "
                         "search split off")
+
+
+def idle_flags(args: argparse.Namespace) -> list[str]:
+    """Returns the typed flags that a prediction of pictures does not read."""
+    unread = OF_A_MEASUREMENT + (() if args.subnet else OF_THE_IMAGES)
+    return [flag for flag in unread if flag[2:].replace("-", "_") in args.typed]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -270,10 +289,11 @@ def main(args: argparse.Namespace) -> None:
     load = check_sources(args)
     share_processors(args.threads)
     net, provider, resolution = load(args)
+    if args.subnet or args.predict is None:
+        check_classes(net, provider, args.pretrained or args.supernet_path)
     if args.predict is not None:
         print_predictions(net, provider, resolution, args)
         return
-    check_classes(net, provider, args.pretrained or args.supernet_path)
     costs = network_costs(config_layers(net.config, resolution))
     measured = validate(net, provider, resolution, args)
     say(f" * Acc@1 {measured['top1']:.3f} Acc@5 {measured['top5']:.3f}")
@@ -309,7 +329,9 @@ def print_predictions(net: "nn.Module", data: Any, resolution: int,
         recalibrate_bn(net, data.calibration_batches(resolution, device=device))
         data = data.info, data.facts()["class_names"]
     done = 0
-    for found in progress_bar(predict(net.eval(), files, *data, resolution, device), "picture"):
+    batch_size = args.batch_size if "batch_size" in args.typed else PICTURES
+    predicted = predict(net.eval(), files, *data, resolution, device, batch_size)
+    for found in progress_bar(predicted, "picture"):
         say(json.dumps({"path": found.path, "class": found.classes[0],
                         "probability": round(found.probabilities[0], 4),
                         "top5": {name: round(value, 4) for name, value in

@@ -29,8 +29,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = Parser(prog=program("acc_predictor/__main__.py"), description=__doc__)
     p.add_argument("run", help="folder of a search, or one of its iter_<i>.stats")
-    p.add_argument("--save", required=True, help="file for the predictor (JSON), which msunas.py "
-                   "--evaluator oracle --oracle_path FILE asks")
+    asked = "which msunas.py --evaluator oracle --oracle_path FILE asks"
+    p.add_argument("--save", required=True, help="file for the predictor (JSON), "
+                   + asked.replace("msunas.py", program("msunas.py")))
     p.add_argument("--predictor", choices=sorted(PREDICTORS), help="what to fit (default: the "
                    f"predictor of the search; {WITHOUT} where it had none)")
     p.add_argument("--search_space", metavar="NAME", help="space of the search where its files do "

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,18 @@ from networks.export import Runner
 
 N_RANDOM = 64
 REPEATS, REL_ERR = 40, 0.05
+
+
+class Gap(NamedTuple):
+    """How far the answers to the same images lie apart.
+
+    Attributes:
+        difference: largest absolute difference of a logit; infinity where one is not finite.
+        logit: largest absolute logit of the first.
+    """
+
+    difference: float
+    logit: float
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Comparison:
         n_images: that `top1` was measured on.
         latency: in ms for one image, by name and number of threads.
         sizes: of the files in bytes, by name.
+        logits: largest absolute logit of the original, by kind of images.
     """
 
     differences: Mapping[str, float]
@@ -31,6 +44,7 @@ class Comparison:
     n_images: int = 0
     latency: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    logits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def largest(self) -> float:
@@ -49,15 +63,32 @@ def real_images(batches: Iterable[Any], n: int = N_RANDOM) -> np.ndarray:
     return np.concatenate(calibration_arrays(batches, n))
 
 
-def largest_difference(first: Runner, second: Runner, images: np.ndarray) -> float:
-    """Returns the largest absolute difference of a logit; infinity where one is not finite.
+def gap(first: Runner, second: Runner, images: np.ndarray) -> Gap:
+    """Returns how far two runners lie apart, and how large the logits of the first are.
 
     Args:
         first, second: what is compared.
         images: (n, 3, r, r) float32.
     """
-    difference = float(np.abs(np.asarray(first(images)) - np.asarray(second(images))).max())
-    return difference if np.isfinite(difference) else float("inf")
+    logits = np.asarray(first(images))
+    difference = float(np.abs(logits - np.asarray(second(images))).max())
+    return Gap(difference if np.isfinite(difference) else float("inf"),
+               float(np.abs(logits).max()))
+
+
+def largest_difference(first: Runner, second: Runner, images: np.ndarray) -> float:
+    """Returns the difference of `gap`."""
+    return gap(first, second, images).difference
+
+
+def allowed_difference(tolerance: float, logit: float) -> float:
+    """Returns how far logits may differ: float32 rounds large ones by more.
+
+    Args:
+        tolerance: for logits of up to 1.
+        logit: the largest absolute one; a network that gives infinities gains nothing by them.
+    """
+    return tolerance * max(1.0, logit if np.isfinite(logit) else 1.0)
 
 
 def top1(runners: Mapping[str, Runner], batches: Iterable[Any]) -> tuple[dict[str, float], int]:

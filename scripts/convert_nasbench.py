@@ -18,6 +18,7 @@ from evaluator.records import Training, read_nasbench101
 from search_space.nasbench101 import NASBench101Space
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.scripts import program
 
 # Column of a table -> data set of NATS-Bench, and what it calls the accuracy.
 NATS_COLUMNS = {
@@ -118,7 +119,8 @@ READERS: dict[str, Callable[[str], Iterator[Row]]] = {"nasbench101": nasbench101
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
-    p = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(description=__doc__.replace("msunas.py", program("msunas.py")),
+               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("benchmark", choices=sorted(READERS), help="nasbench101: nasbench_full.tfrecord "
                    "or nasbench_only108.tfrecord; nats: the folder or file of NATS-tss")
     p.add_argument("file", help="the published file or folder")

@@ -7,6 +7,7 @@
 import argparse
 import math
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from networks.export import FORMATS, Description, get_format
 from networks.meta import SupernetMeta
 from utils.errors import UserError
 from utils.files import own_folder, write_json
+from utils.scripts import program
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
@@ -40,7 +42,8 @@ OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = TypedFlagsParser(prog="scripts/export.py", description=__doc__,
+    examples = __doc__.replace("python scripts/export.py", program("scripts/export.py"))
+    p = TypedFlagsParser(prog="scripts/export.py", description=examples,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
                    "stats file of a search")
@@ -55,7 +58,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--skip_latency", action="store_true", help="measure no latencies")
     add_threads_flag(p)
     p.add_argument("--tolerance", type=amount, default=TOLERANCE,
-                   help="largest difference of a logit (default: %(default)s)")
+                   help="largest difference of a logit, times the largest absolute logit of the "
+                   "network where that is above 1 (default: %(default)s)")
     g = p.add_argument_group("real images")
     g.add_argument("--dataset", choices=sorted(DATASETS),
                    help="data set to compare on (default: none, random images alone)")
@@ -88,16 +92,36 @@ def main(args: argparse.Namespace) -> None:
     network = load_network(args)
     folder = Path(args.save) if args.save else own_folder(Path(args.source).parent / "export")
     report: dict[str, Any] = {}
+    comparisons: dict[str, Comparison] = {}
     for name, form in formats.items():
-        report[name] = export(network, name, form, folder, args)
+        report[name], found = export(network, name, form, folder, args)
+        if found is not None:
+            comparisons[name] = found
     if args.int8:
         report["onnx int8"] = export_int8(network, folder, args)
     write_json(folder / "export.json", finite(report), indent=1)
-    wrong = [name for name in formats if report[name]["largest"] is not None
-             and report[name]["largest"] > args.tolerance]
-    if wrong:
-        raise UserError(f"{wrong[0]}: its logits differ by {report[wrong[0]]['largest']:.2g}, more "
-                        f"than {args.tolerance:g}; do not use {report[wrong[0]]['file']}")
+    for name, found in comparisons.items():
+        check_difference(name, found, args.tolerance, report[name]["file"])
+
+
+def check_difference(name: str, comparison: "Comparison", tolerance: float, file: str) -> None:
+    """Raises UserError where logits differ by more than rounding explains.
+
+    Args:
+        name: of the format.
+        comparison: with the original; each kind of images is judged by its own logits.
+        tolerance: of --tolerance.
+        file: that was compared.
+    """
+    from evaluator.exported import allowed_difference
+
+    for kind, difference in comparison.differences.items():
+        logit = comparison.logits[kind]
+        allowed = allowed_difference(tolerance, logit)
+        if difference > allowed:
+            raise UserError(f"{name}: its logits differ by {difference:.2g} on {kind} images, more "
+                            f"than the {allowed:.2g} that --tolerance {tolerance:g} allows for "
+                            f"logits of up to {logit:.3g}; do not use {file}")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -129,7 +153,7 @@ def export_archive(args: argparse.Namespace) -> None:
     write_study(found.stats, found.sec_obj.split("+"), archive_space(found.stats, found.space),
                 path, title)
     print(f"{path}: study {title!r} with {len(found.stats.archive)} trials; look at it with "
-          f"optuna-dashboard sqlite:///{path}")
+          f"{shlex.join(['optuna-dashboard', f'sqlite:///{path}'])}")
 
 
 class Network:
@@ -198,8 +222,12 @@ def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
 
 
 def export(network: Network, name: str, form: "Format", folder: Path,
-           args: argparse.Namespace) -> dict[str, Any]:
-    """Writes one format, compares it, prints the comparison and returns it as plain values."""
+           args: argparse.Namespace) -> tuple[dict[str, Any], "Comparison | None"]:
+    """Writes one format, compares it, prints the comparison and returns it.
+
+    Returns:
+        what `export.json` says of it, and the comparison; None where this system cannot run it.
+    """
     path = folder / f"net{form.suffix}"
     form.write(network.net, path, network.description)
     print(f"{path}: {form.notes}")
@@ -208,12 +236,12 @@ def export(network: Network, name: str, form: "Format", folder: Path,
         load(path, None)
     except UserError as error:  # this system cannot run it
         print(f"  {error}")
-        return {"file": str(path), "notes": form.notes, "largest": None}
+        return {"file": str(path), "notes": form.notes, "largest": None}, None
     comparison = compare(network, name, lambda threads: load(path, threads), args,
                          sum(os.path.getsize(each) for each in form.written(path)))
     show(comparison, name)
     return {"file": str(path), "notes": form.notes, "largest": comparison.largest,
-            **asdict(comparison)}
+            **asdict(comparison)}, comparison
 
 
 def finite(value: Any) -> Any:
@@ -243,7 +271,7 @@ def compare(network: Network, name: str, load: Any, args: argparse.Namespace,
     """Returns the comparison of the original with what `load(threads)` runs."""
     from evaluator.exported import (
         Comparison,
-        largest_difference,
+        gap,
         latencies,
         random_images,
         real_images,
@@ -252,18 +280,19 @@ def compare(network: Network, name: str, load: Any, args: argparse.Namespace,
 
     resolution, cores = network.description.resolution, os.cpu_count() or 1
     own, other = network.runner(), load(None)
-    differences = {"random": largest_difference(own, other, random_images(resolution))}
+    gaps = {"random": gap(own, other, random_images(resolution))}
     accuracy: dict[str, float] = {}
     n_images = 0
     if network.provider:
         images = real_images(network.batches(args.split, args.batch_size))
-        differences["real"] = largest_difference(own, other, images)
+        gaps["real"] = gap(own, other, images)
         accuracy, n_images = top1({"torch": own, name: other},
                                   network.batches(args.split, args.batch_size))
     latency = {} if args.skip_latency else latencies(
         {"torch": network.runner, name: load}, resolution, sorted({1, cores}))
-    return Comparison(differences, accuracy, n_images, latency,
-                      {"torch": os.path.getsize(args.weights), name: size})
+    return Comparison({kind: each.difference for kind, each in gaps.items()}, accuracy, n_images,
+                      latency, {"torch": os.path.getsize(args.weights), name: size},
+                      {kind: each.logit for kind, each in gaps.items()})
 
 
 def show(comparison: "Comparison", name: str) -> None:

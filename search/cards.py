@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluator.model_card import Accuracy, Card
 from search.archive import Record
+from utils.scripts import program
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores
@@ -57,7 +58,7 @@ def with_accuracies(cards: Sequence[Card], records: Sequence[Record], n_images: 
         notes = pairs[max(i - 1, 0):i + 1]  # against the one before, and the one after it
         if scores is None:
             notes = ["Its accuracy on images that chose nothing was not measured: "
-                     "`post_search.py --rescore` does."]
+                     f"`{program('post_search.py')} --rescore` does."]
         else:
             rows.append(Accuracy(scores.images, scores.n_images, scores.top1[i], UNSEEN))
         finished.append(replace(card, accuracies=rows, notes=notes))

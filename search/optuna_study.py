@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -46,7 +47,9 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
         try:
             storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=connect)
             study = optuna.create_study(study_name=title, storage=storage, directions=directions)
-            study.set_metric_names([ERROR, *names])
+            with warnings.catch_warnings():  # it calls the names experimental
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([ERROR, *names])
             study.add_trials(trials)
             storage.engine.dispose()
         except Exception as error:

@@ -16,8 +16,11 @@ import pytest
 import torch
 
 from data_providers.table import DIGITS_SUPERNET
+from evaluator.model_card import Card
 from msunas_cli import COMMANDS, COMPLETION, load_script
 from networks import cut_subnet, load_supernet, save_weights, write_config
+from search.archive import Record
+from search.cards import with_accuracies
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.files import shipped
@@ -41,6 +44,30 @@ def test_a_checkout_calls_files_and_modules():
     assert program("scripts/report.py") == "python scripts/report.py"
     assert program("acc_predictor/__main__.py") == "python -m acc_predictor"
     assert program("evaluator/costs.py") == "python -m evaluator.costs"
+
+
+@pytest.mark.parametrize(("command", "checkout", "package"), [
+    ("msunas-export", "python scripts/export.py runs/flops --to", "msunas-export runs/flops --to"),
+    ("msunas-convert-nasbench", "tables for python msunas.py --table", "tables for msunas --table"),
+    ("msunas-predictor", "which python msunas.py --evaluator", "which msunas --evaluator")])
+def test_helps_name_the_commands_that_are_there(monkeypatch, command, checkout, package):
+    def said():
+        return " ".join(load_script(command).get_args_parser().format_help().split())
+
+    assert checkout in said()
+    monkeypatch.setattr("utils.scripts._FOLDER", Path("site-packages/msunas_cli/project"))
+    assert package in said()
+    assert checkout not in said()
+
+
+def test_a_card_names_the_command_that_is_there(monkeypatch):
+    def note():
+        card = Card("net", "digits", {}, (), {})
+        return with_accuracies([card], [Record({}, 5.0, 1.0)], 100, None)[0].notes[0]
+
+    assert note().endswith("`python post_search.py --rescore` does.")
+    monkeypatch.setattr("utils.scripts._FOLDER", Path("site-packages/msunas_cli/project"))
+    assert note().endswith("`msunas-select --rescore` does.")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

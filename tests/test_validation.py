@@ -91,8 +91,9 @@ def files(tmp_path_factory):
 
 
 def validate(*flags):
+    one_process = () if {"--predict", "--pretrained"} <= set(flags) else ("-j", "0")
     args = validation.get_args_parser().parse_args(
-        ["--dataset", "digits", "-j", "0", "--device", "cpu", *map(str, flags)])
+        ["--dataset", "digits", *one_process, "--device", "cpu", *map(str, flags)])
     validation.main(args)
 
 
@@ -247,6 +248,49 @@ def test_a_prediction_of_nothing_is_refused(files, pictures, path, match):
     with pytest.raises(UserError, match=match):
         validate("--model", files.config, "--pretrained", files.weights, "--predict",
                  pictures / path)
+
+
+@pytest.mark.parametrize(("flags", "match"), [
+    (["--seed", 1], "--predict: --seed has no meaning beside it; leave it out"),
+    (["--seed", 0], "--seed has no meaning"),
+    (["--print-freq", 5, "--vld_size", 9],
+     "--print-freq and --vld_size have no meaning beside it; leave them out"),
+    (["--split", "valid"], "--split has no meaning"), (["--no-amp"], "--amp has no meaning"),
+    (["--max_damaged", 0.5], "--max_damaged has no"), (["--download"], "--download has no"),
+    (["--data", "."], "--data has no meaning"), (["-j", 2], "--workers has no meaning"),
+    (["--dataset", "cifar100"], r"--dataset cifar100: 100 classes, but \S.*config is a network for "
+     "10; name the data set that it was trained on")])
+def test_a_prediction_refuses_what_it_would_not_obey(files, flags, match):
+    with pytest.raises(UserError, match=match):
+        validate("--model", files.config, "--pretrained", files.weights, "--predict", "a", *flags)
+
+
+def test_a_prediction_of_a_subnet_reads_the_data_set(files, pictures, capsys):
+    subnet = ("--subnet", files.subnet, "--supernet_path", files.supernet, "--predict",
+              pictures / "digit_0.png")
+    assert len(predictions(capsys, *subnet, "--seed", 1, "--vld_size", 400)) == 1
+    with pytest.raises(UserError, match="--split has no meaning"):
+        validate(*subnet, "--split", "test")
+
+
+def test_a_subnet_predicts_no_classes_of_another_data_set(files, monkeypatch):
+    provider = argparse.Namespace(n_classes=7, info=argparse.Namespace(name="folder"))
+    monkeypatch.setattr(validation, "open_data", lambda *args: provider)
+    with pytest.raises(UserError, match="for 10 classes, but the data set folder has 7"):
+        validate("--subnet", files.subnet, "--supernet_path", files.supernet, "--predict", "a")
+
+
+def test_a_prediction_takes_the_batch_size(files, pictures, capsys, monkeypatch):
+    from evaluator import predictions as module
+
+    sizes = []
+    predict = module.predict
+    monkeypatch.setattr(module, "predict",
+                        lambda *args: sizes.append(args[-1]) or predict(*args))
+    known = ("--model", files.config, "--pretrained", files.weights, "--predict", pictures)
+    first, second = predictions(capsys, *known), predictions(capsys, *known, "-b", 2)
+    assert [row["class"] for row in first] == [row["class"] for row in second]
+    assert sizes == [32, 2]
 
 
 def test_the_networks_own_normalisation_is_used(files, tmp_path):

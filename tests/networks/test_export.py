@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data_providers.table import DIGITS_SUPERNET
 from evaluator.exported import (
     Comparison,
     calibration_arrays,
+    gap,
     largest_difference,
     random_images,
     real_images,
@@ -133,6 +135,27 @@ def test_differences_are_found_and_never_hidden():
     assert largest_difference(constant(0.0), constant(-0.5), images) == 0.5
     assert largest_difference(constant(0.0), constant(np.nan), images) == float("inf")
     assert Comparison({"random": 0.1, "real": 0.3}).largest == 0.3
+
+
+@pytest.mark.parametrize(("size", "difference", "fails"), [
+    (0.5, 9e-5, False), (0.5, 1.1e-4, True), (208, 1.4e-3, False), (208, 0.03, True),
+    (np.inf, 1e-3, True), (208, np.nan, True)])
+def test_a_difference_is_judged_by_the_size_of_the_logits(size, difference, fails):
+    def constant(value):
+        return lambda batch: np.full((len(batch), 2), value)
+
+    check = load_script("msunas-export").check_difference
+    found = gap(constant(size), constant(size + difference), random_images(8, 2))
+    comparison = Comparison({"random": found.difference}, logits={"random": found.logit})
+    with pytest.raises(UserError, match=r"that --tolerance 0\.0001 allows for logits of up to") \
+            if fails else nullcontext():
+        check("onnx", comparison, 1e-4, "net.onnx")
+
+
+def test_large_logits_on_random_images_excuse_nothing_on_real_ones():
+    comparison = Comparison({"random": 1e-3, "real": 1e-3}, logits={"random": 208, "real": 5.0})
+    with pytest.raises(UserError, match=r"differ by 0\.001 on real images, more than the 0\.0005 "):
+        load_script("msunas-export").check_difference("onnx", comparison, 1e-4, "net.onnx")
 
 
 def test_a_difference_without_bounds_can_be_written():

@@ -1,3 +1,5 @@
+import shlex
+
 import numpy as np
 import pytest
 
@@ -69,11 +71,14 @@ def test_a_full_disk_is_one_line(stats, tmp_path, small_disk, fails_clearly):
 
 
 def test_the_command(stats, tmp_path, run_command, fails_clearly):
-    folder = tmp_path / "a search"
+    folder = tmp_path / "läufe" / "a search"
     write_stats(folder / "iter_1.stats", stats)
     done = run_command("scripts/export.py", folder, "--to", "optuna")
     assert done.returncode == 0, done.stderr
+    assert not done.stderr
     assert "study 'a search' with 8 trials" in done.stdout
+    hint = done.stdout.partition("look at it with ")[2]
+    assert shlex.split(hint) == ["optuna-dashboard", f"sqlite:///{folder / 'study.db'}"]
     assert len(optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
                .trials) == 8
     fails_clearly("scripts/export.py", tmp_path, "--to", "optuna", match="no iter_<i>.stats")
