@@ -79,9 +79,10 @@ def make_parts(settings: Settings) -> Parts:
                                  reported=reported is None or bool(reported))
     for objective in objectives:
         if objective.source == "reported" and objective.key not in (reported or [objective.key]):
-            source = settings.table if settings.evaluator == "table" else settings.oracle_path
-            raise UserError(f"--sec_obj {objective.name}: {source} has no such figure; beside the "
-                            f"accuracy it has {', '.join(reported or []) or 'none'}")
+            source = f"{settings.table} has" if settings.evaluator == "table" \
+                else f"{settings.oracle_path} predicts"
+            raise UserError(f"--sec_obj {objective.name}: {source} "
+                            f"{', '.join(reported or []) or 'nothing'} beside the accuracy")
         if objective.measured and settings.evaluator in ANSWERS:
             raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
                             "whose latency could be measured; name a table")
