@@ -27,7 +27,7 @@ from search.inputs import check_inputs, fingerprints
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder, resume_command
-from search.settings import Settings, contradictions, supernet_meta
+from search.settings import IDLE, Settings, contradictions, supernet_meta
 from search.strategies import get_strategy
 from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
@@ -39,8 +39,6 @@ from utils.registry import names_code
 from utils.scripts import calling, program
 
 CPU_MACS_PER_SECOND = 8e9
-# Evaluators that look an answer up, and run no network.
-ANSWERS = ("oracle", "table")
 GIB = 2**30
 
 
@@ -83,7 +81,7 @@ def make_parts(settings: Settings) -> Parts:
                 else f"{settings.oracle_path} predicts"
             raise UserError(f"--sec_obj {objective.name}: {source} "
                             f"{', '.join(reported or []) or 'nothing'} beside the accuracy")
-        if objective.measured and settings.evaluator in ANSWERS:
+        if objective.measured and settings.evaluator in IDLE:
             raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
                             "whose latency could be measured; name a table")
     if MEASURE in parse_luts(settings.lut or []).values() and not any(

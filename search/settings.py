@@ -29,11 +29,12 @@ CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
     "ray_address", "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
 
-# What has a meaning only where an evaluation runs a network on images, or is of a network at all.
-OF_EVALUATIONS = frozenset({
+# The flags that change nothing, by evaluators that look an answer up and run no network.
+_OF_EVALUATIONS = frozenset({
     "vld_size", "trn_batch_size", "vld_batch_size", "n_epochs", "test", "amp", "cache_dir",
     "cache_gb", "n_workers", "download", "max_damaged"})
-OF_NETWORKS = frozenset({"dataset", "data", "n_classes", "supernet_path"})
+IDLE = {"oracle": _OF_EVALUATIONS,
+        "table": _OF_EVALUATIONS | {"dataset", "data", "n_classes", "supernet_path"}}
 
 
 @dataclass(frozen=True)
@@ -170,18 +171,14 @@ def check_typed(settings: Settings, typed: Collection[str], resumed: bool) -> li
     Raises:
         UserError: a typed flag without the one that gives it a meaning.
     """
-    known, partner = settings.evaluator in EVALUATORS, None
-    if known and settings.evaluator != "oracle" and "oracle_path" in typed:
-        partner = "--oracle_path", "--evaluator oracle"
-    if settings.backend == "local" and "ray_address" in typed and not resumed:
-        partner = "--ray_address", "--backend ray"
-    for name in ("retry_failed", "accept_changed_inputs"):
-        if name in typed and not resumed:
-            partner = f"--{name}", "--resume"
-    if partner:
-        raise UserError("{} has no meaning without {}; add that, or leave it out".format(*partner))
-    idle = {"oracle": OF_EVALUATIONS, "table": OF_EVALUATIONS | OF_NETWORKS}.get(
-        str(settings.evaluator), frozenset()) & set(typed)
+    own = settings.evaluator not in EVALUATORS  # it may read any flag
+    needs = {"oracle_path": ("--evaluator oracle", settings.evaluator == "oracle" or own),
+             "ray_address": ("--backend ray", settings.backend == "ray" or resumed),
+             "retry_failed": ("--resume", resumed), "accept_changed_inputs": ("--resume", resumed)}
+    for name, (partner, there) in needs.items():
+        if name in typed and not there:
+            raise UserError(f"--{name} has no meaning without {partner}; add that, or leave it out")
+    idle = IDLE.get(str(settings.evaluator), frozenset()) & set(typed)
     return [f"the evaluator {settings.evaluator} runs no networks, so these flags change nothing: "
             f"{', '.join(f'--{name}' for name in sorted(idle))}"] if idle else []
 
