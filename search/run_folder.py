@@ -91,12 +91,15 @@ class RunFolder:
         return self._at(EVENTS)
 
     def _at(self, *names: str) -> Path:
+        self._check_place()
+        return self.path.joinpath(*names)
+
+    def _check_place(self) -> None:
         if self._lock is not None and not self._lock.holds():
             place = self._lock.place()
             raise UserError(f"{self.path}: renamed, replaced or removed while the search was "
                             f"running (it is now in {place}); nothing more is written. Go on with "
-                            f"--resume {place}")
-        return self.path.joinpath(*names)
+                            f"--resume {shlex.quote(place)}")
 
     def is_empty(self) -> bool:
         """Whether the folder is absent, or holds nothing but a lock.
@@ -165,12 +168,16 @@ class RunFolder:
         """Holds the folder for this process; a second search in it is refused.
 
         Raises:
-            UserError: see `utils.locks.locked`.
+            UserError: see `utils.locks.locked`; also where a step failed since the folder is
+                not where it was.
         """
         with locked(self.path / LOCK, f"{self.path}: the folder of a search",
                     "wait for it, or choose another --save") as self._lock:
             try:
                 yield
+            except (OSError, UserError):
+                self._check_place()
+                raise
             finally:
                 self._lock = None
 

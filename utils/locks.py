@@ -81,8 +81,8 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
         hint: what to do where it is held by another process.
 
     Raises:
-        UserError: another process holds it (the message names its pid and host), or the file is
-            none of this program's.
+        UserError: another process holds it (the message names its pid and host), the file is none
+            of this program's, or the block failed since the file is not where it was.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -95,9 +95,13 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
     os.truncate(handle, 0)
     os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held.add(handle)
+    lock = Lock(path, handle)
     try:
         with in_use(path.parent):
-            yield Lock(path, handle)
+            yield lock
+    except OSError:
+        lock.check()
+        raise
     finally:
         if _is_same_file(handle, path):
             path.unlink(missing_ok=True)

@@ -111,3 +111,13 @@ def test_a_lock_knows_that_its_folder_was_renamed(tmp_path):
         with locked(tmp_path / "a" / "lock", "another"):
             pass
     assert not lock.holds()
+
+
+def test_what_fails_since_the_folder_was_renamed_says_so(tmp_path):
+    (tmp_path / "a").mkdir()
+    with (pytest.raises(UserError, match=f"it is now in {tmp_path / 'b'}"),
+          locked(tmp_path / "a" / "lock", "it")):
+        (tmp_path / "a").rename(tmp_path / "b")
+        (tmp_path / "a" / "late").write_text("")
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "lock", "it"):
+        (tmp_path / "a" / "never").write_text("")
