@@ -105,7 +105,7 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    "name=FILE for --sec_obj cpu@name, or 'measure' to time the networks themselves "
                    f"(default: {DEFAULT_LUT})")
     g.add_argument("--constraint", help="limits that hold while searching, as "
-                   "'params<=5,flops<=300' (default: none)")
+                   "'params<=5,cpu<=30' (default: none)")
     g.add_argument("--iterations", type=count(0),
                    help="iterations after the initial sample; 0 is random search")
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")

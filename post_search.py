@@ -5,7 +5,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,7 @@ from search_space import (
     get_search_space,
     search_space_class,
 )
+from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import own_folder, read_json, write_json
 from utils.locks import Lock, locked
@@ -50,9 +51,9 @@ LOCK = ".selection.lock"
 STORED = {"supernet_path": (str, None), "dataset": (str, None), "data": (str, None),
           "vld_size": (int, None), "seed": (int, 0), "n_workers": (int, 0), "n_epochs": (int, None),
           "n_gpus": (int, 8), "cache_dir": (str, None)}
-# What would do nothing beside a flag, and why.
-IDLE = {"pick": ({"n", "prefer", "constraint"}, "it names the networks itself"),
-        "list": ({"rescore", "old_naming"}, "it writes nothing")}
+# What would do nothing beside a flag.
+IDLE = {"pick": {"beside --pick, which names the networks": ("-n", "--prefer", "--constraint")},
+        "list": {"beside --list, which writes nothing": ("--rescore", "--old_naming")}}
 
 
 class Found(NamedTuple):
@@ -497,16 +498,6 @@ def check_targets(folders: Sequence[Path], records: Sequence[Record],
             raise UserError(f"{folder}: holds another network; choose another --save")
 
 
-def check_together(typed: Collection[str]) -> None:
-    """Raises UserError where two flags were typed of which one would do nothing."""
-    for flag, (idle, reason) in IDLE.items():
-        others = [f"-{name}" if len(name) == 1 else f"--{name}"
-                  for name in sorted(idle & set(typed))]
-        if flag in typed and others:
-            raise UserError(f"{', '.join(others)} has no meaning beside --{flag}: {reason}; leave "
-                            "one out")
-
-
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
     p = TypedFlagsParser(prog="post_search.py", description=__doc__)
@@ -551,7 +542,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Prints the front, or the chosen networks after writing them."""
     share_processors(args.threads)
-    check_together(args.typed)
+    for flag in sorted(IDLE.keys() & args.typed):
+        refuse_idle(args.typed, IDLE[flag])
     found = read_search(args.expr, args.sec_obj, args.search_space)
     signs = found.stats.signs if found.stats.objectives else None
     wanted = parse_preference(args.prefer, found.sec_obj)

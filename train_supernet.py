@@ -26,6 +26,7 @@ from search_space import SEARCH_SPACES, family_of, get_search_space
 from search_space.backbones import width_from_name
 from training.flags import add_teacher_flags
 from training.rules import RULES
+from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.locks import Lock, locked_beside
 from utils.registry import code_in, refuse_untyped
@@ -420,10 +421,9 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         raise UserError("--init and --from: a training starts from one of them")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
-    if args.teacher is None and (args.teacher_checkpoint or args.teacher_size or args.teacher_amp
-                                 or args.teacher_epochs):
-        raise UserError("--teacher_checkpoint, --teacher_size, --teacher_amp, --teacher_epochs: "
-                        "need --teacher")
+    if args.teacher is None:
+        refuse_idle(args.typed, {"without --teacher": (
+            "--teacher_checkpoint", "--teacher_size", "--teacher_amp", "--teacher_epochs")})
     if args.epochs is not None and not sum(args.epochs):
         raise UserError("--epochs: one number for each phase, not all of them 0")
     resolutions = args.resolutions or [8]

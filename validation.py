@@ -20,6 +20,7 @@ from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
 from networks.meta import SupernetMeta
 from search_space import SEARCH_SPACES, family_of, read_subnet
+from utils.choices import refuse_idle
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ TRANSFORMS = ("crop", "squash")
 # What has no meaning beside --predict: flags of a measurement, and those of the data set, which
 # only a --subnet needs there, for its calibration.
 OF_A_MEASUREMENT = ("--split", "--amp", "--print-freq")
-OF_THE_IMAGES = ("--data", "--download", "--max_damaged", "--vld_size", "--seed", "--workers")
+OF_THE_SPLIT = ("--vld_size", "--seed")
+OF_THE_IMAGES = ("--data", "--download", "--max_damaged", *OF_THE_SPLIT, "--workers")
 PICTURES = 32  # in a batch of --predict
 
 
@@ -267,20 +269,24 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for a split without a size, and what --predict would not obey."""
-    if args.predict is not None and (idle := idle_flags(args)):
-        have, them = ("has", "it") if len(idle) == 1 else ("have", "them")
-        raise UserError(f"--predict: {' and '.join(idle)} {have} no meaning beside it; leave "
-                        f"{them} out")
+    """Raises UserError for a split without a size, and for what would not be obeyed."""
+    refuse_idle(args.typed, idle_flags(args))
     if args.split == "valid" and not (args.vld_size or DATASETS[args.dataset].vld_size):
         raise UserError("--split valid needs --vld_size, the number of validation images that the "
                         "search split off")
 
 
-def idle_flags(args: argparse.Namespace) -> list[str]:
-    """Returns the typed flags that a prediction of pictures does not read."""
-    unread = OF_A_MEASUREMENT + (() if args.subnet else OF_THE_IMAGES)
-    return [flag for flag in unread if flag[2:].replace("-", "_") in args.typed]
+def idle_flags(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """Returns the flags that this call does not read, by the reason."""
+    if args.subnet:
+        return {"beside --subnet": ("--use-ema",)} | (
+            {} if args.predict is None else {"beside --predict": OF_A_MEASUREMENT})
+    idle: dict[str, tuple[str, ...]] = {"without --subnet": ("--search_space",)}
+    if args.predict is not None:
+        idle["beside --predict"] = OF_A_MEASUREMENT + OF_THE_IMAGES
+    elif args.split != "valid":
+        idle["without --subnet or --split valid"] = OF_THE_SPLIT
+    return idle
 
 
 def main(args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
 from networks.meta import SupernetMeta
+from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import own_folder, write_json
 from utils.scripts import program
@@ -36,7 +37,8 @@ TOLERANCE = 1e-4
 CALIBRATION_IMAGES = 500
 SPLITS = ("test", "valid")
 # Flags that mean nothing without another one.
-OF_THE_IMAGES = {"data", "download", "split", "vld_size", "seed", "workers", "batch_size"}
+OF_THE_IMAGES = ("--data", "--download", "--split", "--vld_size", "--seed", "--workers",
+                 "--batch-size")
 OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 
 
@@ -131,10 +133,8 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.int8 and ("onnx" not in args.to or args.dataset is None):
         raise UserError("--int8 needs --to onnx, and --dataset for the images that it calibrates "
                         "with")
-    if "calibration" in args.typed and not args.int8:
-        raise UserError("--calibration: needs --int8")
-    if args.dataset is None and (idle := sorted(OF_THE_IMAGES & args.typed)):
-        raise UserError(f"{', '.join(idle)}: need --dataset")
+    refuse_idle(args.typed, ({} if args.int8 else {"without --int8": ("--calibration",)}) | (
+        {} if args.dataset else {"without --dataset": OF_THE_IMAGES}))
 
 
 def export_archive(args: argparse.Namespace) -> None:

@@ -86,7 +86,8 @@ class Constraints:
     """The limits of a search. Exact ones hold always, the others as the surrogate predicts.
 
     Args:
-        text: see `parse_limits`; names of counted costs, of the search's objectives, or `top1`.
+        text: see `parse_limits`; names of counted costs, of latencies by a table, of the search's
+            objectives, or `top1`.
         objectives: of the search, beside the error.
         costs: of the space.
 
@@ -103,6 +104,7 @@ class Constraints:
             if objective.exact_values is not None}
         if costs.available:
             self._exact |= {name: costs.counted(name) for name in COUNTED}
+        self._costs = costs
         self.limits = parse_limits(text, self._name, next(iter(self.objectives), "flops"))
         self.exact = [limit for limit in self.limits if limit.name in self._exact]
         self.predicted = [limit for limit in self.limits if limit.name not in self._exact]
@@ -111,10 +113,12 @@ class Constraints:
         return ",".join(map(str, self.limits))
 
     def _name(self, name: str, place: str) -> str:
-        known = sorted({*self._exact, *self.columns})
-        if name not in known:
+        known, latencies = {*self._exact, *self.columns}, self._costs.latency_names()
+        if name not in known | latencies.keys():
             raise UserError(f"{place}: unknown objective {name!r}; a constraint of this search can "
-                            f"name {', '.join(known)}")
+                            f"name {', '.join(sorted(known | latencies.keys()))}")
+        if name not in known:
+            self._exact[name] = self._costs.latency(latencies[name])
         return name
 
     def check_strategy(self, strategy: Strategy) -> None:

@@ -154,9 +154,17 @@ class SpaceCosts:
                                             lut=LookUpTable.read(self.luts[tag]))
         return lambda X: np.asarray(self._with_lut[tag].values(X, "cpu"))
 
+    def latency_names(self) -> dict[str, str]:
+        """Returns the tags of the tables by the names of their latencies: `cpu`, `cpu@pi4`."""
+        return {f"cpu@{tag}" if tag else "cpu": tag for tag in self.luts} if self.available else {}
+
     def tables(self) -> list[LookUpTable]:
         """Returns the latency tables in use."""
         return [model.lut for model in self._with_lut.values() if model.lut is not None]
+
+    def idle_tables(self) -> list[str]:
+        """Returns the paths of the latency tables that nothing asked for."""
+        return [path for tag, path in self.luts.items() if tag not in self._with_lut]
 
     def work(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected relative durations, above 0: the MACs where they are known."""

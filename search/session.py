@@ -27,7 +27,7 @@ from search.inputs import check_inputs, fingerprints
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder, resume_command
-from search.settings import IDLE, Settings, contradictions, supernet_meta
+from search.settings import DEFAULT_LUT, IDLE, Settings, contradictions, supernet_meta
 from search.strategies import get_strategy
 from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
@@ -89,7 +89,7 @@ def make_parts(settings: Settings) -> Parts:
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
                         "cpu, say, or leave it out")
     Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
-    for line in [*contradictions(settings), *foreign_tables(costs)]:
+    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
         print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
@@ -117,6 +117,12 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
             for table in costs.tables()
             if table.header.get("device") == "cpu" and table.header.get("device_name")
             and table.header["device_name"] != cpu_name()]
+
+
+def idle_tables(costs: SpaceCosts) -> list[str]:
+    """Returns a line for each latency table that was named and changes nothing."""
+    return [f"--lut {path}: no objective or limit is a latency of this table, so it changes nothing"
+            for path in costs.idle_tables() if path != DEFAULT_LUT]
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,

@@ -14,6 +14,7 @@ from evaluator import EVALUATORS
 from networks.meta import SupernetMeta, read_meta
 from search.run_folder import SETTINGS
 from search_space import refuse_code, search_space_class
+from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import read_json, shipped
 
@@ -125,7 +126,7 @@ def resolve(values: Mapping[str, Any]) -> Settings:
         row["resolutions"] = meta.resolutions or list(info.resolutions)
     for name in SPACE_OPTIONS:
         if getattr(settings, name) is not None and name not in space.options:
-            raise UserError(f"--{name} has no meaning for the search space "
+            raise UserError(f"--{name}: has no meaning for the search space "
                             f"{settings.search_space}; leave it out")
     if settings.evaluator == "oracle" and not settings.oracle_path:
         raise UserError("--evaluator oracle needs --oracle_path, the accuracy predictor to ask")
@@ -171,13 +172,11 @@ def check_typed(settings: Settings, typed: Collection[str], resumed: bool) -> li
     Raises:
         UserError: a typed flag without the one that gives it a meaning.
     """
-    own = settings.evaluator not in EVALUATORS  # it may read any flag
-    needs = {"oracle_path": ("--evaluator oracle", settings.evaluator == "oracle" or own),
-             "ray_address": ("--backend ray", settings.backend == "ray" or resumed),
-             "retry_failed": ("--resume", resumed), "accept_changed_inputs": ("--resume", resumed)}
-    for name, (partner, there) in needs.items():
-        if name in typed and not there:
-            raise UserError(f"--{name} has no meaning without {partner}; add that, or leave it out")
+    if not resumed:
+        refuse_idle(typed, {"without --resume": ("--retry_failed", "--accept_changed_inputs")} | (
+            {} if settings.backend == "ray" else {"without --backend ray": ("--ray_address",)}))
+    if settings.evaluator in EVALUATORS and settings.evaluator != "oracle":  # own code may read it
+        refuse_idle(typed, {"without --evaluator oracle": ("--oracle_path",)})
     idle = IDLE.get(str(settings.evaluator), frozenset()) & set(typed)
     return [f"the evaluator {settings.evaluator} runs no networks, so these flags change nothing: "
             f"{', '.join(f'--{name}' for name in sorted(idle))}"] if idle else []

@@ -489,8 +489,8 @@ def test_networks_are_not_written_through_a_link(search_folder, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "match"), [
-    (("--pick", "0", "--constraint", "top1>=99", "-n", 2), "--constraint, -n has no meaning"),
-    (("--pick", "0", "--prefer", "top1#99"), "--prefer has no meaning beside --pick"),
-    (("--list", "--rescore"), "--rescore has no meaning beside --list")])
+    (("--pick", "0", "--constraint", "top1>=99", "-n", 2), "-n, --constraint: have no meaning"),
+    (("--pick", "0", "--prefer", "top1#99"), "--prefer: has no meaning beside --pick"),
+    (("--list", "--rescore"), "--rescore: has no meaning beside --list")])
 def test_flags_that_would_do_nothing_are_refused(fails_clearly, search_folder, flags, match):
     fails_clearly("post_search.py", "--expr", search_folder, *flags, match=match)

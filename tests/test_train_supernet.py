@@ -441,8 +441,8 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     (("--save", "x_w0.1", "--resolutions", 48, 32), "ascending"),
     (("--save", "x_w0.1", "--init", "y_w0.2"), "another width"),
     (("--save", "x_w0.1", "--init", "y_w0.1", "--from", "a", "b"), "starts from one of them"),
-    (("--save", "x_w0.1", "--teacher_size", 32), "need --teacher"),
-    (("--save", "x_w0.1", "--teacher_epochs", 3), "need --teacher"),
+    (("--save", "x_w0.1", "--teacher_size", 32), "without --teacher"),
+    (("--save", "x_w0.1", "--teacher_epochs", 3), "without --teacher"),
     (("--save", "x_w0.1", "--teacher", "no_such_model", "--dataset", "folder", "--data", "absent",
       "--dry_run"), "a model that timm knows"),  # before the images are looked for
     (("--save", "x_w0.1", "--crop_scale", 0.5), "no random part is cut out"),  # of the digits

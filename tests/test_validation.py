@@ -158,6 +158,9 @@ def test_a_network_for_other_classes_is_refused(files, tmp_path):
     (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be 8..4096"),
     (["--model", "{config}", "--pretrained", "{weights}", "--dataset", "cifar10", "--split",
       "valid"], "--split valid needs --vld_size"),
+    (["--subnet", "a", "--supernet_path", "b", "--use-ema"], "--use-ema: has no meaning beside"),
+    (["--model", "a", "--pretrained", "b", "--search_space", "mbv3"], "without --subnet; leave it"),
+    (["--model", "a", "--pretrained", "b", "--seed", "0"], "without --subnet or --split valid"),
     (["--img-size", "4", "--model", "a", "--pretrained", "b"], "--img-size: must be 8 or more"),
     (["-b", "0"], "--batch-size: must be 1 or more")])
 def test_bad_input_fails_clearly(files, fails_clearly, flags, match):
@@ -251,13 +254,13 @@ def test_a_prediction_of_nothing_is_refused(files, pictures, path, match):
 
 
 @pytest.mark.parametrize(("flags", "match"), [
-    (["--seed", 1], "--predict: --seed has no meaning beside it; leave it out"),
-    (["--seed", 0], "--seed has no meaning"),
+    (["--seed", 1], "--seed: has no meaning beside --predict; leave it out"),
+    (["--seed", 0], "--seed: has no meaning"),
     (["--print-freq", 5, "--vld_size", 9],
-     "--print-freq and --vld_size have no meaning beside it; leave them out"),
-    (["--split", "valid"], "--split has no meaning"), (["--no-amp"], "--amp has no meaning"),
-    (["--max_damaged", 0.5], "--max_damaged has no"), (["--download"], "--download has no"),
-    (["--data", "."], "--data has no meaning"), (["-j", 2], "--workers has no meaning"),
+     "--print-freq, --vld_size: have no meaning beside --predict; leave them out"),
+    (["--split", "valid"], "--split: has no meaning"), (["--no-amp"], "--amp: has no meaning"),
+    (["--max_damaged", 0.5], "--max_damaged: has no"), (["--download"], "--download: has no"),
+    (["--data", "."], "--data: has no meaning"), (["-j", 2], "--workers: has no meaning"),
     (["--dataset", "cifar100"], r"--dataset cifar100: 100 classes, but \S.*config is a network for "
      "10; name the data set that it was trained on")])
 def test_a_prediction_refuses_what_it_would_not_obey(files, flags, match):
@@ -269,7 +272,7 @@ def test_a_prediction_of_a_subnet_reads_the_data_set(files, pictures, capsys):
     subnet = ("--subnet", files.subnet, "--supernet_path", files.supernet, "--predict",
               pictures / "digit_0.png")
     assert len(predictions(capsys, *subnet, "--seed", 1, "--vld_size", 400)) == 1
-    with pytest.raises(UserError, match="--split has no meaning"):
+    with pytest.raises(UserError, match="--split: has no meaning"):
         validate(*subnet, "--split", "test")
 
 

@@ -60,8 +60,6 @@ class Run:
         fast_at_a_fixed_size(world.device)
         if args.sync_bn and world.device.type != "cuda":
             raise UserError("--sync-bn works on GPUs only; leave it out")
-        if args.torchcompile_mode and not args.torchcompile:
-            raise UserError("--torchcompile-mode: needs --torchcompile")
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.sync_bn else net
         self.net = net.to(world.device).to(memory_format=torch.channels_last)
         self.updates_per_epoch = math.ceil(n_batches / args.grad_accum_steps)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.types import amount, count, number
 from data_providers.table import DATASETS
+from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import read_yaml
 
@@ -16,6 +17,29 @@ from utils.files import read_yaml
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
 TAR = "tar"
 KD_DEFAULT = 1.0
+# What has no meaning without another flag, or without one of these schedules.
+PARTNERS = {
+    "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),
+    "--amp": ("--amp-dtype",),
+    "--torchcompile": ("--torchcompile-mode",),
+    "--clip-grad": ("--clip-mode",),
+    "--layer-decay": ("--layer-decay-min-scale", "--layer-decay-no-opt-scale"),
+    "--lr-noise": ("--lr-noise-pct", "--lr-noise-std"),
+    "--model-ema": ("--model-ema-decay", "--model-ema-warmup", "--model-ema-force-cpu"),
+    "--bce-loss": ("--bce-sum", "--bce-target-thresh", "--bce-pos-weight"),
+    "--reprob": ("--remode", "--recount", "--resplit"),
+    "--log-wandb": ("--wandb-project", "--wandb-tags", "--wandb-resume-id"),
+    "--resume": ("--no-resume-opt", "--wandb-resume-id"),
+}
+SCHEDULES = {
+    ("step",): ("--decay-epochs",),
+    ("multistep",): ("--decay-milestones",),
+    ("plateau",): ("--patience-epochs",),
+    ("cosine", "poly"): ("--lr-k-decay",),
+    ("cosine", "tanh", "poly"): ("--lr-cycle-mul", "--lr-cycle-decay", "--lr-cycle-limit"),
+    ("cosine", "tanh", "poly", "plateau"): ("--min-lr",),
+    ("step", "multistep", "poly", "plateau"): ("--decay-rate",),
+}
 
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:
@@ -189,13 +213,12 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for flags of both scripts that are missing or contradict each other."""
     if not args.model_config:
         raise UserError("--model-config: name the net.config of the network to train")
-    if args.teacher is None and (args.teacher_checkpoint or args.kd_ratio != KD_DEFAULT
-                                 or args.kd_temperature != KD_DEFAULT):
-        raise UserError("--teacher-checkpoint, --kd-ratio, --kd-temperature: need --teacher")
-    if not args.log_wandb and (args.wandb_project or args.wandb_tags or args.wandb_resume_id):
-        raise UserError("--wandb-project, --wandb-tags, --wandb-resume-id: need --log-wandb")
-    if args.wandb_resume_id and not args.resume:
-        raise UserError("--wandb-resume-id: needs --resume")
+    refuse_idle(args.typed, {
+        f"without {partner}": flags for partner, flags in PARTNERS.items()
+        if not getattr(args, partner[2:].replace("-", "_"), None)})
+    refuse_idle(args.typed, {
+        f"without --sched {' or '.join(names)}": flags for names, flags in SCHEDULES.items()
+        if args.sched not in names})
     if args.log_wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("--log-wandb: needs the package wandb; install it with pip install wandb")
 

@@ -29,11 +29,6 @@ def check_loss(args: argparse.Namespace) -> None:
                         "come in a stream and cannot be asked for again")
     if args.jsd and args.bce_loss:
         raise UserError("--jsd and --bce-loss: choose one")
-    needing = {"--bce-sum": args.bce_sum, "--bce-target-thresh": args.bce_target_thresh,
-               "--bce-pos-weight": args.bce_pos_weight}
-    typed = [flag for flag, value in needing.items() if value not in (None, False)]
-    if typed and not args.bce_loss:
-        raise UserError(f"{typed[0]}: needs --bce-loss")
 
 
 def make_criterion(args: argparse.Namespace, mixes: bool) -> Criterion:

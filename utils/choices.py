@@ -1,7 +1,9 @@
-"""The one rule between a flag, a file, and a default."""
+"""The one rule between a flag, a file, and a default: what is typed is obeyed, or refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
+
+from utils.errors import UserError
 
 T = TypeVar("T")
 
@@ -20,6 +22,24 @@ def choose(flag: str, typed: T | None, recorded: T | None, source: str,
     if typed is not None and recorded is not None and typed != recorded:
         say(f"{source} says {_short(recorded)}, {flag} says {_short(typed)}; the flag is obeyed")
     return recorded if typed is None else typed
+
+
+def refuse_idle(typed: Collection[str], idle: Mapping[str, Collection[str]]) -> None:
+    """Refuses typed flags that would change nothing.
+
+    Args:
+        typed: the flags on the command line, by the names of their values: `vld_size`.
+        idle: flags as they are spelled, by the reason why they would do nothing, such as
+            `without --teacher` or `beside --list`.
+
+    Raises:
+        UserError: one of them was typed.
+    """
+    for reason, flags in idle.items():
+        found = [flag for flag in flags if flag.lstrip("-").replace("-", "_") in typed]
+        if found:
+            has, them = ("has", "it") if len(found) == 1 else ("have", "them")
+            raise UserError(f"{', '.join(found)}: {has} no meaning {reason}; leave {them} out")
 
 
 def _short(value: object) -> str:

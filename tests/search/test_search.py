@@ -9,7 +9,7 @@ from evaluator.latency import LookUpTable
 from search import Failure, Progress, Record, Search, SpaceCosts, Strategy, Task, make_objectives
 from search.constraints import Constraints, initial_sample
 from search.session import foreign_tables, make_parts
-from search.settings import contradictions, resolve
+from search.settings import DEFAULT_LUT, contradictions, resolve
 from search_space import OFASearchSpace
 from tests.search.engines import direct
 from tests.search.evaluators import top1
@@ -24,9 +24,9 @@ def formula(arch):
 
 
 def make(sec_obj="flops", **options):
-    costs = SpaceCosts(SPACE)
-    options = {"n_doe": 52, "iterations": 2, "n_iter": 4, "engine": direct(formula)} | options
-    return Search(SPACE, make_objectives(sec_obj, SPACE, costs=costs), costs=costs,
+    options = {"n_doe": 52, "iterations": 2, "n_iter": 4, "engine": direct(formula),
+               "costs": SpaceCosts(SPACE)} | options
+    return Search(SPACE, make_objectives(sec_obj, SPACE, costs=options["costs"]),
                   progress=Progress(0, quiet=True), **options)
 
 
@@ -137,13 +137,14 @@ def test_a_maximised_objective_is_negated():
 # ------------------------------------------------------------------------------------ constraints
 
 
-def test_nothing_beyond_a_counted_constraint_is_evaluated():
-    search = make(constraints="flops<=200,params<=4.5")
+def test_nothing_beyond_a_constraint_on_costs_is_evaluated():
+    costs = SpaceCosts(SPACE, luts={"a": DEFAULT_LUT})
+    search = make(constraints="flops<=200,params<=4.5,cpu@a<=13", costs=costs)
     search.run()
     X = search.encode(search.archs)
-    costs = SpaceCosts(SPACE)
     assert len(search.archive) == 60
     assert (costs.counted("flops")(X) <= 200).all() and (costs.counted("params")(X) <= 4.5).all()
+    assert (costs.latency("a")(X) <= 13).all()  # half of all take more than 15.5 ms
 
 
 def test_a_tight_constraint_still_has_an_initial_sample():
@@ -222,9 +223,18 @@ def test_a_table_of_another_machine_is_said(tmp_path):
     assert "measured on Raspberry Pi 4, this machine has" in line
 
 
+def test_a_table_that_nothing_asks_for_is_said(capsys):
+    make_parts(resolve({"lut": ["absent.yaml"], "constraint": "params<=5"}))
+    assert "--lut absent.yaml: no objective or limit is a latency" in capsys.readouterr().err
+    for lut, asked in ((DEFAULT_LUT, {}), (f"a={DEFAULT_LUT}", {"sec_obj": "cpu@a"}),
+                       (f"a={DEFAULT_LUT}", {"constraint": "cpu@a<=30"})):
+        make_parts(resolve({"lut": [lut], **asked}))
+    assert "changes nothing" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("typed", "match"), [
-    ({"search_space": "nasbenchgraph", "resolutions": [32]}, "--resolutions has no meaning"),
-    ({"table": "x.csv"}, "--table has no meaning for the search space mbv3"),
+    ({"search_space": "nasbenchgraph", "resolutions": [32]}, "--resolutions: has no meaning"),
+    ({"table": "x.csv"}, "--table: has no meaning for the search space mbv3"),
     ({"strategy": "random", "predictor": "gp"}, "the strategy random uses none"),
     ({"strategy": "random", "constraint": "top1>=70"}, "top1>=70: known by evaluation only")])
 def test_a_setting_that_nothing_obeys_is_refused(typed, match):

@@ -187,11 +187,6 @@ def test_a_gpu_trains_with_its_fastest_convolutions():
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def test_a_mode_of_compilation_needs_compilation():
-    with pytest.raises(UserError, match="needs --torchcompile"):
-        small_run("--torchcompile-mode", "max-autotune")
-
-
 def test_evaluations_come_at_their_interval_and_at_the_end():
     run, epochs = small_run("--epochs", 5, "--val-interval", 2), []
     batches = [(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))]

@@ -9,7 +9,7 @@ import pytest
 import train_cifar
 import train_imagenet
 from training.fit import plain_part
-from training.flags import check_processes
+from training.flags import PARTNERS, SCHEDULES, check_flags, check_processes
 from training.losses import check_loss
 from training.output import start_wandb
 from utils.choices import choose
@@ -87,9 +87,6 @@ def test_two_folders_are_refused():
     (["--aug-splits", 1], "one split is no split"),
     (["--aug-splits", 2, "--mixup", 0.2], "--mixup or --cutmix"),
     (["--jsd", "--aug-splits", 3, "--bce-loss"], "choose one"),
-    (["--bce-sum"], "--bce-sum: needs --bce-loss"),
-    (["--bce-target-thresh", 0.2], "--bce-target-thresh: needs --bce-loss"),
-    (["--bce-pos-weight", 2], "--bce-pos-weight: needs --bce-loss"),
     (["--dataset", "wds/x", "--aug-repeats", 3], "not with --dataset wds"),
     (["--dataset", "wds/x", "--aug-splits", 3], "not with --dataset wds")])
 def test_contradictions_of_the_loss(words, match):
@@ -193,11 +190,33 @@ def test_weights_and_biases_gets_the_flags(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "match"), [
-    (("--teacher-checkpoint", "x"), "need --teacher"), (("--kd-ratio", 2), "need --teacher"),
-    (("--kd-temperature", 4), "need --teacher"), (("--wandb-project", "P"), "need --log-wandb")])
+    (("--teacher-checkpoint", "x"), "without --teacher"), (("--kd-ratio", 1), "without --teacher"),
+    (("--wandb-project", "P"), "without --log-wandb"), (("--min-lr", 0, "--sched", "step"),
+     "--min-lr: has no meaning without --sched cosine or tanh or poly or plateau; leave it out")])
 def test_flags_that_would_mean_nothing_are_refused(words, match):
     with pytest.raises(UserError, match=match):
         train_cifar.checked(cifar("--model-config", "x", *words))
+
+
+@pytest.mark.parametrize(("partner", "flag"), [
+    (partner, flag) for table in (PARTNERS, SCHEDULES) for partner in table
+    for flag in table[partner]])
+def test_a_flag_alone_is_refused_and_with_its_partner_obeyed(partner, flag):
+    known = {option: action.dest for action in train_imagenet.get_args_parser()._actions
+             for option in action.option_strings}
+    args = imagenet("--model-config", "x")
+    args.typed = {known[flag]}
+    for name in ("teacher", "amp", "torchcompile"):
+        assert not getattr(args, name)
+    args.sched = "constant"
+    with pytest.raises(UserError, match=f"{flag}: has no meaning without "):
+        check_flags(args)
+    together = imagenet("--model-config", "x", "--resume", "r")
+    if isinstance(partner, str):
+        setattr(together, known[partner], "there")
+    together.typed, together.sched = args.typed, partner[0]
+    if "wandb" not in flag:  # the package is not installed
+        check_flags(together)
 
 
 def test_weights_and_biases_that_cannot_start_is_one_line(monkeypatch):
