@@ -26,7 +26,7 @@ from cli.types import (
 )
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
-from networks.meta import check_supernet_exists
+from networks.meta import check_supernet_file
 from search.run_folder import RunFolder, check_code, resume_command
 from search.settings import (
     DEFAULT_LUT,
@@ -181,7 +181,7 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
         folder.check_unused()
         if "supernet_path" in args.typed and args.backend == "local" and \
                 args.evaluator in (None, "ofa"):
-            check_supernet_exists(args.supernet_path)
+            check_supernet_file(args.supernet_path)
         values = with_checkpoint(vars(args), args.typed)
         if args.warm_start is not None:
             if args.iterations == 0:

@@ -91,10 +91,18 @@ class TableEvaluator(Evaluator):
 
 
 def _accuracies(path: str, name: str, texts: Sequence[str]) -> np.ndarray:
-    """Returns accuracies (rows,) in percent; raises UserError where a cell is none."""
+    """Returns accuracies (rows,) in percent.
+
+    Raises:
+        UserError: a cell is none, or all of them are fractions.
+    """
     numbers = [parse_number(text) for text in texts]
     for text, number in zip(texts, numbers, strict=True):
         if number is None or not 0 <= number <= 100:
             raise UserError(f"{path}: the column {name} holds {text[:40]!r}, not an accuracy in "
                             "percent")
-    return np.array(numbers, dtype=float)
+    accuracies = np.array(numbers, dtype=float)
+    if len(accuracies) > 1 and accuracies.max() <= 1:
+        raise UserError(f"{path}: the column {name} holds no accuracy above 1 %, as if they were "
+                        "fractions; multiply them by 100")
+    return accuracies

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from networks.meta import archive_entries, is_archive
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
 
@@ -204,26 +205,16 @@ def _check_file(path: Path) -> int:
     if start[:1] == b"<":
         raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
                         "get the file again")
-    if _is_zip(path):
+    if is_archive(path):
         _check_zip(path, size)
     else:
         _check_pickles(path)
     return size
 
 
-def _is_zip(path: Path) -> bool:
-    """Whether torch will take the file for a zip archive."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _check_zip(path: Path, size: int) -> None:
     """Refuses archives that unpack to more than they are: torch stores without compression."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except _DAMAGE:
-        raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
+    entries = archive_entries(path)
     declared = sum(entry.file_size for entry in entries)
     pickles = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
     if declared > size or pickles > MAX_PICKLE_BYTES:
@@ -245,7 +236,7 @@ def _check_pickles(path: Path) -> None:
 
 def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
-    zipped = _is_zip(path)
+    zipped = is_archive(path)
     mapped = zipped and str(path).encode(errors="replace") == os.fsencode(path)  # UTF-8, for torch
     try:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error

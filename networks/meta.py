@@ -162,9 +162,35 @@ _RULES = {
     "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 
-def check_supernet_exists(path: str | os.PathLike) -> None:
-    """Raises UserError, which tells where supernets come from, where there is no file `path`."""
+def is_archive(path: str | os.PathLike) -> bool:
+    """Whether torch will take the file for a zip archive, as checkpoints are since 2020."""
+    with open_regular(path) as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo]:
+    """Returns what a checkpoint that is an archive holds.
+
+    Raises:
+        UserError: it ends early, as after a copy that was cut.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except _DAMAGE:
+        raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
+
+
+def check_supernet_file(path: str | os.PathLike) -> None:
+    """Looks for a supernet before anything is planned with it; it is read whole when it is loaded.
+
+    Raises:
+        UserError: there is no such file (the message tells where supernets come from), or its end
+            is missing.
+    """
     if os.path.exists(path):
+        if is_archive(path):
+            archive_entries(path)
         return
     name = os.path.basename(path)
     source = f", or get it from Once-for-All's release, {PUBLISHED[name]}: {_RELEASE}/{name}" \

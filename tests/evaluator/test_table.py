@@ -77,3 +77,6 @@ def test_accuracies_are_percent(tmp_path):
     path = write_csv(tmp_path / "t.csv", ["a", "top1"], [[1, 50], [2, 101]])
     with pytest.raises(UserError, match="'101', not an accuracy"):
         TableEvaluator("table", {"table": str(path), "genes": "a", "accuracy": "top1"})
+    path = write_csv(tmp_path / "t.csv", ["a", "top1"], [[1, 0.5], [2, 0.9]])
+    with pytest.raises(UserError, match="as if they were fractions; multiply them by 100"):
+        TableEvaluator("table", {"table": str(path), "genes": "a", "accuracy": "top1"})

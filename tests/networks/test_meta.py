@@ -83,3 +83,10 @@ def test_a_network_file_with_a_part_of_another_form_is_refused():
     assert SupernetMeta.of_config({"mean": [0.5] * 3}, "net.config").mean == [0.5] * 3
     with pytest.raises(UserError, match="'mean' cannot be"):
         SupernetMeta.of_config({"mean": [0.5]}, "net.config")
+
+
+def test_a_supernet_that_was_cut_is_named_before_anything_is_planned(tmp_path, fails_clearly):
+    whole = (ROOT / "data/ofa_digits_d234_e346_k357_w0.35").read_bytes()
+    (tmp_path / "cut_w0.35").write_bytes(whole[:len(whole) // 2])
+    fails_clearly("msunas.py", "--supernet_path", tmp_path / "cut_w0.35", "--dry_run",
+                  match="cut_w0.35: a truncated or damaged checkpoint; copy it again")
