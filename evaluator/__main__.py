@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import cli.early  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import Parser, run_script
+from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number
 from data_providers.table import DATASETS, get_dataset_info
 from evaluator.options import EvaluationOptions
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
 from search_space import SEARCH_SPACES, Arch, read_subnet
+from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser; the original's flags keep their names."""
-    p = Parser(prog="python -m evaluator", description=__doc__)
+    p = TypedFlagsParser(prog="python -m evaluator", description=__doc__)
     net = p.add_argument_group("what to evaluate: --subnet, or --config with --init")
     net.add_argument("--subnet", help="net.subnet file: the architecture in JSON")
     net.add_argument("--supernet_path", help="checkpoint that --subnet takes its weights from "
@@ -164,6 +165,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give either --subnet, with --supernet_path, or --config, with --init")
     if args.config and not args.init:
         raise UserError("--config needs --init, the weights of that network")
+    refuse_idle(args.typed, {"beside --config": ("--supernet_path", "--search_space")}
+                if args.config else {"beside --subnet": ("--init",)})
     folder = os.path.dirname(os.path.abspath(args.save)) if args.save else None
     if args.save and os.path.isdir(args.save):
         raise UserError(f"--save {args.save}: a folder; name the file for the stats")
