@@ -83,8 +83,8 @@ tune() {
         [ ! -f "$net/tuned/finished" ] || continue
         rm -rf "$net/tuned"
         "$python" train_cifar.py "${images[@]}" --vld-size "$vld" --model-config "$net/net.config" \
-            --initial-checkpoint "$net/net.inherited" --epochs "$tune" --lr 0.002 --threads "$threads" \
-            --save "$net/tuned"
+            --initial-checkpoint "$net/net.inherited" --epochs "$tune" --lr 0.0005 \
+            --teacher "$supernet" --threads "$threads" --save "$net/tuned"
         touch "$net/tuned/finished"
     done
 }
