@@ -371,7 +371,7 @@ def draw_front(path: Path, front: np.ndarray, others: list[dict[str, Any]],
     axes.margins(x=0.12, y=0.1)
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which("{x:g}")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small")
     axes.figure.savefig(path, dpi=120)
 
 
