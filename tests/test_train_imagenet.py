@@ -156,7 +156,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_missing_data_is_one_line_under_sh(published):
     done = subprocess.run(["dash" if Path("/bin/dash").exists() else "sh",
                            "scripts/distributed_train.sh", "2", "absent", *map(str, published[1:])],
-                          cwd=ROOT, capture_output=True, text=True, timeout=300)
+                          cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "absent: no such folder" in done.stderr
@@ -176,7 +176,7 @@ def test_check_finds_what_would_stop_all_processes(published, flags, match):
 @pytest.mark.parametrize("arguments", [[], ["data"], ["0", "data"], ["2x", "data"]])
 def test_number_of_processes_is_checked(arguments):
     done = subprocess.run(["sh", "scripts/distributed_train.sh", *arguments], cwd=ROOT,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert "error: the first argument is the number of processes" in done.stderr
 

@@ -167,7 +167,7 @@ def test_processes_wait_for_the_one_that_writes(tmp_path):
     processes = [context.Process(target=get_in_process, args=(tmp_path, queue)) for _ in range(6)]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=240) for _ in processes]
+    results = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
     assert sum(calls for calls, _ in results) == 1 and {total for _, total in results} == {3000}

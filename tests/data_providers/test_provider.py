@@ -204,7 +204,7 @@ def test_processes_share_the_cache(pets):
     processes = [context.Process(target=evaluate_in_process, args=(pets, queue)) for _ in range(4)]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=240) for _ in processes]
+    results = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
     assert len({total for _, total, _ in results}) == 1

@@ -140,7 +140,7 @@ def test_a_thousand_subnets_take_milliseconds(space):
         start = time.perf_counter()
         model.evaluate(X)
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.02  # one by one they take 90 ms
+    assert min(seconds) < 0.002
 
 
 @pytest.mark.parametrize(("n_classes", "width", "resolution"),

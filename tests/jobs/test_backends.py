@@ -89,7 +89,7 @@ def test_a_job_that_hangs_is_killed_and_the_rest_goes_on(engine, tmp_path):
                   b=("seeded", 2))
     assert results["hangs"].status == "timeout" and "3 s" in results["hangs"].error
     assert results["a"].ok and results["b"].ok
-    assert time.monotonic() - began < 300  # of the 600 s that it hangs for
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(("name", "error", "match"), [

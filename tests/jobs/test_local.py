@@ -29,7 +29,7 @@ def descendants():
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-def gone(pids, within=60.0):
+def gone(pids, within=5.0):
     """Whether all processes end (zombies, which only their parent can bury, count as ended)."""
     _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], within)
     return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
@@ -63,7 +63,7 @@ def test_a_job_costs_little_more_than_its_evaluation():
         list(engine.run([job("warm-up", "seeded", 0)]))
         began = time.perf_counter()
         list(engine.run([job(f"j{i}", "seeded", i) for i in range(200)]))
-        assert (time.perf_counter() - began) / 200 < 0.1  # a new process takes longer
+        assert (time.perf_counter() - began) / 200 < 0.005
 
 
 def test_results_depend_neither_on_the_worker_nor_on_the_order():
@@ -212,7 +212,7 @@ with get_engine("local", spec, slots=[Slot()] * 2) as engine:
 
 def noted(folder: Path, n: int) -> list[int]:
     """Waits until `n` processes have noted their ids."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError):
             lines = (folder / "notes").read_text().splitlines()
@@ -301,7 +301,7 @@ def test_a_job_that_ended_while_the_search_was_suspended_is_no_timeout():
     process.send_signal(signal.SIGSTOP)
     time.sleep(3)
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=120)[0] == "ok \n"
+    assert process.communicate(timeout=30)[0] == "ok \n"
 
 
 def test_workers_do_not_run_what_lies_in_the_current_folder(tmp_path):

@@ -32,7 +32,7 @@ def alive(mark: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
-    return psutil.wait_procs(found, timeout=240)[1]
+    return psutil.wait_procs(found, timeout=10)[1]
 
 
 def test_every_fault_of_a_worker_is_told_apart_and_the_search_completes(

@@ -38,7 +38,7 @@ def start(*flags: object, **environment: str) -> subprocess.Popen:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline, path
         time.sleep(0.005)
@@ -162,7 +162,7 @@ def test_a_copy_takes_the_files_of_the_search_alone(finished, tmp_path, run_comm
     os.mkfifo(source / "pipe")
     os.mkfifo(source / "iter_0" / "net_99.stats")
     (source / "selected").mkdir()
-    done = run_command("msunas.py", *TRUSTED, "--resume", source, "--save", save, timeout=240)
+    done = run_command("msunas.py", *TRUSTED, "--resume", source, "--save", save, timeout=60)
     assert done.returncode == 0, done.stderr
     assert contents(save) == contents(finished[0])
 
@@ -274,7 +274,7 @@ def test_a_search_whose_folder_is_renamed_stops_and_says_where_it_is(finished, t
     process = start(*command(save), MSUNAS_TEST_SLEEP="0.1")
     wait_for(save / "iter_0/net_3.stats", process)
     save.rename(moved)
-    _, error = process.communicate(timeout=240)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 2 and "Traceback" not in error
     assert f"--resume {moved}" in error.splitlines()[-1]
     assert not save.exists()
@@ -306,7 +306,7 @@ def test_the_hint_of_how_to_go_on_has_the_flags_that_must_be_typed(tmp_path):
     process = start(*command(tmp_path / "run"), MSUNAS_TEST_SLEEP="0.2")
     wait_for(tmp_path / "run/iter_0/net_0.stats", process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=20)
     assert f"--resume {tmp_path / 'run'} --evaluator {EVALUATOR}" in error
 
 

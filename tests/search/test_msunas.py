@@ -24,10 +24,10 @@ from utils.pareto import non_dominated
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     """Waits until a file of a running search is there."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert process.poll() is None, "the search ended before the moment of the test"
-        assert time.monotonic() < deadline, f"no {path.name} after four minutes"
+        assert time.monotonic() < deadline, f"no {path.name} after a minute"
         time.sleep(0.005)
 
 
@@ -85,7 +85,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, run_command,
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive, "workers die with their parent"
     done = run_command(*resume(save))
     assert done.returncode == 0, done.stderr
@@ -93,18 +93,20 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, run_command,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_stops_and_says_how_to_go_on(finished, tmp_path, run_command, number):
+def test_interrupt_stops_quickly_and_says_how_to_go_on(finished, tmp_path, run_command, number):
     save = tmp_path / "run"
     process = subprocess.Popen([sys.executable, *command(save)], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env={**os.environ, "MSUNAS_TEST_SLEEP": "0.2"})
     wait_for(save / "iter_0/net_3.stats", process)
     children = psutil.Process(process.pid).children(recursive=True)
+    start = time.monotonic()
     process.send_signal(number)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=20)
+    assert time.monotonic() - start < 5
     assert process.returncode == 130
     assert f"--resume {save}" in error and "Traceback" not in error
-    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert not psutil.wait_procs(children, timeout=5)[1]
     assert run_command(*resume(save)).returncode == 0
     assert contents(save) == contents(finished[0])
 

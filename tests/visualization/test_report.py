@@ -131,7 +131,7 @@ def test_a_running_search_is_watched_until_it_ends(tmp_path, finished_run):
         assert 'data-refresh="7"' in page_.read_text("utf-8")
         (tmp_path / "later").rename(run / "iter_3.stats")
         assert "after iter_3" in watcher.stdout.readline()
-    assert watcher.communicate(timeout=240)[0].startswith(f"{page_}: 1 run")
+    assert watcher.communicate(timeout=60)[0].startswith(f"{page_}: 1 run")
     assert 'data-refresh="0"' in page_.read_text("utf-8")
 
 
