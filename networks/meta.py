@@ -182,15 +182,19 @@ def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo]:
 
 
 def check_supernet_file(path: str | os.PathLike) -> None:
-    """Looks for a supernet before anything is planned with it; it is read whole when it is loaded.
+    """Looks at a supernet before anything is planned with it; it is read whole when it is loaded.
 
     Raises:
-        UserError: there is no such file (the message tells where supernets come from), or its end
-            is missing.
+        UserError: see `check_supernet_exists`; or the end of the file is missing.
     """
+    check_supernet_exists(path)
+    if is_archive(path):
+        archive_entries(path)
+
+
+def check_supernet_exists(path: str | os.PathLike) -> None:
+    """Raises UserError, which tells where supernets come from, where there is no file `path`."""
     if os.path.exists(path):
-        if is_archive(path):
-            archive_entries(path)
         return
     name = os.path.basename(path)
     source = f", or get it from Once-for-All's release, {PUBLISHED[name]}: {_RELEASE}/{name}" \

@@ -11,7 +11,7 @@ from networks.base import Supernets
 from networks.checkpoints import StateDict, load_state, read_checkpoint
 from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
 from networks.families import FAMILIES, family_of_state, get_family
-from networks.meta import SupernetMeta, check_supernet_file
+from networks.meta import SupernetMeta, check_supernet_exists
 from networks.static import StaticNetwork, without_init
 from search_space.base import Arch
 from utils.errors import UserError
@@ -73,7 +73,7 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
         UserError: no safe, complete supernet checkpoint, or of another width, class count or
             family.
     """
-    check_supernet_file(path)
+    check_supernet_exists(path)
     checkpoint = read_checkpoint(path)
     family = _family_of(checkpoint.state, family, path)
     classes, width = supernets_of(family).shape(

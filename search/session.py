@@ -17,7 +17,7 @@ from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
 from evaluator.table import TableEvaluator
-from networks.meta import check_classes, check_supernet_file, read_n_classes
+from networks.meta import check_classes, check_supernet_exists, read_n_classes
 from search.adoption import adopt
 from search.algorithm import Search
 from search.constraints import Constraints
@@ -291,7 +291,7 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     """
     parts = make_parts(settings)  # bad input fails before anything is written
     if settings.evaluator == "ofa" and settings.backend == "local":
-        check_supernet_file(str(settings.supernet_path))
+        check_supernet_exists(str(settings.supernet_path))
     ray_address = settings.ray_address if settings.backend == "ray" else None
     slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
                        ray_address)

@@ -17,7 +17,7 @@ from utils.files import read_yaml
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
 TAR = "tar"
 KD_DEFAULT = 1.0
-# What has no meaning without another flag, or without one of these schedules.
+# What has no meaning without another flag (or one of several), or without one of these schedules.
 PARTNERS = {
     "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),
     "--amp": ("--amp-dtype",),
@@ -27,6 +27,9 @@ PARTNERS = {
     "--lr-noise": ("--lr-noise-pct", "--lr-noise-std"),
     "--model-ema": ("--model-ema-decay", "--model-ema-warmup", "--model-ema-force-cpu"),
     "--bce-loss": ("--bce-sum", "--bce-target-thresh", "--bce-pos-weight"),
+    "--mixup or --cutmix or --cutmix-minmax": (
+        "--mixup-prob", "--mixup-switch-prob", "--mixup-mode", "--mixup-off-epoch"),
+    "--cutout": ("--cutout-length",),
     "--reprob": ("--remode", "--recount", "--resplit"),
     "--log-wandb": ("--wandb-project", "--wandb-tags", "--wandb-resume-id"),
     "--resume": ("--no-resume-opt", "--wandb-resume-id"),
@@ -215,7 +218,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--model-config: name the net.config of the network to train")
     refuse_idle(args.typed, {
         f"without {partner}": flags for partner, flags in PARTNERS.items()
-        if not getattr(args, partner[2:].replace("-", "_"), None)})
+        if not any(getattr(args, flag[2:].replace("-", "_"), None)
+                   for flag in partner.split(" or "))})
     refuse_idle(args.typed, {
         f"without --sched {' or '.join(names)}": flags for names, flags in SCHEDULES.items()
         if args.sched not in names})

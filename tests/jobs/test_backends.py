@@ -84,6 +84,7 @@ def test_killed_workers_are_replaced(engine, tmp_path):
 
 
 def test_a_job_that_hangs_is_killed_and_the_rest_goes_on(engine, tmp_path):
+    assert run(engine, warm_up=("seeded", 0))["warm_up"].ok  # Ray itself may take seconds to start
     began = time.monotonic()
     results = run(engine, hangs=("hang_with_child", str(tmp_path)), a=("seeded", 1),
                   b=("seeded", 2))

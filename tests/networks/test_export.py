@@ -226,8 +226,9 @@ class Wrong(Format):
     (["--to", "onnx"], "name the weights"),
     (["w", "--to", "tf"], "unknown export format 'tf'"),
     (["w", "--to", "safetensors", "--int8"], "--int8 needs --to onnx"),
-    (["w", "--to", "safetensors", "--calibration", 9], "--calibration: has no"),
-    (["w", "--to", "safetensors", "--split", "test", "--data", "."], "without --dataset"),
+    (["w", "--to", "safetensors", "--calibration", 9], "--calibration: has no meaning"),
+    (["w", "--to", "safetensors", "--split", "test", "--data", "."],
+     "--data, --split: have no meaning without --dataset"),
     (["absent", "--to", "safetensors"], "absent: no such checkpoint"),
     (["--to", "optuna", "--skip_latency"], "no other format or flag"),
     (["w", "--to", "optuna"], "--to optuna takes the folder of a search")])

@@ -201,22 +201,23 @@ def test_flags_that_would_mean_nothing_are_refused(words, match):
 @pytest.mark.parametrize(("partner", "flag"), [
     (partner, flag) for table in (PARTNERS, SCHEDULES) for partner in table
     for flag in table[partner]])
-def test_a_flag_alone_is_refused_and_with_its_partner_obeyed(partner, flag):
-    known = {option: action.dest for action in train_imagenet.get_args_parser()._actions
-             for option in action.option_strings}
-    args = imagenet("--model-config", "x")
+def test_a_flag_alone_is_refused_and_with_its_partner_obeyed(monkeypatch, partner, flag):
+    make = cifar if partner == "--cutout" else imagenet
+    known = {option: action.dest for script in (train_imagenet, train_cifar)
+             for action in script.get_args_parser()._actions for option in action.option_strings}
+    args = make("--model-config", "x")
     args.typed = {known[flag]}
     for name in ("teacher", "amp", "torchcompile"):
         assert not getattr(args, name)
     args.sched = "constant"
     with pytest.raises(UserError, match=f"{flag}: has no meaning without "):
         check_flags(args)
-    together = imagenet("--model-config", "x", "--resume", "r")
+    together = make("--model-config", "x", "--resume", "r", "--log-wandb")
     if isinstance(partner, str):
-        setattr(together, known[partner], "there")
+        setattr(together, known[partner.split(" or ")[-1]], "there")
     together.typed, together.sched = args.typed, partner[0]
-    if "wandb" not in flag:  # the package is not installed
-        check_flags(together)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # wandb is not installed
+    check_flags(together)
 
 
 def test_weights_and_biases_that_cannot_start_is_one_line(monkeypatch):
