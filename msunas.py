@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from acc_predictor import PREDICTORS
 from cli.scripts import TypedFlagsParser, run_script
@@ -26,7 +26,7 @@ from cli.types import (
 )
 from data_providers.table import DATASETS
 from evaluator import EVALUATORS
-from networks.meta import check_supernet_file
+from networks.supernet_info import check_supernet_file
 from search.run_folder import RunFolder, check_code, resume_command
 from search.settings import (
     DEFAULT_LUT,
@@ -41,10 +41,10 @@ from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
 from utils.files import in_use
-from utils.scripts import program
+from utils.invocation import program
 
 if TYPE_CHECKING:
-    from search.session import Ended
+    from search.runner import Ended
 
 LOG_FORMATS = ("text", "json")
 
@@ -248,7 +248,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"warning: {line}", file=sys.stderr)
     if args.dry_run:
         from evaluator.jobs import plan_slots
-        from search.session import make_parts, print_plan, starting_point
+        from search.runner import make_parts, print_plan, starting_point
 
         address = settings.ray_address if settings.backend == "ray" else None
         slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
@@ -256,7 +256,7 @@ def main(args: argparse.Namespace) -> None:
         parts = make_parts(settings)
         print_plan(settings, parts, len(slots), starting_point(settings, parts, folder, args.typed))
         return
-    from search.session import run_search
+    from search.runner import run_search
 
     signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 import numpy as np
 
@@ -31,9 +31,9 @@ from search_space import (
     get_search_space,
     search_space_class,
 )
-from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import own_folder, read_json, write_json
+from utils.flags import refuse_idle
 from utils.locks import Lock, locked
 from utils.pareto import asf, high_tradeoff, non_dominated
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.commands import command_line
 from cli.config import ConfigParser
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data_providers import DataProvider
-    from training.fit import Run
+    from training.run import Run
     from training.students import Networks
     from training.world import World
 
@@ -126,7 +126,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for whatever would keep `args.check` processes from training."""
-    from training.fit import Run
+    from training.run import Run
     from training.students import resume_run
     from training.world import check_devices, lone_world
 
@@ -140,7 +140,7 @@ def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from data_providers import DataProvider
     from networks import read_config
-    from networks.meta import SupernetMeta
+    from networks.supernet_info import SupernetMeta
     from training.students import check_teacher, load_networks, settled
 
     config = read_config(args.model_config)
@@ -163,9 +163,9 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
     from torch.nn.functional import cross_entropy
 
-    from training.fit import Run, fit
-    from training.going_on import telling_how
-    from training.output import Output, log_start, output_folder, start_logging
+    from training.resume import telling_how
+    from training.run import Run, fit
+    from training.run_files import Output, log_start, output_folder, start_logging
     from training.students import resume_run, training_objective, write_pair
 
     start_logging(world)
@@ -202,7 +202,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
 
 def say_what_judges(provider: "DataProvider") -> None:
     """Warns where the best epoch is chosen by the images that it is tested on."""
-    from training.fit import log
+    from training.run import log
 
     if provider.images("valid") is provider.images("test"):
         log.warning("the best epoch is chosen by the test images, as in the original: its accuracy "
@@ -316,7 +316,7 @@ def measure(run: "Run", net: Any, provider: "DataProvider", split: str,
 
 def log_accuracy(run: "Run", provider: "DataProvider", size: int) -> None:
     """Logs what the network reaches on the test images."""
-    from training.fit import log
+    from training.run import log
 
     figures = measure(run, run.placed(run.best), provider, "test", size)
     log.info("test images: top1 %.4f, top5 %.4f, loss %.5f (%d images, %s)", figures["top1"],

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.commands import command_line
 from cli.config import ConfigParser
@@ -163,7 +163,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for whatever would keep `args.check` processes from training."""
-    from training.fit import Run
+    from training.run import Run
     from training.students import resume_run
     from training.world import check_devices, lone_world
 
@@ -188,7 +188,7 @@ def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> No
 def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from networks import read_config
-    from networks.meta import SupernetMeta
+    from networks.supernet_info import SupernetMeta
     from training.losses import check_loss
     from training.sources import open_source
     from training.students import check_teacher, load_networks
@@ -204,10 +204,10 @@ def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
 
 def train(args: argparse.Namespace, world: "World") -> None:
     """Trains in this process, which is one of `world`."""
-    from training.fit import Run, fit
-    from training.going_on import telling_how
     from training.loops import Mirrored, evaluate
-    from training.output import Output, log_start, output_folder, start_logging
+    from training.resume import telling_how
+    from training.run import Run, fit
+    from training.run_files import Output, log_start, output_folder, start_logging
     from training.students import resume_run, write_pair
     from training.timm_loaders import Watched, make_loaders, set_epoch
 
@@ -250,7 +250,7 @@ def n_outputs(networks: "Networks") -> int:
 
 def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:
     """Returns the flags with the learning rate by the rule of thumb where none is given."""
-    from training.fit import log
+    from training.run import log
 
     if args.lr is not None:
         return args

@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, amount, checked_values, count, integers, number
@@ -26,11 +26,11 @@ from search_space import SEARCH_SPACES, family_of, get_search_space
 from search_space.backbones import width_from_name
 from training.flags import add_teacher_flags
 from training.rules import RULES
-from utils.choices import refuse_idle
 from utils.errors import UserError
+from utils.flags import refuse_idle
+from utils.invocation import calling
 from utils.locks import Lock, locked_beside
 from utils.registry import code_in, refuse_untyped
-from utils.scripts import calling
 
 if TYPE_CHECKING:
     from training.shrinking import Step, SupernetTraining

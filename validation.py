@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, progress_bar, share_processors
 from cli.scripts import TypedFlagsParser, run_script
@@ -18,10 +18,10 @@ from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from networks.meta import SupernetMeta
+from networks.supernet_info import SupernetMeta
 from search_space import SEARCH_SPACES, family_of, read_subnet
-from utils.choices import refuse_idle
 from utils.errors import UserError
+from utils.flags import refuse_idle
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from acc_predictor import PREDICTORS
 from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validated, encoded
 from cli.scripts import Parser, run_script
 from cli.types import checked_values
-from networks.meta import SupernetMeta, read_meta
+from networks.supernet_info import SupernetMeta, read_meta
 from search.archive import Stats, objectives, read_stats, stats_file
 from search.run_folder import RunFolder
 from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, get_search_space, refuse_code
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.files import read_json
-from utils.scripts import program
+from utils.invocation import program
 
 WITHOUT = "nngp"  # of a search whose strategy has no predictor
 

@@ -19,8 +19,8 @@ from cli.progress import progress_bar
 from search_space import Arch, SearchSpace
 from utils.errors import UserError
 from utils.files import open_regular, read_json, write_json
+from utils.invocation import program
 from utils.metrics import kendall, rmse
-from utils.scripts import program
 
 FORMAT, VERSION = "msunas accuracy predictor", 1
 # A Gaussian process of more points needs too much memory.
@@ -38,7 +38,8 @@ class ExportedPredictor:
         archs: n architectures that were evaluated.
         top1_err: their n errors in percent.
         reported: further figures of each architecture, by name: n numbers each.
-        meta: of the supernet, as `networks.meta.SupernetMeta`: space, resolutions, classes, width.
+        meta: of the supernet, as `networks.supernet_info.SupernetMeta`: space, resolutions,
+            classes, width.
         quality: how well it predicts in cross-validation, see `cross_validated`.
     """
 

@@ -28,7 +28,7 @@ from evaluator.accuracy import SupernetEvaluator
 from evaluator.options import EvaluationOptions
 from networks import cut_subnet, recalibrate_bn
 from networks.folding import folded, speed_up
-from networks.meta import SupernetMeta, read_meta
+from networks.supernet_info import SupernetMeta, read_meta
 from search_space import Arch, get_search_space
 from training.loops import evaluate
 from utils.files import write_text

@@ -110,9 +110,9 @@ def our_pass(args: argparse.Namespace, folder: Path, ema: bool) -> Callable[[int
     """Returns a function that trains epoch `index` as train_imagenet.py does."""
     from functools import partial
 
-    from training.fit import Run
     from training.loops import supervised
-    from training.output import Output
+    from training.run import Run
+    from training.run_files import Output
 
     flags, net, batches, world = recipe(args, folder, ema)
     run = Run(flags, net, world, len(batches))

@@ -54,7 +54,7 @@ from post_search import resolve as post_resolve
 from search import events
 from search.archive import Record, Stats, read_net_stats, read_stats, write_stats
 from search.run_folder import EVENTS, SETTINGS, RunFolder
-from search.session import make_parts
+from search.runner import make_parts
 from search_space import OFASearchSpace, read_arch
 from train_imagenet import check_flags
 from train_imagenet import get_args_parser as train_parser

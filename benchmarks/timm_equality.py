@@ -177,7 +177,7 @@ def run_timm(path: str) -> None:
 def seeded_epoch(train_one_epoch: Any, random_seed: Any, epoch: int, *rest: Any,
                  **options: Any) -> Any:
     """Trains an epoch of timm's script after seeding as train_imagenet.py does."""
-    from training.fit import epoch_seed
+    from training.run import epoch_seed
 
     random_seed(epoch_seed(42, epoch), 0)
     return train_one_epoch(epoch, *rest, **options)

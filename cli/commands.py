@@ -5,14 +5,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from utils.scripts import calling
+from utils.invocation import calling
 
 
 def command_line(script: str, parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> str:
     """Returns the command that gives the flags these values; it can be pasted into a shell.
 
     Args:
-        script: what is called, such as `msunas.py`, see `utils.scripts.calling`.
+        script: what is called, such as `msunas.py`, see `utils.invocation.calling`.
         parser: whose flags they are; values of other names are left out.
         values: by the flag's name in the parsed arguments; those at their default are left out.
     """

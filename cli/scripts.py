@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cli.early import EXIT_INTERRUPTED, open_streams, quit_quietly
+from cli.startup import EXIT_INTERRUPTED, open_streams, quit_quietly
 
 from utils.errors import UserError, describe_os_error, is_out_of_memory, one_line
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import TypedFlagsParser, run_script
@@ -17,9 +17,9 @@ from evaluator.options import EvaluationOptions
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
 from search_space import SEARCH_SPACES, Arch, read_subnet
-from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import write_json
+from utils.flags import refuse_idle
 
 if TYPE_CHECKING:
     from evaluator.accuracy import NetEvaluator

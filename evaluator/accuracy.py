@@ -29,7 +29,7 @@ from networks import (
     write_config,
 )
 from networks.folding import folded, speed_up
-from networks.meta import check_classes
+from networks.supernet_info import check_classes
 from search_space import (
     Arch,
     OFASearchSpace,
@@ -43,7 +43,7 @@ from training.loops import evaluate, fine_tune
 from utils.devices import amp_precision, checked_device, evaluation_precision, over_gpus
 from utils.errors import UserError
 from utils.files import write_json
-from utils.scripts import program
+from utils.invocation import program
 
 
 class NetEvaluator:

@@ -19,8 +19,8 @@ from search_space import SearchSpace, name_of
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import parse_yaml, read_text, read_yaml
+from utils.invocation import calling
 from utils.memory import keep_freed_memory
-from utils.scripts import calling
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,8 @@
 
 No network is run: top-1 accuracies are what an MLP learned from measured ImageNet accuracies of
 the MobileNetV3 (w1.0) or ResNet50 supernet with 1,000 classes. Every stats dict says so
-(`"evaluator": "oracle"`). A predictor that was exported from a search is `evaluator.learnt`'s.
+(`"evaluator": "oracle"`). A predictor that was exported from a search is that of
+`evaluator.exported_predictor`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from acc_predictor.exported import is_exported
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
-from evaluator.learnt import LearntEvaluator
+from evaluator.exported_predictor import LearntEvaluator
 from search_space import SEARCH_SPACES, Arch, get_search_space
 from utils.errors import UserError
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from networks.meta import archive_entries, is_archive
+from networks.supernet_info import archive_entries, is_archive
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from networks.configs import Config, check_config, mid_channels
 from utils.errors import UserError
 from utils.files import atomic_path, own_folder, write_json, write_text
-from utils.scripts import program
+from utils.invocation import program
 
 HUB = "hub"
 CROP_RATIO = 0.875

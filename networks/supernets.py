@@ -11,8 +11,8 @@ from networks.base import Supernets
 from networks.checkpoints import StateDict, load_state, read_checkpoint
 from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
 from networks.families import FAMILIES, family_of_state, get_family
-from networks.meta import SupernetMeta, check_supernet_exists
 from networks.static import StaticNetwork, without_init
+from networks.supernet_info import SupernetMeta, check_supernet_exists
 from search_space.base import Arch
 from utils.errors import UserError
 from utils.registry import load_class

@@ -18,7 +18,7 @@ from evaluator.records import Training, read_nasbench101
 from search_space.nasbench101 import NASBench101Space
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.scripts import program
+from utils.invocation import program
 
 # Column of a table -> data set of NATS-Bench, and what it calls the accuracy.
 NATS_COLUMNS = {

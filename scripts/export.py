@@ -21,11 +21,11 @@ from cli.types import DOWNLOAD, amount, count
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
-from networks.meta import SupernetMeta
-from utils.choices import refuse_idle
+from networks.supernet_info import SupernetMeta
 from utils.errors import UserError
 from utils.files import own_folder, write_json
-from utils.scripts import program
+from utils.flags import refuse_idle
+from utils.invocation import program
 
 if TYPE_CHECKING:
     from data_providers import DataProvider

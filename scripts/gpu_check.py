@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.scripts import EXIT_BAD_INPUT, Parser
 from utils.errors import UserError, one_line

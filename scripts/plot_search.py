@@ -7,7 +7,7 @@ from pathlib import Path
 # Run as a file, Python puts scripts/ on the path, not the project's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli.early  # noqa: F401  # before what takes time to import
+import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.scripts import Parser, run_script
 from search.archive import latest_stats, objectives, read_stats, stats_path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluator.model_card import Accuracy, Card
 from search.archive import Record
-from utils.scripts import program
+from utils.invocation import program
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores

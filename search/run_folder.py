@@ -23,9 +23,9 @@ from utils.files import (
     write_json,
     write_text,
 )
+from utils.invocation import calling
 from utils.locks import Lock, locked
 from utils.registry import code_in, refuse_untyped
-from utils.scripts import calling
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"

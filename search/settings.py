@@ -11,12 +11,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import get_dataset_info
 from evaluator import EVALUATORS
-from networks.meta import SupernetMeta, read_meta
+from networks.supernet_info import SupernetMeta, read_meta
 from search.run_folder import SETTINGS
 from search_space import refuse_code, search_space_class
-from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import read_json, shipped
+from utils.flags import refuse_idle
 
 DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
 # What no flag sets: it follows from the others when a search is started.

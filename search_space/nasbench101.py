@@ -17,7 +17,7 @@ from search_space.base import Arch, Gene, SearchSpace
 from search_space.table import TabularSpace, read_table
 from search_space.values import check_keys
 from utils.errors import UserError
-from utils.scripts import program
+from utils.invocation import program
 
 N_VERTICES, MAX_EDGES = 7, 9
 INPUT, OUTPUT = "input", "output"

@@ -24,7 +24,7 @@ from search.cards import with_accuracies
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.files import shipped
-from utils.scripts import program
+from utils.invocation import program
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -55,7 +55,7 @@ def test_helps_name_the_commands_that_are_there(monkeypatch, command, checkout, 
         return " ".join(load_script(command).get_args_parser().format_help().split())
 
     assert checkout in said()
-    monkeypatch.setattr("utils.scripts._FOLDER", Path("site-packages/msunas_cli/project"))
+    monkeypatch.setattr("utils.invocation._FOLDER", Path("site-packages/msunas_cli/project"))
     assert package in said()
     assert checkout not in said()
 
@@ -66,7 +66,7 @@ def test_a_card_names_the_command_that_is_there(monkeypatch):
         return with_accuracies([card], [Record({}, 5.0, 1.0)], 100, None)[0].notes[0]
 
     assert note().endswith("`python post_search.py --rescore` does.")
-    monkeypatch.setattr("utils.scripts._FOLDER", Path("site-packages/msunas_cli/project"))
+    monkeypatch.setattr("utils.invocation._FOLDER", Path("site-packages/msunas_cli/project"))
     assert note().endswith("`msunas-select --rescore` does.")
 
 
@@ -212,7 +212,7 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
             "net = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
             "import msunas_cli; msunas_cli.project()\n"
             "from networks import build_from_config\n"
-            "from utils.scripts import program\n"
+            "from utils.invocation import program\n"
             "assert [*map(program, msunas_cli.COMMANDS.values())] == [*msunas_cli.COMMANDS]\n"
             "print(net.num_classes)")
     done = subprocess.run([bin_folder / "python", "-P", "-c", code, net / "hub"], cwd=tmp_path,

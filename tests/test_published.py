@@ -155,7 +155,7 @@ def use(place, miniatures, monkeypatch):
     """Goes to the folder, puts a data set there, and lets evaluations run in this process."""
     torch.set_num_threads(1)
     monkeypatch.chdir(place)
-    monkeypatch.setattr("search.session.get_engine", in_this_process)
+    monkeypatch.setattr("search.runner.get_engine", in_this_process)
 
     def put(dataset: str) -> None:
         Path("DATA").unlink(missing_ok=True)

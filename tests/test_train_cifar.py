@@ -27,8 +27,8 @@ from tests.fine_tuning import (
     only_run,
 )
 from train_cifar import Enlarged, cutout, geometry, get_args_parser, main
-from training.fit import plain_part
 from training.loops import evaluate
+from training.run import plain_part
 
 
 @pytest.fixture(autouse=True)

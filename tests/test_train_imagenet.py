@@ -26,8 +26,8 @@ from tests.fine_tuning import (
 )
 from tests.published import published_command
 from train_imagenet import get_args_parser, load_all, main, with_lr
-from training.fit import Run
 from training.loops import evaluate, train_one_epoch
+from training.run import Run
 from training.world import World, check_devices
 from utils.devices import seeded
 from utils.errors import UserError

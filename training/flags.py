@@ -9,9 +9,9 @@ from typing import Any
 
 from cli.types import amount, count, number
 from data_providers.table import DATASETS
-from utils.choices import refuse_idle
 from utils.errors import UserError
 from utils.files import read_yaml
+from utils.flags import refuse_idle
 
 # Packages that timm's readers import, by the prefix of the data set's name.
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}

@@ -31,12 +31,12 @@ from networks.static import StaticNetwork, replace_classifier
 from networks.supernets import build_from_config, cut_subnet, load_supernet
 from search_space import get_search_space
 from training.checkpoints import History, read_history
-from training.fit import Run
 from training.loops import Criterion, Objective, distilled, supervised
-from utils.choices import choose
+from training.run import Run
 from utils.devices import seeded
 from utils.errors import UserError, one_line
 from utils.files import open_regular
+from utils.flags import choose
 
 log = logging.getLogger("train")
 
@@ -182,7 +182,7 @@ def write_pair(net: StaticNetwork, folder: Path, networks: Networks,
 
 
 def resume_run(run: Run, path: str | None) -> History | None:
-    """Lets a `training.fit.Run` go on from a checkpoint; returns the record of its best ones.
+    """Lets a `training.run.Run` go on from a checkpoint; returns the record of its best ones.
 
     Raises:
         UserError: no checkpoint of a training, or one of another network.

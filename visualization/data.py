@@ -22,8 +22,8 @@ from search_space.base import SearchSpace
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json, read_log
+from utils.invocation import calling
 from utils.pareto import non_dominated
-from utils.scripts import calling
 from visualization.plots import axis_parts
 from visualization.unseen import Rescore, read_rescores
 

@@ -10,7 +10,7 @@ from typing import Any
 from search_space import SPACE_KEY
 from utils.errors import UserError
 from utils.files import read_json
-from utils.scripts import program
+from utils.invocation import program
 
 RESCORE = "rescore.json"
 KEYS = ("images", "n_images", "networks", "neighbours")

@@ -24,7 +24,7 @@ from utils.files import make_folder, open_log
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
          "from evaluator.jobs.worker import main; main(int(sys.argv[2]))")
-_REAPER = Path(__file__).with_name("reaper.py")
+_WATCHDOG = Path(__file__).with_name("watchdog.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_TAIL = 4000  # bytes of a dead worker's output that go into the result
 _GRACE = 2.0  # seconds for an idle worker to leave by itself
@@ -79,7 +79,7 @@ class LocalSlots(Slots):
         self._memory_limit = memory_limit
         self._workers: dict[int, _Worker] = {}
         self._selector = selectors.DefaultSelector()
-        self._reaper: subprocess.Popen[str] | None = None
+        self._watchdog: subprocess.Popen[str] | None = None
 
     def open(self, slot: int) -> None:
         """Starts a process; it is READY once its evaluator is built."""
@@ -92,7 +92,7 @@ class LocalSlots(Slots):
              json.dumps(import_path()), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
             start_new_session=True)
-        self._tell_reaper(f"+{process.pid}")
+        self._tell_watchdog(f"+{process.pid}")
         assert process.stdin is not None and process.stdout is not None  # pipes, as asked for
         worker = _Worker(process, process.stdin, process.stdout, log,
                          os.fstat(log.fileno()).st_size)
@@ -146,9 +146,9 @@ class LocalSlots(Slots):
         for slot in list(self._workers):
             self.stop(slot)
         self._selector.close()
-        if self._reaper is not None:
-            self._reaper.communicate()  # its stdin ends
-            self._reaper = None
+        if self._watchdog is not None:
+            self._watchdog.communicate()  # its stdin ends
+            self._watchdog = None
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -164,14 +164,14 @@ class LocalSlots(Slots):
         worker = self._workers[slot]
         data = os.read(worker.answers.fileno(), 2**16)
         if not data:
-            return [self._obituary(worker)]
+            return [self._lost_outcome(worker)]
         worker.buffer += data
         *lines, rest = worker.buffer.split(b"\n")
         worker.buffer = bytearray(rest)
         worker.busy = False
         return [_parse(line) for line in lines]
 
-    def _obituary(self, worker: _Worker) -> Outcome:
+    def _lost_outcome(self, worker: _Worker) -> Outcome:
         """What is known of a worker that closed its channel: killed, or gone by itself."""
         self._unregister(worker)
         try:
@@ -187,18 +187,19 @@ class LocalSlots(Slots):
             self._selector.unregister(worker.answers)
 
     def _release(self, worker: _Worker) -> None:
-        self._tell_reaper(f"-{worker.process.pid}")
+        self._tell_watchdog(f"-{worker.process.pid}")
         worker.log.close()
         worker.answers.close()
         with contextlib.suppress(BrokenPipeError):
             worker.requests.close()
 
-    def _tell_reaper(self, line: str) -> None:
-        if self._reaper is None:
-            self._reaper = subprocess.Popen([sys.executable, "-I", "-S", str(_REAPER)], text=True,
-                                            stdin=subprocess.PIPE, start_new_session=True)
+    def _tell_watchdog(self, line: str) -> None:
+        if self._watchdog is None:
+            self._watchdog = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_WATCHDOG)], text=True, stdin=subprocess.PIPE,
+                start_new_session=True)
         with contextlib.suppress(BrokenPipeError):  # it was killed; workers still die with us
-            print(line, file=self._reaper.stdin, flush=True)
+            print(line, file=self._watchdog.stdin, flush=True)
 
 
 def import_path() -> list[str]:

@@ -11,7 +11,7 @@ from acc_predictor.__main__ import get_args_parser, main
 from acc_predictor.exported import ExportedPredictor, cross_validated, encoded, fitted
 from evaluator import build_evaluator
 from search import Progress, Search, make_objectives
-from search.session import make_parts
+from search.runner import make_parts
 from search_space import SEARCH_SPACES, get_search_space
 from tests.search.engines import direct
 from tests.search_space.tables import write_graphs, write_table

@@ -48,7 +48,7 @@ def test_the_threads_of_a_search_are_those_of_each_worker(monkeypatch, tmp_path)
         calls.append(args)
         raise UserError("planned")
 
-    monkeypatch.setattr("search.session.plan_slots", planned)
+    monkeypatch.setattr("search.runner.plan_slots", planned)
     flags = ["--dataset", "digits", "--n_gpus", "0", "--cpu_workers", "1", "--threads", "2",
              "--save", str(tmp_path / "run")]
     with pytest.raises(UserError, match="planned"):

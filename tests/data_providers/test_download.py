@@ -175,7 +175,7 @@ def test_a_script_fetches_its_data_set(name, server, networks, tmp_path, monkeyp
     """Every script with the flag; tests/test_documents.py says which have it."""
     publish("cifar10", server, tmp_path, monkeypatch)
     monkeypatch.chdir(networks)
-    monkeypatch.setattr("search.session.get_engine", lambda backend, spec, **_: nullcontext(
+    monkeypatch.setattr("search.runner.get_engine", lambda backend, spec, **_: nullcontext(
         build_evaluator(spec.name, spec.options)))
     made = DataProvider.__init__
 

@@ -229,7 +229,7 @@ def parent(tmp_path):
                                start_new_session=True, stderr=subprocess.PIPE, text=True)
     noted(tmp_path, 2)
     below = psutil.Process(process.pid).children(recursive=True)
-    assert len(below) == 5  # two workers, their children, the reaper
+    assert len(below) == 5  # two workers, their children, the watchdog
     yield process, [p.pid for p in below]
     for left in [process, *below]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -245,11 +245,11 @@ def test_nothing_is_left_when_the_parent_is_killed(parent, number):
     assert gone(below)
 
 
-def test_workers_die_with_the_parent_even_without_the_reaper(parent):
+def test_workers_die_with_the_parent_even_without_the_watchdog(parent):
     process, _ = parent
     children = psutil.Process(process.pid).children()
-    (reaper,) = [p for p in children if "reaper.py" in p.cmdline()[-1]]
-    reaper.kill()
+    (watchdog,) = [p for p in children if "watchdog.py" in p.cmdline()[-1]]
+    watchdog.kill()
     process.kill()
     process.wait(5)
     assert gone([p.pid for p in children])

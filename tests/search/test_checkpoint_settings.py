@@ -7,8 +7,8 @@ import pytest
 
 from evaluator import build_evaluator
 from networks import build_supernet, load_supernet, save_weights
-from networks.meta import SupernetMeta
-from search.session import make_parts
+from networks.supernet_info import SupernetMeta
+from search.runner import make_parts
 from search.settings import resolve
 from tests.data_providers.layouts import class_folders
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from search.archive import read_stats
-from search.inputs import check_inputs, fingerprints
+from search.fingerprints import check_inputs, fingerprints
 from search.run_folder import RunFolder
-from search.session import run_search
+from search.runner import run_search
 from search.settings import Settings
 from tests.conftest import ROOT
 from tests.search.runs import EVALUATOR, TRUSTED, command, contents

@@ -8,7 +8,7 @@ import pytest
 from evaluator.latency import LookUpTable
 from search import Failure, Progress, Record, Search, SpaceCosts, Strategy, Task, make_objectives
 from search.constraints import Constraints, initial_sample
-from search.session import foreign_tables, make_parts
+from search.runner import foreign_tables, make_parts
 from search.settings import DEFAULT_LUT, contradictions, resolve
 from search_space import OFASearchSpace
 from tests.search.engines import direct

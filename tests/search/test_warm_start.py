@@ -15,7 +15,7 @@ import msunas
 from search.archive import read_stats
 from search.constraints import Constraints
 from search.run_folder import RunFolder
-from search.session import make_parts, starting_point
+from search.runner import make_parts, starting_point
 from search.warm_start import read_warm_start
 from tests.conftest import ROOT
 from tests.search.runs import EVALUATOR, command, contents, resume

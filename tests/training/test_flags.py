@@ -8,12 +8,12 @@ import pytest
 
 import train_cifar
 import train_imagenet
-from training.fit import plain_part
 from training.flags import PARTNERS, SCHEDULES, check_flags, check_processes
 from training.losses import check_loss
-from training.output import start_wandb
-from utils.choices import choose
+from training.run import plain_part
+from training.run_files import start_wandb
 from utils.errors import UserError
+from utils.flags import choose
 
 
 def imagenet(*words) -> Namespace:

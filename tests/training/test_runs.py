@@ -12,7 +12,7 @@ from data_providers import DATASETS
 from networks import read_config
 from tests.fine_tuning import SIZE, make_images, make_networks, only_run
 from train_imagenet import get_args_parser, main
-from training.fit import epoch_seed
+from training.run import epoch_seed
 from training.sources import Source
 from training.timm_loaders import make_loaders
 from training.world import World

@@ -22,18 +22,18 @@ def faults_of(before: str) -> int:
 
 
 @pytest.mark.parametrize("before", ["from utils.memory import keep_freed_memory as keep; keep()",
-                                    AS_A_SCRIPT + "import cli.early"])
+                                    AS_A_SCRIPT + "import cli.startup"])
 def test_a_script_asks_once_for_its_memory(before):
-    assert faults_of(before) < faults_of("import cli.early") / 4
+    assert faults_of(before) < faults_of("import cli.startup") / 4
 
 
 def test_a_worker_asks_once_for_its_memory():
     spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
     with get_engine("local", spec, slots=[Slot()]) as engine:
         (result,) = engine.run([Job("a", {"do": "faults"})])
-    assert result.stats["faults"] < faults_of("import cli.early") / 4
+    assert result.stats["faults"] < faults_of("import cli.startup") / 4
 
 
 def test_a_library_leaves_memory_alone():
-    before = faults_of("import cli.early")
+    before = faults_of("import cli.startup")
     assert faults_of("import msunas, validation, evaluator.accuracy") > before / 2 > 0

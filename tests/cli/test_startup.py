@@ -30,7 +30,7 @@ def stats(tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_prepares_for_ctrl_c_before_its_slow_imports(script):
     text = (ROOT / script).read_text()
-    first = text.index("import cli.early")
+    first = text.index("import cli.startup")
     for name in ("import torch\n", "from cli.scripts", "from utils", "from evaluator"):
         assert name not in text[:first]
 
@@ -45,7 +45,7 @@ def test_an_early_ctrl_c_is_quiet(script, delay):
     seen = []
     for line in process.stderr:  # until our first module is imported
         seen.append(line)
-        if "cli.early" in line:
+        if "cli.startup" in line:
             break
     time.sleep(delay)
     process.send_signal(signal.SIGINT)

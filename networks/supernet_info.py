@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from utils.errors import UserError
 from utils.files import open_regular
-from utils.scripts import program
+from utils.invocation import program
 
 MAX_PICKLE_BYTES = 8 * 2**20  # a few hundred for each tensor
 _RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"

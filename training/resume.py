@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from training.checkpoints import LAST
 from training.world import World, launched
-from utils.scripts import calling
+from utils.invocation import calling
 
 if TYPE_CHECKING:
-    from training.output import Output
+    from training.run_files import Output
 
 # Flags of one call, which are not those of the run.
 OF_THE_CALL = ("start_epoch", "no_resume_opt")

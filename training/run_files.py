@@ -27,8 +27,8 @@ from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from training.checkpoints import Checkpoints, History
-from training.fit import Evaluation, Run, plain_part
-from training.going_on import OF_THE_CALL
+from training.resume import OF_THE_CALL
+from training.run import Evaluation, Run, plain_part
 from training.world import World
 from utils.errors import UserError, one_line
 from utils.files import make_folder, open_log, own_folder, read_text, write_text

@@ -17,13 +17,13 @@ from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
 from evaluator.table import TableEvaluator
-from networks.meta import check_classes, check_supernet_exists, read_n_classes
-from search.adoption import adopt
+from networks.supernet_info import check_classes, check_supernet_exists, read_n_classes
 from search.algorithm import Search
 from search.constraints import Constraints
 from search.evaluation import Engine
 from search.events import Events
-from search.inputs import check_inputs, fingerprints
+from search.fingerprints import check_inputs, fingerprints
+from search.import_original import adopt
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress, duration
 from search.run_folder import RunFolder, resume_command
@@ -35,8 +35,8 @@ from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.files import write_text
+from utils.invocation import calling, program
 from utils.registry import names_code
-from utils.scripts import calling, program
 
 CPU_MACS_PER_SECOND = 8e9
 GIB = 2**30

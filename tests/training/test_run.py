@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from train_imagenet import get_args_parser
-from training.fit import Run, evaluate_run, fast_at_a_fixed_size, fit
-from training.output import Output
+from training.run import Run, evaluate_run, fast_at_a_fixed_size, fit
+from training.run_files import Output
 from training.world import World
 from utils.errors import UserError
 

@@ -13,10 +13,10 @@ import yaml
 from torch import nn
 
 from networks import load_checkpoint, save_weights
-from tests.training.test_fit import small_run
-from training import going_on, output
-from training.going_on import flags_to_go_on, how_to_go_on, telling_how
-from training.output import Output, Summary, output_folder
+from tests.training.test_run import small_run
+from training import resume, run_files
+from training.resume import flags_to_go_on, how_to_go_on, telling_how
+from training.run_files import Output, Summary, output_folder
 from training.students import resume_run
 from training.world import World
 from utils.errors import UserError
@@ -107,7 +107,7 @@ class Closed:
 def test_a_closed_terminal_ends_no_training(tmp_path, monkeypatch, stream):
     monkeypatch.setattr("sys.stderr", stream)
     record = logging.LogRecord("train", logging.INFO, "x", 1, "a line", (), None)
-    output.BesideBar().emit(record)
+    run_files.BesideBar().emit(record)
     assert list(World(torch.device("cpu")).progress([1, 2])) == [1, 2]
 
 
@@ -125,12 +125,12 @@ def test_only_own_leftovers_are_removed(tmp_path):
 
 
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
-    class Now(output.datetime):
+    class Now(run_files.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(output, "datetime", Now)
+    monkeypatch.setattr(run_files, "datetime", Now)
     args = small_run().args
     names = []
     for _ in range(3):
@@ -274,7 +274,7 @@ def test_several_processes_go_on_as_they_were_started(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     assert how_to_go_on("train_cifar.py", words, world) == (
         "start it on each machine as before, with: --resume 'a b'")
-    monkeypatch.setattr(going_on, "calling", lambda file: ["msunas-tune"])
+    monkeypatch.setattr(resume, "calling", lambda file: ["msunas-tune"])
     assert how_to_go_on("train_cifar.py", words, world._replace(size=1)) == (
         "go on with: msunas-tune --resume 'a b'")
-    assert going_on.launcher("train_cifar.py", 2)[-2:] == ["--no-python", "msunas-tune"]
+    assert resume.launcher("train_cifar.py", 2)[-2:] == ["--no-python", "msunas-tune"]

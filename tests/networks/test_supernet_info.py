@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from networks.meta import SupernetMeta, read_meta, read_n_classes
+from networks.supernet_info import SupernetMeta, read_meta, read_n_classes
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -28,8 +28,8 @@ def checkpoint(tmp_path):
 
 
 def test_the_meta_of_a_checkpoint_is_read_without_torch(checkpoint):
-    code = ("import sys; from networks.meta import read_meta; print(read_meta(sys.argv[1])); "
-            "sys.exit('torch' in sys.modules)")
+    code = ("import sys; from networks.supernet_info import read_meta; "
+            "print(read_meta(sys.argv[1])); sys.exit('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, checkpoint], cwd=ROOT, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr

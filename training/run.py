@@ -26,7 +26,7 @@ from utils.devices import amp_precision, device_of
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from training.output import Output
+    from training.run_files import Output
 
 log = logging.getLogger("train")
 
