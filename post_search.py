@@ -36,6 +36,7 @@ from utils.files import own_folder, read_json, write_json
 from utils.flags import refuse_idle
 from utils.locks import Lock, locked
 from utils.pareto import asf, high_tradeoff, non_dominated
+from utils.registry import names_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -282,7 +283,7 @@ def _space(name: Any, settings: dict[str, Any],
     """Returns the search space called `name`, and what checks that architectures are its own."""
     if name is not None and not isinstance(name, str):
         raise UserError(f"{str(name)[:60]!r} is no name of a search space")
-    if ":" in (name or "") and not typed:
+    if names_code(name) and not typed:
         print(f"note: the search space {name} is code of your own, which --search_space {name} "
               "would load; its architectures are not checked", file=sys.stderr)
         return None, None

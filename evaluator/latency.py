@@ -364,6 +364,7 @@ def build_module(layer: Layer) -> "nn.Module":
         return residual(module) if x.skip else module
 
     builders = {
+        "block": lambda: _build_block(x),
         "conv": conv,
         "mbconv": lambda: residual(MBConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride,
                                                x.expand, x.mid, x.act, x.se)),
@@ -371,9 +372,31 @@ def build_module(layer: Layer) -> "nn.Module":
                                                     x.stride, x.expand, x.mid, x.act),
         "max_pool": lambda: nn.MaxPool2d(x.kernel, x.stride, padding=x.kernel // 2),
         "pool": lambda: MyGlobalAvgPool2d(keep_dim=True),
+        "mean": lambda: nn.AdaptiveAvgPool2d(1),
         "linear": lambda: LinearLayer(x.in_channels, x.out_channels, x.bias, x.bn, x.act),
     }
     return builders[x.kind]()
+
+
+def _build_block(layer: Layer) -> "nn.Module":
+    """Returns a run of convolutions made of the layers of timm."""
+    from ofa.utils.layers import IdentityLayer, ResidualBlock
+    from timm.layers import BatchNormAct2d, create_act_layer, create_conv2d
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from torch import nn
+
+    modules: list[nn.Module] = []
+    for x in layer.parts:
+        act = x.act or "identity"
+        modules.append(create_conv2d(x.in_channels, x.out_channels, x.kernel, stride=x.stride,
+                                     padding="same" if x.same else "", groups=x.groups,
+                                     bias=x.bias))
+        modules.append(BatchNormAct2d(x.out_channels, act_layer=act) if x.bn
+                       else create_act_layer(act))
+        if x.se:
+            modules.append(SqueezeExcite(x.out_channels, rd_channels=x.squeeze))
+    shortcut = IdentityLayer(layer.in_channels, layer.out_channels) if layer.skip else None
+    return ResidualBlock(nn.Sequential(*modules), shortcut)
 
 
 def build_network(layers: Sequence[Layer]) -> "nn.Module":

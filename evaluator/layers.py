@@ -7,6 +7,7 @@ from networks.configs import (
     check_config,
     choose_resolution,
     config_family,
+    config_space,
     mid_channels,
     read_config,
     recorded_resolution,
@@ -53,6 +54,9 @@ def config_layers(config: dict[str, Any], resolution: int) -> list[Layer]:
         UserError: the dict describes no valid network.
     """
     config = check_config(config)
+    if config_family(config).of_timm:
+        return config_space(config, resolution).layers(
+            {**config["arch"], "r": resolution}, config["classifier"]["out_features"])
     layers: list[Layer] = []
     for part in config_family(config).parts:
         value: Any = config.get(part.key)

@@ -7,6 +7,6 @@ It needs timm alone. timm's train.py imports it with `--device-modules msunas_ti
 run by `python -m msunas_timm SCRIPT`.
 """
 
-from msunas_timm.models import nsganetv2, nsganetv2_proxyless
+from msunas_timm.models import nsganetv2, nsganetv2_chain, nsganetv2_proxyless
 
-__all__ = ["nsganetv2", "nsganetv2_proxyless"]
+__all__ = ["nsganetv2", "nsganetv2_chain", "nsganetv2_proxyless"]

@@ -25,6 +25,7 @@ from torch import nn
 from networks.supernet_info import archive_entries, is_archive
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
+from utils.registry import TIMM
 
 StateDict = dict[str, torch.Tensor]
 
@@ -59,10 +60,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: the state dict, on the CPU, in today's key naming.
         meta: what stands beside it under `meta`: plain Python, empty where there is none.
+        family: of a supernet whose tensors do not tell it.
     """
 
     state: StateDict
     meta: dict[str, Any]
+    family: str | None = None
 
 
 def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
@@ -92,8 +95,10 @@ def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
                         f"{type(state).__name__})")
     for key, tensor in state.items():
         _check_tensor(path, key, tensor, size)
-    meta = content.get("meta") if state is not content else None
-    return Checkpoint(_today(state, path), dict(meta) if isinstance(meta, Mapping) else {})
+    beside = content if state is not content else {}
+    meta, family = beside.get("meta"), beside.get("family")
+    return Checkpoint(_today(state, path), dict(meta) if isinstance(meta, Mapping) else {},
+                      family if isinstance(family, str) else None)
 
 
 def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -148,7 +153,9 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
     """
     state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
              for key, tensor in net.state_dict().items()}
-    _write(path, {"state_dict": state, **extra})
+    family = getattr(net, "family", "")
+    named = {"family": family} if family.startswith(TIMM) else {}
+    _write(path, {"state_dict": state, **named, **extra})
 
 
 def save_training_state(path: str | os.PathLike, **state: Any) -> None:

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from networks.families import FAMILIES, Family, Part, family_of_config
+from networks.families import FAMILIES, Family, Part, family_of_config, get_family
+from search_space import SearchSpace, get_search_space
 from search_space.backbones import make_divisible
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.registry import TIMM
 
 Config = dict[str, Any]
 
@@ -161,7 +163,10 @@ def check_config(config: Any, source: str = "network config") -> Config:
     for part in family.parts:
         if part.layers:
             checked[part.key] = _part(config, part, source)
-    _check_chain(checked, source)
+    if family.of_timm:
+        _check_model(checked, source)
+    else:
+        _check_chain(checked, source)
     _check_size(checked, source)
     _check_resolution(checked, source)
     return checked
@@ -189,7 +194,16 @@ def config_family(config: Config) -> Family:
     """Returns the family of a checked config."""
     family = family_of_config(config["name"])
     assert family is not None  # or `check_config` would have refused it
-    return family
+    return get_family(TIMM + config["model"]) if family.of_timm else family
+
+
+def config_space(config: Config, resolution: int = DEFAULT_RESOLUTION) -> SearchSpace:
+    """Returns the search space of the network of timm that a config names; loads torch.
+
+    Raises:
+        UserError: there is none.
+    """
+    return get_search_space(f"{TIMM}{config.get('model')}", resolutions=[resolution])
 
 
 def main_layers(config: Config) -> list[tuple[str, Config]]:
@@ -352,6 +366,19 @@ def _check_chain(config: Config, source: str) -> None:
     if config["classifier"]["in_features"] != channels:
         raise UserError(f"{source}: the classifier takes {config['classifier']['in_features']} "
                         f"features, but the layer before it gives {channels}")
+
+
+def _check_model(config: Config, source: str) -> None:
+    """A network of timm: the model and the part of it that is meant must exist."""
+    arch, features = config.get("arch"), config["classifier"]["in_features"]
+    try:
+        space: Any = config_space(config)
+        space.encode({**(arch if isinstance(arch, dict) else {}), "r": DEFAULT_RESOLUTION})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    if features != space.chain.features:
+        raise UserError(f"{source}: the classifier takes {features} features, but "
+                        f"{config['model']} gives {space.chain.features}")
 
 
 def _check_block(block: Config, place: str) -> None:

@@ -68,7 +68,7 @@ def folded(net: Net) -> Net:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
                 _fold(before, child)
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, getattr(child, "act", nn.Identity()))  # timm's norms have one
             before = child
     return copied
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from networks.configs import Config, check_config, mid_channels
+from networks.configs import Config, check_config, config_family, config_space, mid_channels
 from utils.errors import UserError
 from utils.files import atomic_path, own_folder, write_json, write_text
 from utils.invocation import program
@@ -62,6 +62,8 @@ def timm_model(config: Config) -> TimmModel:
         UserError: timm's blocks cannot express the network.
     """
     config = check_config(config)
+    if config_family(config).of_timm:
+        return _part_of_model(config)
     if config["name"] not in _ARCHITECTURES:
         reason = _NOT_IN_TIMM.get(config["name"], "it has no such blocks")
         raise UserError(f"timm cannot build a {config['name']}: {reason}; hubconf.py loads it, and "
@@ -75,6 +77,14 @@ def timm_model(config: Config) -> TimmModel:
             "act_layer": _named(_MODEL_ACTIVATIONS, stem["act_func"]),
             "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]}
     return TimmModel(_ARCHITECTURES[config["name"]], args)
+
+
+def _part_of_model(config: Config) -> TimmModel:
+    """Returns the model of a network that is a part of one of timm's."""
+    space: Any = config_space(config)
+    return TimmModel("nsganetv2_chain", {
+        "model": config["model"], "blocks": [list(size) for size in space.sizes(config["arch"])],
+        "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]})
 
 
 def to_timm(net: Any) -> nn.Module:
@@ -137,7 +147,7 @@ def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:
     """Returns what timm reads from `config.json`."""
     model, n_classes = timm_model(net.config), net.classifier.out_features
     return {"architecture": model.architecture, "num_classes": n_classes,
-            "num_features": model.args["num_features"], "global_pool": "avg",
+            "num_features": net.classifier.in_features, "global_pool": "avg",
             "model_args": model.args,
             "pretrained_cfg": {"num_classes": n_classes, **timm_preprocessing(images),
                                "pool_size": None, "first_conv": "conv_stem",

@@ -90,7 +90,7 @@ class StaticNetwork(nn.Module):
 
     def set_dropout(self, rate: float) -> None:
         """Sets the dropout rate in front of the classifier (0 <= rate < 1)."""
-        layer = _classifier(self.classifier.in_features, self.classifier.out_features,
+        layer = new_classifier(self.classifier.in_features, self.classifier.out_features,
                             self.classifier.bias, rate)
         layer.linear = self.classifier.linear
         self.classifier = layer.train(self.training)
@@ -101,13 +101,13 @@ class StaticNetwork(nn.Module):
         return nn.Module.load_state_dict(self, state_dict, strict, assign)
 
 
-def replace_classifier(net: Any, n_classes: int, generator: torch.Generator) -> None:
+def replacenew_classifier(net: Any, n_classes: int, generator: torch.Generator) -> None:
     """Puts a new classifier of `n_classes` on a static network, drawn from `generator`.
 
     Weights and biases are uniform in +-1/sqrt(features), as torch initialises a linear layer.
     """
     old = net.classifier
-    new = _classifier(old.in_features, n_classes, old.bias, old.dropout_rate)
+    new = new_classifier(old.in_features, n_classes, old.bias, old.dropout_rate)
     bound = old.in_features ** -0.5
     with torch.no_grad():
         for parameter in new.parameters():
@@ -131,9 +131,13 @@ class _SkipInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _classifier(in_features: int, n_classes: int, bias: bool, dropout_rate: float) -> LinearLayer:
+def new_classifier(in_features: int, n_classes: int, bias: bool, dropout_rate: float) -> LinearLayer:
+    """Returns a classifier whose weights are still to be set."""
     with without_init():
-        return LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
+        layer = LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
+    if layer.dropout is not None:
+        layer.dropout.inplace = False  # a ReLU before it needs its output for the gradient
+    return layer
 
 
 def build_layer(config: Config | None) -> Any:

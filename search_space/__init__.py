@@ -6,9 +6,10 @@ from typing import Any
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import Layer, Slot
 from search_space.ofa import OFASearchSpace
+from search_space.timm_chain import timm_space
 from utils.errors import UserError
 from utils.files import read_json
-from utils.registry import load_class
+from utils.registry import TIMM, load_class, names_code
 
 __all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
            "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space", "name_of",
@@ -31,17 +32,19 @@ SEARCH_SPACES = {
 
 
 def search_space_class(name: str) -> type[SearchSpace]:
-    """Returns the class of the space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
+    """Returns the class of the space `name`: of `SEARCH_SPACES`, `timm:NAME`, or `module:Class`.
 
     Raises:
         UserError: no such space; the message lists them.
     """
+    if name.startswith(TIMM):
+        return timm_space(name)
     found: type[SearchSpace] = load_class(SEARCH_SPACES, name, "search space", SearchSpace)
     return found
 
 
 def get_search_space(name: str, /, **settings: Any) -> SearchSpace:
-    """Returns the search space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
+    """Returns the search space called `name`; see `search_space_class`.
 
     Args:
         name: which space.
@@ -71,6 +74,8 @@ def family_of(name: str) -> str:
 
 def name_of(space: SearchSpace) -> str:
     """Returns the name by which `get_search_space` finds the class of a space."""
+    if space.name.startswith(TIMM):
+        return space.name
     own = f"{type(space).__module__}:{type(space).__qualname__}"
     return next((name for name, row in SEARCH_SPACES.items() if row == own), own)
 
@@ -153,7 +158,7 @@ def refuse_code(named: Any, source: str) -> None:
     Raises:
         UserError: it is; the message tells the flag to type.
     """
-    if isinstance(named, str) and ":" in named:
+    if names_code(named):
         raise UserError(f"{source} names code, the search space {named[:60]}, which would be run; "
                         f"if you trust it, type --search_space {named[:60]}")
 

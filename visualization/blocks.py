@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from search_space.layers import Layer
 
 STEM, HEAD = "stem", "head"
-NOT_DRAWN = ("pool", "max_pool", "norm")  # layers without channels of their own
+NOT_DRAWN = ("pool", "mean", "max_pool", "norm")  # layers without channels of their own
 
 
 @dataclass(frozen=True)

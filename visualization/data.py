@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.files import read_json, read_log
 from utils.invocation import calling
 from utils.pareto import non_dominated
+from utils.registry import names_code
 from visualization.plots import axis_parts
 from visualization.unseen import Rescore, read_rescores
 
@@ -184,7 +185,7 @@ class RunData:
         parts = [*calling("post_search.py"), "--expr", str(self.stats_file), "--pick",
                  ",".join(map(str, indices))]
         own = self.settings.get("search_space") or ""
-        if ":" in own:
+        if names_code(own):
             parts += ["--search_space", own]
         if self.space is not None and self.space.family is None:
             return shlex.join([*parts, "--list", "--format", "json"])
@@ -252,7 +253,7 @@ def picks(run: RunData) -> list[Pick]:
 def _space(stats: Stats, settings: dict[str, Any], typed: str | None) -> SearchSpace | None:
     """The space of a search; resolutions that no setting names are taken from the archive."""
     name = typed or stats.search_space or settings.get("search_space") or "mbv3"
-    if ":" in name and not typed:
+    if names_code(name) and not typed:
         print(f"note: the search space {name} is code of your own, which --search_space {name} "
               "would load; without it architectures are shown as they are written", file=sys.stderr)
         return None
