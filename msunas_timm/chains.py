@@ -109,9 +109,8 @@ def parts_of(net: nn.Module) -> Parts:
     staged = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Sequential)]
     if not staged or not isinstance(layers[-1], nn.Linear):
         raise NotAChainError(f"a {type(net).__name__} has no stem, stages of blocks, and head")
-    return Parts(layers[:staged[0]], [list(layers[i]) for i in staged],
-                 [layer for layer in layers[staged[-1] + 1:-1] if not isinstance(layer, nn.Dropout)],
-                 layers[-1])
+    head = [layer for layer in layers[staged[-1] + 1:-1] if not isinstance(layer, nn.Dropout)]
+    return Parts(layers[:staged[0]], [list(layers[i]) for i in staged], head, layers[-1])
 
 
 def read_chain(name: str) -> Chain:

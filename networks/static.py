@@ -91,7 +91,7 @@ class StaticNetwork(nn.Module):
     def set_dropout(self, rate: float) -> None:
         """Sets the dropout rate in front of the classifier (0 <= rate < 1)."""
         layer = new_classifier(self.classifier.in_features, self.classifier.out_features,
-                            self.classifier.bias, rate)
+                               self.classifier.bias, rate)
         layer.linear = self.classifier.linear
         self.classifier = layer.train(self.training)
 
@@ -101,7 +101,7 @@ class StaticNetwork(nn.Module):
         return nn.Module.load_state_dict(self, state_dict, strict, assign)
 
 
-def replacenew_classifier(net: Any, n_classes: int, generator: torch.Generator) -> None:
+def replace_classifier(net: Any, n_classes: int, generator: torch.Generator) -> None:
     """Puts a new classifier of `n_classes` on a static network, drawn from `generator`.
 
     Weights and biases are uniform in +-1/sqrt(features), as torch initialises a linear layer.
@@ -131,11 +131,12 @@ class _SkipInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def new_classifier(in_features: int, n_classes: int, bias: bool, dropout_rate: float) -> LinearLayer:
+def new_classifier(in_features: int, n_classes: int, bias: bool,
+                   dropout_rate: float) -> LinearLayer:
     """Returns a classifier whose weights are still to be set."""
     with without_init():
         layer = LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
-    if layer.dropout is not None:
+    if dropout_rate:
         layer.dropout.inplace = False  # a ReLU before it needs its output for the gradient
     return layer
 

@@ -7,7 +7,7 @@ the kernel transforms of Once for All), and leaves out blocks at the end of a st
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import timm
@@ -102,7 +102,9 @@ class ElasticChain(TimmChain):
 
     def __init__(self, model: str, n_classes: int, dropout: float = 0.0) -> None:
         super().__init__(model, n_classes, dropout)
-        self.active = sizes_of(model, self.arch)
+        self.active = self._whole = sizes_of(model, self.arch)
+        with torch.device("meta"):
+            self._empty = [TimmChain(model, n_classes)]  # in a list it is no part of the network
         self._templates: dict[tuple[Any, ...], nn.Module] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,11 +117,13 @@ class ElasticChain(TimmChain):
 
     def _run(self, size: Size, x: Tensor) -> Tensor:
         """Runs a block of the active size on the tensors of the whole one."""
+        block = self.blocks[size.number]
+        if size == self._whole[size.number]:
+            return block(x)
         template = self._template(size).train(self.training)
-        whole = dict(self.blocks[size.number].named_parameters())
-        whole |= self.blocks[size.number].named_buffers()
-        own = {**dict(template.named_parameters()), **dict(template.named_buffers())}
-        state = {name: corner(whole[name], tensor.shape) for name, tensor in own.items()}
+        pairs = [*zip(block.named_parameters(), template.parameters(), strict=True),
+                 *zip(block.named_buffers(), template.buffers(), strict=True)]
+        state = {name: corner(whole, part.shape) for (name, whole), part in pairs}
         y: Tensor = functional_call(template, state, (x,))
         return y
 
@@ -127,7 +131,7 @@ class ElasticChain(TimmChain):
         """Returns a block of a size, without weights."""
         key = size.number, *size.kernels, size.mid
         if key not in self._templates:
-            template = copy.deepcopy(self.blocks[size.number]).to("meta")
+            template = copy.deepcopy(self._empty[0].blocks[size.number])
             resize(template, size.kernels, size.mid)
             self._templates[key] = template
         return self._templates[key]

@@ -6,7 +6,6 @@ from typing import Any
 
 from utils.errors import UserError
 
-
 # `timm:NAME` is the search space of a network that timm knows, no code of the user's.
 TIMM = "timm:"
 

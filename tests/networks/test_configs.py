@@ -72,7 +72,8 @@ def test_names_of_the_network():
 
 
 @pytest.mark.parametrize("place, value, match", [
-    (("name",), "ResNet", "must be one of MobileNetV3, ProxylessNASNets, ResNets, not 'ResNet'"),
+    (("name",), "ResNet",
+     "must be one of MobileNetV3, ProxylessNASNets, ResNets, TimmChain, not 'ResNet'"),
     (("name",), DELETE, "not null"), (("name",), ["x"], "'name' must be"),
     (("bn",), 3, "'bn' must be an object"), (("bn", "eps"), 0, "bn: 'eps' must be a number in"),
     (("bn", "eps"), float("nan"), "'eps'"), (("bn", "momentum"), True, "'momentum'"),
