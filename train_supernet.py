@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.flags import refuse_idle
 from utils.invocation import calling
 from utils.locks import Lock, locked_beside
-from utils.registry import code_in, refuse_untyped
+from utils.registry import TIMM, code_in, refuse_untyped
 
 if TYPE_CHECKING:
     from training.shrinking import Step, SupernetTraining
@@ -41,7 +41,7 @@ OF_THE_CALL = {"resume", "dry_run", "check", "typed", "save", "download"}
 # Flags that may name code, as module:Class: never taken from a state without being typed.
 CODE_FLAGS = ("search_space", "rule")
 # Flags beside the recipe that a resumed training must share.
-IDENTITY = ("dataset", "vld_size", "init", "from_", "teacher", "teacher_checkpoint",
+IDENTITY = ("dataset", "vld_size", "init", "from_", "pretrained", "teacher", "teacher_checkpoint",
             "teacher_size", "teacher_amp")
 
 
@@ -61,6 +61,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--from", nargs=2, default=None, dest="from_", metavar=("CONFIG", "WEIGHTS"),
                    help="trained network to start from, of the same width: its net.config and "
                         "weights become the subnet that they describe")
+    p.add_argument("--pretrained", default=None, metavar="WEIGHTS",
+                   help="weights of the network of --search_space timm:NAME to start from: a .pth, "
+                        "a .safetensors, or a folder that timm loads; auto: an installed package "
+                        "that has them, or timm's download")
     p.add_argument("--dry_run", action="store_true",
                    help="only measure a few steps and print the plan and how long it will take")
     g = p.add_argument_group("data")
@@ -272,6 +276,7 @@ def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
     """Returns the training that the flags describe, at its beginning."""
     from data_providers import DataProvider
     from data_providers.transforms import CROP_STEP
+    from networks.pretrained import statistics_of
     from training.defaults import default_epochs, default_resolutions, picture_size
     from training.shrinking import Recipe, SupernetTraining
     from training.students import check_teacher
@@ -281,7 +286,8 @@ def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
         check_teacher(args.teacher, args.teacher_checkpoint)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                             n_workers=args.n_workers, download=args.download,
-                            max_damaged=args.max_damaged)
+                            max_damaged=args.max_damaged,
+                            **statistics_of(args.search_space) if args.pretrained else {})
     if args.crop_scale is not None and CROP_STEP not in provider.info.train_aug:
         raise UserError(f"--crop_scale: no random part is cut out of the training images of "
                         f"{args.dataset}; leave it out")
@@ -307,6 +313,8 @@ def plan(args: argparse.Namespace, training: "SupernetTraining", times: Any) -> 
              f"classes), resolutions {' '.join(map(str, recipe.resolutions))}; {args.search_space},"
              f" rule {recipe.rule}; {n_batches} steps an epoch of {recipe.batch_size} images on "
              f"{training.world.size} x {training.world.device.type}"]
+    if "pretrained" in training.net.meta:
+        lines.append(f"  weights    {training.net.meta['pretrained']}")
     lines += [f"  {phase.name:<10} {epochs:>4} epochs, {seconds:.2f} s a step: "
               f"{clock(seconds * epochs * n_batches)}" for phase, epochs, seconds in
               zip(training.phases, recipe.epochs, times.seconds, strict=True) if epochs]
@@ -330,8 +338,10 @@ def meta(args: argparse.Namespace, training: "SupernetTraining") -> dict[str, An
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]
-    return {**facts.to_json(), "family": training.net.family, "width": training.net.width_mult,
-            "phases": trained, "epochs": recipe.epochs, "epochs_done": training.epoch}
+    source = training.net.meta.get("pretrained", args.pretrained)  # a resumed one reads none
+    return {**facts.to_json(), **({"pretrained": source} if source else {}),
+            "family": training.net.family, "width": training.net.width_mult, "phases": trained,
+            "epochs": recipe.epochs, "epochs_done": training.epoch}
 
 
 @contextmanager
@@ -367,6 +377,7 @@ def say(world: "World", text: str) -> None:
 def _network(args: argparse.Namespace, n_classes: int) -> Any:
     """Returns the supernet to train: new, from --init, or from --from."""
     from networks import build_supernet, load_supernet
+    from networks.pretrained import fill_pretrained
     from networks.warm_start import fill_from_network, with_classes
     from utils.devices import seeded
 
@@ -380,6 +391,8 @@ def _network(args: argparse.Namespace, n_classes: int) -> Any:
         net = build_supernet(n_classes, width_from_name(args.save), args.dropout, family)
     if args.from_:
         fill_from_network(net, *args.from_)
+    if args.pretrained and not args.resume:
+        net.meta["pretrained"] = fill_pretrained(net, args.pretrained)
     return net
 
 
@@ -408,7 +421,8 @@ def _percent(top1: dict[str, float]) -> str:
 
 def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     family_of(args.search_space)
-    if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name:
+    of_timm = args.search_space.startswith(TIMM)
+    if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name and not of_timm:
         raise UserError(f"{checkpoint}: the name must end with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35")
     if checkpoint.exists() and not state.exists():
@@ -417,8 +431,11 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
                         "these weights")
     if (checkpoint.exists() or state.exists()) and not args.resume:
         raise UserError(f"{checkpoint}: exists; choose another --save, or go on with --resume")
-    if args.init and args.from_:
-        raise UserError("--init and --from: a training starts from one of them")
+    if len([start for start in (args.init, args.from_, args.pretrained) if start]) > 1:
+        raise UserError("--init, --from and --pretrained: a training starts from one of them")
+    if args.pretrained and not of_timm:
+        raise UserError(f"--pretrained: weights of a network of timm; name it, as in "
+                        f"--search_space {TIMM}tf_efficientnet_lite0")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
     if args.teacher is None:

@@ -33,6 +33,7 @@ MAX_BYTES = 8 * 2**30
 # a pickle describes tensors, a few hundred bytes and 40 steps each: more is no description of
 # weights, and each step may make a list
 MAX_PICKLE_BYTES, MAX_STEPS = 8 * 2**20, 1_000_000
+SAFETENSORS = ".safetensors"
 _N_PICKLES = 5  # of a file as torch wrote it until 2020, before the tensors
 N_NAMED = 3
 # what weights, counters and masks come in; others (8 bits and less, quantised) cannot be looked at
@@ -76,7 +77,8 @@ def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
 def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
     """Returns the weights in a checkpoint, and what it says of them.
 
-    Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script.
+    Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script, and
+    `.safetensors`.
 
     Args:
         path: the file.
@@ -88,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
     """
     path = Path(path)
     size = _check_file(path)
-    content = _load(path)
+    content = _load_safetensors(path) if path.suffix == SAFETENSORS else _load(path)
     state = _unwrap(content, ema, path)
     if not isinstance(state, Mapping) or not state:
         raise UserError(f"{path}: holds no weights (a dict of tensors was expected, not "
@@ -214,7 +216,7 @@ def _check_file(path: Path) -> int:
                         "get the file again")
     if is_archive(path):
         _check_zip(path, size)
-    else:
+    elif path.suffix != SAFETENSORS:
         _check_pickles(path)
     return size
 
@@ -257,6 +259,17 @@ def _load(path: Path) -> Any:
                             "as a state dict") from None
         raise UserError(f"{path}: no checkpoint, or a truncated or damaged one; copy it again") \
             from None
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, *_DAMAGE):
+        raise UserError(f"{path}: no {SAFETENSORS} file, or a truncated or damaged one; copy it "
+                        "again") from None
 
 
 def _code_in(path: Path, zipped: bool, message: str) -> str | None:

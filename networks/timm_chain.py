@@ -24,6 +24,7 @@ from networks.base import Source, Supernets, checked_classes
 from networks.configs import Config
 from networks.static import StaticNetwork, new_classifier
 from search_space import Arch, get_search_space
+from utils.errors import UserError
 from utils.registry import TIMM
 
 CONFIG_NAME = "TimmChain"
@@ -202,7 +203,14 @@ class TimmSupernets(Supernets):
         return cls(family.removeprefix(TIMM))
 
     def build(self, n_classes: int, width_mult: float, dropout: float) -> ElasticChain:
-        """See `Supernets.build`; a network of timm has no width multiplier."""
+        """See `Supernets.build`; a network of timm has its own widths.
+
+        Raises:
+            UserError: a width multiplier.
+        """
+        if width_mult != 1:
+            raise UserError(f"{TIMM}{self.model} has its own widths: the name of its supernet "
+                            f"cannot say width {width_mult:g}")
         return ElasticChain(self.model, n_classes, dropout)
 
     def shape(self, state: Mapping[str, Tensor], path: str | os.PathLike,
