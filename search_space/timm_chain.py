@@ -302,7 +302,8 @@ class TimmSearchSpace(SearchSpace):
                                  "resolution")]
 
     def _all_places(self) -> list[Place]:
-        places, stride = [], self.chain.stem.stride
+        places: list[Place] = []
+        stride = self.chain.stem.stride
         for stage, blocks in enumerate(self._stages()):
             own = [choice for choice in self._choices if choice.stage == stage]
             for i, block in enumerate(blocks):
@@ -327,7 +328,7 @@ class TimmSearchSpace(SearchSpace):
         for place in self.places:
             beyond = place.place + 1 - place.depth.options[0]
             for choice in place.choices:
-                if beyond > 0 and choice.gene is not None:
+                if beyond > 0 and None not in (choice.gene, place.depth.gene):
                     deciding[choice.gene], least[choice.gene] = place.depth.gene, beyond
         return deciding, least
 
