@@ -38,7 +38,7 @@ from search.settings import (
     with_checkpoint,
 )
 from search.strategies import STRATEGIES
-from search_space import RESOLUTIONS, SEARCH_SPACES
+from search_space import NAMES, RESOLUTIONS
 from utils.errors import UserError
 from utils.files import in_use
 from utils.invocation import program
@@ -90,7 +90,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
 
 def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("search")
-    g.add_argument("--search_space", help=f"the architectures: {names(SEARCH_SPACES)}")
+    g.add_argument("--search_space", help=f"the architectures: {NAMES}")
     g.add_argument("--resolutions", **integers(RESOLUTIONS[0], RESOLUTIONS[-1]),
                    help="input resolutions, as 192:256:4 (first:last:step) or 192,224,256 "
                    "(default: the data set's)")

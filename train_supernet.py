@@ -22,7 +22,7 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, MAX_DAMAGED, amount, checked_values, count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
-from search_space import SEARCH_SPACES, family_of, get_search_space
+from search_space import NAMES, family_of, get_search_space
 from search_space.backbones import width_from_name
 from training.flags import add_teacher_flags
 from training.rules import RULES
@@ -95,8 +95,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def _add_training_flags(g: Any) -> None:
     g.add_argument("--search_space", default="mbv3", metavar="NAME",
-                   help=f"space of the subnets: {', '.join(sorted(SEARCH_SPACES))}, or "
-                        "module:Class")
+                   help=f"space of the subnets: {NAMES}")
     g.add_argument("--epochs", **integers(0), metavar="N", default=None,
                    help="epochs of each phase: full, kernel, depth, expansion; of resnet50 full, "
                         "depth, expansion, width. 0 skips one; None: by the number of images")

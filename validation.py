@@ -19,7 +19,7 @@ from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
 from networks.supernet_info import SupernetMeta
-from search_space import SEARCH_SPACES, family_of, read_subnet
+from search_space import NAMES, family_of, read_subnet
 from utils.errors import UserError
 from utils.flags import refuse_idle
 
@@ -247,8 +247,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "(default: none)")
     p.add_argument("--supernet_path", help="the supernet for --subnet (default: none)")
     p.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one that"
-                   f" the file names, else mbv3): {', '.join(sorted(SEARCH_SPACES))}, or "
-                   "module:Class")
+                   f" the file names, else mbv3): {NAMES}")
     p.add_argument("--img-size", type=count(8, 4096),
                    help="input resolution "
                    f"(default: the file's, else {DEFAULT_RESOLUTION})")

@@ -16,7 +16,7 @@ from cli.types import checked_values
 from networks.supernet_info import SupernetMeta, read_meta
 from search.archive import Stats, objectives, read_stats, stats_file
 from search.run_folder import RunFolder
-from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, get_search_space, refuse_code
+from search_space import DEFAULT, NAMES, SearchSpace, get_search_space, refuse_code
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.files import read_json
@@ -35,8 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--predictor", choices=sorted(PREDICTORS), help="what to fit (default: the "
                    f"predictor of the search; {WITHOUT} where it had none)")
     p.add_argument("--search_space", metavar="NAME", help="space of the search where its files do "
-                   f"not say, or code of your own: {', '.join(sorted(SEARCH_SPACES))}, or "
-                   f"module:Class (default: {DEFAULT})")
+                   f"not say, or code of your own: {NAMES} (default: {DEFAULT})")
     p.add_argument("--table", help="table of the space, where it has moved")
     return p
 

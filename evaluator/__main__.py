@@ -16,7 +16,7 @@ from data_providers.table import DATASETS, get_dataset_info
 from evaluator.options import EvaluationOptions
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from search_space import SEARCH_SPACES, Arch, read_subnet
+from search_space import NAMES, Arch, read_subnet
 from utils.errors import UserError
 from utils.files import write_json
 from utils.flags import refuse_idle
@@ -36,8 +36,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     net.add_argument("--supernet_path", help="checkpoint that --subnet takes its weights from "
                      "(default: the data set's, ./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
     net.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one "
-                     f"that the file names, else mbv3): {', '.join(sorted(SEARCH_SPACES))}, or "
-                     "module:Class")
+                     f"that the file names, else mbv3): {NAMES}")
     net.add_argument("--config", help="net.config file: the layers in JSON, either naming")
     net.add_argument("--init", help="weights that belong to --config")
     net.add_argument("--resolution", type=count(8, 4096), help="image size in pixels "

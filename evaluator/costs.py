@@ -27,7 +27,7 @@ from cli.types import amount, count
 from evaluator.latency import LookUpTable, build_command, space_command
 from evaluator.layers import MAX_RESOLUTION, read_config_layers
 from evaluator.memory import layer_memory, network_memory
-from search_space import SEARCH_SPACES, SPACE_KEY, SearchSpace, check_arch, space_of
+from search_space import NAMES, SPACE_KEY, SearchSpace, check_arch, space_of
 from search_space.backbones import squeeze_width
 from search_space.layers import Layer
 from utils.errors import UserError
@@ -403,8 +403,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
     p.add_argument("--search_space", metavar="NAME",
-                   help="space of a net.subnet that does not name its own: "
-                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
+                   help=f"space of a net.subnet that does not name its own: {NAMES}")
     p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
     p.add_argument("--n_classes", type=count(1), default=1000, help="classes, for a net.subnet")
     p.add_argument("--width", type=amount,

@@ -34,7 +34,7 @@ from evaluator.latency import (
     read_header,
 )
 from evaluator.layers import read_config_layers, space_layers
-from search_space import DEFAULT, SEARCH_SPACES, get_search_space
+from search_space import DEFAULT, NAMES, get_search_space
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
@@ -127,8 +127,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
                    help="data set whose resolutions, classes and width are the defaults below")
     p.add_argument("--search_space", default="mbv3", metavar="NAME",
-                   help="search space whose layers are measured: "
-                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
+                   help=f"search space whose layers are measured: {NAMES}")
     p.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px, as 32 36 40 or 32:40:4; None: those of the data "
                         "set")

@@ -27,7 +27,7 @@ from evaluator.latency import (
     measure_modules,
 )
 from evaluator.layers import space_layers
-from search_space import SEARCH_SPACES, get_search_space
+from search_space import NAMES, get_search_space
 from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS
 from utils.files import atomic_path
@@ -47,8 +47,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--n", type=count(3, MAX_SUBNETS), default=40, help="random subnets")
     p.add_argument("--out", type=Path, default=Path("check_lut.png"), help="scatter plot (PNG)")
     p.add_argument("--search_space", default="mbv3", metavar="NAME",
-                   help="search space that the subnets are drawn from: "
-                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
+                   help=f"search space that the subnets are drawn from: {NAMES}")
     p.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px; None: those of the table")
     p.add_argument("--n_classes", type=count(1),

@@ -11,9 +11,9 @@ from utils.errors import UserError
 from utils.files import read_json
 from utils.registry import TIMM, load_class, names_code
 
-__all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
-           "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space", "name_of",
-           "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
+__all__ = ["NAMES", "RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer",
+           "OFASearchSpace", "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space",
+           "name_of", "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
 
 RESOLUTIONS = range(8, 4097)
 DEFAULT = "mbv3"
@@ -29,6 +29,8 @@ SEARCH_SPACES = {
     "nasbenchgraph": "search_space.nasbenchgraph:NASBenchGraphSpace",
     "table": "search_space.table:TableSearchSpace",
 }
+# What a help text says of the names of spaces.
+NAMES = f"{', '.join(sorted(SEARCH_SPACES))}, {TIMM}NAME (a network of timm), or module:Class"
 
 
 def search_space_class(name: str) -> type[SearchSpace]:

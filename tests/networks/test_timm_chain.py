@@ -16,6 +16,7 @@ from evaluator.latency import build_module, build_network, input_shape
 from evaluator.layers import space_layers
 from msunas_timm.chains import corner
 from networks.batch_norm import recalibrate_bn
+from networks.export import Description, get_format
 from networks.folding import folded
 from networks.hub import Preprocessing, to_timm, write_hub
 from search_space import get_search_space
@@ -227,6 +228,21 @@ def test_timm_loads_the_folder_of_a_subnet(supernet, archs, tmp_path):
     features = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True,
                                  features_only=True)
     assert len(features(images(64))) == len(features.feature_info.channels())
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
+def test_a_subnet_is_exported(name, tmp_path):
+    space = get_search_space("timm:tf_mobilenetv3_small_075", resolutions=[64])
+    torch.manual_seed(0)
+    net = networks.cut_subnet(networks.build_supernet(N_CLASSES, family=space.name),
+                              space.sample(1, rng=np.random.default_rng(0))[0])
+    recalibrate_bn(net, [images(64, 8)])
+    found, path = get_format(name), tmp_path / f"net.{name}"
+    found.write(net, path, Description(64))
+    with torch.inference_mode():
+        expected = net(images(64)).numpy()
+    np.testing.assert_allclose(found.load(path, 1)(images(64).numpy()), expected,
+                               atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("name", "match"), [

@@ -44,12 +44,12 @@ def test_equal_drawings_are_equal_files(finished_run, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["mbv3", "proxyless", "resnet50"])
+@pytest.mark.parametrize("name", ["mbv3", "proxyless", "resnet50", "timm:mobilenetv3_large_100"])
 def test_every_space_with_layers_can_be_drawn(name, tmp_path):
     space = get_search_space(name)
     pictures = [of_arch(space, arch, "extreme") for arch in space.extremes()]
     small, large = (len(picture.blocks) for picture in pictures)
-    assert 10 < small < large
+    assert 9 < small < large
     write_drawing(tmp_path / "a.svg", pictures)
 
 
