@@ -337,7 +337,7 @@ def file_costs(path: str, args: argparse.Namespace,
     resolution: int | None
     sequential = True
     content = read_json(path, "net.subnet or net.config file")
-    if "classifier" in content:
+    if "blocks" in content or "classifier" in content:
         layers, resolution = read_config_layers(path, args.img_size)
         command = build_command([resolution], config=path)
     elif "ks" in content or args.search_space or SPACE_KEY in content:

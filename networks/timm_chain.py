@@ -81,7 +81,7 @@ class TimmChain(StaticNetwork):
         self.blocks, self.arch = nn.Sequential(*blocks), _choices(arch)
 
     @property
-    def config(self) -> Config:
+    def config(self) -> Config:  # type: ignore[override]
         """Its `net.config`."""
         bn: Any = self.stem[1]
         return {"name": CONFIG_NAME, "model": self.model, "arch": self.arch,

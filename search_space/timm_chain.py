@@ -328,8 +328,9 @@ class TimmSearchSpace(SearchSpace):
         for place in self.places:
             beyond = place.place + 1 - place.depth.options[0]
             for choice in place.choices:
-                if beyond > 0 and None not in (choice.gene, place.depth.gene):
-                    deciding[choice.gene], least[choice.gene] = place.depth.gene, beyond
+                gene, depth = choice.gene, place.depth.gene
+                if beyond > 0 and gene is not None and depth is not None:
+                    deciding[gene], least[gene] = depth, beyond
         return deciding, least
 
 
