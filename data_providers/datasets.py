@@ -430,7 +430,8 @@ def _root(name: str, path: str | os.PathLike | None, download: bool) -> Path:
     if download:
         root.mkdir(parents=True, exist_ok=True)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; --data names the folder of {name}")
+        raise UserError(f"{root}: no such folder; --data names the folder of {name}"
+                        f"{_download_hint(name)}")
     return root
 
 
@@ -451,7 +452,16 @@ def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Lay
     if download:
         raise UserError(f"{name}: cannot be downloaded by this program; get it from its "
                         "authors and unpack it into --data")
-    raise UserError(f"{root}: not a layout of {name} that is known; tried {'; '.join(tried)}")
+    raise UserError(f"{root}: not a layout of {name} that is known{_download_hint(name)}; tried "
+                    f"{'; '.join(tried)}")
+
+
+def _download_hint(name: str) -> str:
+    """Returns what to do where a data set is missing that torchvision can fetch, else nothing.
+
+    DEVIATION download: the original's train_cifar.py fetches CIFAR-10 and CIFAR-100 unasked.
+    """
+    return " (--download fetches it)" if LAYOUTS[name][0].downloads else ""
 
 
 def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout,

@@ -125,6 +125,15 @@ def test_empty_class_folders(tmp_path):
                     tmp_path / "b", "train")
 
 
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_a_missing_data_set_names_download_where_it_would_help(name, folder, tmp_path):
+    with pytest.raises(UserError) as error:
+        load_images(name, tmp_path / folder, "train")
+    fetched = name not in ("imagenet", "cinic10", "folder")
+    assert ("--download fetches it" in str(error.value)) is fetched
+
+
 @pytest.mark.parametrize("name", ["imagenet", "cinic10", "folder"])
 def test_what_torchvision_cannot_download_is_said(name, tmp_path):
     with pytest.raises(UserError, match="cannot be downloaded"):
