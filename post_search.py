@@ -227,6 +227,8 @@ def folder_names(values: Sequence[float], sec_obj: str) -> list[str]:
 
     `net-flops@312`, `net-cpu@15.2`. Equal values, which more than two objectives allow, are told
     apart by a number.
+
+    DEVIATION folder-names: the original writes `net-flops@` and a whole number for every objective.
     """
     name, digits, names = sec_obj.split("+")[0], SIGNIFICANT_DIGITS, list[str]()
     while len(set(names)) < len(set(values)):

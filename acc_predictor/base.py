@@ -184,9 +184,10 @@ def choose(what: str, name: str, options: Mapping[str, Any]) -> Any:
 def affords_linear_part(X: np.ndarray) -> bool:
     """Returns whether (n, d) points determine a linear trend well: 2 (d + 1) independent ones.
 
-    DEVIATION: the original always fits a linear trend. With little more than d + 1 points that
-    trend interpolates noise (Kendall tau on measured ImageNet accuracies, 46 genes: 0.51 from 47
-    points, 0.82 from 60, against 0.89 and 0.90 without it), and with fewer it does not exist.
+    DEVIATION linear-trend: the original always fits a linear trend. With little more than d + 1
+    points that trend interpolates noise (Kendall tau on measured ImageNet accuracies, 46 genes:
+    0.51 from 47 points, 0.82 from 60, against 0.89 and 0.90 without it), and with fewer it does
+    not exist.
     From 2 (d + 1) points on, the model is the original's.
     """
     n, d = X.shape

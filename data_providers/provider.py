@@ -221,6 +221,8 @@ class DataProvider:
 
         They are a fixed choice, sent through the training transform once, by the provider's seed.
 
+        DEVIATION bn-images: the original draws them before the validation images are split off.
+
         Args:
             resolution: r, in pixels.
             n_images: number of images; all where there are fewer.

@@ -12,6 +12,7 @@ Rgb = tuple[float, float, float]
 
 # Training images on which a subnet's batch-norm statistics are recomputed, and those in a batch
 # (Once for All's own numbers).
+# DEVIATION bn-batch: the ofa package that the original pins takes batches of 100.
 N_CALIBRATION, CALIBRATION_BATCH = 2000, 200
 # Part of a data set's images that may be damaged; more stops what reads them.
 MAX_DAMAGED = 0.01

@@ -115,7 +115,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     config = read_config(args.config) if args.config else None
     from evaluator.accuracy import parse_latency
 
-    latency = parse_latency(args.latency)
+    latency = parse_latency(args.latency)  # DEVIATION measured-cpu: there `cpu` is looked up
     options = EvaluationOptions.of({**vars(args), "search_space": space})
     evaluator, net, stats, untuned = _subnet(args, options, arch) if arch is not None \
         else _static(args, options, config)

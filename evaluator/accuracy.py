@@ -84,6 +84,9 @@ class NetEvaluator:
         With `n_epochs > 0` it gets a new classifier and is fine-tuned. Then, unless `recalibrate`
         is False, its BN statistics are recomputed; see `recalibrate`.
 
+        DEVIATION bn-after-tuning: the original recomputes them before, and keeps the averages that
+        the fine-tuning leaves.
+
         Args:
             net: a static network; moved to the device.
             resolution: height and width of the images in pixels.
@@ -173,6 +176,7 @@ class NetEvaluator:
         net.set_dropout(self.options.drop_rate)
         net.set_drop_path(self.options.drop_connect_rate)
         replace_classifier(net, self.provider.n_classes, torch.Generator().manual_seed(seed))
+        # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
             device=self.device)

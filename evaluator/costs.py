@@ -143,6 +143,8 @@ def objective_values(costs: dict[str, np.ndarray], name: str) -> np.ndarray:
         name: `params`, `flops` or `macs` (in millions, two digits), another one of `COUNTED` (in
             millions or MB, unrounded), or `cpu` (ms, unrounded).
 
+    DEVIATION latency-digits: the original rounds `cpu` to 0.01 ms, which ties fast networks.
+
     Raises:
         UserError: another name, or `cpu` without a latency table.
     """
@@ -160,6 +162,8 @@ class CostModel:
     Every layer that a network of the space can have is counted once, for each combination of the
     genes that decide about its slot; a population's costs are then a gather and a sum (of the peak
     memory, the maximum). Unused genes have no influence.
+
+    DEVIATION closed-form: the original cuts and profiles a network for every figure.
 
     Args:
         space: a space that says which layers its networks have.

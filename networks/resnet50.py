@@ -52,7 +52,8 @@ class ResNets(StaticNetwork, ofa_networks.ResNets):
 class ResNet50Supernets(Supernets):
     """The family `resnet50`, published at width 1.0.
 
-    DEVIATION: other width multipliers, which the ofa package lacks, multiply all three widths.
+    DEVIATION resnet-width: other width multipliers, which the ofa package lacks, multiply all three
+    widths.
     """
 
     network = ResNets

@@ -210,6 +210,8 @@ def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None
     Args:
         path: the checkpoint.
         found, wanted: the outputs of its classifier, and the classes of the data; None is unknown.
+
+    DEVIATION class-count: the original measures how often the outputs meet labels of other classes.
     """
     if None not in (found, wanted) and found != wanted:
         raise UserError(f"{path}: a supernet of {found} classes, but the data set has {wanted}: "

@@ -180,6 +180,7 @@ class Search:
         failures = [each for each in outcomes if isinstance(each, Failure)]
         if not records:
             raise UserError(self._all_failed(batch, failures))
+        # DEVIATION failed-evaluations: the original scores them: error 100, second objective 1000.
         self.failed += [arch for arch, each in zip(batch.archs, outcomes, strict=True)
                         if isinstance(each, Failure)]
         scores = self._scores(batch, records)

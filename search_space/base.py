@@ -110,7 +110,10 @@ class SearchSpace(ABC):
         return np.ones(np.shape(X), dtype=bool)
 
     def canonical(self, X: np.ndarray) -> np.ndarray:
-        """Returns a copy of the (n, n_var) integer array, unused genes at their lower bound."""
+        """Returns a copy of the (n, n_var) integer array, unused genes at their lower bound.
+
+        DEVIATION unused-genes: the original leaves them as they are, and evaluates equal networks.
+        """
         X = np.asarray(X, dtype=int)
         return np.where(self.active(X), X, self.lower)
 

@@ -164,7 +164,8 @@ class ResNetSearchSpace(SearchSpace):
     def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """See `SearchSpace.slots`: the stem, 18 blocks, the head.
 
-        DEVIATION: the package has no further width multiplier; here it multiplies all widths.
+        DEVIATION resnet-width: the package has no further width multiplier; here it multiplies all
+        widths.
         """
         check_supernet(n_classes, width_mult)
         gene = self._gene

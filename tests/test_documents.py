@@ -265,6 +265,39 @@ def test_the_migration_table_has_every_flag_and_tells_the_truth(script):
             assert said is None or said[1] == str(default), f"{script}: {old} says {said[1]}"
 
 
+# A mark in the code, and the row of docs/migrating.md that explains it.
+MARK = re.compile(r"DEVIATION ([a-z][a-z0-9-]*): \S")
+
+
+def departures() -> dict[str, list[str]]:
+    """The rows of the table of departures by their key: original, here, why."""
+    section = MIGRATING.read_text(encoding="utf-8").split("## Departures\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in section.splitlines() if line.startswith("| `")]
+    assert len({row[0] for row in rows}) == len(rows), "a key stands in two rows"
+    return {key.strip("`"): cells for key, *cells in rows}
+
+
+def marks() -> dict[str, set[str]]:
+    """The files that carry each mark."""
+    found: dict[str, set[str]] = {}
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        keys = MARK.findall(text)
+        assert text.count("DEVIATION") == len(keys), f"{path}: write `DEVIATION key: reason`"
+        for key in keys:
+            found.setdefault(key, set()).add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_every_departure_is_marked_in_the_code_and_every_mark_explained():
+    explained, marked = departures(), marks()
+    assert len(explained) > 20
+    assert explained.keys() == marked.keys(), "rows of docs/migrating.md, marks in the code"
+    for key, cells in explained.items():
+        assert len(cells) == 3 and all(cells), f"{key}: original, here, why"
+
+
 @pytest.mark.parametrize("command", published_commands(), ids=lambda words: " ".join(words)[:60])
 def test_every_published_command_is_taken(command):
     words = command[2:]

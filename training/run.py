@@ -168,7 +168,7 @@ class Run:
         options = optimizer_kwargs(self.args) | read_options(self.args.opt_kwargs)
         if self.args.layer_decay and not hasattr(self.net, "group_matcher"):
             self.net.group_matcher = lambda coarse=False: LAYERS  # where timm looks for it
-        try:
+        try:  # DEVIATION weight-decay: train_cifar.py's decays biases and batch norm, too
             return create_optimizer_v2(self.net, **options)
         except (ValueError, TypeError) as error:
             raise UserError(f"--opt {self.args.opt}: {error}") from None

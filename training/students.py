@@ -200,6 +200,9 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
                  bn: tuple[float | None, float | None] = (None, None)) -> StaticNetwork:
     """Returns the network to train.
 
+    DEVIATION dropout: `drop` holds for any classifier; the original's `--drop` only for a new one.
+    DEVIATION kept-classifier: the original's train_cifar.py always begins with a new one.
+
     Args:
         config_path: its net.config.
         checkpoint: its weights; None draws them from the seed.
@@ -230,6 +233,8 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
 
 def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
     """Returns the network that teaches; its weights do not change.
+
+    DEVIATION teacher-mode: the original's teaches in training mode, with each batch's statistics.
 
     Args:
         who: a supernet's checkpoint, which teaches at its full size; a net.config; or the name of

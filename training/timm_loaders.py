@@ -96,6 +96,7 @@ def _train_loader(args: argparse.Namespace, source: Source, world: World, n_clas
 def _eval_loader(args: argparse.Namespace, source: Source, size: int, world: World,
                  shared: dict[str, Any]) -> Any:
     batch_size = args.validation_batch_size or args.batch_size
+    # DEVIATION judged-images: the original resizes to floor(r / 0.875), bicubic.
     own_transform = not (args.crop_pct or args.interpolation)
     if source.provider and own_transform:  # decoded once and cached, damaged images left out
         return source.provider.eval_batches("valid", size, batch_size, device=world.device,

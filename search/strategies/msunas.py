@@ -47,9 +47,9 @@ class MSuNAS(Strategy):
     taken that, together with the front, are spread most evenly along the objectives beside the
     error (in the paper: the second one).
 
-    DEVIATION: where the space can list its architectures, as a table can, the best by prediction of
-    all that were not evaluated take the place of NSGA-II's final population, which would consist of
-    evaluated ones for the most part.
+    DEVIATION listed-space: where the space can list its architectures, as a table can, the best by
+    prediction of all that were not evaluated take the place of NSGA-II's final population, which
+    would consist of evaluated ones for the most part.
     """
 
     name = "msunas"
