@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 from torch import nn
 
 from cli.scripts import run_script
@@ -31,7 +31,6 @@ from networks.folding import folded, speed_up
 from networks.supernet_info import SupernetMeta, read_meta
 from search_space import Arch, get_search_space
 from training.loops import evaluate
-from utils.files import write_text
 from utils.metrics import kendall
 
 BATCH = 200
@@ -121,8 +120,7 @@ def calibration(bench: Bench, archs: Sequence[Arch],
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="batch_norm.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--supernet", default="data/ofa_digits_d234_e346_k357_w0.35",
                    help="checkpoint")
     p.add_argument("--dataset", default="digits", help="data set")
@@ -159,9 +157,7 @@ def main(args: argparse.Namespace) -> None:
     text += (f"Calibration of {len(chosen)} of them, against {n_all} images in float32\n\n"
              + table(("images", "precision", "Kendall tau", "mean difference (points)",
                       "largest (points)", "seconds"), rows) + "\n")
-    print(text)
-    if args.save:
-        write_text(args.save, text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, table
 
 from cli.scripts import EXIT_BAD_INPUT, run_script
 from search.run_folder import EVENTS, RETRIES, SETTINGS
@@ -55,8 +55,7 @@ Fault = Callable[[list[str], Path, float, random.Random], tuple[bool, int]]
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="chaos.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("table", help="nasbench201_200epochs.csv.gz")
     p.add_argument("--kills", type=int, default=100, help="kills of a search")
     p.add_argument("--worker_kills", type=int, default=50, help="kills of one of its workers")

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, table
 
 from cli.scripts import run_script
 from evaluator.costs import CostModel
@@ -45,8 +45,7 @@ SMALLEST = {"ks": [3] * 10, "e": [3] * 10, "d": [2] * 5}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="evaluation_speed.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--data", help="folder of CIFAR-10 images, train/<class>/ and test/<class>/; "
                    "all but processes and memory need it")
     p.add_argument("--oracle", help="accuracy predictor; memory measures a worker that asks it")

@@ -17,20 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 from PIL import Image
 
 from cli.scripts import run_script
 from train_imagenet import get_args_parser as recipe_parser
-from utils.files import write_text
 
 N_CLASSES = 10
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="finetune_speed.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--size", type=int, default=96, help="input resolution in pixels")
     p.add_argument("--batch_size", type=int, default=64, help="images of a step")
     p.add_argument("--steps", type=int, default=8, help="steps of a pass")
@@ -51,10 +49,9 @@ def main(args: argparse.Namespace) -> None:
         rows = [compare(args, Path(folder), ema) for ema in (False, True)]
     header = ("averaged weights", "bare loop, images/s", "train_imagenet.py, images/s", "ratio")
     text = table(header, rows)
-    print(text)
-    write_text(args.save, f"Smallest subnet at {args.size} px, batch {args.batch_size}, median of "
-                          f"{args.rounds} passes, {args.threads} thread(s).\n{machine()}\n\n"
-                          f"{text}\n")
+    publish(f"Smallest subnet at {args.size} px, batch {args.batch_size}, median of "
+            f"{args.rounds} passes, {args.threads} thread(s).\n{machine()}\n\n"
+            f"{text}\n", args.save)
 
 
 def make_images(folder: Path, n: int) -> None:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from common import ROOT, machine, peak_mib, table
+from common import ROOT, benchmark_parser, machine, peak_mib, publish, table
 from hostile import (
     checkpoint_inputs,
     damage,
@@ -426,8 +426,7 @@ def fuzz(name: str, seed: int, numbers: range) -> Found:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="fuzz.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--inputs", type=int, default=20_000, help="inputs for each reader")
     p.add_argument("--seed", type=int, default=0, help="of all inputs")
     p.add_argument("--reader", help="only this one; None: all")
@@ -456,9 +455,7 @@ def main(args: argparse.Namespace) -> None:
     header = ("reader", "inputs", *KINDS, "slowest ms", "peak MiB more",
               "seconds")
     text = f"`python benchmarks/fuzz.py`: {machine()}; seed {args.seed}\n\n{table(header, rows)}\n"
-    print(text)
-    if args.reader is None:
-        Path(args.save).write_text(text)
+    publish(text, None if args.reader else args.save)
     if total:
         raise UserError(f"{total} inputs ended as neither an object nor a clear error")
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, machine, moment, table
+from common import ROOT, machine, moment, publish, table
 
 from data_providers import DataProvider
 from data_providers.table import DIGITS_SUPERNET
@@ -71,12 +71,11 @@ def main() -> None:
             net = cut_subnet(supernet, arch)
             recalibrate_bn(net, provider.calibration_batches(arch["r"]))
             rows.append(row(name, net.eval(), arch["r"], provider, Path(folder)))
-    print("# 8-bit quantisation after training\n")
-    print("`python benchmarks/int8.py`. Subnets of `data/ofa_digits_d234_e346_k357_w0.35`; top-1 "
-          "in percent on 600 test\nimages, calibration on 500 training images, latency of "
-          "onnxruntime for one image with one thread. The largest\ndifference of a logit is that "
-          f"of ONNX in float32 from PyTorch. {machine()}.\n{moment()}.\n")
-    print(table(COLUMNS, rows))
+    publish("# 8-bit quantisation after training\n\n"
+            "`python benchmarks/int8.py`. Subnets of `data/ofa_digits_d234_e346_k357_w0.35`; top-1 "
+            "in percent on 600 test\nimages, calibration on 500 training images, latency of "
+            "onnxruntime for one image with one thread. The largest\ndifference of a logit is that "
+            f"of ONNX in float32 from PyTorch. {machine()}.\n{moment()}.\n\n{table(COLUMNS, rows)}")
 
 
 if __name__ == "__main__":

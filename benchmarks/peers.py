@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import benchmark_parser
 from quality import BATCH, BENCHMARKS, BUDGETS, PEERS, SMALL_DOE, common_flags, fill, hypervolumes
 
 from cli.scripts import run_script
@@ -186,8 +187,7 @@ def curve(data: str, benchmark: str, peer: str, seed: int,
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="peers.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     common_flags(p)
     p.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="which")
     p.add_argument("--budget", type=int, choices=BUDGETS, default=BUDGETS[-1],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, machine, processes, table
+from common import ROOT, benchmark_parser, machine, processes, table
 from direct import nsga2_front
 
 from cli.scripts import run_script
@@ -166,8 +166,7 @@ def common_flags(p: argparse.ArgumentParser) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="quality.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     common_flags(p)
     p.add_argument("--strategies", nargs="+", choices=[*sorted(STRATEGIES), TEXTBOOK],
                    default=sorted(STRATEGIES), help="which")

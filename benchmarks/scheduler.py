@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import machine, peak_mib, table
+from common import benchmark_parser, machine, peak_mib, publish, table
 
 from cli.scripts import run_script
 from evaluator.jobs import Engine, EvaluatorSpec, Job, Slot, get_engine
 from evaluator.jobs.base import Outcome
 from evaluator.jobs.simulated import SimulatedSlots
-from utils.files import write_text
 
 N_JOBS, N_SLOTS, N_SEEDS = 1000, 64, 10
 LOSS, N_EMPTY = 0.02, 1000
@@ -46,9 +45,9 @@ class Idle:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="scheduler.py", description=__doc__.splitlines()[0])
-    p.add_argument("--ray", action="store_true", help="the real part with Ray, too; default: off")
-    p.add_argument("--save", help="write the figures to this file, too; default: no")
+    p = benchmark_parser(__file__, __doc__)
+    p.add_argument("--ray", action="store_true", help="the real part with Ray, too")
+    p.add_argument("--save", help="file for the figures as well")
     return p
 
 
@@ -117,9 +116,7 @@ def main(args: argparse.Namespace) -> None:
         "Jobs that do nothing, two workers:",
         table(["backend", "first result s", "ms per job", "end s", "parent MiB"],
               [real_row(backend) for backend in ["local", *(["ray"] if args.ray else [])]])])
-    print(text)
-    if args.save:
-        write_text(args.save, text + "\n")
+    publish(text + "\n", args.save)
 
 
 if __name__ == "__main__":
