@@ -317,7 +317,7 @@ def readers() -> dict[str, Reader]:
                  "top5": 92.0, "resolution": 224}
     _, _, settings = prepare(search_parser().parse_args(["--save", "new"]))
     flags = vars(train_parser().parse_args(["data"]))
-    flags = {key: value for key, value in flags.items() if key not in ("data", "config")}
+    flags = {key: value for key, value in flags.items() if key not in ("data", "config", "typed")}
     recorded = [{"event": "start", "time": 1.5, "command": ["python"], "slots": 2,
                  "versions": {"torch": "2"}, "python": "3", "machine": "x"},
                 {"event": "evaluation", "time": 2.5, "iteration": 0, "index": 1, "seconds": 0.5,
