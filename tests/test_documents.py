@@ -163,6 +163,21 @@ def test_every_command_that_is_shown_has_its_flags(path):
             assert not unknown, f"{path.name}: {program} has no {sorted(unknown)}"
 
 
+def anchors(path: Path) -> set[str]:
+    """What `#...` in a link can name on a page: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    for name, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), f"{path.name} links {name}"
+        assert not anchor or anchor in anchors(page), f"{path.name} links {name}#{anchor}"
+
+
 def test_names_that_messages_turn_into_flags_are_flags():
     settings = {*Settings.names(), *CODE_FLAGS, *SPACE_OPTIONS} - {*DERIVED}
     assert {f"--{name}" for name in settings} <= flags_of("msunas.py")
