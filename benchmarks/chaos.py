@@ -106,7 +106,7 @@ def a_worker(search: psutil.Process, rng: random.Random) -> psutil.Process | Non
 
 
 def resumed(flags: list[str], *more: str) -> list[str]:
-    """The flags that go on with a search; one that names code must be typed again."""
+    """The flags that resume a search; one that names code must be typed again."""
     named = ["--evaluator", flags[flags.index("--evaluator") + 1]] if "--evaluator" in flags else []
     return [*named, *more]
 
@@ -145,7 +145,7 @@ def killed(victim: Victim, flags: list[str], folder: Path, moment: float,
 
 def suspended(flags: list[str], folder: Path, moment: float,
               rng: random.Random) -> tuple[bool, int]:
-    """Stops the search for longer than an evaluation may take; its workers go on."""
+    """Stops the search for longer than an evaluation may take; its workers continue."""
     process = start([*flags, "--save", str(folder), "--timeout", str(TIMEOUT)])
     time.sleep(moment)
     in_time = process.poll() is None
@@ -160,7 +160,7 @@ def suspended(flags: list[str], folder: Path, moment: float,
 
 
 def renamed(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
-    """Renames the folder; the search must stop, and go on under the new name."""
+    """Renames the folder; the search must stop, and is resumed under the new name."""
     process = start([*flags, "--save", str(folder)])
     time.sleep(moment)
     in_time = process.poll() is None and folder.exists()
@@ -185,7 +185,7 @@ def renamed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
 
 
 def full(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
-    """Runs on a disk that is soon full, and goes on elsewhere; needs root, to mount it."""
+    """Runs on a disk that is soon full, and resumes elsewhere; needs root, to mount it."""
     small = folder.with_name("small")
     small.mkdir(exist_ok=True)
     size = rng.randrange(*DISK)

@@ -191,7 +191,7 @@ def random(args: argparse.Namespace) -> None:
 
 
 def at_any_cost(space: Any, rng: np.random.Generator) -> np.ndarray:
-    """Returns random vectors in random order: uniform ones, and ones that are cheaper or dearer.
+    """Returns random vectors in random order: uniform ones, and cheaper or more expensive ones.
 
     Uniform ones alone would hardly have the cost of a network near an end of the front.
     """

@@ -1,4 +1,4 @@
-"""Costs of a population in closed form, beside profiling a real network, in one run.
+"""Costs of a population in closed form, compared with profiling a real network.
 
     python benchmarks/costs.py [--lut TABLE] [--n 1000] [--profiled 3]
 

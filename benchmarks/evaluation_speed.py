@@ -1,4 +1,4 @@
-"""What an evaluation costs beside its forward passes, alone, two at a time, and over again.
+"""What an evaluation costs besides its forward passes: alone, two at a time, and repeated.
 
     python benchmarks/evaluation_speed.py --data CIFAR10_FOLDER [--only loop workers ...]
 
@@ -7,7 +7,7 @@
 `processes`: two workers against the original program's way, a process for each job, in waves of
 two. `cache`: images decoded, and results with and without the cache. `folding`: evaluations as they
 are, against the same in ofa's own form. `forward`: variants of the forward pass. `memory`: what
-workers take. Contestants take turns, so that a busy machine slows both.
+workers take. Both sides are measured in turns, so that a busy machine slows both.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def cifar_options(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def draw(n: int, seed: int, resolutions: Sequence[int] = (RESOLUTION,)) -> list[Arch]:
-    """Returns random architectures whose resolutions take turns."""
+    """Returns random architectures whose resolutions alternate."""
     space = OFASearchSpace(resolutions=list(resolutions))
     archs = space.sample(n, rng=np.random.default_rng(seed))
     return [{**arch, "r": resolutions[i % len(resolutions)]} for i, arch in enumerate(archs)]
@@ -171,7 +171,7 @@ def measure_loop(args: argparse.Namespace, folder: Path) -> str:
             for name, loop in zip(list(runs)[1:], loops, strict=True)]
     return (f"One worker ({args.device}) against bare loops on tensors: {args.n_nets} subnets, "
             f"{N_IMAGES} + {N_IMAGES} images of CIFAR-10 at {RESOLUTION} px, width 1.0. "
-            "Beside the ratio on the clock stands that of CPU seconds, which other programs on the "
+            "Next to the ratio of wall times is that of CPU seconds, which other programs on the "
             "machine disturb less.\n\n"
             + table(("loop", "loop, evaluations/h", "worker, evaluations/h", "ratio",
                      "ratio of CPU time"), rows))

@@ -1,4 +1,4 @@
-"""Work in a process that keeps the memory it frees, against one that hands it back.
+"""Work in a process that keeps the memory it frees, against one that returns it.
 
     python benchmarks/freed_memory.py [--oracle FILE] [--save benchmarks/results/freed_memory.md]
 

@@ -1,4 +1,4 @@
-"""Tables with gaps: is a search as good where combinations are missing as where none is?
+"""Tables with gaps: is a search as good if combinations are missing?
 
     python benchmarks/gaps.py DATA [--seeds 10] [--save benchmarks/results]
 

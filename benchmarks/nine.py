@@ -40,7 +40,7 @@ DIRECT = (200, 200)  # population x generations straight on a predictor: 40,000 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: a space, a file that answers, and the objective beside the error."""
+    """One benchmark: a space, a file with the accuracies, and the objective besides the error."""
 
     name: str
     space: str

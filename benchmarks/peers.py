@@ -5,7 +5,7 @@
 
 PEERS is an environment of their own, with requirements.lock and requirements-peers.lock. All start
 from the initial sample of 40 that `ehvi` starts from. To Optuna both objectives are unknown;
-BoTorch is told the exact ones (a deterministic model), proposes batches of 8, and climbs from
+BoTorch gets the exact ones (a deterministic model), proposes batches of 8, and climbs from
 neighbour to neighbour, as a gradient means little between whole numbers. An architecture that is
 proposed again costs nothing, up to three proposals for each evaluation of the budget.
 """

@@ -5,9 +5,9 @@
 
 DATA is a folder with the files that `BENCHMARKS` names: accuracy predictors of the OFA authors and
 tables of measured architectures. A hypervolume is divided by the product of the reference point.
-Every curve is kept in `quality.json`; a curve that stands there is not computed again, so a run can
-be cut and go on, and the tables cover what is there. Seeds 0-9 are those that `ehvi` was tuned on
-(on `mbv3` alone). The searches are those of msunas.py, answered in this process.
+Every curve is kept in `quality.json` and not computed again, so a run can be stopped and resumed;
+the tables contain the curves that are there. Seeds 0-9 are those that `ehvi` was tuned on (only on
+`mbv3`). The searches are those of msunas.py, evaluated in this process.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Benchmark:
 
     Attributes:
         file: in the folder of data.
-        objective: beside the error.
+        objective: besides the error.
         reference: point that bounds the hypervolume: error in percent, objective.
         space: name of the search space.
         settings: of the space.

@@ -52,7 +52,7 @@ def seconds(page: Any, act: Callable[..., Any], *arguments: Any) -> float:
 
 
 def hover(page: Any, place: list[float]) -> float:
-    """Returns how long it takes until the label of a network stands beside the mouse."""
+    """Returns how long it takes until the label of a network appears next to the mouse."""
     page.mouse.move(5, 5)
     page.wait_for_function("!document.querySelector('#front .hoverlayer').textContent")
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Adaptive switching beside the plain procedure of the paper: the same winner, and how much faster.
+"""Adaptive switching against the plain procedure of the paper: same winner, and how much faster.
 
     python benchmarks/switching.py MEASURED [--train 340] [--seeds 3] [--save FILE]
 

@@ -29,7 +29,7 @@ SIZE, N_CLASSES, WIDTH = 32, 10, 0.35
 # Both scripts' losses are printed with about as many digits as float32 has.
 TOLERANCE = 2e-6
 NAME = "searched_network"
-# How the process of timm's script is told what the others know.
+# How the process of timm's script gets the paths.
 CONFIG_VARIABLE, WEIGHTS_VARIABLE = "TIMM_EQUALITY_CONFIG", "TIMM_EQUALITY_WEIGHTS"
 SHARED = ["--img-size", SIZE, "--num-classes", N_CLASSES, "-b", 100, "-vb", 100, "-j", 0, "--mean",
           .4914, .4822, .4465, "--std", .2470, .2435, .2616, "--crop-pct", .875, "--interpolation",

@@ -7,7 +7,7 @@ DATA is CIFAR-10 in class folders. No GPU is needed: what is measured is the wor
 until a batch lies where a GPU copies it from. There the bytes are copied once, as into page-locked
 memory; the pretended GPU (torch's device `meta`) computes nothing. The older program normalised on
 the processor. `cold` decodes and resizes, `cached` maps the bytes and normalises on the processor,
-in both programs. Both take turns, each pass in a process of its own.
+in both programs. They are measured in turns, each pass in a process of its own.
 """
 
 import argparse
