@@ -227,8 +227,6 @@ def folder_names(values: Sequence[float], sec_obj: str) -> list[str]:
 
     `net-flops@312`, `net-cpu@15.2`. Equal values, which more than two objectives allow, are told
     apart by a number.
-
-    DEVIATION folder-names: the original writes `net-flops@` and a whole number for every objective.
     """
     name, digits, names = sec_obj.split("+")[0], SIGNIFICANT_DIGITS, list[str]()
     while len(set(names)) < len(set(values)):
@@ -506,6 +504,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--expr", required=True, help="stats file of a search, or the folder of one "
                    "(its latest iteration is taken); ours or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
+    # DEVIATION folder-names: the original calls every folder in it `net-flops@<whole number>`.
     p.add_argument("-n", type=count(1), default=1,
                    help="how many to choose; the most accurate is added "
                    "where it is not among them; 1 with a --constraint and no --prefer: the most "

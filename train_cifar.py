@@ -68,7 +68,6 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "test images")
     g.add_argument("--max-damaged", "--max_damaged", type=number(0, 1), default=0.01,
                    help=MAX_DAMAGED)
-    # DEVIATION process-batch: the original's --batch-size counts the images of all its GPUs.
     g.add_argument("-b", "--batch-size", type=count(1), default=96, help="images of each process")
     g.add_argument("-j", "--workers", type=count(0), default=2, help="loading processes of each")
     g.add_argument("--transform", choices=("crop", "squash"), default=None,
@@ -215,6 +214,7 @@ def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,
     """Returns the training batches of this process, on its device, `size` pixels wide."""
     native = NATIVE_SIZE.get(args.dataset)
     # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
+    # DEVIATION process-batch: its --batch-size counts the images of all GPUs.
     batches = provider.train_loader(
         size, args.batch_size, drop_last=provider.n_train >= args.batch_size * world.size,
         rank=world.rank, world_size=world.size, device=world.device,

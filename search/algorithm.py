@@ -180,7 +180,6 @@ class Search:
         failures = [each for each in outcomes if isinstance(each, Failure)]
         if not records:
             raise UserError(self._all_failed(batch, failures))
-        # DEVIATION failed-evaluations: the original scores them: error 100, second objective 1000.
         self.failed += [arch for arch, each in zip(batch.archs, outcomes, strict=True)
                         if isinstance(each, Failure)]
         scores = self._scores(batch, records)
@@ -311,7 +310,10 @@ class Search:
     # ----------------------------------------------------------------------------------- internal
 
     def _rng(self) -> np.random.Generator:
-        """The generator of the next iteration: the seed and the number decide alone."""
+        """The generator of the next iteration: the seed and the number decide alone.
+
+        DEVIATION seed: the original has none, and no run of it can be repeated.
+        """
         return np.random.default_rng([self.seed, self.next_iteration])
 
     def _batch(self, X: np.ndarray, surrogate: Surrogate | None) -> Batch:

@@ -26,7 +26,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """An evaluation that gave nothing: its status, see `evaluator.jobs.STATUSES`, and why."""
+    """An evaluation that gave nothing: its status, see `evaluator.jobs.STATUSES`, and why.
+
+    DEVIATION failed-evaluations: the original scores it: error 100, second objective 1000.
+    """
 
     status: str
     error: str

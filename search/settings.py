@@ -49,7 +49,7 @@ class Settings:
     """
 
     save: str = ".tmp"
-    seed: int = 0  # DEVIATION seed: the original has none, and no run of it can be repeated
+    seed: int = 0
     search_space: str = "mbv3"
     resolutions: list[int] | None = None
     table: str | None = None
