@@ -43,6 +43,7 @@ CROP_PADDING = 4
 # Grey, where AutoAugment moves an image away; as in the original.
 AUTOAUGMENT_FILL = [128, 128, 128]
 # The recipe of NSGANetV2 for small data sets.
+# DEVIATION process-batch: --batch-size is that of a process, in the original that of all GPUs.
 RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad": 5.0,
           "epochs": 150, "sched": "cosine", "drop": 0.2, "drop_path": 0.2}
 # The evaluation transform where neither a flag nor the network's config names one.
@@ -214,7 +215,6 @@ def make_batches(args: argparse.Namespace, provider: "DataProvider", size: int,
     """Returns the training batches of this process, on its device, `size` pixels wide."""
     native = NATIVE_SIZE.get(args.dataset)
     # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
-    # DEVIATION process-batch: its --batch-size counts the images of all GPUs.
     batches = provider.train_loader(
         size, args.batch_size, drop_last=provider.n_train >= args.batch_size * world.size,
         rank=world.rank, world_size=world.size, device=world.device,
