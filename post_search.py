@@ -504,7 +504,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--expr", required=True, help="stats file of a search, or the folder of one "
                    "(its latest iteration is taken); ours or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
-    # DEVIATION folder-names: the original calls every folder in it `net-flops@<whole number>`.
     p.add_argument("-n", type=count(1), default=1,
                    help="how many to choose; the most accurate is added "
                    "where it is not among them; 1 with a --constraint and no --prefer: the most "

@@ -47,6 +47,8 @@ class Objective:
         device: `cpu` or `gpu` of a latency.
         batch_size: of a measured latency.
         exact_values: (n, n_var) vectors -> (n,) values, where they need no evaluation.
+
+    DEVIATION folder-names: networks' folders have the objective's name; there always `net-flops@`.
     """
 
     name: str
