@@ -15,9 +15,9 @@ from data_providers import DataProvider
 from data_providers.table import CALIBRATION_BATCH, Rgb
 from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
-from evaluator.latency import measure_latency
 from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
+from evaluator.timing import measure_latency
 from networks import (
     StaticNetwork,
     SupernetMeta,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluator.latency import measure
+from evaluator.timing import measure
 from networks.export import Runner
 
 N_RANDOM = 64
