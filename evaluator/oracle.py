@@ -16,7 +16,7 @@ import numpy as np
 from acc_predictor.exported import is_exported
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
-from evaluator.exported_predictor import LearntEvaluator
+from evaluator.exported_predictor import PredictorEvaluator
 from search_space import SEARCH_SPACES, Arch, get_search_space
 from utils.errors import UserError
 
@@ -108,7 +108,7 @@ class OracleEvaluator(Evaluator):
     def from_options(cls, options: Mapping[str, Any]) -> Any:
         """Constructs the evaluator that reads the kind of file that `oracle_path` is."""
         path = options.get("oracle_path")
-        return LearntEvaluator(**options) if path and is_exported(path) else cls(**options)
+        return PredictorEvaluator(**options) if path and is_exported(path) else cls(**options)
 
     def __init__(self, oracle_path: str | None = None, search_space: str | None = None,
                  **ignored: Any) -> None:

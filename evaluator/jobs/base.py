@@ -96,7 +96,7 @@ class EvaluatorSpec:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Devices:
     """What one worker may use.
 
     Attributes:

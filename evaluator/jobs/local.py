@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots
+from evaluator.jobs.base import Devices, EvaluatorSpec, Job, Outcome, Slots
 from utils.files import make_folder, open_log
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -62,7 +62,7 @@ class LocalSlots(Slots):
     the thread that opened it ends. This process never imports torch for it.
     """
 
-    def __init__(self, spec: EvaluatorSpec, slots: list[Slot], *,
+    def __init__(self, spec: EvaluatorSpec, slots: list[Devices], *,
                  log_dir: str | os.PathLike | None = None, memory_limit: int | None = None) -> None:
         """Prepares slots; no process is started yet.
 

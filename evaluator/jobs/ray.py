@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evaluator.jobs.base import BROKEN, EvaluatorSpec, Job, Outcome, Slot, Slots
+from evaluator.jobs.base import BROKEN, Devices, EvaluatorSpec, Job, Outcome, Slots
 from evaluator.jobs.worker import answer, prepare
 from utils.errors import UserError, one_line
 
@@ -125,7 +125,7 @@ class RaySlots(Slots):
     work. Timeouts, exceptions and lost nodes have the same outcomes as with local workers.
     """
 
-    def __init__(self, spec: EvaluatorSpec, slots: list[Slot], *,
+    def __init__(self, spec: EvaluatorSpec, slots: list[Devices], *,
                  ray_address: str | None = None) -> None:
         """Joins or starts a cluster, unless this process is connected to one already.
 

@@ -76,7 +76,7 @@ class _Queue:
         return len(self._shared) or bool(self._exclusive)
 
 
-class Engine:
+class Scheduler:
     """Runs jobs on slots; a context manager, at whose end no worker is left.
 
     Jobs start the moment a worker is free, longest expected first, and results come in the order
@@ -105,7 +105,7 @@ class Engine:
         self._unusable: set[int] = set()
         self._any_ready = False
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> "Scheduler":
         return self
 
     def __exit__(self, *_exception: object) -> None:
