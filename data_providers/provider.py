@@ -12,16 +12,8 @@ import torch
 import torchvision
 
 from data_providers.cache import ArrayCache, Entry, content_key
-from data_providers.datasets import (
-    Images,
-    check_damaged,
-    class_names,
-    count_classes,
-    has_split,
-    load_images,
-    measured_statistics,
-    warn_of_damage,
-)
+from data_providers.datasets import class_names, count_classes, has_split, load_images
+from data_providers.images import Images, check_damaged, measured_statistics, warn_of_damage
 from data_providers.loading import (
     Batches,
     DecodedImages,

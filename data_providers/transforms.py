@@ -54,11 +54,6 @@ TRAIN_STEPS: dict[str, Callable[[DatasetInfo, int], Callable]] = {
 }
 
 
-def to_tensor(info: DatasetInfo) -> list[Callable]:
-    """Returns the two steps from a PIL image to a normalised float tensor (3, h, w)."""
-    return [tv.ToTensor(), tv.Normalize(info.mean, info.std)]
-
-
 def eval_geometry(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
     """Returns the evaluation transform PIL -> PIL of r x r pixels.
 
@@ -81,16 +76,6 @@ def eval_geometry(info: DatasetInfo, resolution: int, name: str | None = None) -
 def train_geometry(info: DatasetInfo, resolution: int) -> tv.Compose:
     """Returns the search's training transform PIL -> PIL of r x r pixels."""
     return tv.Compose([TRAIN_STEPS[step](info, resolution) for step in info.train_aug])
-
-
-def eval_transform(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
-    """Returns `eval_geometry` followed by normalisation: PIL -> float tensor (3, r, r)."""
-    return tv.Compose(eval_geometry(info, resolution, name).transforms + to_tensor(info))
-
-
-def train_transform(info: DatasetInfo, resolution: int) -> tv.Compose:
-    """Returns `train_geometry` followed by normalisation: PIL -> float tensor (3, r, r)."""
-    return tv.Compose(train_geometry(info, resolution).transforms + to_tensor(info))
 
 
 class Normalise:

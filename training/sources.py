@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset, IterableDataset
 
 from data_providers import DatasetInfo, get_dataset_info
-from data_providers.datasets import LabelledDataset
+from data_providers.images import LabelledDataset
 from data_providers.provider import DataProvider
 from data_providers.table import DATASETS, Rgb, count_class_folders
 from training.flags import PACKAGES, TAR

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from data_providers import DataProvider
-from data_providers.datasets import FileImages, load_images
+from data_providers.datasets import load_images
+from data_providers.images import FileImages
 from data_providers.pictures import DAMAGED, MAX_PIXELS, picture_size, read_picture, to_rgb
 from utils.errors import UserError
 
