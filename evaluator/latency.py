@@ -10,8 +10,9 @@ from evaluator.layers import space_layers
 from search_space import SearchSpace, name_of
 from search_space.layers import Layer
 from utils.errors import UserError
-from utils.files import parse_yaml, read_text, read_yaml
+from utils.files import read_text, read_yaml
 from utils.invocation import calling
+from utils.parsing import parse_yaml
 
 SHOWN_KEYS = 5
 # The file that a message suggests for a new table, and what all entries of a table share.
@@ -110,8 +111,11 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("#").strip())
-    header = parse_yaml("\n".join(lines), f"{path}: the comments at its top", "list of "
-                        "'name: value' lines", object) if lines else {}
+    try:
+        header = parse_yaml("\n".join(lines))
+    except ValueError as error:
+        raise UserError(f"{path}: the comments at its top are no 'name: value' lines ({error}); "
+                        "correct or remove them") from None
     return header if isinstance(header, dict) else {}
 
 
