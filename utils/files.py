@@ -153,25 +153,34 @@ def open_regular(path: str | os.PathLike) -> IO[bytes]:
     raise OSError(errno.EINVAL, "a device or a pipe, not a file", os.fspath(path))
 
 
-def open_log(path: str | os.PathLike) -> IO[bytes]:
-    """Opens a log to add to, in a folder that may come from elsewhere; makes it where absent.
+def open_own(path: str | os.PathLike, what: str, flags: int = 0) -> int:
+    """Opens a file to write to, in a folder that may come from elsewhere; makes it where absent.
+
+    Returns:
+        Its handle.
 
     Raises:
         UserError: the path is a link, a pipe or a device: what is written would go elsewhere.
-        OSError: as `open`.
+        OSError: as `os.open`.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    foreign = UserError(f"{path}: a link or a device, not a {what}; remove it")
     try:
         handle = os.open(path, flags, 0o666)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
-        raise UserError(f"{path}: a link or a device, not a log file; remove it") from None
+        raise foreign from None
     status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        os.close(handle)
-        raise UserError(f"{path}: a link or a device, not a log file; remove it")
-    return os.fdopen(handle, "ab+")
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        return handle
+    os.close(handle)
+    raise foreign
+
+
+def open_log(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a log to add to; errors as `open_own`."""
+    return os.fdopen(open_own(path, "log file", os.O_APPEND), "ab+")
 
 
 def own_folder(path: str | os.PathLike) -> Path:
