@@ -14,12 +14,7 @@ from filelock import FileLock
 from torchvision import datasets as tv
 
 from data_providers.images import ArrayImages, FileImages, Images
-from data_providers.table import (
-    DatasetInfo,
-    class_folders,
-    count_class_folders,
-    get_dataset_info,
-)
+from data_providers.table import DatasetInfo, class_folders, get_dataset_info
 from utils.errors import UserError, one_line
 
 SPLITS = ("train", "test")
@@ -28,7 +23,7 @@ _DIGITS_SEED = 0
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set can lie in a folder.
+    """One arrangement of a data set's files in a folder.
 
     Attributes:
         name: what a message calls it.
@@ -125,7 +120,7 @@ def _load_listed(root: Path, split: str, kind: Callable, parts: dict[str, tuple[
 
 
 class Aircraft(tv.FGVCAircraft):
-    """FGVC-Aircraft where `data/` lies in the folder itself, not in `fgvc-aircraft-2013b`."""
+    """FGVC-Aircraft with `data/` in the folder itself instead of in `fgvc-aircraft-2013b`."""
 
     _data_path = property(lambda self: str(self.root), lambda self, path: None)
 
@@ -164,7 +159,7 @@ def load_digits(split: str) -> Images:
 _VALIDATION = ("val", "valid", "validation")
 _PLAIN = tuple(folders(train="train", test=test)
                for test in ("test", *_VALIDATION))
-# The first layout that fits wins. "folder" knows a data set by its folders alone.
+# The first layout that fits is used.
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "imagenet": _PLAIN[1:],
     "cifar10": (_torchvision(tv.CIFAR10, ("cifar-10-batches-py",), _load_cifar),
@@ -203,7 +198,7 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
             can.
 
     Raises:
-        UserError: an unknown name, no folder, a layout that is not known (the message tells which
+        UserError: an unknown name, no folder, an unknown layout (the message lists which
             were tried and what each lacks), damaged archives, or too many or too few classes.
     """
     info = get_dataset_info(name)
@@ -228,7 +223,7 @@ def _no_other_fetches(root: Path) -> Iterator[None]:
     lock = FileLock(root / ".download.lock")
     try:
         lock.acquire()
-    except OSError:  # nobody can write here
+    except OSError:  # a folder that is read-only
         yield
         return
     try:
@@ -283,7 +278,7 @@ def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout
                    split: str) -> None:
     if not len(images):
         raise UserError(f"{root}: {layout.name} without an image for {split}; get it again")
-    found = count_class_folders(root / layout.needs[split][0]) if layout.by_folder else None
+    found = len(class_folders(root / layout.needs[split][0])) if layout.by_folder else None
     if info.n_classes is None:
         return
     if found not in (None, info.n_classes) or images.targets.max() >= info.n_classes:
@@ -294,11 +289,7 @@ def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout
 
 def count_classes(name: str, path: str | os.PathLike | None) -> int:
     """Returns the number of classes: the table's, or for `folder` that of its class folders."""
-    info = get_dataset_info(name)
-    if info.n_classes is not None:
-        return info.n_classes
-    layout, root = _find_layout(name, _root(name, path, False), "train", False)
-    return count_class_folders(root / layout.needs["train"][0])
+    return get_dataset_info(name).n_classes or len(class_names(name, path))
 
 
 def class_names(name: str, path: str | os.PathLike | None) -> list[str]:
@@ -312,12 +303,12 @@ def class_names(name: str, path: str | os.PathLike | None) -> list[str]:
     layout, root = _find_layout(name, _root(name, path, False), "train", False)
     found = class_folders(root / layout.needs["train"][0]) if layout.by_folder \
         else layout.classes(root)
-    return list(found) or [str(label) for label in range(count_classes(name, path))]
+    return list(found) or [str(label) for label in range(get_dataset_info(name).n_classes or 0)]
 
 
 def has_split(name: str, path: str | os.PathLike | None, split: str,
               required: bool = False) -> bool:
-    """Tells whether the folder has `train`, `valid` or `test` images of its own; lists none.
+    """Returns whether the folder has `train`, `valid` or `test` images of its own; lists none.
 
     Raises:
         UserError: with `required`, where it has not; see `load_images`.

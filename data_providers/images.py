@@ -16,7 +16,7 @@ from data_providers.pictures import DAMAGED, picture_size, read_picture
 from utils.errors import UserError, one_line
 
 _STATISTICS_IMAGES = 5_000
-_FEW_DAMAGED = 1  # of a small data set, whatever part that is
+_FEW_DAMAGED = 1  # always allowed, also in a small data set
 
 
 class Images:
@@ -73,7 +73,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the images and labels, equal only where these are; taken once."""
+        """A digest of the images and labels, equal only where these are; computed once."""
         digest = hashlib.blake2b(self.targets.tobytes(), digest_size=16)
         for part in self._parts():
             digest.update(part)
@@ -160,7 +160,7 @@ def warn_of_damage(name: str, count: int) -> None:
 class LabelledDataset(Dataset):
     """`images` as a torch data set of (transform(PIL image), label).
 
-    The next image stands in for a damaged one, which is named on stderr once.
+    A damaged image is named on stderr once, and replaced by the next one.
 
     Attributes:
         damaged: bool (n,), in memory that loading processes share.
@@ -197,7 +197,7 @@ class LabelledDataset(Dataset):
 def measured_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of the pixels in [0, 1], one per RGB channel.
 
-    Every image weighs the same; 5,000, evenly spread over the list, stand for more of them.
+    Every image weighs the same; of more than 5,000, as many are sampled evenly.
     """
     sums, n = np.zeros((2, 3)), 0
     for index in np.unique(np.linspace(0, len(images) - 1, _STATISTICS_IMAGES).astype(int)):

@@ -50,7 +50,7 @@ class Reader(Dataset):
     """Makes whole batches of transformed images: `__getitems__([Request, ...]) -> RawBatch`.
 
     A random transform depends on the request's seed alone, so the number of loading processes does
-    not matter. A damaged image is left out, or with `replace` the next one stands in.
+    not matter. A damaged image is left out, or with `replace` replaced by the next one.
     """
 
     def __init__(self, images: Images, geometry: Geometry, replace: bool = False) -> None:
@@ -155,7 +155,7 @@ class SeededBatches(Sampler):
 
 
 class Batches:
-    """An iterable of finished batches with a length, which can be gone through many times.
+    """An iterable of finished batches with a length, which can be iterated many times.
 
     Args:
         start: begins a pass over raw batches.
@@ -255,13 +255,13 @@ def stream(reader: Reader, batches: Iterable[Sequence[Request]], n_workers: int 
 
     Args:
         reader: makes a batch.
-        batches: lists of requests; gone through once in each pass.
+        batches: lists of requests; iterated once in each pass.
         n_workers: processes that load, no more than there are cores; 0 loads in this one.
-        pin_memory: whether the tensors lie in page-locked memory, for copies to a GPU.
+        pin_memory: whether the tensors are in page-locked memory, for copies to a GPU.
         keep_workers: whether the processes stay for the next pass.
     """
     n_workers = min(n_workers, len(os.sched_getaffinity(0)))
-    lists: Any = batches  # torch's annotation wants lists, its code any sequence
+    lists: Any = batches  # torch's annotation asks for lists, its code takes any sequence
     return DataLoader(reader, batch_sampler=lists, num_workers=n_workers, collate_fn=_as_is,
                       pin_memory=pin_memory, generator=torch.Generator(),
                       persistent_workers=keep_workers and n_workers > 0)

@@ -32,7 +32,7 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
     """Decodes a file.
 
     Returns:
-        The first frame in RGB, turned as its EXIF orientation says.
+        The first frame in RGB, rotated by its EXIF orientation.
 
     Raises:
         One of `DAMAGED`: it cannot be decoded, or is too large or too narrow.
@@ -46,7 +46,7 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns (height, width) in pixels, without decoding, of a picture as it is stored.
 
     Raises:
-        One of `DAMAGED`: as `read_picture`, as far as the header tells.
+        One of `DAMAGED`: as `read_picture`, as far as the header shows.
     """
     with open_regular(path) as file, _open(file) as image:
         return image.height, image.width

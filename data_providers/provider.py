@@ -47,7 +47,7 @@ CALIBRATION_SEED = 937162211
 # 17 resolutions x (10,000 validation + 2,000 calibration images) of 192..256 px are 31 GB.
 DEFAULT_CACHE_GB = 32.0
 _ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
-_PROBES = 64  # files whose size tells, without opening all, that there is not enough room
+_PROBES = 64  # files whose sizes show, without opening all, that there is not enough room
 _VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
              "timm": timm.__version__, "numpy": np.__version__}
 
@@ -56,7 +56,7 @@ class DataProvider:
     """The images of one data set, split, transformed, normalised, in batches.
 
     The same seed gives the same images, on any number of loading processes, cached or not. A
-    damaged image is named on stderr and left out (in training the next one stands in).
+    damaged image is named on stderr and left out (in training it is replaced by the next one).
 
     Args:
         dataset: a row of `DATASETS`.
@@ -110,11 +110,11 @@ class DataProvider:
     @property
     def n_classes(self) -> int:
         """Number of classes."""
-        assert self.info.n_classes is not None  # the files have told
+        assert self.info.n_classes is not None  # counted in the files
         return self.info.n_classes
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a network's file says of its images: without it no accuracy can be repeated.
+        """Returns what a network's file records of its images, to reproduce its accuracy.
 
         `transform`, `mean` and `std` of each channel, and the names of the classes by label.
         """

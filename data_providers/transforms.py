@@ -28,7 +28,7 @@ def _squash(resolution: int) -> list[Callable]:
     return [tv.Resize((resolution, resolution), interpolation=BICUBIC)]
 
 
-# The name is recorded beside every result: a network is validated with what it was tuned with.
+# The name is recorded with every result: a network is validated with what it was tuned with.
 EVAL_RESIZES: dict[str, Callable[[int], list[Callable]]] = {"crop": _crop, "squash": _squash}
 
 
@@ -81,7 +81,7 @@ def train_geometry(info: DatasetInfo, resolution: int) -> tv.Compose:
 class Normalise:
     """Turns batches of bytes into normalised floats, with the arithmetic of torchvision's.
 
-    The bytes travel to the device, a quarter of the floats; the result lies in memory as
+    The bytes travel to the device, a quarter of the floats; the result is in memory as
     `channels_last`. Whole rows are normalised at once: three channels would be too short a loop.
 
     Args:
@@ -118,7 +118,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Puts the three global generators back to where they were, whatever the block does."""
+    """Restores the three global generators after the block."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield

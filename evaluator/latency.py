@@ -26,12 +26,12 @@ class LookUpTable:
     """Mean latency in ms of single layers, by their key; a network's latency is the sum.
 
     The format is the one published with NSGANetV2: YAML, `key: {mean: ms, var: ms^2}`. Tables of
-    `scripts/build_lut.py` also have `count`, and say in leading comments how they were measured.
+    `scripts/build_lut.py` also have `count`, and leading comments on how they were measured.
 
     Attributes:
         path: the file.
         entries: key -> mean in ms.
-        header: what the leading comments say; empty for published tables.
+        header: the leading comments; empty for published tables.
     """
 
     def __init__(self, path: str | os.PathLike, entries: dict[str, float],
@@ -66,7 +66,7 @@ class LookUpTable:
                             f"measure a table that has them with: {command}")
 
     def _adding(self, command: str) -> str:
-        """Returns how to add to this table, under its conditions; '' where it does not say them."""
+        """Returns how to add to this table, under its conditions; '' without such a header."""
         if any(name not in self.header for name in CONDITIONS):
             return ""
         conditions = [f"--{name}={self.header[name]}" for name in CONDITIONS]

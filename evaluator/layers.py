@@ -27,7 +27,7 @@ def space_layers(space: SearchSpace, n_classes: int = 1000,
     """Returns every distinct layer that the networks of a space can contain.
 
     Raises:
-        UserError: the space does not say which layers its networks have.
+        UserError: the space does not list the layers of its networks.
     """
     return list(dict.fromkeys(layer for slot in space.slots(n_classes, width_mult)
                               for option in slot.options(space.lower, space.upper)

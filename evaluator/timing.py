@@ -125,7 +125,7 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
 
     The modules themselves are moved to the device and put in eval mode. A GPU runs them as it
     evaluates: in `channels_last`. Its clock has risen before the first sample (half a second of
-    passes), its own events tell the time, and CUDA replays a recorded graph: what is measured is
+    passes), its own events are the clock, and CUDA replays a recorded graph: what is measured is
     the GPU, and not how fast Python launches its kernels.
     """
     import torch
@@ -204,7 +204,7 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
     if not isinstance(device, str):
         raise UserError(f"device must be a name such as cpu or cuda:0, not {str(device)[:20]}")
     if not 0 < rel_err < 1:
-        raise UserError(f"rel_err must lie between 0 and 1, not {rel_err}")
+        raise UserError(f"rel_err must be between 0 and 1, not {rel_err}")
     from utils.devices import checked_device
 
     checked_device(device)

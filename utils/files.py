@@ -27,18 +27,18 @@ _in_use: list[str] = []
 
 
 def shipped(path: str) -> str:
-    """Returns where a file of the project's own lies, named relative to the project's root.
+    """Returns the path of a file that comes with the project, named relative to its root.
 
     In a checkout that is the name itself; elsewhere, as for an installed command, the path of the
-    file beside the code.
+    file next to the code.
     """
-    beside = Path(__file__).resolve().parents[1] / path
-    return path if os.path.exists(path) or not beside.exists() else str(beside)
+    next_to_code = Path(__file__).resolve().parents[1] / path
+    return path if os.path.exists(path) or not next_to_code.exists() else str(next_to_code)
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; when the block ends well it is flushed and renamed.
+    """Gives a temporary path next to `path`; when the block ends well it is flushed and renamed.
 
     A reader sees the old file or the new one, never a half. If the block fails the temporary file
     is removed and the old file stays. Folders on the way are created.
@@ -75,7 +75,7 @@ def make_folder(path: str | os.PathLike) -> None:
     """Creates a folder and its parents, and flushes their names to the disk.
 
     Raises:
-        UserError: one of them was in use (`in_use`) and is gone.
+        UserError: one of them was in use (`in_use`) and was removed.
         OSError: as `os.mkdir`.
     """
     path = Path(path)
@@ -243,7 +243,7 @@ def read_log(path: str | os.PathLike) -> list[str]:
 
     Raises:
         UserError: as `read_bytes`, or the log is a link: in a folder from elsewhere it may lead to
-            a file that nobody meant to show.
+            a file that was not meant to be shown.
     """
     if not os.path.lexists(path):
         return []

@@ -1,4 +1,4 @@
-"""One lock for whatever one process alone may write: the folder of a search, a table, a training.
+"""One lock for what only one process may write: the folder of a search, a table, a training.
 
 The lock is the kernel's (`flock`), on a small file that names its holder, and it is dropped when
 the holder ends, however that happens. It works between processes of one machine, and between
@@ -48,14 +48,14 @@ class Lock:
         """Looks whether what is locked is still where it was; call it before writing there.
 
         Raises:
-            UserError: it is not, so that what is written would lie elsewhere than the rest.
+            UserError: it is not, so that files would be written to another folder than the rest.
         """
         if not self.holds():
             raise UserError(f"{self.path.parent}: renamed, replaced or removed while it was in use "
                             f"(it is now in {self.place()}); nothing more is written")
 
     def place(self) -> str:
-        """Returns where the file is now, as far as the system tells."""
+        """Returns where the file is now, as far as it is known."""
         try:
             return os.path.dirname(os.readlink(f"/proc/self/fd/{self.handle}"))
         except OSError:
@@ -110,7 +110,7 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
 
 @contextmanager
 def locked_beside(path: str | os.PathLike, what: str) -> Iterator[Lock]:
-    """Holds the file `path`, which one process alone may write, by a lock file beside it.
+    """Holds the file `path`, which only one process may write, by a lock file next to it.
 
     Raises:
         UserError: as `locked`.

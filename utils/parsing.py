@@ -19,7 +19,7 @@ class MalformedError(ValueError):
 
 
 def parse_json(text: str, allow_nan: bool = False) -> Any:
-    """Returns what JSON text stands for.
+    """Returns the value of JSON text.
 
     Args:
         text: one value.
@@ -43,7 +43,7 @@ def parse_json(text: str, allow_nan: bool = False) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns what YAML text stands for, by the safe (C, where there is one) loader.
+    """Returns the value of YAML text, by the safe (C, where there is one) loader.
 
     Raises:
         MalformedError: not YAML.
@@ -86,7 +86,7 @@ def _check_structure(text: str) -> None:
     """
     values = repeated = 0
     open_collections: list[tuple[str | None, int]] = []
-    sizes: dict[str | None, int] = {}  # anchor -> values that it stands for, once it is complete
+    sizes: dict[str | None, int] = {}  # anchor -> number of its values, once it is complete
     for event in yaml.parse(text, Loader=_UniqueKeysLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_collections.append((event.anchor, values))
@@ -101,7 +101,7 @@ def _check_structure(text: str) -> None:
                 sizes[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"*{event.anchor} stands for nothing, or for itself")
+                raise ValueError(f"*{event.anchor} is undefined, or refers to itself")
             values += sizes[event.anchor]
             repeated += sizes[event.anchor]
         if len(open_collections) > MAX_DEPTH:

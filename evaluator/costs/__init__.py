@@ -7,7 +7,7 @@ NSGANetV2 figures. `macs`: convolutions and linear layers only, as OFA counts.
 
 What a network writes and holds: `activations` are the elements written, `peak_memory` and
 `peak_memory_int8` the bytes of the largest set of tensors that exist at one time, for one image in
-float32 or int8 (`evaluator.costs.memory` says what is counted); `weights_mb` are the bytes of the
+float32 or int8 (`evaluator.costs.memory` defines them); `weights_mb` are the bytes of the
 parameters in float32. A MB is 10**6 bytes.
 """
 
@@ -155,14 +155,14 @@ class CostModel:
     memory, the maximum). Unused genes have no influence.
 
     Args:
-        space: a space that says which layers its networks have.
+        space: a space that lists the layers of its networks.
         n_classes: outputs of the classifier.
         width_mult: width multiplier of the supernet.
         lut: a latency table; with one `evaluate` also gives `cpu`.
 
     Raises:
-        UserError: the space does not say, or the table lacks layers of the space; the message says
-            how to measure them.
+        UserError: the space does not list them, or the table lacks some; the message has the
+            command that measures them.
     """
 
     def __init__(self, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
@@ -193,7 +193,7 @@ class CostModel:
 
         Args:
             X: the vectors.
-            names: of `COUNTED` and `cpu`; None stands for the attribute `names`.
+            names: of `COUNTED` and `cpu`; None is the attribute `names`.
 
         Returns:
             (n,) int64, exact: `params`, `flops`, `macs`, `activations` are counts, the others of

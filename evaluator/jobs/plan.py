@@ -1,6 +1,6 @@
 """Which devices each worker gets. The GPUs are counted by a child process: torch stays out.
 
-A GPU is any accelerator that torch knows: `cuda` (NVIDIA), `rocm` (AMD, which torch calls cuda
+A GPU is any accelerator that torch supports: `cuda` (NVIDIA), `rocm` (AMD, which torch calls cuda
 too), `xpu` (Intel), `mps` (Apple).
 """
 
@@ -33,7 +33,7 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
         cpu_workers: workers without GPUs; None for as many as there are cores for this process
             (affinity and cgroup limits count).
         threads: threads of each worker's CPU work; None for 1 without GPUs, so that results do not
-            depend on the number of cores, and an equal share of the cores beside GPUs.
+            depend on the number of cores, and an equal share of the cores with GPUs.
         ray_address: the cluster whose devices count (`auto`: the running one, if there is one);
             None for this machine's.
 
@@ -50,7 +50,7 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
     if not gpus:
         return [Devices(threads=threads or 1)] * (cpu_workers or cores)
     if gpus_per_job > len(gpus):
-        raise UserError(f"a job wants {gpus_per_job} GPUs, but only {len(gpus)} can be used; "
+        raise UserError(f"a job needs {gpus_per_job} GPUs, but only {len(gpus)} can be used; "
                         "lower --gpu or raise --n_gpus")
     if gpus_per_job > 1:
         print(f"warning: --gpu {gpus_per_job}: the GPUs share each batch and wait for each other; "

@@ -109,7 +109,7 @@ def test_eight_gpus_of_which_three_are_bad(tmp_path, monkeypatch, capsys):
     assert {r.stats["visible"] for r in results} <= set("01467"), "the good ones did it all"
     assert came["2"] == 0
     assert all(came[bad] <= 3 for bad in "35"), came
-    assert "slot 2 is given up, the others go on: the device" in capsys.readouterr().err
+    assert "slot 2 is given up, the others continue: the device" in capsys.readouterr().err
 
 
 def test_what_a_dead_worker_said_last_is_in_the_log(tmp_path):

@@ -262,7 +262,7 @@ def test_a_slot_that_cannot_be_used_is_given_up_and_the_others_go_on(status, cap
     for _ in range(3):
         assert all(r.ok for r in runner.run([job(f"j{i}") for i in range(40)]))
     assert slots.opened.count(3) == 1, "it is not asked again"
-    assert capsys.readouterr().err.count("slot 3 is given up, the others go on: GPU 3") == 1
+    assert capsys.readouterr().err.count("slot 3 is given up, the others continue: GPU 3") == 1
 
 
 @pytest.mark.parametrize("n_jobs", [1, 20])
