@@ -14,6 +14,7 @@ from filelock import FileLock
 from torchvision import datasets as tv
 
 from data_providers.images import ArrayImages, FileImages, Images
+from data_providers.pictures import list_pictures, warn_of_others
 from data_providers.table import DatasetInfo, class_folders, get_dataset_info
 from utils.errors import UserError, one_line
 
@@ -59,34 +60,27 @@ def _load_folders(root: Path, split: str, folders: dict[str, tuple[str, ...]]) -
             raise UserError(f"{part}: the class folder {min(odd)!r} is in only one of it and "
                             f"{present[0]}; both must have the same class folders")
     parts = [root / name for name in folders[split]]
-    found = [(path, label) for part in parts for label, name in enumerate(classes[part])
-             for path in _image_files(part / name)]
-    empty = set(range(len(classes[parts[0]]))) - {label for _, label in found}
-    if found and empty:
-        print(f"warning: {one_line(root)}: {len(empty)} of {len(classes[parts[0]])} class folders "
-              f"of {split} hold no image, the first one {classes[parts[0]][min(empty)]!r}; their "
-              "classes count all the same", file=sys.stderr)
+    names = classes[parts[0]]
+    listed = {(part, label): list_pictures(part / name)
+              for part in parts for label, name in enumerate(names)}
+    found = [(path, label) for (_, label), (pictures, _) in listed.items() for path in pictures]
+    others = [path for _, rest in listed.values() for path in rest]
+    warn_of_others(root, others, len(found) + len(others))
+    if found:
+        _check_all_have_images(root, split, names, {label for _, label in found})
     return _of_files((path for path, _ in found), (label for _, label in found))
 
 
-def _image_files(folder: Path) -> list[str]:
-    """Returns the image files below a class folder, each once, though links may lead in circles."""
-    seen = {_identity(parent) for parent in folder.absolute().parents}
-    found = []
-    for place, names, files in os.walk(folder, followlinks=True):
-        if (identity := _identity(place)) in seen:
-            names.clear()
-            continue
-        seen.add(identity)
-        names.sort()
-        found.append((place, sorted(files)))
-    return [os.path.join(place, name) for place, files in sorted(found) for name in files
-            if name.lower().endswith(tv.folder.IMG_EXTENSIONS)]
-
-
-def _identity(folder: str | os.PathLike) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+def _check_all_have_images(root: Path, split: str, names: Sequence[str], labels: set[int]) -> None:
+    """Refuses classes without a training image; elsewhere they print a warning."""
+    empty = [name for label, name in enumerate(names) if label not in labels]
+    if not empty:
+        return
+    text = (f"{one_line(root)}: {len(empty)} of {len(names)} class folders of {split} hold no "
+            f"image, the first one {empty[0]!r}")
+    if split == "train":
+        raise UserError(f"{text}; add images, or remove the folders from all splits")
+    print(f"warning: {text}; their classes count all the same", file=sys.stderr)
 
 
 def folders(**splits: str) -> Layout:

@@ -1,6 +1,7 @@
 """One provider for every data set: the loaders that a search, a training and a validation need."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,7 @@ from data_providers.table import (
 )
 from data_providers.transforms import Normalise, eval_geometry, train_geometry
 from utils.devices import copies_alongside
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 # Seeds of Once-for-All's provider (arXiv 1908.09791): its splits are ours.
 VALIDATION_SEED = 2147483647
@@ -49,7 +50,7 @@ DEFAULT_CACHE_GB = 32.0
 _ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
 _PROBES = 64  # files whose sizes show, without opening all, that there is not enough room
 _VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
-             "timm": timm.__version__, "numpy": np.__version__}
+             "timm": timm.__version__, "numpy": np.__version__, "pictures": 2}
 
 
 class DataProvider:
@@ -120,7 +121,7 @@ class DataProvider:
         """
         mean, std = self.info.mean or (), self.info.std or ()
         return {"transform": self.info.eval_resize, "mean": list(mean), "std": list(std),
-                "class_names": class_names(self.info.name, self.path)}
+                "class_names": self._class_names()}
 
     @property
     def n_train(self) -> int:
@@ -246,11 +247,24 @@ class DataProvider:
                             f"which 1 to {len(images) - 1} can be split off")
         order = _order(len(images), VALIDATION_SEED)
         self._images = {"valid": images.subset(order[:size]), "train": images.subset(order[size:])}
+        left = np.setdiff1d(images.targets, self._images["train"].targets)
+        if len(left):
+            self._warn(f"--vld_size {size} leaves classes without a training image: {len(left)}, "
+                       f"the first one {self._class_names()[left[0]]!r}; choose a smaller one")
+
+    def _class_names(self) -> list[str]:
+        return class_names(self.info.name, self.path)
+
+    def _warn(self, text: str) -> None:
+        print(f"warning: {one_line(self.path or self.info.name)}: {text}", file=sys.stderr)
 
     def _filled_in(self, transform: str | None, mean: Rgb | None, std: Rgb | None) -> DatasetInfo:
         info = replace(self.info, n_classes=count_classes(self.info.name, self.path),
                        eval_resize=transform or self.info.eval_resize,
                        mean=mean or self.info.mean, std=std or self.info.std)
+        if info.n_classes == 1:
+            self._warn(f"only one class, {self._class_names()[0]!r}, so that every network is "
+                       "right; each class needs a folder of its own")
         if info.mean and info.std:
             return info
         images = self._listed("train")
