@@ -30,7 +30,7 @@ from common import ROOT, benchmark_parser, machine, table
 
 from cli.scripts import run_script
 from evaluator.costs import CostModel
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine
 from search_space import Arch, OFASearchSpace
 from utils.errors import UserError
 from utils.files import write_json, write_text
@@ -139,7 +139,7 @@ def stats_of(engine: Any, archs: Sequence[Arch]) -> list[dict[str, Any]]:
 @contextmanager
 def workers(n: int, options: dict[str, Any], first: Arch, device: str = "cpu"):
     """Starts an engine of `n` workers that have all answered a job like `first`."""
-    slots = [Slot(gpus=() if device == "cpu" else (device.rpartition(":")[2],))] * n
+    slots = [Devices(gpus=() if device == "cpu" else (device.rpartition(":")[2],))] * n
     with get_engine("local", EvaluatorSpec("ofa", options), slots=slots) as engine:
         stats_of(engine, [first] * n)
         yield engine
@@ -245,7 +245,7 @@ def measure_processes(args: argparse.Namespace, folder: Path) -> str:
     archs = draw(2 * N_WAVES, args.seed, DIGITS_RESOLUTIONS)
     options = DIGITS | {"cache_dir": str(folder / "cache")}
     ours, theirs = [], []
-    with get_engine("local", EvaluatorSpec("ofa", options), slots=[Slot()] * 2) as engine:
+    with get_engine("local", EvaluatorSpec("ofa", options), slots=[Devices()] * 2) as engine:
         for start in range(0, len(archs), 2):
             pair = archs[start:start + 2]
             took, stats = timed(lambda pair=pair: stats_of(engine, pair))
@@ -394,7 +394,7 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> str:
         cases["oracle"] = ("oracle", {"oracle_path": args.oracle}, [192, 224])
     rows = []
     for name, (kind, options, resolutions) in cases.items():
-        with get_engine("local", EvaluatorSpec(kind, options), slots=[Slot()]) as engine:
+        with get_engine("local", EvaluatorSpec(kind, options), slots=[Devices()]) as engine:
             stats_of(engine, draw(len(resolutions), args.seed, resolutions))
             peak = max(map(peak_mib_of, psutil.Process().children()))
             rows.append((name, ", ".join(map(str, resolutions)), f"{peak:.0f}"))

@@ -84,7 +84,7 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     import torch
 
     from data_providers import DataProvider
-    from data_providers.datasets import LabelledDataset
+    from data_providers.images import LabelledDataset
     from networks import build_supernet, cut_subnet
     from search_space import OFASearchSpace
     from training.sources import Source

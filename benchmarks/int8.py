@@ -18,7 +18,7 @@ from data_providers.table import DIGITS_SUPERNET
 from evaluator.costs import millions, network_costs
 from evaluator.exported import (
     calibration_arrays,
-    largest_difference,
+    gap,
     latencies,
     random_images,
     top1,
@@ -52,7 +52,7 @@ def row(name: str, net: object, resolution: int, provider: DataProvider,
     sizes = [f"{os.path.getsize(each) / 1e6:.2f}" for each in (path, small)]
     return [f"{name}, {resolution} px", flops,
             *(f"{accuracy[each]:.2f}" for each in ("torch", "onnx", "int8")),
-            f"{largest_difference(own, full, random_images(resolution)):.1e}", *sizes,
+            f"{gap(own, full, random_images(resolution)).difference:.1e}", *sizes,
             *(f"{speed[each][1]:.2f}" for each in ("onnx", "int8"))]
 
 

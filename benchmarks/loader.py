@@ -93,7 +93,7 @@ def bare_loop(provider: Any, split: str, args: argparse.Namespace, n_workers: in
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
 
-    from data_providers import eval_transform, train_transform
+    from tests.data_providers.references import eval_transform, train_transform
 
     images = provider.images(split)
     transform = {"train": train_transform, "valid": eval_transform}[split](

@@ -16,9 +16,9 @@ import numpy as np
 from common import benchmark_parser, machine, peak_mib, publish, table
 
 from cli.scripts import run_script
-from evaluator.jobs import Engine, EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, Scheduler, get_engine
 from evaluator.jobs.base import Outcome
-from evaluator.jobs.simulated import SimulatedSlots
+from tests.jobs.simulated import SimulatedSlots
 
 N_JOBS, N_SLOTS, N_SEEDS = 1000, 64, 10
 LOSS, N_EMPTY = 0.02, 1000
@@ -69,7 +69,7 @@ def simulate(durations: np.ndarray, rng: np.random.Generator, known: bool,
     slots = SimulatedSlots(N_SLOTS, script)
     jobs = [Job(str(i), {}, expected=d if known else 1.0) for i, d in enumerate(durations)]
     began = time.perf_counter()
-    results = list(Engine(slots, retries=9).run(jobs))
+    results = list(Scheduler(slots, retries=9).run(jobs))
     real = time.perf_counter() - began
     if not all(result.ok for result in results) or len(results) != N_JOBS:
         raise RuntimeError("jobs were lost")
@@ -96,7 +96,7 @@ def real_row(backend: str) -> list[str]:
     """Measures a backend with two workers: start, cost of a job, end."""
     spec = EvaluatorSpec("benchmarks.scheduler:Idle")
     began = time.perf_counter()
-    with get_engine(backend, spec, slots=[Slot()] * 2) as engine:
+    with get_engine(backend, spec, slots=[Devices()] * 2) as engine:
         list(engine.run([Job("first", {})]))
         start = time.perf_counter() - began
         began = time.perf_counter()

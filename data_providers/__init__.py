@@ -5,9 +5,8 @@ from typing import Any
 
 from data_providers.table import DATASETS, DatasetInfo, get_dataset_info
 
-_LAZY = {"DataProvider": "provider", "build_dataset": "datasets", "count_classes": "datasets",
-         "load_images": "datasets", "eval_transform": "transforms",
-         "train_transform": "transforms", "Normalise": "transforms"}
+_LAZY = {"DataProvider": "provider", "count_classes": "datasets", "load_images": "datasets",
+         "Normalise": "transforms"}
 __all__ = ["DATASETS", "DatasetInfo", "get_dataset_info", *_LAZY]
 
 

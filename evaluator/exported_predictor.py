@@ -1,4 +1,4 @@
-"""An exported accuracy predictor as an evaluator: a search of a supernet, rehearsed."""
+"""An exported accuracy predictor as an evaluator: a search without its supernet."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from search_space import Arch, get_search_space
 from utils.errors import UserError
 
 
-class LearntEvaluator(Evaluator):
+class PredictorEvaluator(Evaluator):
     """Answers with what a predictor of an earlier search expects, see `python -m acc_predictor`.
 
     The stats are `top1` and what the evaluator of that search reported, all predicted.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from evaluator.costs import FLOPS_CONVENTION, MACS_CONVENTION, millions, network_costs
-from evaluator.latency import device_name, measure_latency
 from evaluator.layers import config_layers
+from evaluator.timing import device_name, measure_latency
 from networks.hub import HUB, Preprocessing, timm_model, write_hub
 from utils.errors import UserError
 from utils.intervals import wilson

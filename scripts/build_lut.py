@@ -19,21 +19,17 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from cli.scripts import Parser, run_script
 from cli.types import count, integers, number
 from data_providers.table import DATASETS, get_dataset_info
-from evaluator.latency import (
+from evaluator.latency import WIDTHS, LookUpTable, read_header
+from evaluator.layers import build_module, input_shape, read_config_layers, space_layers
+from evaluator.timing import (
     GROUP,
     MAX_REPEATS,
     MAX_THREADS,
     REL_ERR,
-    WIDTHS,
-    LookUpTable,
-    build_module,
     check_conditions,
     device_name,
-    input_shape,
     measure_modules,
-    read_header,
 )
-from evaluator.layers import read_config_layers, space_layers
 from search_space import DEFAULT, SEARCH_SPACES, get_search_space
 from search_space.backbones import width_from_name
 from search_space.layers import Layer

@@ -14,19 +14,16 @@ import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.scripts import Parser, run_script
 from cli.types import count, integers, number
-from evaluator.latency import (
+from evaluator.latency import WIDTHS, LookUpTable
+from evaluator.layers import build_network, input_shape, space_layers
+from evaluator.timing import (
     GROUP,
     MAX_REPEATS,
     MAX_THREADS,
     REL_ERR,
-    WIDTHS,
-    LookUpTable,
-    build_network,
     check_conditions,
-    input_shape,
     measure_modules,
 )
-from evaluator.layers import space_layers
 from search_space import SEARCH_SPACES, get_search_space
 from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS

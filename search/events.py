@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from search.run_folder import EVENTS, LOCK, RunFolder
-from utils.files import open_log, own_folder, parse_json, read_log
+from utils.files import open_log, own_folder, read_log
+from utils.parsing import parse_json
 
 TENSORBOARD = "tensorboard"
 LOG_FORMATS = ("text", "json")

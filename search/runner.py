@@ -15,8 +15,8 @@ from acc_predictor import check_predictor, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
-from evaluator.latency import cpu_name
 from evaluator.table import TableEvaluator
+from evaluator.timing import cpu_name
 from networks.supernet_info import check_classes, check_supernet_exists, read_n_classes
 from search.algorithm import Search
 from search.constraints import Constraints

@@ -43,7 +43,7 @@ def test_a_checkout_calls_files_and_modules():
     assert program("post_search.py") == "python post_search.py"
     assert program("scripts/report.py") == "python scripts/report.py"
     assert program("acc_predictor/__main__.py") == "python -m acc_predictor"
-    assert program("evaluator/costs.py") == "python -m evaluator.costs"
+    assert program("evaluator/costs/__main__.py") == "python -m evaluator.costs"
 
 
 @pytest.mark.parametrize(("command", "checkout", "package"), [

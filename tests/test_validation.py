@@ -2,9 +2,12 @@ import argparse
 import json
 import pickle
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import validation
 from data_providers import DataProvider
@@ -241,6 +244,20 @@ def test_a_subnet_of_a_supernet_predicts_too(files, pictures, capsys):
     (said,) = predictions(capsys, "--subnet", files.subnet, "--supernet_path", files.supernet,
                           "--predict", pictures / "digit_0.png")
     assert said["class"] in "0123456789"
+
+
+def test_a_folder_of_pictures_is_read_by_content_without_what_is_hidden(files, pictures, capfd):
+    shutil.copy(pictures / "digit_0.png", pictures / "._digit_0.png")
+    shutil.copy(pictures / "digit_0.png", pictures / "no_suffix")
+    Image.open(pictures / "digit_1.png").save(pictures / "x.jfif", "JPEG")
+    (pictures / "notes.txt").write_text("no picture")
+    validate("--model", files.config, "--pretrained", files.weights, "--predict", pictures)
+    done = capfd.readouterr()
+    paths = [Path(json.loads(line)["path"]).name for line in done.out.splitlines()
+             if line.startswith("{")]
+    assert {"no_suffix", "x.jfif", "digit_0.png"} <= set(paths)
+    assert "._digit_0.png" not in paths and "notes.txt" not in paths
+    assert "files are not read, the first one" in done.err and "notes.txt" in done.err
 
 
 @pytest.mark.parametrize(("path", "match"), [

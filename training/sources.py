@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset, IterableDataset
 
 from data_providers import DatasetInfo, get_dataset_info
-from data_providers.datasets import LabelledDataset
+from data_providers.images import LabelledDataset
 from data_providers.provider import DataProvider
-from data_providers.table import DATASETS, Rgb, count_class_folders
+from data_providers.table import DATASETS, Rgb, class_folders
 from training.flags import PACKAGES, TAR
 from utils.errors import UserError, one_line
 
@@ -115,7 +115,7 @@ def guess_name(data: Path, train_split: str) -> str:
     """Returns the data set's name where none is typed, from what lies in the folder."""
     if (data / f"{train_split}.tar").is_file():
         return TAR
-    n_classes = count_class_folders(data / "train")
+    n_classes = len(class_folders(data / "train"))
     return "imagenet" if n_classes == IMAGENET_CLASSES else "folder"
 
 

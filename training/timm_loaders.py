@@ -9,7 +9,7 @@ from timm.data import AugMixDataset, FastCollateMixup, create_loader
 from timm.data.transforms import ToNumpy
 from torchvision.transforms import Compose
 
-from data_providers.datasets import LabelledDataset
+from data_providers.images import LabelledDataset
 from data_providers.transforms import eval_geometry
 from training.sources import Source, part_of
 from training.world import World

@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.costs import (
-    CostModel,
-    file_costs,
-    get_args_parser,
-    layer_costs,
-    millions,
-    network_costs,
-    objective_values,
-)
+from evaluator.costs import CostModel, layer_costs, millions, network_costs, objective_values
+from evaluator.costs.__main__ import file_costs, get_args_parser
 from evaluator.latency import LookUpTable
 from evaluator.layers import config_layers, space_layers
 from search_space import Layer, OFASearchSpace

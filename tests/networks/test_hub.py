@@ -16,7 +16,6 @@ from PIL import Image
 
 from data_providers import DataProvider
 from data_providers.table import DIGITS_SUPERNET, get_dataset_info
-from data_providers.transforms import eval_transform
 from evaluator.model_card import Accuracy, Card, give_to_timm, render
 from networks import (
     build_from_config,
@@ -36,6 +35,7 @@ from networks.hub import (
 )
 from search_space import OFASearchSpace, get_search_space
 from tests.conftest import ROOT
+from tests.data_providers.references import eval_transform
 from training.loops import evaluate
 from utils.errors import UserError
 

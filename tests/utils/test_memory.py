@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
@@ -29,7 +29,7 @@ def test_a_script_asks_once_for_its_memory(before):
 
 def test_a_worker_asks_once_for_its_memory():
     spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
-    with get_engine("local", spec, slots=[Slot()]) as engine:
+    with get_engine("local", spec, slots=[Devices()]) as engine:
         (result,) = engine.run([Job("a", {"do": "faults"})])
     assert result.stats["faults"] < faults_of("import cli.startup") / 4
 
