@@ -14,7 +14,7 @@ from search_space.base import Arch
 from utils.errors import UserError
 
 
-class Source(NamedTuple):
+class WeightSource(NamedTuple):
     """Where a module of a subnet takes its weights from.
 
     Attributes:
@@ -63,7 +63,7 @@ class Supernets(ABC):
         """Returns the network config of a subnet, in today's naming."""
 
     @abstractmethod
-    def sources(self, supernet: Any, arch: Arch) -> list[Source]:
+    def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """Returns where each module of a subnet that has weights takes them from."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from networks.base import Source, Supernets, checked_shape
+from networks.base import Supernets, WeightSource, checked_shape
 from networks.configs import Config
 from search_space import Arch, search_space_class
 from search_space.backbones import make_divisible
@@ -48,10 +48,10 @@ def block_configs(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Config]:
     return blocks
 
 
-def block_sources(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Source]:
+def block_sources(supernet: Any, layers: Iterable[ActiveLayer]) -> list[WeightSource]:
     """Returns where the blocks of a subnet take their weights from."""
-    return [Source("blocks.0.conv", supernet.blocks[0].conv),
-            *(Source(f"blocks.{i}.conv", supernet.blocks[layer.position].conv, layer.kernel)
+    return [WeightSource("blocks.0.conv", supernet.blocks[0].conv),
+            *(WeightSource(f"blocks.{i}.conv", supernet.blocks[layer.position].conv, layer.kernel)
               for i, layer in enumerate(layers, 1))]
 
 
@@ -127,9 +127,9 @@ class InvertedResidualSupernets(Supernets):
                 "blocks": block_configs(supernet, self._layers(supernet, arch)),
                 **{part: getattr(supernet, part).config for part in self.fixed}}
 
-    def sources(self, supernet: Any, arch: Arch) -> list[Source]:
+    def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """See `Supernets.sources`."""
-        return [*(Source(part, getattr(supernet, part)) for part in self.fixed),
+        return [*(WeightSource(part, getattr(supernet, part)) for part in self.fixed),
                 *block_sources(supernet, self._layers(supernet, arch))]
 
     def arch(self, supernet: Any, config: Config) -> Arch:

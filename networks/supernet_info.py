@@ -24,6 +24,9 @@ _RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
 # The supernets that Once-for-All publishes and this program reads, with their sizes.
 PUBLISHED = {"ofa_mbv3_d234_e346_k357_w1.0": "31 MB", "ofa_mbv3_d234_e346_k357_w1.2": "43 MB",
              "ofa_proxyless_d234_e346_k357_w1.3": "32 MB"}
+# What to do where a network has other classes than the data set.
+FINE_TUNE = "fine-tune with --n_epochs 1 or more, or take another supernet"
+TUNE_FIRST = "fine-tune it on that data set first"
 # What reading damaged bytes can raise.
 _DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, ValueError, TypeError,
            LookupError, AttributeError, RuntimeError, MemoryError, NotImplementedError)
@@ -204,13 +207,15 @@ def check_supernet_exists(path: str | os.PathLike) -> None:
                     "(docs/imagenet.md, docs/own_data.md)")
 
 
-def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None) -> None:
-    """Raises UserError where a supernet that is not fine-tuned has other classes than the data.
+def check_classes(source: object, found: int | None, wanted: int | None,
+                  advice: str = FINE_TUNE) -> None:
+    """Raises UserError where a network does not have as many classes as the data set.
 
     Args:
-        path: the checkpoint.
+        source: the network's file, or how it is called.
         found, wanted: the outputs of its classifier, and the classes of the data; None is unknown.
+        advice: what to do, for the message.
     """
     if None not in (found, wanted) and found != wanted:
-        raise UserError(f"{path}: a supernet of {found} classes, but the data set has {wanted}: "
-                        "fine-tune with --n_epochs 1 or more, or take another supernet")
+        raise UserError(f"{source}: a network for {found} classes, but the data set has {wanted}; "
+                        f"{advice}")

@@ -25,9 +25,10 @@ from tests.fine_tuning import (
     only_run,
 )
 from tests.published import published_command
-from train_imagenet import get_args_parser, load_all, main, with_lr
+from train_imagenet import get_args_parser, main, open_data
 from training.loops import evaluate, train_one_epoch
-from training.run import Run
+from training.run import Run, with_lr
+from training.tune import load_all
 from training.world import World, check_devices
 from utils.devices import seeded
 from utils.errors import UserError
@@ -188,13 +189,13 @@ def test_number_of_processes_is_checked(arguments):
     ("--initial-checkpoint", "net.config", "no checkpoint"),
     ("--teacher", "net.config", "--teacher-checkpoint"),
     ("--teacher", "absent", "neither a file nor a model"),
-    ("--teacher", "ofa_other_w0.1", "teaches 5 classes"),
+    ("--teacher", "ofa_other_w0.1", "a network for 5 classes"),
 ])
 def test_wrong_files_are_named(published, files, flag, file, match):
     if file.startswith("ofa_other"):
         save_weights(build_supernet(5, 0.1), files / file)
     with pytest.raises(UserError, match=match):
-        load_all(parsed(published, flag, files / file if file != "absent" else file))
+        load_all(parsed(published, flag, files / file if file != "absent" else file), open_data)
 
 
 def test_wrong_config_on_the_command_line(fails_clearly, published, files):
@@ -261,7 +262,8 @@ def test_other_teachers(published, files, kind, tmp_path):
         save_weights(teacher, weights)
     else:
         who, weights = files / "net.config", files / "net.inherited"
-    _, networks = load_all(parsed(published, "--teacher", who, "--teacher-checkpoint", weights))
+    _, networks = load_all(parsed(published, "--teacher", who, "--teacher-checkpoint", weights),
+                           open_data)
     assert not networks.teacher.calibrate
     with torch.no_grad():
         assert networks.teacher.net(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, 3)

@@ -402,7 +402,7 @@ def test_command_is_interrupted_and_goes_on_by_itself(run_command, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"go on with: python train_supernet.py --resume {path}" in errors
+    assert f"resume with: python train_supernet.py --resume {path}" in errors
     assert load_supernet(path).classifier.out_features == 10
     done = run_command("train_supernet.py", "--resume", tmp_path, "--epochs", "1,0,0,4")
     if done.returncode:  # more than 4 epochs were done before the signal came

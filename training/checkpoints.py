@@ -192,3 +192,16 @@ def copy_file(source: Path, target: Path) -> None:
             os.link(os.path.realpath(source), temporary)  # never a second name of a link
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def plain_part(value: Any) -> Any:
+    """Returns the part of a value that is plain Python: what YAML and safe checkpoints hold."""
+    if isinstance(value, dict):
+        return {key: plain_part(item) for key, item in value.items() if _is_plain(item)}
+    if isinstance(value, list | tuple):
+        return [plain_part(item) for item in value if _is_plain(item)]
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)

@@ -2,7 +2,10 @@
 
 import argparse
 import importlib.util
+import logging
 import os
+import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,20 @@ from cli.types import amount, count, number
 from data_providers.table import DATASETS
 from utils.errors import UserError
 from utils.files import read_yaml
-from utils.flags import refuse_idle
+from utils.flags import choose, refuse_idle
+from utils.invocation import calling
+
+log = logging.getLogger("train")
 
 # Packages that timm's readers import, by the prefix of the data set's name.
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
 TAR = "tar"
 KD_DEFAULT = 1.0
+# Learning rate of train_imagenet.py where none is given: this for each 256 images of a step.
+LR_BASE, LR_BATCH = 0.006, 256
+# Flags of one call, which are not those of the run.
+OF_THE_CALL = ("start_epoch", "no_resume_opt")
+OF_A_SUPERNET_CALL = ("resume", "dry_run", "check", "typed", "save", "download")
 # What has no meaning without another flag (or one of several), or without one of these schedules.
 PARTNERS = {
     "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),
@@ -203,6 +214,25 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="only check flags and files, and that N processes find their devices")
 
 
+def checked(args: argparse.Namespace, root: str) -> argparse.Namespace:
+    """Returns the flags of a fine-tuning, completed by `with_config`, or raises UserError.
+
+    Args:
+        args: the flags, with `typed`.
+        root: the flag that names the place of a new run: `save` or `output`.
+    """
+    args = with_config(args)
+    check_flags(args)
+    check_resumed(args, root)
+    return args
+
+
+def flag_or_config(args: argparse.Namespace, name: str, config: Mapping[str, Any]) -> Any:
+    """Returns a flag's value, or where it was not typed the one that the network's config has."""
+    return choose(f"--{name}", getattr(args, name), config.get(name), args.model_config,
+                  log.warning)
+
+
 def with_config(args: argparse.Namespace) -> argparse.Namespace:
     """Returns the flags, with the net.config beside --resume where no --model-config is named."""
     if args.model_config or not args.resume:
@@ -259,22 +289,41 @@ def _began_with(folder: Path, weights: str) -> bool:
     return False
 
 
-def check_processes(args: argparse.Namespace, n: int, script: str = "") -> None:
-    """Checks that n processes are as many as --num-gpu asks for.
+def mixes_labels(args: argparse.Namespace) -> bool:
+    """Whether the labels of a batch are mixed."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
-    Args:
-        args: the flags.
-        n: how many there are.
-        script: which one the launcher has to start; empty for train_imagenet.py.
 
-    Raises:
-        UserError: they are not.
-    """
+def check_loss(args: argparse.Namespace) -> None:
+    """Raises UserError for flags of the loss and its augmentation that contradict each other."""
+    if args.aug_splits == 1:
+        raise UserError("--aug-splits 1: one split is no split; give 2 or more, or 0 for none")
+    if args.jsd and not args.aug_splits:
+        raise UserError("--jsd: needs --aug-splits 2 or more, the images that it compares")
+    if args.aug_splits and mixes_labels(args):
+        raise UserError("--aug-splits: cannot be used with --mixup or --cutmix")
+    if (args.aug_splits or args.aug_repeats) and (args.dataset or "").lower().startswith("wds/"):
+        raise UserError("--aug-splits, --aug-repeats: not with --dataset wds/..., whose images "
+                        "come in a stream and cannot be asked for again")
+    if args.jsd and args.bce_loss:
+        raise UserError("--jsd and --bce-loss: choose one")
+
+
+def check_processes(args: argparse.Namespace, n: int, script: str) -> None:
+    """Raises UserError where n processes of a script are not as many as --num-gpu asks for."""
     if args.num_gpu not in (None, n):
-        launcher = f"SCRIPT={script} sh" if script else "sh"
         raise UserError(f"--num-gpu {args.num_gpu}: there {'is' if n == 1 else 'are'} {n}; one "
-                        f"process works on one GPU: {launcher} scripts/distributed_train.sh "
-                        f"{args.num_gpu} ...")
+                        f"process works on one GPU: {shlex.join(launcher(script, args.num_gpu))} "
+                        "...")
+
+
+def launcher(script: str, n: int) -> list[str]:
+    """Returns the words that start `n` processes of a script on this machine."""
+    words = calling(script)
+    if words[0] != "python":  # an installed package has no scripts/
+        return ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n),
+                "--no-python", *words]
+    return [f"SCRIPT={script}", "sh", "scripts/distributed_train.sh", str(n)]
 
 
 def add_aliases(parser: argparse.ArgumentParser, aliases: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from timm.optim import create_optimizer_v2, optimizer_kwargs
@@ -20,13 +20,12 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.loops import Batches, Objective, load_optimizer, train_one_epoch
+from training.checkpoints import plain_part
+from training.flags import LR_BASE, LR_BATCH
+from training.loops import Batches, Objective, evaluate, load_optimizer, train_one_epoch
 from training.world import World
 from utils.devices import amp_precision, device_of
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from training.run_files import Output
 
 log = logging.getLogger("train")
 
@@ -45,7 +44,7 @@ class Run:
     """A network in training: optimiser, schedule, scaler, averaged weights.
 
     Args:
-        args: the flags of `training.flags.add_optimisation_flags` and `add_run_flags`; `lr` is set.
+        args: the flags of `training.flags.add_optimisation_flags` and `add_run_flags`.
         net: the network; it moves to the device.
         world: the processes.
         n_batches: batches of each epoch and process.
@@ -56,7 +55,8 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, net: nn.Module, world: World,
                  n_batches: int) -> None:
-        self.args, self.world = args, world
+        self.args, self.world = with_lr(args, world), world
+        args = self.args
         fast_at_a_fixed_size(world.device)
         if args.sync_bn and world.device.type != "cuda":
             raise UserError("--sync-bn works on GPUs only; leave it out")
@@ -91,6 +91,11 @@ class Run:
     def best(self) -> nn.Module:
         """The network that counts: the averaged one where there is one."""
         return self.ema.module if self.ema else self.net
+
+    def evaluate(self, net: nn.Module, batches: Batches) -> dict[str, float]:
+        """Returns the figures of a network, of which each process evaluates its own batches."""
+        return evaluate(net, batches, amp=self.amp, reduce=self.world.sum,
+                        progress=self.world.progress)
 
     def placed(self, net: nn.Module) -> nn.Module:
         """Returns a network on this process's device: itself, or a copy of one kept elsewhere."""
@@ -209,34 +214,20 @@ class Run:
             vars(self.scheduler.lr_scheduler).update(saved)
 
 
+def with_lr(args: argparse.Namespace, world: World) -> argparse.Namespace:
+    """Returns the flags with a learning rate: by the rule of thumb where none is given."""
+    if args.lr is not None:
+        return args
+    images = args.batch_size * world.size * args.grad_accum_steps
+    lr = images / LR_BATCH * LR_BASE
+    log.info("learning rate %.5g by the rule of thumb: %d images a step / %d x %g", lr, images,
+             LR_BATCH, LR_BASE)
+    return argparse.Namespace(**vars(args) | {"lr": lr})
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
     """Returns the seed of an epoch, to which a rank can be added: numpy's end at 2**32."""
     return (seed + SEED_STRIDE * epoch) % (2**32 - 2**16)
-
-
-def fit(run: Run, batches: Batches, objective: Objective, evaluate: Evaluation, output: "Output",
-        set_epoch: Callable[[int], None]) -> None:
-    """Trains to the last epoch; after each, evaluates and writes.
-
-    Args:
-        run: what is trained.
-        batches: one pass is an epoch.
-        objective: see `training.loops`.
-        evaluate: returns `loss`, `top1`, `top5` of a network over all processes.
-        output: the files.
-        set_epoch: told the epoch before each pass.
-    """
-    if run.start_epoch >= run.n_epochs:
-        log.info("all %d epochs are done; more of them with --epochs", run.n_epochs)
-    for epoch in range(run.start_epoch, run.n_epochs):
-        set_epoch(epoch)
-        lr = run.optimizer.param_groups[0]["lr"]
-        train = run.train_one_epoch(epoch, run.world.progress(batches), objective,
-                                    partial(output.on_step, epoch))
-        wanted = (epoch + 1) % run.args.val_interval == 0 or epoch + 1 == run.n_epochs
-        evaluation = evaluate_run(run, evaluate) if wanted else {}
-        output.on_epoch(epoch, train, evaluation, lr)
-        run.scheduler.step(epoch + 1, evaluation.get(run.args.eval_metric))
 
 
 def fast_at_a_fixed_size(device: torch.device) -> None:
@@ -247,15 +238,6 @@ def fast_at_a_fixed_size(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-
-
-def evaluate_run(run: Run, evaluate: Evaluation) -> dict[str, float]:
-    """Returns the figures of the network that counts, and of the plain one under `..._plain`."""
-    evaluation = _without_count(evaluate(run.placed(run.best)))
-    if run.ema:
-        plain = _without_count(evaluate(run.net))
-        evaluation |= {f"{key}_plain": value for key, value in plain.items()}
-    return evaluation
 
 
 def precision(args: argparse.Namespace, device: torch.device) -> str | None:
@@ -281,10 +263,6 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _without_count(figures: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in figures.items() if key != "n_images"}
-
-
 def _same_form(value: Any, model: Any) -> bool:
     """Whether plain Python of a file has the keys, lengths and kinds of values of `model`."""
     if isinstance(model, dict):
@@ -296,16 +274,3 @@ def _same_form(value: Any, model: Any) -> bool:
     if isinstance(model, float | int):
         return isinstance(value, float | int)
     return model is None or isinstance(value, type(model))
-
-
-def plain_part(value: Any) -> Any:
-    """Returns the part of a value that is plain Python: what YAML and safe checkpoints hold."""
-    if isinstance(value, dict):
-        return {key: plain_part(item) for key, item in value.items() if _is_plain(item)}
-    if isinstance(value, list | tuple):
-        return [plain_part(item) for item in value if _is_plain(item)]
-    return value
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)

@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
-from training.checkpoints import Checkpoints, History
-from training.resume import OF_THE_CALL
-from training.run import Evaluation, Run, plain_part
+from training.checkpoints import Checkpoints, History, plain_part
+from training.flags import OF_THE_CALL
+from training.run import Run
 from training.world import World
 from utils.errors import UserError, one_line
 from utils.files import make_folder, open_log, own_folder, read_text, write_text
@@ -280,10 +280,12 @@ def start_wandb(args: argparse.Namespace, name: str) -> Any:
                         "alone") from error
 
 
-def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
-    """Returns the folder of a run: that of --resume, or a new one below `root`."""
+def output_folder(args: argparse.Namespace, root: str | None, name: str) -> Path | None:
+    """Returns the folder of a run: that of --resume, or a new one below `root`; None without."""
     if args.resume:
         return Path(args.resume).parent
+    if root is None:
+        return None
     first = Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
     others = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
     return next(path for path in itertools.chain([first], others) if not path.exists())
@@ -310,13 +312,3 @@ def start_logging(world: World) -> None:
         root.addHandler(BesideBar())
     logging.getLogger("timm").setLevel(logging.WARNING)
 
-
-
-
-def log_start(run: Run, evaluate: Evaluation, transform: str) -> None:
-    """Logs what the network reaches before the first epoch."""
-    if run.start_epoch:
-        return
-    figures = evaluate(run.placed(run.best))
-    log.info("before training: top1 %.4f, top5 %.4f, loss %.5f (%d images, %s)", figures["top1"],
-             figures["top5"], figures["loss"], figures["n_images"], transform)

@@ -13,13 +13,13 @@ from data_providers import DatasetInfo, get_dataset_info
 from data_providers.datasets import LabelledDataset
 from data_providers.provider import DataProvider
 from data_providers.table import DATASETS, Rgb, count_class_folders
-from training.flags import PACKAGES, TAR
+from training.flags import PACKAGES, TAR, flag_or_config
 from utils.errors import UserError, one_line
 
 IMAGENET_CLASSES = 1000
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """Labelled images to train on and to evaluate on.
 
     Attributes:
@@ -55,7 +55,7 @@ class Source(NamedTuple):
         return len(self.train)
 
 
-class Part(Dataset[tuple[Any, int]]):
+class EveryNth(Dataset[tuple[Any, int]]):
     """Every n-th image of a data set: what one of n processes evaluates."""
 
     def __init__(self, images: Any, rank: int, size: int) -> None:
@@ -79,10 +79,10 @@ class Part(Dataset[tuple[Any, int]]):
 
 def part_of(images: Any, rank: int, size: int) -> Any:
     """Returns what one of `size` processes evaluates; streams share themselves out."""
-    return images if isinstance(images, IterableDataset) else Part(images, rank, size)
+    return images if isinstance(images, IterableDataset) else EveryNth(images, rank, size)
 
 
-def open_source(args: argparse.Namespace, config: dict[str, Any]) -> Source:
+def open_source(args: argparse.Namespace, config: dict[str, Any]) -> ImageSource:
     """Returns the images that the flags of train_imagenet.py name.
 
     Args:
@@ -106,9 +106,9 @@ def open_source(args: argparse.Namespace, config: dict[str, Any]) -> Source:
                     for split in (args.train_split, args.val_split))
     info = replace(DATASETS["folder"], n_classes=_count_classes(args, train, config),
                    eval_resize=config.get("transform") or "crop",
-                   mean=_rgb(args.mean or config.get("mean") or DATASETS["imagenet"].mean),
-                   std=_rgb(args.std or config.get("std") or DATASETS["imagenet"].std))
-    return Source(train, valid, info)
+                   mean=rgb(args, "mean", config) or DATASETS["imagenet"].mean,
+                   std=rgb(args, "std", config) or DATASETS["imagenet"].std)
+    return ImageSource(train, valid, info)
 
 
 def guess_name(data: Path, train_split: str) -> str:
@@ -120,18 +120,19 @@ def guess_name(data: Path, train_split: str) -> str:
 
 
 def _of_provider(args: argparse.Namespace, name: str, data: Path,
-                 config: dict[str, Any]) -> Source:
+                 config: dict[str, Any]) -> ImageSource:
     get_dataset_info(name)
     provider = DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers,
                             download=args.download, max_damaged=args.max_damaged,
-                            mean=_rgb(args.mean or config.get("mean")),
-                            std=_rgb(args.std or config.get("std")),
+                            mean=rgb(args, "mean", config), std=rgb(args, "std", config),
                             transform=config.get("transform"))
-    return Source(LabelledDataset(provider.images("train")),
+    return ImageSource(LabelledDataset(provider.images("train")),
                   LabelledDataset(provider.images("valid")), provider.info, provider)
 
 
-def _rgb(values: Any) -> Rgb | None:
+def rgb(args: argparse.Namespace, name: str, config: dict[str, Any]) -> Rgb | None:
+    """Returns `mean` or `std` of the pixels by `flag_or_config`, or None."""
+    values = flag_or_config(args, name, config)
     return None if values is None else (values[0], values[1], values[2])
 
 

@@ -28,6 +28,7 @@ from networks.configs import (
 )
 from networks.folding import speed_up
 from networks.static import StaticNetwork, replace_classifier
+from networks.supernet_info import check_classes
 from networks.supernets import build_from_config, cut_subnet, load_supernet
 from search_space import get_search_space
 from training.checkpoints import History, read_history
@@ -36,7 +37,6 @@ from training.run import Run
 from utils.devices import seeded
 from utils.errors import UserError, one_line
 from utils.files import open_regular
-from utils.flags import choose
 
 log = logging.getLogger("train")
 
@@ -86,7 +86,8 @@ def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: i
     wanted = args.num_classes or n_classes
     if wanted < n_classes:
         raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
-    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config)
+    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config,
+                                   report=log.warning)
     student = load_student(
         args.model_config, initial_weights(args), wanted, drop=args.drop, drop_path=args.drop_path,
         seed=args.seed, reset=args.reset_classifier, bn=(args.bn_momentum, args.bn_eps))
@@ -105,12 +106,6 @@ def check_names(recorded: Sequence[str] | None, names: Sequence[str], source: st
     odd = next(i for i, name in enumerate(names) if name != recorded[i])
     log.warning("%s: its class %d is %s, but the data's is %s; --reset-classifier begins with a "
                 "new classifier", source, odd, one_line(recorded[odd]), one_line(names[odd]))
-
-
-def settled(args: argparse.Namespace, name: str, recorded: Any) -> Any:
-    """Returns a flag's value, or for None what the config records; says where they differ."""
-    return choose(f"--{name.replace('_', '-')}", getattr(args, name), recorded, args.model_config,
-                  log.warning)
 
 
 def initial_weights(args: argparse.Namespace) -> str | None:
@@ -254,9 +249,7 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
         largest = get_search_space(supernet.family).extremes()[1]
         net, calibrate = cut_subnet(supernet, largest), True
         classes = net.classifier.out_features
-    if classes != n_classes:
-        raise UserError(f"{who}: teaches {classes} classes, but the data set has {n_classes}; "
-                        "choose a teacher of the same classes")
+    check_classes(who, classes, n_classes, "choose a teacher of the same classes")
     return Teacher(net.eval().requires_grad_(False), calibrate)
 
 

@@ -59,7 +59,7 @@ class World(NamedTuple):
                 buffer.copy_(value)
 
 
-class Place(NamedTuple):
+class Launched(NamedTuple):
     """Where a launcher has put this process: among all, and among those of its machine."""
 
     rank: int
@@ -68,7 +68,7 @@ class Place(NamedTuple):
     local_size: int
 
 
-def launched(environ: Mapping[str, str]) -> Place | None:
+def launched(environ: Mapping[str, str]) -> Launched | None:
     """Returns what torchrun, or srun with MASTER_ADDR, says about this process; None: it is alone.
 
     A Slurm job sets its variables in every shell: they alone start nothing.
@@ -86,7 +86,7 @@ def launched(environ: Mapping[str, str]) -> Place | None:
     try:
         rank, size = int(values["RANK"]), int(values["WORLD_SIZE"])
         local = int(values["LOCAL_RANK"] or rank)
-        place = Place(rank, size, local, int(values["LOCAL_WORLD_SIZE"] or local + 1))
+        place = Launched(rank, size, local, int(values["LOCAL_WORLD_SIZE"] or local + 1))
     except ValueError:
         raise UserError(f"the launcher's variables {values} are no numbers; start the processes "
                         "with scripts/distributed_train.sh") from None
@@ -161,7 +161,7 @@ def processes(device: str | None, threads: int | None) -> Iterator[World]:
             torch.distributed.destroy_process_group()
 
 
-def _meet(device: str | None, place: Place) -> World:
+def _meet(device: str | None, place: Launched) -> World:
     """Joins the process group: NCCL for GPUs, gloo for CPUs."""
     own = device_of_rank(device, place.local_rank, place.local_size)
     if own.type != "cpu":

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from train_imagenet import get_args_parser
-from training.run import Run, evaluate_run, fast_at_a_fixed_size, fit
+from training.run import Run, fast_at_a_fixed_size
 from training.run_files import Output
+from training.tune import evaluate_run, fit
 from training.world import World
 from utils.errors import UserError
 
@@ -200,6 +201,10 @@ def test_evaluations_come_at_their_interval_and_at_the_end():
         return [lambda: nn.functional.cross_entropy(net(images.flatten(1)[:, :2]), targets)]
 
     images = torch.ones(4, 2, 1, 1)
-    fit(run, [(images, batches[0][1])], objective, evaluate, Output(run, None, lambda *_: None),
-        now.append)
+    class Epochs(list):
+        def set_epoch(self, epoch):
+            now.append(epoch)
+
+    fit(run, Epochs([(images, batches[0][1])]), objective, evaluate,
+        Output(run, None, lambda *_: None))
     assert epochs == [1, 3, 4]
