@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from networks.configs import Config, read_config
 from networks.supernet_info import SupernetMeta
@@ -21,19 +21,6 @@ from training.world import World, check_devices, lone_world, processes
 log = logging.getLogger("train")
 
 
-class Images(Protocol):
-    """Labelled images, as a `DataProvider` or an `ImageSource`."""
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """Returns what a network's file records of its images."""
-        ...
-
-
 class Epochs(CountedBatches, Protocol):
     """Batches of (images, labels); one pass is an epoch of this process."""
 
@@ -42,13 +29,12 @@ class Epochs(CountedBatches, Protocol):
         ...
 
 
-Data = TypeVar("Data", bound=Images)
-# (flags, the network's config, number of processes) -> images
-Opener = Callable[[argparse.Namespace, Config, int], Data]
+# (flags, the network's config, number of processes) -> a `DataProvider` or an `ImageSource`
+Opener = Callable[[argparse.Namespace, Config, int], Any]
 
 
-def start(args: argparse.Namespace, script: str, open_data: Opener[Data],
-          train: Callable[[argparse.Namespace, World, Data, Networks], object]) -> None:
+def start(args: argparse.Namespace, script: str, open_data: Opener,
+          train: Callable[[argparse.Namespace, World, Any, Networks], object]) -> None:
     """Trains in the processes of a launcher, or with --check only checks that it could.
 
     Args:
@@ -72,8 +58,8 @@ def start(args: argparse.Namespace, script: str, open_data: Opener[Data],
         train(args, world, *load_all(args, open_data, world.size))
 
 
-def load_all(args: argparse.Namespace, open_data: Opener[Data],
-             n_processes: int = 1) -> tuple[Data, Networks]:
+def load_all(args: argparse.Namespace, open_data: Opener,
+             n_processes: int = 1) -> tuple[Any, Networks]:
     """Returns the images and the networks; raises UserError for whatever is wrong with them."""
     config = read_config(args.model_config)
     SupernetMeta.of_config(config, args.model_config)
