@@ -21,7 +21,7 @@ from cli.types import DOWNLOAD, MAX_DAMAGED, amount, checked_values, count, inte
 from data_providers.table import DATASETS
 from search_space import SEARCH_SPACES, family_of
 from search_space.backbones import width_from_name
-from training.flags import OF_A_SUPERNET_CALL, add_teacher_flags
+from training.flags import OF_A_SUPERNET_CALL, add_machine_flags, add_teacher_flags
 from training.rules import RULES
 from utils.errors import UserError
 from utils.flags import refuse_idle
@@ -41,9 +41,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="checkpoint to write; its name ends with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35 (required, but for --resume FILE)")
     p.add_argument("--resume", nargs="?", const=True, default=None, metavar="FILE",
-                   help="go on with a training, with the flags that it was started with: its "
-                        "checkpoint, the state beside it, or their folder; without a name, that "
-                        "of --save. --epochs may grow")
+                   help="resume a training with the flags that it was started with: its "
+                        "checkpoint, its state, or their folder; without a name, that of --save. "
+                        "--epochs may grow")
     p.add_argument("--init", default=None, help="supernet checkpoint to start from, of the same "
                                                 "width; its classifier is replaced where needed")
     p.add_argument("--from", nargs=2, default=None, dest="from_", metavar=("CONFIG", "WEIGHTS"),
@@ -65,15 +65,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     _add_training_flags(p.add_argument_group("training"))
     _add_teacher_flags(p.add_argument_group("teacher"))
     g = p.add_argument_group("machine")
-    g.add_argument("--device", default=None, help="cpu, cuda:0 ...; None: a GPU if there is one")
-    g.add_argument("--threads", type=count(1, 1024), default=None,
-                   help="CPU threads of each process; None: torch's choice")
+    add_machine_flags(g)
     g.add_argument("--eval_every", type=count(1), default=10,
                    help="epochs between two measurements of the largest and smallest subnet")
     g.add_argument("--save_minutes", type=amount, default=10.0,
                    help="minutes after which the state is saved within an epoch, too")
-    g.add_argument("--check", type=count(1), metavar="N", default=None,
-                   help="only check flags and files, and that N processes find their devices")
     return p
 
 
@@ -119,8 +115,8 @@ def _add_teacher_flags(g: Any) -> None:
                    help="size to which the teacher's images are brought; None: the largest of "
                         "--resolutions")
     g.add_argument("--teacher_epochs", type=count(1), default=None, metavar="N",
-                   help="ask the teacher in N epochs and keep what it says; later epochs repeat "
-                        "their random crops in turn. None: ask it in all")
+                   help="call the teacher in N epochs and keep its output; later epochs repeat "
+                        "their random crops in turn. None: call it in all")
     g.add_argument("--teacher_amp", choices=("bfloat16", "float16"), default=None,
                    help="precision of the teacher; None: that of --amp")
 
@@ -128,7 +124,7 @@ def _add_teacher_flags(g: Any) -> None:
 def main(args: argparse.Namespace) -> None:
     """Trains, measures, and writes the checkpoint after each epoch."""
     if args.resume:
-        args = take_up(args)
+        args = resumed_flags(args)
     elif not args.save:
         raise UserError("--save is needed: the checkpoint to write, as in runs/ofa_digits_w0.35")
     checkpoint, state = Path(args.save), state_of(Path(args.save))
@@ -144,16 +140,24 @@ def main(args: argparse.Namespace) -> None:
     with processes(args.device, args.threads) as world, \
             locked_beside(checkpoint, f"{checkpoint}: the checkpoint") \
             if world.primary and not args.dry_run else nullcontext() as lock:
-        _check(args, checkpoint, state)  # another process may have made it since
+        _check(args, checkpoint, state)  # another process may have written it since
         train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
 
 
 def state_of(checkpoint: Path) -> Path:
-    """Returns the state of a training, beside its checkpoint."""
+    """Returns the state of a training, next to its checkpoint."""
     return checkpoint.with_name(checkpoint.name + ".state")
 
 
-def take_up(args: argparse.Namespace) -> argparse.Namespace:
+def check_state(checkpoint: Path) -> None:
+    """Raises UserError for a checkpoint that cannot be resumed."""
+    if checkpoint.exists() and not state_of(checkpoint).exists():
+        raise UserError(f"{checkpoint}: holds weights, but there is no {state_of(checkpoint).name} "
+                        f"to resume; choose another --save, with --init {checkpoint} to begin with "
+                        "these weights")
+
+
+def resumed_flags(args: argparse.Namespace) -> argparse.Namespace:
     """Returns the flags of a training that is resumed: those that were typed, else the stored.
 
     Raises:
@@ -169,20 +173,18 @@ def take_up(args: argparse.Namespace) -> argparse.Namespace:
                             "name the checkpoint")
         path = states[0]
     checkpoint = path.with_name(path.name.removesuffix(".state"))
-    if checkpoint.exists() and not state_of(checkpoint).exists():
-        raise UserError(f"{checkpoint}: holds weights, but there is no state to go on from; begin "
-                        f"with these weights in another --save, with --init {checkpoint}")
-    if not state_of(checkpoint).exists():
-        raise UserError(f"{state_of(checkpoint)}: no such state of a training; start it without "
-                        "--resume")
+    state = state_of(checkpoint)
+    check_state(checkpoint)
+    if not state.exists():
+        raise UserError(f"{state}: no such state of a training; start it without --resume")
     from networks import load_training_state
 
-    stored = load_training_state(state_of(checkpoint)).get("flags")
+    stored = load_training_state(state).get("flags")
     known = vars(args).keys() - {*OF_A_SUPERNET_CALL} - args.typed
     values = {name: value for name, value in stored.items() if name in known} \
         if isinstance(stored, dict) else {}
-    checked = checked_values(get_args_parser(), values, str(state_of(checkpoint)))
-    refuse_untyped(state_of(checkpoint), trusted(checked), args.typed)
+    checked = checked_values(get_args_parser(), values, str(state))
+    refuse_untyped(state, trusted(checked), args.typed)
     return argparse.Namespace(**{**vars(args), **checked, "save": str(checkpoint)})
 
 
@@ -204,12 +206,9 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name:
         raise UserError(f"{checkpoint}: the name must end with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35")
-    if checkpoint.exists() and not state.exists():
-        raise UserError(f"{checkpoint}: holds weights, but there is no {state.name} to go on "
-                        f"from; choose another --save, with --init {checkpoint} to begin with "
-                        "these weights")
-    if (checkpoint.exists() or state.exists()) and not args.resume:
-        raise UserError(f"{checkpoint}: exists; choose another --save, or go on with --resume")
+    check_state(checkpoint)
+    if state.exists() and not args.resume:
+        raise UserError(f"{checkpoint}: exists; choose another --save, or resume it with --resume")
     if args.init and args.from_:
         raise UserError("--init and --from: a training starts from one of them")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):

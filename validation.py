@@ -39,7 +39,7 @@ def open_data(args: argparse.Namespace, transform: str | None,
               facts: SupernetMeta = NOTHING) -> Any:
     """Returns the data provider that the flags describe; raises UserError where it is missing.
 
-    Images are normalised as the network's file says, else as the data set's row.
+    Images are normalised by the network's file, else by the data set's row.
     """
     from data_providers import DataProvider
 
@@ -69,10 +69,10 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
 
 def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetMeta,
               transform: str | None) -> tuple[DatasetInfo, list[str]]:
-    """Returns how pictures are prepared and what the classes are called, by the network's file.
+    """Returns how pictures are prepared, and the names of the classes, by the network's file.
 
     Raises:
-        UserError: the file does not say how images are normalised, and --dataset does not either,
+        UserError: neither the file nor --dataset has the mean and std of the images,
             or that data set has another number of classes.
     """
     row = DATASETS[args.dataset]
@@ -82,7 +82,7 @@ def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetM
                       "data set that it was trained on")
     mean, std = facts.mean or row.mean, facts.std or row.std
     if mean is None or std is None:
-        raise UserError(f"{args.model}: does not say how images are normalised; name the --dataset "
+        raise UserError(f"{args.model}: has no mean and std of its images; name the --dataset "
                         "that the network was trained on")
     names = facts.class_names or [f"class {label}" for label in range(n_classes)]
     if len(names) != n_classes:
@@ -133,7 +133,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--max_damaged", type=number(0, 1), default=0.01,
                    help=f"{MAX_DAMAGED} (default: 0.01)")
     p.add_argument("--predict", metavar="PATH", help="a picture, or a folder of pictures: print "
-                   "what the network says of each, one line of JSON (default: none)")
+                   "its predictions for each, one line of JSON (default: none)")
     p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "
                    "validation images of a search (default: %(default)s)")
     p.add_argument("--vld_size", type=count(1),

@@ -1,4 +1,4 @@
-"""What a family of supernets must be able to do, and what all of them share."""
+"""The base class of a family of supernets."""
 
 import os
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ class WeightSource(NamedTuple):
 
 
 class Supernets(ABC):
-    """Builds the supernets of one family and says how their subnets are cut.
+    """Builds the supernets of one family and describes how their subnets are cut.
 
     A supernet is a module of the `ofa` package. All methods but `activate` only read it, so that
     several threads may cut at once.
@@ -52,7 +52,7 @@ class Supernets(ABC):
         Args:
             state: in today's key naming.
             path: its file; the width is in its name, where `width` is None.
-            width: the width multiplier, where the file says it.
+            width: the width multiplier, where the file records it.
 
         Raises:
             UserError: no supernet of this family, or one of another width.
@@ -70,7 +70,7 @@ class Supernets(ABC):
     def arch(self, supernet: Any, config: Config) -> Arch:
         """Returns the architecture, without resolution, of a static network's config.
 
-        It may be no subnet of the supernet: whether `config` of the result is the config, tells.
+        It may be no subnet of the supernet: then `config` of the result is another config.
 
         Raises:
             ValueError, LookupError: the config has no such form.
@@ -83,7 +83,7 @@ class Supernets(ABC):
 
 def checked_shape(state: Mapping[str, Tensor], path: str | os.PathLike, width: float | None, *,
                   what: str, classifier: str, features: str, base: int) -> tuple[int, float]:
-    """Returns the class count and the width multiplier that two tensors of a supernet tell.
+    """Returns the class count and the width multiplier by two tensors of a supernet.
 
     Args:
         state: the supernet's state dict.
@@ -105,10 +105,10 @@ def checked_shape(state: Mapping[str, Tensor], path: str | os.PathLike, width: f
                             "misshapen")
         sizes.append(len(tensor))
     classes, found = sizes
-    told = "by its name" if width is None else "as it says itself"
+    origin = "name" if width is None else "record"
     width = width_from_name(path) if width is None else width
     if not 0 < width < 100 or make_divisible(base * width) != found:
-        raise UserError(f"{path}: {told} the width is {width}, but the last convolution has "
-                        f"{found} channels, which is width {found / base:.4g}; rename the file: "
-                        "..._w1.2 is width 1.2")
+        raise UserError(f"{path}: by its {origin} the width is {width}, but the last convolution "
+                        f"has {found} channels, which is width {found / base:.4g}; rename the "
+                        "file: ..._w1.2 is width 1.2")
     return classes, width

@@ -58,7 +58,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         state: the state dict, on the CPU, in today's key naming.
-        meta: what stands beside it under `meta`: plain Python, empty where there is none.
+        meta: its entry `meta`: plain Python, empty where there is none.
     """
 
     state: StateDict
@@ -71,7 +71,7 @@ def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
 
 
 def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
-    """Returns the weights in a checkpoint, and what it says of them.
+    """Returns the weights in a checkpoint, and its `meta`.
 
     Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script.
 
@@ -144,7 +144,7 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
         net: the network.
         path: the file.
         old_naming: write the key names of ofa 0.0.4, for users of the original program.
-        extra: plain Python values to store beside.
+        extra: plain Python values to store with them.
     """
     state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
              for key, tensor in net.state_dict().items()}
@@ -152,7 +152,7 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
 
 
 def save_training_state(path: str | os.PathLike, **state: Any) -> None:
-    """Writes what a training run needs to go on: tensors and plain Python, atomically."""
+    """Writes what a training run needs to resume: tensors and plain Python, atomically."""
     _write(path, state)
 
 
@@ -185,7 +185,7 @@ def _write(path: str | os.PathLike, content: dict[str, Any]) -> None:
 
 
 def _check_file(path: Path) -> int:
-    """Returns the file's size, after looking at what can be told without loading it."""
+    """Returns the file's size, after the checks that need no loading."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -226,7 +226,7 @@ def _check_zip(path: Path, size: int) -> None:
 
 def _check_pickles(path: Path) -> None:
     """Refuses a file that is no archive and whose pickles build more than weights need."""
-    with open(path, "rb") as file, suppress(*_DAMAGE):  # damage is told when it is loaded
+    with open(path, "rb") as file, suppress(*_DAMAGE):  # damage is found when it is loaded
         steps = chain.from_iterable(pickletools.genops(file) for _ in range(_N_PICKLES))
         if next(islice(steps, MAX_STEPS, None), None) is None:
             return

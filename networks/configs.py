@@ -30,7 +30,7 @@ DEFAULT_RESOLUTION = 224
 # evaluation transforms: see `networks.hub.Preprocessing`
 TRANSFORMS = ("crop", "squash")
 
-# how a ResNet's block reduces its input beside the convolutions
+# how a ResNet's block reduces its input in the shortcut
 DOWNSAMPLING = ("avgpool_conv", "conv")
 # old name -> today's name; the keys of the blocks were renamed as well
 _RENAMED = {"MobileInvertedResidualBlock": "ResidualBlock", "MBInvertedConvLayer": "MBConvLayer"}
@@ -130,7 +130,7 @@ def read_config(path: str | os.PathLike) -> Config:
 
 def write_config(net: Any, path: str | os.PathLike, old_naming: bool = False,
                  **extra: Any) -> None:
-    """Writes the config of a static network, with `extra` (`resolution`, `transform`) beside it.
+    """Writes the config of a static network, with `extra` (`resolution`, `transform`).
 
     A `search_space`, the space that the network comes from, is written where it is not `mbv3`:
     files without it are the original's.
@@ -147,8 +147,8 @@ def write_config(net: Any, path: str | os.PathLike, old_naming: bool = False,
 def check_config(config: Any, source: str = "network config") -> Config:
     """Returns a checked copy of a network config in today's naming, every field filled in.
 
-    What stands beside the layers (`resolution`, `transform`) is kept. Checked are names, types and
-    ranges of all fields, that each layer fits the one before, and the size of the whole (at most
+    Entries next to the layers (`resolution`, `transform`) are kept. Checked are names, types and
+    ranges of all fields, that each layer fits the one before, and the total size (at most
     250 million parameters), so that building the result cannot fail or exhaust the memory.
 
     Raises:
@@ -212,7 +212,7 @@ def main_layers(config: Config) -> list[tuple[str, Config]]:
 
 
 def recorded_resolution(config: Config) -> int | None:
-    """Returns the resolution that a `net.config` says, in pixels, or None."""
+    """Returns the resolution that a `net.config` records, in pixels, or None."""
     return config.get("img_size", config.get("resolution"))
 
 
@@ -389,7 +389,7 @@ def _weights(layer: Config) -> int:
 
 
 def _check_images(config: Config, source: str) -> None:
-    """What a config says of its images, where it says something: their size, their transform."""
+    """Checks the entries about images: their size, their transform."""
     for key, field in _IMAGES.items():
         if key in config and not field.accepts(config[key]):
             raise UserError(f"{source}: {key!r} must be {field.expected}, not "

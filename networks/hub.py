@@ -100,7 +100,7 @@ def write_hub(net: Any, folder: str | os.PathLike, images: Preprocessing,
     """Writes `model.safetensors`, `config.json` and `README.md` into the folder, each atomically.
 
     The card and the config of older weights are removed first: whenever it is stopped, no card is
-    beside other weights than its own, and timm finds no model.
+    next to other weights than its own, and timm finds no model.
 
     Args:
         net: a static network.

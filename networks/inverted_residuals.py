@@ -93,7 +93,7 @@ class InvertedResidualSupernets(Supernets):
         space: name of the search space, which knows the elastic choices.
         title: of the family, for messages.
         config_name: `name` in a `net.config`.
-        fixed: the parts beside the blocks, which all subnets have whole.
+        fixed: the other parts, which all subnets have at full size.
         features: channels of the last convolution at width 1.0.
         last_depths: depths of the stages that `d` of an architecture leaves out.
     """

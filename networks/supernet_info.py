@@ -1,4 +1,4 @@
-"""What a supernet's checkpoint says of itself, read without torch.
+"""What a supernet's checkpoint records of its training, read without torch.
 
 `train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python: the
 fields of `SupernetMeta`.
@@ -57,7 +57,7 @@ class _Reader(pickle.Unpickler):
 def read_meta(path: str | os.PathLike) -> dict[str, Any]:
     """Returns the `meta` of a checkpoint; {} where it has none or cannot be read here.
 
-    Whether the file is a sound checkpoint is told when it is loaded (`networks.load_supernet`).
+    Whether the file is a sound checkpoint is checked when it is loaded (`networks.load_supernet`).
     """
     meta = _read(path).get("meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
@@ -127,14 +127,14 @@ class SupernetMeta:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], source: str) -> Self:
-        """Returns what a `net.config` says of the images that its network was made with.
+        """Returns what a `net.config` records of the images that its network was made with.
 
         Raises:
             UserError: a part has another form.
         """
         for name in ("mean", "std", "class_names"):
             if config.get(name) is not None and not _RULES[name](config[name]):
-                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; mend "
+                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; fix "
                                 "the file, or take the entry out")
         return cls.of(config)
 
@@ -196,7 +196,7 @@ def check_supernet_file(path: str | os.PathLike) -> None:
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:
-    """Raises UserError, which tells where supernets come from, where there is no file `path`."""
+    """Raises UserError, with where to get supernets, if there is no file `path`."""
     if os.path.exists(path):
         return
     name = os.path.basename(path)

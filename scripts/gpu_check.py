@@ -1,4 +1,4 @@
-"""Checks what only a machine with GPUs can show: one line for each check."""
+"""Runs the checks that need a machine with GPUs: one line for each."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ LARGEST = {"ks": [7] * 20, "e": [6] * 20, "d": [4] * 5, "r": 48}
 
 
 class Skipped(Exception):  # noqa: N818  # it is no error
-    """A check that this machine cannot do; the message says why."""
+    """A check that this machine cannot run, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Machine:
     """What is checked.
 
     Attributes:
-        device: `cuda`, `xpu`, `mps`, or `cpu` to try the checks themselves.
+        device: `cuda`, `xpu`, `mps`, or `cpu` to test the checks themselves.
         count: how many of them there are.
         folder: an empty one, for what the checks write.
     """

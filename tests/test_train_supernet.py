@@ -478,7 +478,7 @@ def test_what_a_received_state_names_is_neither_run_nor_fetched(tmp_path, monkey
     parse = train_supernet.get_args_parser().parse_args
     with pytest.raises(UserError, match=f"--{flag} {value}.*type this flag again"):
         train_supernet.main(parse(["--resume", str(tmp_path)]))
-    taken = train_supernet.take_up(parse(["--resume", str(tmp_path), f"--{flag}", value]))
+    taken = train_supernet.resumed_flags(parse(["--resume", str(tmp_path), f"--{flag}", value]))
     assert taken.lr == 0.5 and not taken.download, "which is typed in every call"
     assert not (tmp_path / "ran").exists()
     assert f"--{flag} {value}" in train_supernet.resume_command(taken, tmp_path / "x_w0.1")

@@ -1,6 +1,6 @@
 """The training loop that all scripts share, and the evaluation loop.
 
-Whoever trains here differs in the *objective*: a function `(net, images, targets)` that returns
+Trainings differ in their *objective*: a function `(net, images, targets)` that returns
 the losses of one optimiser step as functions without arguments. Plain training has one, a
 supernet one for each subnet that it samples; their gradients add up.
 """
@@ -210,7 +210,7 @@ def _grouped(batches: Batches, size: int) -> Iterator[tuple[tuple[Tensor, Tensor
     """
     n = len(batches) if size > 1 else 0  # type: ignore[arg-type]  # more than one: counted batches
     for i, batch in enumerate(batches):
-        left = n - (i - i % size)  # a stream may have more batches than it says
+        left = n - (i - i % size)  # a stream may have more batches than its length
         own = min(size, left) if left > 0 else size
         yield batch, own, i % size == own - 1
 

@@ -29,8 +29,7 @@ def resuming(output: Output, script: str, data: str | None = None) -> Iterator[N
     try:
         yield
     except KeyboardInterrupt:
-        files = output.files
-        words = files and resume_flags(output.run.args, files.folder, files.saved)
+        words = output.folder and resume_flags(output.run.args, output.folder, output.saved)
         if not words:
             raise
         words = [*([data] if data else []), *words]

@@ -29,9 +29,9 @@ from utils.errors import UserError
 
 log = logging.getLogger("train")
 
-# Seeds of two epochs lie further apart than there are processes.
+# The distance between the seeds of two epochs: more than there are processes.
 SEED_STRIDE = 100_003
-# What the schedule `plateau` has learnt so far; the other schedules follow from the epoch alone.
+# The state of the schedule `plateau`; the other schedules depend on the epoch alone.
 PLATEAU_STATE = ("best", "last_epoch", "num_bad_epochs", "cooldown_counter")
 
 # The layers of --layer-decay: the first convolution, each block, and all behind the blocks.
@@ -112,11 +112,11 @@ class Run:
 
     def resume(self, state: dict[str, Any], source: str,
                load: Callable[[nn.Module, Any, str], None]) -> None:
-        """Goes on from a checkpoint.
+        """Continues from a checkpoint.
 
         Weights, averages and the optimiser's buffers are the checkpoint's. Learning rate, weight
-        decay and whatever else a flag says are those of the flags: a run may go on with other
-        ones, for more epochs, or on another number of processes.
+        decay and all other settings are those of the flags: a run may continue with other ones,
+        for more epochs, or on another number of processes.
 
         Args:
             state: what `state` returned, with the epoch.
@@ -172,7 +172,7 @@ class Run:
     def _optimizer(self) -> torch.optim.Optimizer:
         options = optimizer_kwargs(self.args) | read_options(self.args.opt_kwargs)
         if self.args.layer_decay and not hasattr(self.net, "group_matcher"):
-            self.net.group_matcher = lambda coarse=False: LAYERS  # where timm looks for it
+            self.net.group_matcher = lambda coarse=False: LAYERS  # where timm reads it
         try:
             return create_optimizer_v2(self.net, **options)
         except (ValueError, TypeError) as error:
@@ -231,7 +231,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def fast_at_a_fixed_size(device: torch.device) -> None:
-    """Lets a GPU choose its fastest convolutions, in TF32 where it has that.
+    """Lets a GPU choose its fastest convolutions, in TF32 where it is supported.
 
     All batches of a training have one size. Sums are no longer the same to the last bit.
     """

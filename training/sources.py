@@ -41,7 +41,7 @@ class ImageSource(NamedTuple):
         return self.info.n_classes
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a network's file says of its images, as `DataProvider.facts`."""
+        """Returns what a network's file records of its images, as `DataProvider.facts`."""
         if self.provider:
             return self.provider.facts()
         index = class_index(self.train)
@@ -78,7 +78,7 @@ class EveryNth(Dataset[tuple[Any, int]]):
 
 
 def part_of(images: Any, rank: int, size: int) -> Any:
-    """Returns what one of `size` processes evaluates; streams share themselves out."""
+    """Returns what one of `size` processes evaluates; streams split themselves."""
     return images if isinstance(images, IterableDataset) else EveryNth(images, rank, size)
 
 
@@ -87,8 +87,8 @@ def open_source(args: argparse.Namespace, config: dict[str, Any]) -> ImageSource
 
     Args:
         args: `data`, `dataset`, the splits, `mean`, `std`; see the script's help.
-        config: of the network: its mean, std, transform and class count stand in for what neither
-            a flag nor the data says.
+        config: of the network: its mean, std, transform and class count are used where neither a
+            flag nor the data has them.
 
     Raises:
         UserError: no such data, or a package that its reader needs is missing.
@@ -112,7 +112,7 @@ def open_source(args: argparse.Namespace, config: dict[str, Any]) -> ImageSource
 
 
 def guess_name(data: Path, train_split: str) -> str:
-    """Returns the data set's name where none is typed, from what lies in the folder."""
+    """Returns the data set's name where none is typed, by the files in the folder."""
     if (data / f"{train_split}.tar").is_file():
         return TAR
     n_classes = count_class_folders(data / "train")

@@ -128,7 +128,7 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
 
 
 def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> str:
-    """Returns what will be trained, and how long that will take by a few measured steps."""
+    """Returns the plan of a training, with its time as estimated from a few measured steps."""
     provider, recipe, n_batches = training.provider, training.recipe, len(training.loader)
     lines = [f"{provider.n_train} training images of {args.dataset} ({provider.n_classes} "
              f"classes), resolutions {' '.join(map(str, recipe.resolutions))}; {args.search_space},"
@@ -148,7 +148,7 @@ def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> st
 
 
 def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]:
-    """Returns what the checkpoint says of its training, in plain Python."""
+    """Returns what the checkpoint records of its training, in plain Python."""
     provider, recipe = training.provider, training.recipe
     facts = SupernetMeta(
         search_space=args.search_space, dataset=args.dataset, resolutions=recipe.resolutions,
@@ -163,7 +163,7 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
 def stopping(world: World) -> Iterator[list[int]]:
     """Inside, Ctrl-C and SIGTERM add to the list that is returned; a second Ctrl-C ends at once.
 
-    Of several processes, torchrun ends all as soon as one ends: there the signals act as ever.
+    Several processes keep their handlers: torchrun ends all as soon as one ends.
     """
     stop: list[int] = []
 

@@ -88,7 +88,7 @@ def tune(run: Run, history: History | None, folder: Path | None, networks: Netwo
     """
     with (Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output,
           resuming(output, script, data)):
-        output.take_up(history, run.args.resume)
+        output.resume(history, run.args.resume)
         if not run.start_epoch:
             log_figures("before training", evaluate(run.placed(run.best)), facts["transform"])
         fit(run, batches, objective, evaluate, output)

@@ -184,19 +184,19 @@ def test_a_pair_that_a_kill_left_stale_is_written_again(tmp_path):
     with pytest.raises(Kill), Output(run, folder, keep) as out:
         out.on_epoch(0, TRAIN, {"top1": 10.0}, 0.1)
         nn.init.constant_(run.net.weight, 7.0)
-        out.files.on_best = killed
+        out.on_best = killed
         out.on_epoch(1, TRAIN, {"top1": 20.0}, 0.1)
     assert pair(folder) != 7
     last, again = folder / "last.pth.tar", small_run()
     history = resume_run(again, str(last))
     with Output(again, folder, keep) as out:
-        out.take_up(history, str(last))
+        out.resume(history, str(last))
     assert pair(folder) == 7
 
 
 @pytest.mark.parametrize("write", [
     lambda out: out.on_epoch(1, TRAIN, {"top1": 2.0}, 0.1),
-    lambda out: out.files.on_recovery(1, 5)])
+    lambda out: out.on_recovery(1, 5)])
 def test_a_run_whose_folder_is_renamed_stops(tmp_path, write):
     with pytest.raises(UserError, match="it is now in"), \
             Output(small_run(), tmp_path / "run", keep) as out:

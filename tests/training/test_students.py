@@ -105,9 +105,9 @@ def test_what_stands_beside_the_layers_is_written_again(files, tmp_path):
     config = read_config(files / "net.config") | {"search_space": "other",
                                                   "class_names": ["a", "b", "c"]}
     same = load_networks(flags(files), config, 3)
-    assert same.beside["search_space"] == "other"
-    assert same.beside["class_names"] == ["a", "b", "c"]
-    assert "class_names" not in load_networks(flags(files), config, 5).beside
+    assert same.extra["search_space"] == "other"
+    assert same.extra["class_names"] == ["a", "b", "c"]
+    assert "class_names" not in load_networks(flags(files), config, 5).extra
     write_pair(same.student, tmp_path, same, {"class_names": ["x"] * 9})
     written = read_config(tmp_path / "net.config")
     assert written["search_space"] == "other"
