@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from training.students import Networks
     from training.world import World
 
-# What the original's script did, unasked, when the recipe was published.
+# The defaults of the original's script when the recipe was published.
 # DEVIATION: --dist-bn reduce, not '': what is evaluated on all processes is what is kept; the
 # learning rate follows the batch; --epochs counts all epochs, without 10 more to cool down.
 DEFAULTS = {"opt": "sgd", "weight_decay": 1e-4, "sched": "step", "epochs": 200, "warmup_lr": 1e-4,
@@ -112,7 +112,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--aug-splits", type=count(0, 16), default=0, metavar="N",
                    help="differently augmented copies of each image in a batch; 0: none")
     g.add_argument("--aug-repeats", type=count(0, 16), default=0, metavar="N",
-                   help="times that an image comes in an epoch, on several processes; 0: once")
+                   help="times that an image is used in an epoch, on several processes; 0: once")
     g.add_argument("--jsd", "--jsd-loss", action="store_true",
                    help="let the copies of --aug-splits agree (AugMix)")
     g.add_argument("--bce-loss", action="store_true", help="binary cross-entropy for each class")
@@ -150,9 +150,9 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     if not Path(args.data).is_dir() and not args.download:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
     if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
-        raise UserError(f"-vb {args.validation_batch_size}: the images of a batch in the "
-                        "evaluation, and not how many times --batch-size, which it meant in the "
-                        f"original; give {LEAST_VALIDATION_BATCH} or more, or leave it out")
+        raise UserError(f"-vb {args.validation_batch_size}: the number of images in a batch of the "
+                        "evaluation, and not a multiple of --batch-size, as in the original; "
+                        f"give {LEAST_VALIDATION_BATCH} or more, or leave it out")
     return args
 
 

@@ -52,7 +52,7 @@ def open_data(args: argparse.Namespace, transform: str | None,
 def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     """Returns (network, data provider, resolution) of a `net.config` with its weights.
 
-    To predict pictures no data set is needed: then there is its row in the place of a provider.
+    With --predict there is what `described` returns in place of the provider.
     """
     config = read_config(args.model)
     facts = SupernetMeta.of_config(config, args.model)
@@ -226,7 +226,7 @@ def print_predictions(net: "nn.Module", data: Any, resolution: int,
         args: the flags.
 
     Raises:
-        UserError: there is no picture, or none that can be read.
+        UserError: no picture, or none that can be read.
     """
     from evaluator.accuracy import evaluation_device
     from evaluator.predictions import picture_files, predict

@@ -34,7 +34,7 @@ MAX_BYTES = 8 * 2**30
 MAX_PICKLE_BYTES, MAX_STEPS = 8 * 2**20, 1_000_000
 _N_PICKLES = 5  # of a file as torch wrote it until 2020, before the tensors
 N_NAMED = 3
-# what weights, counters and masks come in; others (8 bits and less, quantised) cannot be looked at
+# of weights, counters and masks; others (8 bits and less, quantised) cannot be checked
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16,
           torch.int32, torch.int64, torch.uint8, torch.bool)
 
@@ -105,15 +105,15 @@ def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -
         source: the file's name for messages.
 
     Raises:
-        UserError: keys are missing or foreign, or shapes differ; the first ones are named.
+        UserError: keys are missing or unknown, or shapes differ; the first ones are named.
     """
     state, own = _today(state, source), dict(net.state_dict())
     missing = [key for key in own if key not in state]
-    foreign = [key for key in state if key not in own]
-    if missing or foreign:
+    unknown = [key for key in state if key not in own]
+    if missing or unknown:
         parts = [f"{len(keys)} {what} (first {', '.join(keys[:N_NAMED])})"
                  for what, keys in ((f"of {len(own)} tensors are missing", missing),
-                                    ("are foreign to the network", foreign)) if keys]
+                                    ("are not in the network", unknown)) if keys]
         raise UserError(f"{source}: not the weights of this network: {'; '.join(parts)}; give the "
                         "checkpoint that belongs to the config")
     wrong = [key for key in own if state[key].shape != own[key].shape]

@@ -59,7 +59,7 @@ SCHEDULES = {
 def add_network_flags(p: argparse.ArgumentParser) -> None:
     """Adds the flags of the network that is trained: its config, its weights, its teacher.
 
-    All names of the fine-tuning scripts are those of timm's training script.
+    All flags of the fine-tuning scripts have the names of timm's training script.
     """
     g = p.add_argument_group("network")
     g.add_argument("--model", default="nsganetv2", metavar="NAME", help="a label for the run")
@@ -73,7 +73,7 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
                    help="classes; None: those of the data. Another count than the network's "
                         "replaces its classifier")
     g.add_argument("--reset-classifier", action="store_true",
-                   help="begin with a new classifier also where the class count stays")
+                   help="use a new classifier even where the class count is the same")
     g.add_argument("--img-size", type=count(1, 4096), default=None, metavar="R",
                    help="input resolution; None: the config's own")
     g.add_argument("--mean", type=number(0, 1), nargs=3, default=None, metavar=("R", "G", "B"),
@@ -303,14 +303,15 @@ def mixes_labels(args: argparse.Namespace) -> bool:
 def check_loss(args: argparse.Namespace) -> None:
     """Raises UserError for flags of the loss and its augmentation that contradict each other."""
     if args.aug_splits == 1:
-        raise UserError("--aug-splits 1: one split is no split; give 2 or more, or 0 for none")
+        raise UserError("--aug-splits 1: two copies of each image at least are needed; give 2 or "
+                        "more, or 0 for none")
     if args.jsd and not args.aug_splits:
         raise UserError("--jsd: needs --aug-splits 2 or more, the images that it compares")
     if args.aug_splits and mixes_labels(args):
         raise UserError("--aug-splits: cannot be used with --mixup or --cutmix")
     if (args.aug_splits or args.aug_repeats) and (args.dataset or "").lower().startswith("wds/"):
         raise UserError("--aug-splits, --aug-repeats: not with --dataset wds/..., whose images "
-                        "come in a stream and cannot be asked for again")
+                        "come in a stream and cannot be read twice")
     if args.jsd and args.bce_loss:
         raise UserError("--jsd and --bce-loss: choose one")
 

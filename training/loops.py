@@ -42,7 +42,7 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
              progress: Callable[[Batches], Batches] | None = None,
              on_batch: Callable[[Tensor], None] | None = None,
              reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-    """Measures a classifier once over the batches; its training mode is put back afterwards.
+    """Measures a classifier once over the batches; its training mode is restored afterwards.
 
     Args:
         net: maps (b, 3, r, r) images to (b, n_classes) logits.
@@ -105,11 +105,11 @@ def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 class KeptLogits:
-    """A teacher of a training that goes through the same batches again after some epochs.
+    """A teacher of a training that repeats the same batches after some epochs.
 
     Args:
         teacher: images -> logits.
-        epochs: it is asked in so many; its logits are kept in memory. None: it is always asked.
+        epochs: it is called in so many; its logits are kept in memory. None: it is always called.
     """
 
     def __init__(self, teacher: Callable[[Tensor], Tensor], epochs: int | None) -> None:

@@ -18,21 +18,21 @@ class TimeLeft:
         seconds: of a step, by phase.
         epochs: of each phase.
         batches: steps of an epoch.
-        teacher: seconds that a teacher adds to a step, in `asks` steps from the step `first` on.
-        asks: steps that call the teacher.
+        teacher: seconds that a teacher adds to a step, in `taught` steps from the step `first` on.
+        taught: steps that call the teacher.
         first: the step, counted over all epochs, that the training begins or resumes with.
     """
 
     def __init__(self, seconds: Sequence[float], epochs: Sequence[int], batches: int,
-                 teacher: float = 0.0, asks: int = 0, first: int = 0) -> None:
+                 teacher: float = 0.0, taught: int = 0, first: int = 0) -> None:
         self.seconds, self.epochs, self.batches = list(seconds), list(epochs), batches
-        self.teacher, self.asks_until = teacher, first + asks
+        self.teacher, self.taught_until = teacher, first + taught
         self.done_seconds, self.began = 0.0, time.monotonic()
 
     def total(self, first_epoch: int = 0, first_batch: int = 0) -> float:
         """Returns the estimated seconds from a point of the training to its end."""
         skip = first_epoch * self.batches + first_batch
-        left = self.teacher * max(0, self.asks_until - skip)
+        left = self.teacher * max(0, self.taught_until - skip)
         for seconds, epochs in zip(self.seconds, self.epochs, strict=True):
             steps = epochs * self.batches
             left += max(0, steps - skip) * seconds
@@ -41,8 +41,8 @@ class TimeLeft:
 
     def after(self, phase: int, epoch: int, batch: int) -> float:
         """Counts a step and returns the seconds left, corrected by how long all took so far."""
-        asked = epoch * self.batches + batch <= self.asks_until
-        self.done_seconds += self.seconds[phase] + self.teacher * asked
+        taught = epoch * self.batches + batch <= self.taught_until
+        self.done_seconds += self.seconds[phase] + self.teacher * taught
         pace = (time.monotonic() - self.began) / max(self.done_seconds, 1e-9)
         return self.total(epoch, batch) * pace
 

@@ -98,7 +98,7 @@ class Run:
                         progress=self.world.progress)
 
     def placed(self, net: nn.Module) -> nn.Module:
-        """Returns a network on this process's device: itself, or a copy of one kept elsewhere."""
+        """Returns a network on this process's device: itself, or a copy of it."""
         if device_of(net) == device_of(self.net):
             return net
         return copy.deepcopy(net).to(device_of(self.net))
@@ -188,7 +188,7 @@ class Run:
         return partial(dispatch_clip_grad, clipped, self.args.clip_grad, self.args.clip_mode)
 
     def _go_to_start(self) -> None:
-        """Sets the learning rate of the first step to come."""
+        """Sets the learning rate of the first step."""
         if self.start_epoch:
             self.scheduler.step(self.start_epoch)
             self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
@@ -226,7 +226,7 @@ def with_lr(args: argparse.Namespace, world: World) -> argparse.Namespace:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Returns the seed of an epoch, to which a rank can be added: numpy's end at 2**32."""
+    """Returns the seed of an epoch, small enough that a rank can be added: numpy takes 32 bits."""
     return (seed + SEED_STRIDE * epoch) % (2**32 - 2**16)
 
 

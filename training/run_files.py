@@ -82,7 +82,7 @@ class Scalars:
 
     Args:
         folder: where a new file of events is made.
-        epoch: the first one to come; what older files hold from there on does not count.
+        epoch: the first one to come; later epochs in older files are ignored.
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:

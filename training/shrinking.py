@@ -87,7 +87,7 @@ class SupernetTraining:
     """A supernet in training: its optimiser, its phase and epoch.
 
     All randomness of a step comes from the seed and the numbers of its epoch and step, so that a
-    training that was stopped anywhere and resumed ends like one that was not.
+    training that was stopped anywhere and resumed gives the same weights as one that was not.
 
     Args:
         net: the supernet, on its device; trained in place, the same on all processes.
@@ -190,7 +190,7 @@ class SupernetTraining:
                 f"{figures['images_per_s'] * self.world.size:.0f} images/s")
 
     @property
-    def asks(self) -> int:
+    def taught_steps(self) -> int:
         """The number of remaining steps that call the external teacher."""
         epochs = 0 if self.external is None else self.n_epochs - self.epoch
         return min(epochs, self.recipe.teacher_epochs or epochs) * len(self.loader)
@@ -233,8 +233,8 @@ class SupernetTraining:
     def score_extremes(self, split: str) -> dict[str, float]:
         """Returns the top-1 accuracy in percent of the smallest and the largest subnet.
 
-        Cut, calibrated and validated as an evaluation of a search is. Smallest of those that the
-        phase has trained: where only the full network was trained, it stands alone.
+        They are cut, calibrated and validated as in a search. The smallest is that of the trained
+        phases; without one, where only the full network was trained.
         """
         phase = self.phases[self._position(self.epoch - 1)[0] if self.epoch and not self.batch
                             else self._position()[0]]

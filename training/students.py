@@ -104,7 +104,7 @@ def check_names(recorded: Sequence[str] | None, names: Sequence[str], source: st
     if not recorded or len(recorded) != len(names) or list(recorded) == list(names):
         return
     odd = next(i for i, name in enumerate(names) if name != recorded[i])
-    log.warning("%s: its class %d is %s, but the data's is %s; --reset-classifier begins with a "
+    log.warning("%s: its class %d is %s, but the data's is %s; --reset-classifier trains a "
                 "new classifier", source, odd, one_line(recorded[odd]), one_line(names[odd]))
 
 

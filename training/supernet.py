@@ -61,7 +61,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
     times = TimeLeft([training.seconds_of_a_step(i) if epochs else 0.0
                       for i, epochs in enumerate(training.recipe.epochs)],
                      training.recipe.epochs, len(training.loader),
-                     training.seconds_of_the_teacher(), training.asks,
+                     training.seconds_of_the_teacher(), training.taught_steps,
                      training.epoch * len(training.loader) + training.batch)
     say(world, plan(args, training, times))
     if args.dry_run:
@@ -138,8 +138,8 @@ def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> st
               f"{clock(seconds * epochs * n_batches)}" for phase, epochs, seconds in
               zip(training.phases, recipe.epochs, times.seconds, strict=True) if epochs]
     if times.teacher:
-        lines.append(f"  teacher    {training.asks} steps, {times.teacher:.2f} s a step: "
-                     f"{clock(times.teacher * training.asks)}")
+        lines.append(f"  teacher    {training.taught_steps} steps, {times.teacher:.2f} s a step: "
+                     f"{clock(times.teacher * training.taught_steps)}")
     done = f" ({training.epoch} of {training.n_epochs} epochs are done)" if training.epoch else ""
     left = clock(times.total(training.epoch, training.batch))
     return "\n".join([*lines, f"estimate: {left} to train{done}, without measurements; into "

@@ -22,7 +22,7 @@ def make_loaders(args: argparse.Namespace, source: ImageSource, size: int, world
     """Returns the loader of the training images, and that of the images to evaluate on.
 
     Each process gets its own part of both. Normalisation happens on the device. The evaluation
-    transform is the program's own, unless --crop-pct or --interpolation asks for timm's.
+    transform is the program's own, with --crop-pct or --interpolation timm's.
 
     Args:
         args: the flags of train_imagenet.py.

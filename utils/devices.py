@@ -81,7 +81,7 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
-    """Returns the precision that `amp` asks for by name; None is full precision.
+    """Returns the name of the precision for `amp`; None is full precision.
 
     True means the usual one of the device: float16 on GPUs, bfloat16 on CPUs.
     """
@@ -126,7 +126,7 @@ class InPrecision(nn.Module):
     """A network whose forward pass has its precision in every thread that calls it.
 
     DataParallel calls the copies on its GPUs in threads of their own, where `autocast` is on again,
-    but with the default dtype of GPUs instead of the one that was asked for.
+    but with the default dtype of GPUs instead of the chosen one.
 
     Args:
         net: the network.

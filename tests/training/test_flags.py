@@ -63,7 +63,7 @@ def test_a_small_validation_batch_tells_both_meanings(tmp_path):
     (tmp_path / "net.config").touch()
     args = imagenet("-vb", 4, "--model-config", "net.config")
     args.data = str(tmp_path)
-    with pytest.raises(UserError, match=r"-vb 4: the images of a batch .* how many times"):
+    with pytest.raises(UserError, match=r"-vb 4: the number of images .* not a multiple of"):
         train_imagenet.checked(args)
     args.validation_batch_size = 8
     train_imagenet.checked(args)
@@ -83,7 +83,7 @@ def test_two_folders_are_refused():
 
 @pytest.mark.parametrize(("words", "match"), [
     (["--jsd"], "--jsd: needs --aug-splits"),
-    (["--aug-splits", 1], "one split is no split"),
+    (["--aug-splits", 1], "two copies of each image"),
     (["--aug-splits", 2, "--mixup", 0.2], "--mixup or --cutmix"),
     (["--jsd", "--aug-splits", 3, "--bce-loss"], "choose one"),
     (["--dataset", "wds/x", "--aug-repeats", 3], "not with --dataset wds"),
