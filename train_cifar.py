@@ -126,10 +126,11 @@ def train(args: argparse.Namespace, world: "World", provider: "DataProvider",
     """Trains in this process, which is one of `world`."""
     from torch.nn.functional import cross_entropy
 
+    from training.resume import resume_run
     from training.run import Run
     from training.run_files import output_folder
     from training.small_images import make_batches
-    from training.students import resume_run, training_objective
+    from training.students import training_objective
     from training.tune import log_figures, tune
 
     size, info = networks.resolution, provider.info

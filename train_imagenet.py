@@ -179,9 +179,9 @@ def train(args: argparse.Namespace, world: "World", source: "ImageSource",
           networks: "Networks") -> None:
     """Trains in this process, which is one of `world`."""
     from training.loops import Mirrored
+    from training.resume import resume_run
     from training.run import Run
     from training.run_files import output_folder
-    from training.students import resume_run
     from training.timm_loaders import make_loaders
     from training.tune import tune
 

@@ -1,4 +1,4 @@
-"""How an interrupted run is resumed: the command, ready to be pasted."""
+"""How a run is resumed: from a checkpoint, by a command that an interrupted run prints."""
 
 import argparse
 import os
@@ -7,11 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.checkpoints import LAST
+from networks.checkpoints import load_state, load_training_state
+from training.checkpoints import LAST, History, read_history
 from training.flags import launcher
+from training.run import Run
 from training.run_files import Output
 from training.world import World, launched
 from utils.invocation import calling
+
+
+def resume_run(run: Run, path: str | None) -> History | None:
+    """Continues a `training.run.Run` from a checkpoint; returns the record of its best ones.
+
+    Raises:
+        UserError: no checkpoint of a training, or one of another network.
+    """
+    if path is None:
+        return None
+    state = load_training_state(path)
+    history = read_history(state.get("saver"), path)
+    run.resume(state, path, load_state)
+    return history
 
 
 @contextmanager

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.batch_norm import recalibrate_bn
-from networks.checkpoints import (
-    load_checkpoint,
-    load_state,
-    load_training_state,
-    load_weights,
-    save_weights,
-)
+from networks.checkpoints import load_checkpoint, load_state, load_weights, save_weights
 from networks.configs import (
     choose_resolution,
     config_family,
@@ -31,9 +25,7 @@ from networks.static import StaticNetwork, replace_classifier
 from networks.supernet_info import check_classes
 from networks.supernets import build_from_config, cut_subnet, load_supernet
 from search_space import get_search_space
-from training.checkpoints import History, read_history
 from training.loops import Criterion, Objective, distilled, supervised
-from training.run import Run
 from utils.devices import seeded
 from utils.errors import UserError, one_line
 from utils.files import open_regular
@@ -174,20 +166,6 @@ def write_pair(net: StaticNetwork, folder: Path, networks: Networks,
     if len(extra.get(CLASS_NAMES) or ()) != net.classifier.out_features:
         extra.pop(CLASS_NAMES, None)
     write_config(net, folder / "net.config", **extra)
-
-
-def resume_run(run: Run, path: str | None) -> History | None:
-    """Continues a `training.run.Run` from a checkpoint; returns the record of its best ones.
-
-    Raises:
-        UserError: no checkpoint of a training, or one of another network.
-    """
-    if path is None:
-        return None
-    state = load_training_state(path)
-    history = read_history(state.get("saver"), path)
-    run.resume(state, path, load_state)
-    return history
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,

@@ -12,10 +12,10 @@ from networks.supernet_info import SupernetMeta
 from training.checkpoints import History
 from training.flags import check_processes
 from training.loops import CountedBatches, Objective
-from training.resume import resuming
+from training.resume import resume_run, resuming
 from training.run import Evaluation, Run
 from training.run_files import Output, start_logging
-from training.students import Networks, check_teacher, load_networks, resume_run, write_pair
+from training.students import Networks, check_teacher, load_networks, write_pair
 from training.world import World, check_devices, lone_world, processes
 
 log = logging.getLogger("train")

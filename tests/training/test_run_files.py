@@ -16,9 +16,8 @@ from networks import load_checkpoint, save_weights
 from tests.training.test_run import small_run
 from training import flags, resume, run_files
 from training.flags import launcher
-from training.resume import resume_flags, resume_hint, resuming
+from training.resume import resume_flags, resume_hint, resume_run, resuming
 from training.run_files import Output, Summary, output_folder
-from training.students import resume_run
 from training.world import World
 from utils.errors import UserError
 
