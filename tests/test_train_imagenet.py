@@ -207,16 +207,14 @@ def test_resuming_another_network_is_refused(published, files, tmp_path):
     run = Run(parsed(published), nn.Linear(2, 2), CPU, 10)
     state = {**run.state(), "epoch": 0}
 
-    def load(net, weights, source):
-        raise UserError(f"{source}: not the weights of this network")
-
+    other = Run(parsed(published), nn.Linear(3, 3), CPU, 10)
     with pytest.raises(UserError, match="not the weights"):
-        run.resume(state, "last.pth.tar", load)
+        other.resume(state, "last.pth.tar")
     other = Run(parsed(published, "--opt", "adamw"), nn.Linear(2, 2), CPU, 10)
     state = {**other.state(), "epoch": 0}
     state["optimizer"]["param_groups"] = state["optimizer"]["param_groups"][:1]
     with pytest.raises(UserError, match="--no-resume-opt"):
-        run.resume(state, "last.pth.tar", lambda *_: None)
+        run.resume(state, "last.pth.tar")
 
 
 def other_shape(state):
@@ -246,10 +244,10 @@ def test_a_damaged_state_is_refused_before_any_step(published, damage):
     run.net(torch.ones(1, 2)).sum().backward()
     run.optimizer.step()
     state = copy.deepcopy({**run.state(), "epoch": 0})
-    Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar", lambda *_: None)
+    Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar")
     damage(state)
     with pytest.raises(UserError, match="--no-resume-opt"):
-        Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar", lambda *_: None)
+        Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar")
 
 
 @pytest.mark.parametrize("kind", ["net.config", "timm"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from networks.checkpoints import load_state, load_training_state
+from networks.checkpoints import load_training_state
 from training.checkpoints import LAST, History, read_history
 from training.flags import launcher
 from training.run import Run
@@ -26,7 +26,7 @@ def resume_run(run: Run, path: str | None) -> History | None:
         return None
     state = load_training_state(path)
     history = read_history(state.get("saver"), path)
-    run.resume(state, path, load_state)
+    run.resume(state, path)
     return history
 
 

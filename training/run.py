@@ -20,6 +20,7 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from networks.checkpoints import load_state
 from training.checkpoints import plain_part
 from training.flags import LR_BASE, LR_BATCH
 from training.loops import Batches, Objective, evaluate, load_optimizer, train_one_epoch
@@ -110,8 +111,7 @@ class Run:
                  "lr_scheduler": self._schedule_state(), "args": plain_part(vars(self.args))}
         return state | ({"state_dict_ema": self.ema.module.state_dict()} if self.ema else {})
 
-    def resume(self, state: dict[str, Any], source: str,
-               load: Callable[[nn.Module, Any, str], None]) -> None:
+    def resume(self, state: dict[str, Any], source: str) -> None:
         """Continues from a checkpoint.
 
         Weights, averages and the optimiser's buffers are the checkpoint's. Learning rate, weight
@@ -121,16 +121,15 @@ class Run:
         Args:
             state: what `state` returned, with the epoch.
             source: the file's name for messages.
-            load: loads a state dict into a network, strictly: `networks.load_state`.
 
         Raises:
             UserError: weights of another network, or an optimiser of another kind.
         """
-        load(self.net, state.get("state_dict", {}), source)
+        load_state(self.net, state.get("state_dict", {}), source)
         if self.args.start_epoch is None:
             self.start_epoch = state["epoch"] + 1
         if self.ema:
-            load(self.ema.module, state.get("state_dict_ema", state["state_dict"]), source)
+            load_state(self.ema.module, state.get("state_dict_ema", state["state_dict"]), source)
         try:
             if not self.args.no_resume_opt:
                 self._resume_optimizer(state)

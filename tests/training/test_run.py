@@ -36,10 +36,6 @@ def small_run(*more, size: int = 1) -> Run:
     return Run(flags(*more), nn.Linear(2, 2), World(CPU.device, 0, size), N_IMAGES // BATCH // size)
 
 
-def load(net, state, source):
-    net.load_state_dict(state)
-
-
 def curve(run: Run, to: int | None = None) -> list[float]:
     """Goes through a run's epochs; returns the learning rate at each one's first and last step."""
     rates = []
@@ -65,7 +61,7 @@ def test_a_run_can_be_extended(schedule):
     state = stopped(small_run(*schedule, "--epochs", 2), 1)
     longer = small_run(*schedule, "--epochs", 4)
     expected = curve(small_run(*schedule, "--epochs", 4))
-    longer.resume(state, "last.pth.tar", load)
+    longer.resume(state, "last.pth.tar")
     assert longer.start_epoch == 2
     assert curve(longer) == pytest.approx(expected[4:])
     assert expected[4] > 0
@@ -76,7 +72,7 @@ def test_a_run_can_be_extended(schedule):
 def test_other_numbers_of_processes_follow_the_same_curve(schedule, before, after):
     state = stopped(small_run(*schedule, "--epochs", 4, size=before), 1)
     run = small_run(*schedule, "--epochs", 4, size=after)
-    run.resume(state, "last.pth.tar", load)
+    run.resume(state, "last.pth.tar")
     firsts = curve(run)[::2]
     assert firsts == pytest.approx(curve(small_run(*schedule, "--epochs", 4))[4::2])
 
@@ -84,7 +80,7 @@ def test_other_numbers_of_processes_follow_the_same_curve(schedule, before, afte
 def test_flags_of_the_resumed_run_are_obeyed():
     state = stopped(small_run("--weight-decay", 0.5, "--epochs", 4, "--sched", "constant"), 1)
     run = small_run("--weight-decay", 0.25, "--lr", 0.02, "--epochs", 4, "--sched", "constant")
-    run.resume(state, "last.pth.tar", load)
+    run.resume(state, "last.pth.tar")
     assert {group["lr"] for group in run.optimizer.param_groups} == {0.02}
     assert max(group["weight_decay"] for group in run.optimizer.param_groups) == 0.25
 
@@ -101,7 +97,7 @@ def test_plateau_goes_on_with_what_it_has_learnt():
     for epoch, metric in enumerate(metrics[:3]):
         cut.scheduler.step(epoch + 1, metric)
     resumed = small_run(*words)
-    resumed.resume(copy.deepcopy({**cut.state(), "epoch": 2}), "last.pth.tar", load)
+    resumed.resume(copy.deepcopy({**cut.state(), "epoch": 2}), "last.pth.tar")
     for epoch, metric in enumerate(metrics[3:], 3):
         resumed.scheduler.step(epoch + 1, metric)
         assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(rates[epoch])
@@ -112,7 +108,7 @@ def test_start_epoch_is_obeyed_with_and_without_a_checkpoint():
     assert curve(small_run("--epochs", 4, "--start-epoch", 2)) == pytest.approx(expected[4:])
     state = stopped(small_run("--epochs", 4), 2)
     run = small_run("--epochs", 4, "--start-epoch", 1)
-    run.resume(state, "last.pth.tar", load)
+    run.resume(state, "last.pth.tar")
     assert curve(run) == pytest.approx(expected[2:])
 
 
