@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from training.world import World
 
 # The defaults of the original's script when the recipe was published.
-# DEVIATION: --dist-bn reduce, not '': what is evaluated on all processes is what is kept; the
-# learning rate follows the batch; --epochs counts all epochs, without 10 more to cool down.
+# DEVIATION imagenet-defaults: --dist-bn reduce, not '': what is evaluated on all processes is what
+# is kept; the learning rate follows the batch; --epochs counts all epochs, without 10 more to cool
+# down.
 DEFAULTS = {"opt": "sgd", "weight_decay": 1e-4, "sched": "step", "epochs": 200, "warmup_lr": 1e-4,
             "min_lr": 1e-5, "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 3,
             "model_ema_decay": 0.9998}

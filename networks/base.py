@@ -105,10 +105,10 @@ def checked_shape(state: Mapping[str, Tensor], path: str | os.PathLike, width: f
                             "misshapen")
         sizes.append(len(tensor))
     classes, found = sizes
-    origin = "name" if width is None else "record"
+    told = "by its name" if width is None else "as it says itself"
     width = width_from_name(path) if width is None else width
     if not 0 < width < 100 or make_divisible(base * width) != found:
-        raise UserError(f"{path}: by its {origin} the width is {width}, but the last convolution "
-                        f"has {found} channels, which is width {found / base:.4g}; rename the "
-                        "file: ..._w1.2 is width 1.2")
+        raise UserError(f"{path}: {told} the width is {width}, but the last convolution has "
+                        f"{found} channels, which is width {found / base:.4g}; rename the file: "
+                        "..._w1.2 is width 1.2")
     return classes, width

@@ -58,7 +58,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         state: the state dict, on the CPU, in today's key naming.
-        meta: its entry `meta`: plain Python, empty where there is none.
+        meta: what stands beside it under `meta`: plain Python, empty where there is none.
     """
 
     state: StateDict

@@ -215,6 +215,8 @@ def check_classes(source: object, found: int | None, wanted: int | None,
         source: the network's file, or how it is called.
         found, wanted: the outputs of its classifier, and the classes of the data; None is unknown.
         advice: what to do, for the message.
+
+    DEVIATION class-count: the original measures how often the outputs meet labels of other classes.
     """
     if None not in (found, wanted) and found != wanted:
         raise UserError(f"{source}: a network for {found} classes, but the data set has {wanted}; "

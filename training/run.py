@@ -171,7 +171,7 @@ class Run:
     def _optimizer(self) -> torch.optim.Optimizer:
         options = optimizer_kwargs(self.args) | read_options(self.args.opt_kwargs)
         if self.args.layer_decay and not hasattr(self.net, "group_matcher"):
-            self.net.group_matcher = lambda coarse=False: LAYERS  # where timm reads it
+            self.net.group_matcher = lambda coarse=False: LAYERS  # where timm looks for it
         try:
             return create_optimizer_v2(self.net, **options)
         except (ValueError, TypeError) as error:

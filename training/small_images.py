@@ -24,6 +24,7 @@ def make_batches(args: argparse.Namespace, provider: DataProvider, size: int,
                  world: World) -> "Enlarged":
     """Returns the training batches of this process, on its device, `size` pixels wide."""
     native = NATIVE_SIZE.get(args.dataset)
+    # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
     batches = provider.train_loader(
         size, args.batch_size, drop_last=provider.n_train >= args.batch_size * world.size,
         rank=world.rank, world_size=world.size, device=world.device,
@@ -39,6 +40,8 @@ def geometry(args: argparse.Namespace, provider: DataProvider, native: int | Non
 
     Things are as large as in the evaluation: where that cuts the centre out and enlarges it, the
     random crops have the size of the centre; the original's, which does not, are padded.
+
+    DEVIATION autoaugment: the original's own rotates one way only and shears bicubically.
     """
     if not native:
         steps = [train_geometry(provider.info, size)]
