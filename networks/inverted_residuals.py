@@ -21,14 +21,6 @@ class ActiveLayer(NamedTuple):
     expansion: int
 
 
-def active_layers(supernet: Any, depths: Iterable[int], kernels: Iterable[int],
-                  expansions: Iterable[int]) -> list[ActiveLayer]:
-    """Returns the elastic layers of a subnet, one for each kernel and expansion."""
-    used = [position for stage, depth in zip(supernet.block_group_info, depths, strict=True)
-            for position in stage[:depth]]
-    return [ActiveLayer(*layer) for layer in zip(used, kernels, expansions, strict=True)]
-
-
 def block_configs(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Config]:
     """Returns the configs of a subnet's blocks: the fixed first one, then the elastic ones."""
     first = supernet.blocks[0]
@@ -46,13 +38,6 @@ def block_configs(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Config]:
             "shortcut": block.shortcut and block.shortcut.config})
         channels = conv.out_channels
     return blocks
-
-
-def block_sources(supernet: Any, layers: Iterable[ActiveLayer]) -> list[WeightSource]:
-    """Returns where the blocks of a subnet take their weights from."""
-    return [WeightSource("blocks.0.conv", supernet.blocks[0].conv),
-            *(WeightSource(f"blocks.{i}.conv", supernet.blocks[layer.position].conv, layer.kernel)
-              for i, layer in enumerate(layers, 1))]
 
 
 def read_layers(supernet: Any, blocks: list[Config]) -> dict[str, list[int]]:
@@ -74,15 +59,6 @@ def read_layers(supernet: Any, blocks: list[Config]) -> dict[str, list[int]]:
                     "e": [block["conv"]["expand_ratio"] for block in blocks[1:]],
                     "d": list(depths)}
     raise ValueError("no depths give these blocks")
-
-
-def activate_layers(supernet: Any, depths: list[int], layers: Iterable[ActiveLayer]) -> None:
-    """Makes a subnet the active one; layers beyond a stage's depth keep what they had."""
-    kernels: list[int | None] = [None] * (len(supernet.blocks) - 1)
-    expansions = kernels.copy()
-    for position, kernel, expansion in layers:
-        kernels[position - 1], expansions[position - 1] = kernel, expansion
-    supernet.set_active_subnet(ks=kernels, e=expansions, d=depths)
 
 
 class InvertedResidualSupernets(Supernets):
@@ -129,8 +105,11 @@ class InvertedResidualSupernets(Supernets):
 
     def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """See `Supernets.sources`."""
+        blocks = supernet.blocks
         return [*(WeightSource(part, getattr(supernet, part)) for part in self.fixed),
-                *block_sources(supernet, self._layers(supernet, arch))]
+                WeightSource("blocks.0.conv", blocks[0].conv),
+                *(WeightSource(f"blocks.{i}.conv", blocks[layer.position].conv, layer.kernel)
+                  for i, layer in enumerate(self._layers(supernet, arch), 1))]
 
     def arch(self, supernet: Any, config: Config) -> Arch:
         """See `Supernets.arch`."""
@@ -138,8 +117,15 @@ class InvertedResidualSupernets(Supernets):
         return {**arch, "d": arch["d"][:len(arch["d"]) - len(self.last_depths)]}
 
     def activate(self, supernet: Any, arch: Arch) -> None:
-        """See `Supernets.activate`."""
-        activate_layers(supernet, [*arch["d"], *self.last_depths], self._layers(supernet, arch))
+        """See `Supernets.activate`; layers beyond a stage's depth keep what they had."""
+        kernels: list[int | None] = [None] * (len(supernet.blocks) - 1)
+        expansions = kernels.copy()
+        for position, kernel, expansion in self._layers(supernet, arch):
+            kernels[position - 1], expansions[position - 1] = kernel, expansion
+        supernet.set_active_subnet(ks=kernels, e=expansions, d=[*arch["d"], *self.last_depths])
 
     def _layers(self, supernet: Any, arch: Arch) -> list[ActiveLayer]:
-        return active_layers(supernet, [*arch["d"], *self.last_depths], arch["ks"], arch["e"])
+        """Returns the elastic layers of a subnet, one for each kernel and expansion."""
+        depths = zip(supernet.block_group_info, [*arch["d"], *self.last_depths], strict=True)
+        used = [position for stage, depth in depths for position in stage[:depth]]
+        return [ActiveLayer(*layer) for layer in zip(used, arch["ks"], arch["e"], strict=True)]

@@ -2,30 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
+from timm.utils import AverageMeter
 from torch import Tensor
-
-
-@dataclass
-class Meter:
-    """The latest value and the mean of one statistic."""
-
-    latest: float = 0.0
-    total: float = 0.0
-    count: int = 0
-
-    def update(self, total: float, count: int) -> None:
-        """Adds the sum `total` of `count` values."""
-        self.latest = total / count
-        self.total += total
-        self.count += count
-
-    @property
-    def mean(self) -> float:
-        """Mean of all values so far."""
-        return self.total / self.count
 
 
 class BatchLog:
@@ -41,7 +21,7 @@ class BatchLog:
 
     def __init__(self, n_batches: int, every: int, write: Callable[[str], None]) -> None:
         self.n_batches, self.every, self.write = n_batches, every, write
-        self.meters = {name: Meter() for name in ("Time", *self.NAMES)}
+        self.meters = {name: AverageMeter() for name in ("Time", *self.NAMES)}
         self.done, self.start = 0, time.perf_counter()
         self.unread: list[Tensor] = []
 
@@ -63,13 +43,13 @@ class BatchLog:
         for loss, top1, top5, n in rows:
             self.meters["Time"].update((now - self.start) / len(rows), 1)
             for name, total in zip(self.NAMES, (loss, 100 * top1, 100 * top5), strict=True):
-                self.meters[name].update(total, round(n))
+                self.meters[name].update(total / n, round(n))
         self.unread, self.start = [], now
 
     def line(self) -> str:
         """Returns the line of the latest batch: its own values, and in brackets the means."""
         width = len(str(self.n_batches))
         formats = {"Time": "{:6.3f}", "Loss": "{:.4e}", "Acc@1": "{:6.2f}", "Acc@5": "{:6.2f}"}
-        parts = [f"{name} {formats[name].format(m.latest)} ({formats[name].format(m.mean)})"
+        parts = [f"{name} {formats[name].format(m.val)} ({formats[name].format(m.avg)})"
                  for name, m in self.meters.items()]
         return "\t".join([f"Test: [{self.done:{width}d}/{self.n_batches}]", *parts])

@@ -8,7 +8,6 @@ from timm.loss import (
     LabelSmoothingCrossEntropy,
     SoftTargetCrossEntropy,
 )
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from training.loops import Criterion
@@ -25,12 +24,8 @@ def make_criterion(args: argparse.Namespace, mixes: bool) -> Criterion:
     if args.jsd:
         return JsdCrossEntropy(num_splits=args.aug_splits, smoothing=smoothing)
     if args.bce_loss:
-        return _binary(args, smoothing)
+        return BinaryCrossEntropy(smoothing=smoothing, target_threshold=args.bce_target_thresh,
+                                  sum_classes=args.bce_sum, pos_weight=args.bce_pos_weight)
     if mixes:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(smoothing) if smoothing else cross_entropy
-
-
-def _binary(args: argparse.Namespace, smoothing: float) -> nn.Module:
-    return BinaryCrossEntropy(smoothing=smoothing, target_threshold=args.bce_target_thresh,
-                              sum_classes=args.bce_sum, pos_weight=args.bce_pos_weight)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from data_providers import DatasetInfo, get_dataset_info
 from data_providers.datasets import LabelledDataset
@@ -55,26 +55,22 @@ class ImageSource(NamedTuple):
         return len(self.train)
 
 
-class EveryNth(Dataset[tuple[Any, int]]):
+class EveryNth(Subset[tuple[Any, int]]):
     """Every n-th image of a data set: what one of n processes evaluates."""
 
+    dataset: Any
+
     def __init__(self, images: Any, rank: int, size: int) -> None:
-        self.images, self.indices = images, range(rank, len(images), size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.images[self.indices[index]]
+        super().__init__(images, range(rank, len(images), size))
 
     @property
     def transform(self) -> Callable[[Any], Any] | None:
         """The transform of the whole data set."""
-        return self.images.transform
+        return self.dataset.transform
 
     @transform.setter
     def transform(self, transform: Callable[[Any], Any] | None) -> None:
-        self.images.transform = transform
+        self.dataset.transform = transform
 
 
 def part_of(images: Any, rank: int, size: int) -> Any:
