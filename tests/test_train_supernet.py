@@ -344,7 +344,7 @@ def test_time_left_knows_that_later_phases_are_slower():
     assert times.total(1, 5) == 5 + 60
     assert times.total(3, 0) == 30
     assert times.total(4) == 0
-    taught = TimeLeft([1.0, 3.0], [2, 2], batches=10, teacher=0.5, asks=10, first=5)
+    taught = TimeLeft([1.0, 3.0], [2, 2], batches=10, teacher=0.5, taught=10, first=5)
     assert taught.total() == 80 + 7.5
     assert taught.total(1, 5) == 5 + 60
     assert clock(3725) == "1:02:05"

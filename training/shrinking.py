@@ -124,6 +124,7 @@ class SupernetTraining:
         self.external = (None if external is None
                          else KeptLogits(external, recipe.teacher_epochs))
         self.full: StaticNetwork | None = None
+        self.step, self.optimizer = 0, self._new_optimizer()
         size, scale = max(recipe.resolutions), recipe.crop_scale
         self.loader = provider.train_loader(
             size, recipe.batch_size, seed=recipe.seed,
