@@ -262,12 +262,12 @@ def test_a_typed_resolution_is_obeyed(files, supernet_path, evaluator, cache, ca
     stats = evaluate_files(parser.parse_args(
         [*flags, "--subnet", str(files / "net.subnet"), "--supernet_path", supernet_path]))
     assert stats == evaluator.evaluate({**ARCH, "r": 40})
-    assert "net.subnet is for images of 32 pixels, --resolution says 40" in capsys.readouterr().err
+    assert "net.subnet records 32; using --resolution 40" in capsys.readouterr().err
     again = evaluate_files(parser.parse_args(
         [*flags, "--config", str(files / "net.config"), "--init", str(files / "net.init"),
          "--reset_running_statistics"]))
     assert again == stats
-    assert "net.config is for images of 32 pixels" in capsys.readouterr().err
+    assert "net.config records 32; using" in capsys.readouterr().err
 
 
 def test_an_evaluator_of_one_s_own_keeps_to_the_contract():

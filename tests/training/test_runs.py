@@ -47,7 +47,7 @@ def test_an_archive_with_splits_mirror_images_and_rare_evaluations(files, tmp_pa
     config = read_config(folder / "net.config")
     assert config["class_names"] == ["class0", "class1", "class2"]
     assert (config["resolution"], config["transform"]) == (SIZE, "crop")
-    for text in ("net.inherited, which lies beside the config", "before training: top1",
+    for text in ("net.inherited, next to the config", "before training: top1",
                  "0:00:00 left", f"output: {folder}"):
         assert text in caplog.text
 
