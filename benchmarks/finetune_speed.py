@@ -87,7 +87,7 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     from data_providers.images import LabelledDataset
     from networks import build_supernet, cut_subnet
     from search_space import OFASearchSpace
-    from training.sources import Source
+    from training.sources import ImageSource
     from training.timm_loaders import make_loaders
     from training.world import World
 
@@ -97,8 +97,8 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     world = World(torch.device("cpu"))
     net = cut_subnet(build_supernet(N_CLASSES), OFASearchSpace([args.size]).extremes()[0])
     provider = DataProvider("folder", folder, mean=(0.5,) * 3, std=(0.5,) * 3)
-    source = Source(LabelledDataset(provider.images("train")),
-                    LabelledDataset(provider.images("valid")), provider.info)
+    source = ImageSource(LabelledDataset(provider.images("train")),
+                         LabelledDataset(provider.images("valid")), provider.info)
     batches, _ = make_loaders(flags, source, args.size, world, N_CLASSES)
     return flags, net, batches, world
 

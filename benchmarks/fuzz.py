@@ -56,7 +56,7 @@ from search.archive import Record, Stats, read_net_stats, read_stats, write_stat
 from search.run_folder import EVENTS, SETTINGS, RunFolder
 from search.runner import make_parts
 from search_space import OFASearchSpace, read_arch
-from train_imagenet import check_flags
+from train_imagenet import checked
 from train_imagenet import get_args_parser as train_parser
 from utils.errors import UserError, one_line
 from utils.files import read_yaml
@@ -204,7 +204,7 @@ def use_flags(path: Path) -> None:
         args = train_parser().parse_args([str(path.parent), "--model-config", "x", "-c", str(path)])
     except SystemExit as end:
         raise UserError(f"exit code {end.code}") from None
-    check_flags(args)
+    checked(args)
 
 
 def use_yaml(path: Path) -> None:

@@ -103,10 +103,8 @@ class NetEvaluator:
         if self.n_epochs:
             self._fine_tune(net, resolution, self.options.seed if seed is None else seed,
                             batch_scale)
-        elif net.classifier.out_features != self.provider.n_classes:
-            raise UserError(f"the network has {net.classifier.out_features} classes, the data set "
-                            f"{self.provider.n_classes}: give it a new classifier with "
-                            "--n_epochs 1 or more, or take another supernet")
+        else:
+            check_classes("--n_epochs 0", net.classifier.out_features, self.provider.n_classes)
         if self.n_epochs or recalibrate:
             self.recalibrate(net, resolution, batch_scale)
         batches = self.provider.eval_batches(

@@ -13,7 +13,7 @@ CHOSEN_BY = "the fine-tuning chose its best epoch by them"
 UNSEEN = "nothing in this fine-tuning"
 
 
-def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, transform: str, *,
+def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, *,
                     device: str, title: str, command: str) -> None:
     """Writes `hub/` beside `net.config` and `net.init`, the best network; a note says why not.
 
@@ -23,7 +23,6 @@ def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, tra
         folder: of the run.
         provider: its images, with the transform of its evaluation.
         resolution: of the images in pixels.
-        transform: `crop` or `squash`, which the network was tuned with.
         device: that scores.
         title: the network's name.
         command: of the fine-tuning.
@@ -44,7 +43,7 @@ def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, tra
                 {"fine-tuning": command})
     info = provider.info
     reason = give_to_timm(net, folder / HUB,
-                          Preprocessing(resolution, transform, info.mean, info.std), card)
+                          Preprocessing(resolution, info.eval_resize, info.mean, info.std), card)
     if reason:
         print(f"note: no {folder / HUB}: {reason}", file=sys.stderr)
 

@@ -73,13 +73,6 @@ def run(command: str) -> int:
     return run_script(script.main, parser)
 
 
-def completion() -> int:
-    """Prints the completion of all commands for a shell: `msunas-completion bash`."""
-    from msunas_cli.completion import main
-
-    return main(sys.argv[1:])
-
-
 def __getattr__(name: str) -> Callable[[], int]:
     """Returns the entry point of a command: `msunas_select` runs `msunas-select`."""
     command = name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What a supernet's checkpoint says of itself, read without torch.
+"""What a supernet's checkpoint records of its training, read without torch.
 
 `train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python: the
 fields of `SupernetMeta`.
@@ -24,6 +24,9 @@ _RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
 # The supernets that Once-for-All publishes and this program reads, with their sizes.
 PUBLISHED = {"ofa_mbv3_d234_e346_k357_w1.0": "31 MB", "ofa_mbv3_d234_e346_k357_w1.2": "43 MB",
              "ofa_proxyless_d234_e346_k357_w1.3": "32 MB"}
+# What to do where a network has other classes than the data set.
+FINE_TUNE = "fine-tune with --n_epochs 1 or more, or take another supernet"
+TUNE_FIRST = "fine-tune it on that data set first"
 # What reading damaged bytes can raise.
 _DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, ValueError, TypeError,
            LookupError, AttributeError, RuntimeError, MemoryError, NotImplementedError)
@@ -54,7 +57,7 @@ class _Reader(pickle.Unpickler):
 def read_meta(path: str | os.PathLike) -> dict[str, Any]:
     """Returns the `meta` of a checkpoint; {} where it has none or cannot be read here.
 
-    Whether the file is a sound checkpoint is told when it is loaded (`networks.load_supernet`).
+    Whether the file is a sound checkpoint is checked when it is loaded (`networks.load_supernet`).
     """
     meta = _read(path).get("meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
@@ -124,14 +127,14 @@ class SupernetMeta:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], source: str) -> Self:
-        """Returns what a `net.config` says of the images that its network was made with.
+        """Returns what a `net.config` records of the images that its network was made with.
 
         Raises:
             UserError: a part has another form.
         """
         for name in ("mean", "std", "class_names"):
             if config.get(name) is not None and not _RULES[name](config[name]):
-                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; mend "
+                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; fix "
                                 "the file, or take the entry out")
         return cls.of(config)
 
@@ -193,7 +196,7 @@ def check_supernet_file(path: str | os.PathLike) -> None:
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:
-    """Raises UserError, which tells where supernets come from, where there is no file `path`."""
+    """Raises UserError, with where to get supernets, if there is no file `path`."""
     if os.path.exists(path):
         return
     name = os.path.basename(path)
@@ -204,15 +207,17 @@ def check_supernet_exists(path: str | os.PathLike) -> None:
                     "(docs/imagenet.md, docs/own_data.md)")
 
 
-def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None) -> None:
-    """Raises UserError where a supernet that is not fine-tuned has other classes than the data.
+def check_classes(source: object, found: int | None, wanted: int | None,
+                  advice: str = FINE_TUNE) -> None:
+    """Raises UserError where a network does not have as many classes as the data set.
 
     Args:
-        path: the checkpoint.
+        source: the network's file, or how it is called.
         found, wanted: the outputs of its classifier, and the classes of the data; None is unknown.
+        advice: what to do, for the message.
 
     DEVIATION class-count: the original measures how often the outputs meet labels of other classes.
     """
     if None not in (found, wanted) and found != wanted:
-        raise UserError(f"{path}: a supernet of {found} classes, but the data set has {wanted}: "
-                        "fine-tune with --n_epochs 1 or more, or take another supernet")
+        raise UserError(f"{source}: a network for {found} classes, but the data set has {wanted}; "
+                        f"{advice}")

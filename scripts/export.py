@@ -21,7 +21,7 @@ from cli.types import DOWNLOAD, amount, count
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
-from networks.supernet_info import SupernetMeta
+from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
 from utils.errors import UserError
 from utils.files import own_folder, write_json
 from utils.flags import refuse_idle
@@ -196,10 +196,8 @@ def load_network(args: argparse.Namespace) -> Network:
     net.eval()
     mean, std = facts.mean and tuple(facts.mean), facts.std and tuple(facts.std)
     provider = open_data(args, config.get("transform"), mean, std)
-    if provider and provider.n_classes != net.classifier.out_features:
-        raise UserError(f"{args.source}: a network for {net.classifier.out_features} classes, but "
-                        f"{args.dataset} has {provider.n_classes}")
     if provider:
+        check_classes(args.source, net.classifier.out_features, provider.n_classes, TUNE_FIRST)
         info = provider.info
         return Network(net, Description(resolution, info.eval_resize, info.mean, info.std),
                        provider)

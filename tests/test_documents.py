@@ -34,7 +34,7 @@ FOREIGN = {
         "--gpus-per-node", "--exclude"},
     "evaluator/jobs/ray.py": RAY,
     "scripts/distributed_train.sh": TORCHRUN | {"--standalone", "--nproc_per_node"},
-    "training/resume.py": {"--standalone", "--nproc_per_node", "--no-python"},
+    "training/flags.py": {"--standalone", "--nproc_per_node", "--no-python"},
     "scripts/lock.sh": {"--quiet", "--no-config", "--generate-hashes", "--no-annotate",
                         "--no-header", "--python-version", "--python-platform", "--output-file",
                         "--constraint"},

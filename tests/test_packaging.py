@@ -34,8 +34,8 @@ def test_every_top_level_script_has_a_command_and_every_command_an_entry_point()
     assert scripts <= set(COMMANDS.values())
     assert {*COMMANDS, COMPLETION} == set(PROJECT["scripts"])
     for command, target in PROJECT["scripts"].items():
-        attribute = "completion" if command == COMPLETION else command.replace("-", "_")
-        assert target == f"msunas_cli:{attribute}"
+        assert target == ("msunas_cli.completion:main" if command == COMPLETION
+                          else f"msunas_cli:{command.replace('-', '_')}")
     assert {command.split("-")[0] for command in PROJECT["scripts"]} == {"msunas"}
 
 

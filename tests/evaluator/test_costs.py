@@ -214,7 +214,7 @@ def test_a_typed_resolution_goes_before_that_of_a_config(shared_data, tmp_path, 
             rows.append(file_costs(path, flags)[0])
     assert [row["resolution"] for row in rows] == [224, 256, 256, 192, 192, 192]
     assert rows[1]["macs_count"] == rows[2]["macs_count"] > rows[0]["macs_count"]
-    assert "is for images of 256 pixels, --img-size says 192" in capsys.readouterr().err
+    assert "records 256; using --img-size 192" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("content", "match"), [
