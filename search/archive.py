@@ -130,6 +130,11 @@ def objectives(records: Iterable[Record], signs: np.ndarray | None = None) -> np
     return F if signs is None else F * signs
 
 
+def arch_key(arch: dict[str, Any]) -> str:
+    """Returns a text that is the same for equal architecture dicts."""
+    return json.dumps(arch, sort_keys=True)
+
+
 def write_stats(path: str | os.PathLike, stats: Stats) -> None:
     """Writes a stats file atomically; equal stats give equal bytes."""
     value = {"archive": _plain_records(stats.archive),
@@ -322,7 +327,7 @@ def _clean(place: str, records: list[Record], strict: bool) -> list[Record]:
     """Drops the original's failed evaluations and repeated architectures, and says how many."""
     kept: dict[str, Record] = {}
     for i, record in enumerate(records):
-        key = repr(sorted(record.arch.items()))
+        key = arch_key(record.arch)
         if key in kept and strict:
             raise UserError(f"{place}[{i}]: this architecture is there twice")
         if strict or (record.top1_err, record.sec_obj) != FAILED:

@@ -94,7 +94,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
         "rescores": [_rescore(run, rescore) for rescore in run.rescores],
-        "failures": [vars(failure) for failure in run.failures], "retries": run.retries,
+        "failures": run.failures, "retries": run.retries,
         "phases": events.phases(run.events),
         "device_hours": round(events.device_hours(run.events), 4),
         "command": start.get("command"), "versions": start.get("versions", {}),
@@ -111,8 +111,8 @@ def _history(entry: Any) -> dict[str, Any]:
 
 def _rescore(run: RunData, rescore: Rescore) -> dict[str, Any]:
     return {"file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
-            "n": rescore.n_images, "networks": [vars(network) for network in rescore.networks],
-            "pairs": [vars(pair) for pair in rescore.pairs]}
+            "n": rescore.n_images, "networks": [each._asdict() for each in rescore.networks],
+            "pairs": [each._asdict() for each in rescore.pairs]}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
@@ -223,8 +223,8 @@ def _hypervolumes(run: RunData, reference: np.ndarray | None) -> dict[str, Any]:
 
     Without a positive reference point, as with a maximised objective, it is what the search wrote.
     """
-    if reference is None:
-        reference = run.reference
+    if reference is None and run.stats.reference_point:
+        reference = np.array(run.stats.reference_point)
     if reference is None or not (reference > 0).all():
         return {"n": [entry.n_evaluated for entry in run.history],
                 "value": [round(entry.hv, 6) for entry in run.history]}
