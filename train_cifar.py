@@ -194,7 +194,7 @@ def train(args: argparse.Namespace, world: "World") -> None:
     if folder and world.primary:
         from evaluator.tuned import write_tuned_hub
 
-        write_tuned_hub(folder, provider, size, provider.info.eval_resize, device=str(world.device),
+        write_tuned_hub(folder, provider, size, device=str(world.device),
                         title=f"{args.model}-{args.dataset}-{size}",
                         command=command_line("train_cifar.py", get_args_parser(),
                                              vars(args)))

@@ -236,8 +236,8 @@ def train(args: argparse.Namespace, world: "World") -> None:
     if world.primary and source.provider:
         from evaluator.tuned import write_tuned_hub
 
-        write_tuned_hub(folder, source.provider, size, source.info.eval_resize,
-                        device=str(world.device), title=f"{args.model}-{size}",
+        write_tuned_hub(folder, source.provider, size, device=str(world.device),
+                        title=f"{args.model}-{size}",
                         command=command_line("train_imagenet.py", get_args_parser(),
                                              vars(args)))
 

@@ -141,22 +141,22 @@ def export_archive(args: argparse.Namespace) -> None:
     """Writes the archive of a search as an Optuna study."""
     if args.to != [OPTUNA] or args.weights or args.typed - OF_AN_ARCHIVE:
         raise UserError("--to optuna takes the folder of a search and --save, and no other format "
-                        "or flag beside it")
-    from post_search import read_search
-    from search.optuna_study import archive_space, write_study
+                        "or flag")
+    from search.finished import read_finished
+    from search.optuna_study import write_study
 
-    source, found = Path(args.source), read_search(args.source, None)
+    found = read_finished(args.source)
     if found.space is None:
-        raise UserError(f"{source}: its search space is code of your own; its genes have no names")
-    folder = source if source.is_dir() else source.parent
-    path, title = Path(args.save or folder) / "study.db", folder.resolve().name
-    write_study(found.stats, found.sec_obj.split("+"), archive_space(found.stats, found.space),
-                path, title)
+        raise UserError(f"{found.file}: its search space is your own code, so its genes have no "
+                        "names")
+    path = Path(args.save or found.folder) / "study.db"
+    title = found.folder.resolve().name
+    write_study(found.stats, found.sec_obj.split("+"), found.space, path, title)
     print(f"{path}: study {title!r} with {len(found.stats.archive)} trials; look at it with "
           f"{shlex.join(['optuna-dashboard', f'sqlite:///{path}'])}")
 
 
-class Network:
+class ExportedNetwork:
     """A network to export, and the images to compare on.
 
     Attributes:
@@ -180,7 +180,7 @@ class Network:
         return self.provider.eval_batches(split, self.description.resolution, batch_size)
 
 
-def load_network(args: argparse.Namespace) -> Network:
+def load_network(args: argparse.Namespace) -> ExportedNetwork:
     """Returns the network with its images.
 
     Raises:
@@ -201,9 +201,9 @@ def load_network(args: argparse.Namespace) -> Network:
                         f"{args.dataset} has {provider.n_classes}")
     if provider:
         info = provider.info
-        return Network(net, Description(resolution, info.eval_resize, info.mean, info.std),
+        return ExportedNetwork(net, Description(resolution, info.eval_resize, info.mean, info.std),
                        provider)
-    return Network(net, Description(resolution, config.get("transform"), mean, std), None)
+    return ExportedNetwork(net, Description(resolution, config.get("transform"), mean, std), None)
 
 
 def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
@@ -221,7 +221,7 @@ def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
                         mean=mean, std=std)
 
 
-def export(network: Network, name: str, form: "Format", folder: Path,
+def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
            args: argparse.Namespace) -> tuple[dict[str, Any], "Comparison | None"]:
     """Writes one format, compares it, prints the comparison and returns it.
 
@@ -251,7 +251,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def export_int8(network: ExportedNetwork, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Quantises the ONNX file, compares it with the original, and returns plain values."""
     from evaluator.exported import calibration_arrays
     from networks.export.onnx_file import Onnx, quantise
@@ -266,7 +266,7 @@ def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dic
     return {"file": str(path), **asdict(comparison)}
 
 
-def compare(network: Network, name: str, load: Any, args: argparse.Namespace,
+def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Namespace,
             size: int) -> "Comparison":
     """Returns the comparison of the original with what `load(threads)` runs."""
     from evaluator.exported import (

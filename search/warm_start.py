@@ -18,8 +18,8 @@ from search.algorithm import Search
 from search.archive import Record, Stats, objectives, read_stats
 from search.constraints import Constraints, initial_sample
 from search.evolution import survivors
+from search.finished import read_settings
 from search.objectives import Objective
-from search.run_folder import RunFolder
 from search_space import SearchSpace
 from search_space.base import unique_rows
 from utils.errors import UserError
@@ -104,7 +104,7 @@ def read_warm_start(path: Path, space: SearchSpace, wanted: Sequence[Objective],
     except UserError as error:
         raise UserError(f"--warm_start {path}: {error}") from None
     if reused is None:
-        reason = difference(settings, inputs, RunFolder(path.parent).read_settings()) \
+        reason = difference(settings, inputs, read_settings(path.parent)) \
             or unknown_objective(wanted, stats)
     else:
         reason = None if reused else "as when the search was started"
