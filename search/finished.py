@@ -107,7 +107,8 @@ def read_finished(path: str | os.PathLike, search_space: str | None = None,
         print(f"note: the search space {name} is your own code, which --search_space {name} would "
               "load; without it, architectures are not checked and are shown as they are written",
               file=sys.stderr)
-    return FinishedSearch(file, settings, stats, space, name, names, _encoded(file, stats, space))
+    return FinishedSearch(file, settings, stats, space, name, names,
+                          encoded(str(file), stats, space))
 
 
 def _agreed(file: Path, flag: str, typed: str | None, stored: str | None) -> str | None:
@@ -124,14 +125,18 @@ def _with_resolutions(settings: Mapping[str, Any], stats: Stats) -> dict[str, An
             or sorted(found & {*RESOLUTIONS}) or None}
 
 
-def _encoded(file: Path, stats: Stats, space: SearchSpace | None) -> np.ndarray:
-    """Returns the vectors of an archive; raises UserError for architectures of another space."""
-    rows = []
+def encoded(place: str, stats: Stats, space: SearchSpace | None) -> np.ndarray:
+    """Returns the (n, n_var) vectors of an archive; (n, 0) without a space.
+
+    Raises:
+        UserError: an architecture of another space; the message begins with `place`.
+    """
+    rows: list[Any] = []
     for i, record in enumerate(stats.archive):
         try:
             rows.append([] if space is None else space.encode(record.arch))
         except UserError as error:
-            raise UserError(f"{file}: archive[{i}]: {error}") from None
+            raise UserError(f"{place}: archive[{i}]: {error}") from None
     return np.array(rows, dtype=int)
 
 

@@ -123,14 +123,15 @@ def preferred_point(F: np.ndarray, wanted: dict[str, float], names: Sequence[str
     ascending second objective) has, between its points, where the other one is as preferred. Of
     more, those without a preference get the front's median.
     """
-    given = [100 - wanted[FIRST_OBJECTIVE] if FIRST_OBJECTIVE in wanted else None,
-             *(wanted.get(name) for name in names)]
-    if len(given) == 2 and given[0] is None:
-        given[0] = np.interp(given[1], F[:, 1], F[:, 0])
-    if len(given) == 2 and given[1] is None:
-        given[1] = np.interp(given[0], F[::-1, 0], F[::-1, 1])
-    return np.array([np.median(F[:, i]) if value is None else value
-                     for i, value in enumerate(given)])
+    columns = (FIRST_OBJECTIVE, *names)
+    point = np.array([wanted.get(name, np.nan) for name in columns])
+    point[0] = 100 - point[0]
+    missing = np.isnan(point)
+    if len(point) == 2 and missing.any():
+        i, other = int(missing.argmax()), int(missing.argmin())
+        order = np.argsort(F[:, other], kind="stable")
+        point[i] = np.interp(point[other], F[order, other], F[order, i])
+    return np.where(np.isnan(point), np.median(F, axis=0), point)
 
 
 def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: str,

@@ -111,8 +111,8 @@ def _history(entry: Any) -> dict[str, Any]:
 
 def _rescore(run: RunData, rescore: Rescore) -> dict[str, Any]:
     return {"file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
-            "n": rescore.n_images, "networks": [each._asdict() for each in rescore.networks],
-            "pairs": [each._asdict() for each in rescore.pairs]}
+            "n": rescore.n_images, "networks": [vars(each) for each in rescore.networks],
+            "pairs": [vars(each) for each in rescore.pairs]}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

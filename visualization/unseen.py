@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from search.archive import arch_key
 from search_space import SPACE_KEY
@@ -14,7 +15,8 @@ from utils.invocation import program
 RESCORE = "rescore.json"
 
 
-class RescoredNetwork(NamedTuple):
+@dataclass(frozen=True)
+class RescoredNetwork:
     """One network.
 
     Attributes:
@@ -31,7 +33,8 @@ class RescoredNetwork(NamedTuple):
     high: float
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True)
+class Pair:
     """A network and the one before it on the front, on the same images.
 
     Attributes:
@@ -51,7 +54,8 @@ class Pair(NamedTuple):
     distinct: bool
 
 
-class Rescore(NamedTuple):
+@dataclass(frozen=True)
+class Rescore:
     """One `rescore.json`: the images, the networks in the order of the front, neighbours."""
 
     file: Path
@@ -79,27 +83,26 @@ def _read(file: Path, numbers: Mapping[str, int]) -> Rescore:
     value = read_json(file, "record of --rescore")
     try:
         networks = [RescoredNetwork(str(row["name"]), _index(file.parent, row["name"], numbers),
-                                    *_finite(row["top1"], *_interval(row)))
+                                    _finite(row["top1"]), *_interval(row))
                     for row in value["networks"]]
-        pairs = [Pair(str(row["first"]), str(row["second"]),
-                      *_finite(row["points"], *_interval(row), row["p_value"]),
-                      bool(row["distinct"])) for row in value["neighbours"]]
+        pairs = [Pair(str(row["first"]), str(row["second"]), _finite(row["points"]),
+                      *_interval(row), _finite(row["p_value"]), bool(row["distinct"]))
+                 for row in value["neighbours"]]
         return Rescore(file, str(value["images"]), int(value["n_images"]), networks, pairs)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: no record of --rescore ({type(error).__name__}: {error}); run "
                         f"{program('post_search.py')} --rescore again, or remove it") from None
 
 
-def _interval(row: Mapping[str, Any]) -> tuple[Any, Any]:
+def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
     low, high = row["interval"]
-    return low, high
+    return _finite(low), _finite(high)
 
 
-def _finite(*values: Any) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    if not all(map(math.isfinite, numbers)):
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
         raise ValueError("a number is not finite")
-    return numbers
+    return number
 
 
 def _index(folder: Path, name: Any, numbers: Mapping[str, int]) -> int | None:
