@@ -60,7 +60,7 @@ class Accuracy(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says beside the costs, which follow from the network.
+    """What a model card says besides the costs, which follow from the network.
 
     Attributes:
         title: the network's name.

@@ -102,10 +102,10 @@ def check_unseen(provider: "DataProvider", test: bool) -> None:
 
     Args:
         provider: of the search's images.
-        test: whether the search was told to score on the test images.
+        test: whether the search scored on the test images.
     """
     if test or not provider.holds_out_validation:
-        raise UserError("--rescore: the search was scored on the test images, so that no others "
+        raise UserError("--rescore: the search was scored on the test images, so no other images "
                         "are left; search with --vld_size to keep them unseen")
 
 

@@ -14,7 +14,7 @@ UNSEEN = "nothing in this fine-tuning"
 
 def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, *,
                     device: str, title: str, command: str) -> None:
-    """Writes `hub/` beside `net.config` and `net.init`, the best network; a note says why not.
+    """Writes `hub/` next to `net.config` and `net.init`, the best network; a note says why not.
 
     It is scored on the test images, where others chose the best epoch, else on those.
 

@@ -53,7 +53,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--to", nargs="+", required=True, metavar="FORMAT",
                    help=f"{', '.join(FORMATS)}, module:Class of your own, or {OPTUNA}")
     p.add_argument("--save", metavar="DIR",
-                   help="folder of the files (default: export/ beside the source)")
+                   help="folder of the files (default: export/ next to the source)")
     p.add_argument("--use-ema", action="store_true", help="take the averaged weights")
     p.add_argument("--img-size", type=count(8, 4096),
                    help="input resolution (default: the config's)")
@@ -147,8 +147,8 @@ def export_archive(args: argparse.Namespace) -> None:
 
     found = read_finished(args.source)
     if found.space is None:
-        raise UserError(f"{found.file}: its search space is your own code, so its genes have no "
-                        "names")
+        raise UserError(f"{found.file}: its search space is code of your own, so its genes have "
+                        "no names")
     path = Path(args.save or found.folder) / "study.db"
     title = found.folder.resolve().name
     write_study(found.stats, found.sec_obj.split("+"), found.space, path, title)

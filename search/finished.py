@@ -104,8 +104,8 @@ def read_finished(path: str | os.PathLike, search_space: str | None = None,
     space = None if names_code(name) and not search_space else \
         get_search_space(name or DEFAULT, **_with_resolutions(settings, stats) | given)
     if space is None:
-        print(f"note: the search space {name} is your own code, which --search_space {name} would "
-              "load; without it, architectures are not checked and are shown as they are written",
+        print(f"note: the search space {name} is code of your own, which --search_space {name} "
+              "would load; without it, architectures are neither checked nor decoded",
               file=sys.stderr)
     return FinishedSearch(file, settings, stats, space, name, names,
                           encoded(str(file), stats, space))

@@ -27,7 +27,7 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
 
     Args:
         stats: the archive.
-        names: of the objectives beside the error.
+        names: of the objectives besides the error.
         space: of its architectures.
         path: the SQLite file.
         title: name of the study.
@@ -60,7 +60,7 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns what SQLite said: Optuna and SQLAlchemy wrap it."""
+    """Returns the error of SQLite, which Optuna and SQLAlchemy wrap."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

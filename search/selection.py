@@ -1,7 +1,7 @@
 """Which networks of a front are chosen: within limits, near a preference, or by their trade-off."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -76,20 +76,20 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
 
 
 def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,
-                 signs: np.ndarray | None = None) -> list[Record]:
+                 signs: np.ndarray | float = 1.0) -> list[Record]:
     """Returns the non-dominated records within the limits, by ascending second objective.
 
     Args:
         records: of the archive.
         limits: of `parse_constraints`.
         sec_obj: names of the objectives.
-        signs: (m,) what makes them minimised; None where they are.
+        signs: (m,) what makes them minimised, see `Stats.signs`.
 
     Raises:
         UserError: there is none; the message says what the front offers.
     """
     values = objectives(records)
-    front = np.flatnonzero(non_dominated(values if signs is None else values * signs))
+    front = np.flatnonzero(non_dominated(values * signs))
     front = front[np.argsort(values[front, 1], kind="stable")]
     columns = dict(zip(sec_obj.split("+"), values[front, 1:].T, strict=True))
     columns[FIRST_OBJECTIVE] = top1 = 100 - values[front, 0]
@@ -110,10 +110,15 @@ def picked(records: Sequence[Record], numbers: Sequence[int]) -> list[Record]:
     Raises:
         UserError: the archive has no such number.
     """
-    unknown = [number for number in numbers if number >= len(records)]
-    if unknown:
-        raise UserError(f"--pick {unknown[0]}: the archive holds networks 0..{len(records) - 1}")
+    check_numbers(numbers, len(records))
     return sorted((records[number] for number in sorted(set(numbers))), key=lambda r: r.sec_obj)
+
+
+def check_numbers(numbers: Iterable[int], n: int) -> None:
+    """Raises UserError where one of the picked numbers is not in an archive of `n` records."""
+    unknown = [number for number in numbers if number >= n]
+    if unknown:
+        raise UserError(f"--pick {unknown[0]}: the archive holds networks 0..{n - 1}")
 
 
 def preferred_point(F: np.ndarray, wanted: dict[str, float], names: Sequence[str]) -> np.ndarray:
@@ -135,7 +140,7 @@ def preferred_point(F: np.ndarray, wanted: dict[str, float], names: Sequence[str
 
 
 def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: str,
-           signs: np.ndarray | None = None) -> list[int]:
+           signs: np.ndarray | float = 1.0) -> list[int]:
     """Returns the indices of the chosen records of a front, ascending.
 
     With preferences: the `n` smallest achievement scalarising values. Without: the `n` highest
@@ -153,7 +158,7 @@ def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: s
         point = preferred_point(values, wanted, sec_obj.split("+"))
         chosen = np.argsort(asf(_costs(values, point, signs), point), kind="stable")[:n]
     else:
-        chosen = high_tradeoff(values if signs is None else values * signs, n)
+        chosen = high_tradeoff(values * signs, n)
     return sorted({*chosen.tolist(), most_accurate(front)})
 
 
@@ -162,10 +167,8 @@ def most_accurate(records: Sequence[Record]) -> int:
     return int(np.argmin([record.top1_err for record in records]))
 
 
-def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
+def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | float) -> np.ndarray:
     """Returns (n, m) values to be minimised against `point`; of maximised ones the reciprocal."""
-    if signs is None:
-        return values
     reciprocal = point**2 / np.where(values > 0, values, 1e-10)
     return np.where(signs < 0, reciprocal, values)
 

@@ -123,14 +123,11 @@ class RunData(FinishedSearch):
         except UserError:
             return []
 
-    def command(self, index: int) -> str:
-        """Returns the `post_search.py` command that writes one network and its weights."""
-        return self.command_for([index])
+    def command(self, *indices: int) -> str:
+        """Returns the `post_search.py` command that writes networks with their weights.
 
-    def command_for(self, indices: Sequence[int]) -> str:
-        """Returns the command for several networks; where the space has no weights it lists them.
-
-        Without indices `--pick ''` stands for those to come.
+        Where the space has no weights it lists them. Without indices, `--pick ''` stands for those
+        to come.
         """
         parts = [*calling("post_search.py"), "--expr", str(self.file), "--pick",
                  ",".join(map(str, indices))]

@@ -90,7 +90,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         **(_genes(run, run.space) if run.space else NO_GENES), "drawings": _drawings(run),
         "picks": [{"name": p.name, "index": p.index, "reason": p.reason,
                    "command": run.command(p.index)} for p in picks(run)],
-        "take_home": run.command_for([]),
+        "take_home": run.command(),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
         "rescores": [_rescore(run, rescore) for rescore in run.rescores],
@@ -144,7 +144,7 @@ def _packed(space: SearchSpace, vectors: np.ndarray) -> list[str]:
 
 
 def _groups(space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns the groups of genes, with equal kinds (the last word) beside each other."""
+    """Returns the groups of genes, with equal kinds (the last word) next to each other."""
     groups: dict[str, dict[str, Any]] = {}
     for number, gene in enumerate(space.genes):
         group = groups.setdefault(gene.group, {
