@@ -9,7 +9,7 @@ import math
 import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +156,7 @@ def export_archive(args: argparse.Namespace) -> None:
           f"{shlex.join(['optuna-dashboard', f'sqlite:///{path}'])}")
 
 
+@dataclass(frozen=True)
 class ExportedNetwork:
     """A network to export, and the images to compare on.
 
@@ -165,8 +166,9 @@ class ExportedNetwork:
         provider: of the real images, or None.
     """
 
-    def __init__(self, net: Any, description: Description, provider: "DataProvider | None") -> None:
-        self.net, self.description, self.provider = net, description, provider
+    net: Any
+    description: Description
+    provider: "DataProvider | None" = None
 
     def runner(self, threads: int | None = None) -> "Runner":
         """Returns what runs the original."""

@@ -93,8 +93,8 @@ def read_finished(path: str | os.PathLike, search_space: str | None = None,
     names = _agreed(file, "sec_obj", sec_obj, stats.sec_obj or settings.get("sec_obj")) or "flops"
     n_objectives = len(stats.archive[0].values)
     if names.count("+") + 1 != n_objectives:
-        raise UserError(f"{file}: {n_objectives} objectives besides the error, which "
-                        f"{names[:60]} does not name one by one; correct --sec_obj")
+        raise UserError(f"{file}: --sec_obj must name each objective besides the error: "
+                        f"{n_objectives} of them, not {names[:60]}")
     # A space of the user's own may write a short name; the settings say how it is imported.
     stored = settings.get("search_space") or stats.search_space
     if search_space and stored == search_space_class(search_space).name:
