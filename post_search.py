@@ -15,7 +15,6 @@ from cli.progress import add_threads_flag, share_processors
 from cli.scripts import TypedFlagsParser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record
-from search.finished import FinishedSearch, read_finished
 from search.selection import (
     check_names,
     folder_names,
@@ -45,6 +44,7 @@ from utils.locks import locked
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores
+    from search.finished import FinishedSearch
 
 LOCK = ".selection.lock"
 # What writing takes from the settings of a search, and what stands for it where there are none.
@@ -98,6 +98,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the front, or the chosen networks after writing them."""
+    from search.finished import read_finished  # not for --help: it takes half a second
+
     share_processors(args.threads)
     for flag in sorted(IDLE.keys() & args.typed):
         refuse_idle(args.typed, IDLE[flag])
@@ -116,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
 
-def choose(args: argparse.Namespace, found: FinishedSearch) -> tuple[list[Record], list[int]]:
+def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Record], list[int]]:
     """Returns the front within the limits, or what was picked, and the indices of the chosen."""
     archive, signs = found.stats.archive, found.stats.signs
     if args.pick:
@@ -130,7 +132,7 @@ def choose(args: argparse.Namespace, found: FinishedSearch) -> tuple[list[Record
     return front, select(front, args.n, wanted, found.sec_obj, signs)
 
 
-def write(args: argparse.Namespace, found: FinishedSearch, targets: Sequence[Target],
+def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[Target],
           where: Sequence[str]) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 

@@ -241,7 +241,6 @@ def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
         return {"file": str(path), "notes": form.notes, "largest": None}, None
     comparison = compare(network, name, lambda threads: load(path, threads), args,
                          sum(os.path.getsize(each) for each in form.written(path)))
-    show(comparison, name)
     return {"file": str(path), "notes": form.notes, "largest": comparison.largest,
             **asdict(comparison)}, comparison
 
@@ -264,21 +263,13 @@ def export_int8(network: ExportedNetwork, folder: Path, args: argparse.Namespace
     print(f"{path}: 8-bit integers, calibrated on {sum(map(len, images))} training images")
     comparison = compare(network, "int8", lambda threads: Onnx().load(path, threads), args,
                          os.path.getsize(path))
-    show(comparison, "int8")
     return {"file": str(path), **asdict(comparison)}
 
 
 def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Namespace,
             size: int) -> "Comparison":
-    """Returns the comparison of the original with what `load(threads)` runs."""
-    from evaluator.exported import (
-        Comparison,
-        gap,
-        latencies,
-        random_images,
-        real_images,
-        top1,
-    )
+    """Prints and returns the comparison of the original with what `load(threads)` runs."""
+    from evaluator.exported import Comparison, gap, latencies, random_images, real_images, top1
 
     resolution, cores = network.description.resolution, os.cpu_count() or 1
     own, other = network.runner(), load(None)
@@ -292,9 +283,11 @@ def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Names
                                   network.batches(args.split, args.batch_size))
     latency = {} if args.skip_latency else latencies(
         {"torch": network.runner, name: load}, resolution, sorted({1, cores}))
-    return Comparison({kind: each.difference for kind, each in gaps.items()}, accuracy, n_images,
-                      latency, {"torch": os.path.getsize(args.weights), name: size},
-                      {kind: each.logit for kind, each in gaps.items()})
+    found = Comparison({kind: each.difference for kind, each in gaps.items()}, accuracy, n_images,
+                       latency, {"torch": os.path.getsize(args.weights), name: size},
+                       {kind: each.logit for kind, each in gaps.items()})
+    show(found, name)
+    return found
 
 
 def show(comparison: "Comparison", name: str) -> None:
