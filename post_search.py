@@ -31,7 +31,6 @@ from search.subnets import (
     check_targets,
     make_cutter,
     make_targets,
-    score_unseen,
     write_hubs,
     write_subnets,
 )
@@ -166,7 +165,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
     cutter, scores = make_cutter(settings), None
     evaluator = cutter.evaluator
     if args.rescore:
-        from evaluator.rescore import check_unseen
+        from evaluator.rescore import check_unseen, rescore
 
         check_unseen(evaluator.provider, bool(found.settings.get("test")))
     with alone:
@@ -175,7 +174,9 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
         scores_file.unlink(missing_ok=True)  # of networks that are now replaced, or not chosen
         nets = write_subnets(targets, cutter, args.old_naming)
         if args.rescore:
-            scores = score_unseen(targets, nets, evaluator)
+            scores = rescore([target.name for target in targets],
+                             [target.record.arch for target in targets], nets, evaluator)
+            print("\n".join(scores.lines()), file=sys.stderr)
             write_json(scores_file, scores.report(), indent=1)
         if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
             from search.cards import search_cards

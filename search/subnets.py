@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from evaluator.accuracy import SupernetEvaluator
     from evaluator.model_card import Card
-    from evaluator.rescore import Scores
 
 
 class Target(NamedTuple):
@@ -133,27 +132,6 @@ def write_subnets(targets: Sequence[Target], cutter: Cutter,
             print(f"note: {weights}: replaced by other weights than before: the supernet or the "
                   "flags are not the same; what was tuned of it is older", file=sys.stderr)
     return nets
-
-
-def score_unseen(targets: Sequence[Target], nets: Sequence["nn.Module"],
-                 evaluator: "SupernetEvaluator") -> "Scores":
-    """Returns the accuracy of the networks on the test images, which the search did not see.
-
-    Args:
-        targets, nets: of the networks; where the search fine-tuned, they are fine-tuned again as
-            it did.
-        evaluator: what the search scored with.
-    """
-    from evaluator.rescore import finished_net, rescore
-
-    archs = [target.record.arch for target in targets]
-    if evaluator.n_epochs:
-        nets = [finished_net(evaluator, arch) for arch in archs]
-    sized = [(net, arch["r"]) for net, arch in zip(nets, archs, strict=True)]
-    scores = rescore([target.name for target in targets], progress_bar(sized, "network scored"),
-                     evaluator.provider)
-    print("\n".join(scores.lines()), file=sys.stderr)
-    return scores
 
 
 def write_hubs(targets: Sequence[Target], nets: Sequence["nn.Module"], cards: Sequence["Card"],
