@@ -179,7 +179,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
             print("\n".join(scores.lines()), file=sys.stderr)
             write_json(scores_file, scores.report(), indent=1)
         if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
-            from search.cards import search_cards
+            from search.model_cards import search_cards
 
             write_hubs(targets, nets, search_cards(
                 {target.name: target.record for target in targets}, where, settings["dataset"],

@@ -19,7 +19,7 @@ from data_providers.table import DIGITS_SUPERNET
 from msunas_cli import COMMANDS, COMPLETION, load_script
 from networks import cut_subnet, load_supernet, save_weights, write_config
 from search.archive import Record
-from search.cards import search_cards
+from search.model_cards import search_cards
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.files import shipped
