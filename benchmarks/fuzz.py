@@ -48,13 +48,14 @@ from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import read_config_layers
 from msunas import get_args_parser as search_parser
 from msunas import prepare
-from post_search import front_within, parse_constraints, parse_preference, read_search, select
 from post_search import get_args_parser as post_parser
 from post_search import resolve as post_resolve
 from search import events
 from search.archive import Record, Stats, read_net_stats, read_stats, write_stats
+from search.finished import read_finished
 from search.run_folder import EVENTS, SETTINGS, RunFolder
 from search.runner import make_parts
+from search.selection import front_within, parse_constraints, parse_preference, select
 from search_space import OFASearchSpace, read_arch
 from train_imagenet import checked
 from train_imagenet import get_args_parser as train_parser
@@ -96,7 +97,7 @@ class Found(NamedTuple):
 def use_stats(path: Path) -> None:
     """Reads a stats file as the search and post_search do, and chooses from it."""
     read_stats(path, SPACE.encode)
-    search = read_search(str(path), None)
+    search = read_finished(path)
     select(front_within(search.stats.archive, [], search.sec_obj), 2, {}, search.sec_obj)
 
 

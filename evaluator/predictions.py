@@ -24,7 +24,7 @@ TOP = 5
 
 
 class Prediction(NamedTuple):
-    """What a network says of one picture.
+    """What a network predicts for one picture.
 
     Attributes:
         path: the picture.

@@ -1,21 +1,17 @@
 """The settings of a search: one value for each flag of msunas.py, and where each comes from."""
 
 import math
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import get_dataset_info
 from evaluator import EVALUATORS
 from networks.supernet_info import SupernetMeta, read_meta
-from search.run_folder import SETTINGS
 from search_space import refuse_code, search_space_class
 from utils.errors import UserError
-from utils.files import read_json, shipped
+from utils.files import shipped
 from utils.flags import refuse_idle
 
 # DEVIATION latency-table: the original's was measured on an Intel i7-8700K.
@@ -24,8 +20,6 @@ DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
 DERIVED = ("uniform_sample", "reused")
 # What only some search spaces take, see `SearchSpace.options`.
 SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
-# What reports and selections take from a stored search, beside what it found.
-READ = (*SPACE_OPTIONS, "search_space", "sec_obj", "n_classes", "supernet_path")
 # What may differ from the flags that a search was started with: it changes no result.
 CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
@@ -201,35 +195,6 @@ def told_by(path: str) -> SupernetMeta:
     """
     return SupernetMeta.of(ExportedPredictor.read(path).meta if is_exported(path)
                            else read_meta(path))
-
-
-def read_stored(folder: str | os.PathLike) -> dict[str, Any]:
-    """Returns the settings beside the results of a search, for who only reads them.
-
-    Returns:
-        What `settings.json` holds; {} where there is none (a search of the original).
-
-    Raises:
-        UserError: the file is damaged, or a value that is read of it is of another type.
-    """
-    path = Path(folder) / SETTINGS
-    if not os.path.lexists(path):
-        return {}
-    stored: dict[str, Any] = read_json(path, "settings file")
-    kinds = get_type_hints(Settings)
-    for name in READ:
-        if name in stored and not _is_of(stored[name], kinds[name]):
-            raise UserError(f"{path}: {name!r} cannot be {str(stored[name])[:60]!r}; mend the file")
-    return stored
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value of a JSON file is of the type of a setting, such as `list[int] | None`."""
-    if isinstance(kind, UnionType):
-        return any(_is_of(value, option) for option in get_args(kind))
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_is_of(item, *get_args(kind)) for item in value)
-    return type(value) is kind
 
 
 def contradictions(settings: Settings) -> list[str]:

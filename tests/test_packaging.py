@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from data_providers.table import DIGITS_SUPERNET
-from evaluator.model_card import Card
 from msunas_cli import COMMANDS, COMPLETION, load_script
 from networks import cut_subnet, load_supernet, save_weights, write_config
 from search.archive import Record
-from search.cards import with_accuracies
+from search.model_cards import search_cards
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.files import shipped
@@ -62,8 +61,8 @@ def test_helps_name_the_commands_that_are_there(monkeypatch, command, checkout, 
 
 def test_a_card_names_the_command_that_is_there(monkeypatch):
     def note():
-        card = Card("net", "digits", {}, (), {})
-        return with_accuracies([card], [Record({}, 5.0, 1.0)], 100, None)[0].notes[0]
+        records = {"net": Record({}, 5.0, 1.0)}
+        return search_cards(records, ["1 of 1"], "digits", "w", {}, 100, None)[0].notes[0]
 
     assert note().endswith("`python post_search.py --rescore` does.")
     monkeypatch.setattr("utils.invocation._FOLDER", Path("site-packages/msunas_cli/project"))
