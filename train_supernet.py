@@ -300,7 +300,7 @@ def prepare(args: argparse.Namespace, world: "World") -> "SupernetTraining":
 
 def plan(args: argparse.Namespace, training: "SupernetTraining", times: Any) -> str:
     """Returns what will be trained, and how long that will take by a few measured steps."""
-    from training.progress import clock
+    from cli.progress import duration
 
     provider, recipe, n_batches = training.provider, training.recipe, len(training.loader)
     lines = [f"{provider.n_train} training images of {args.dataset} ({provider.n_classes} "
@@ -308,13 +308,13 @@ def plan(args: argparse.Namespace, training: "SupernetTraining", times: Any) -> 
              f" rule {recipe.rule}; {n_batches} steps an epoch of {recipe.batch_size} images on "
              f"{training.world.size} x {training.world.device.type}"]
     lines += [f"  {phase.name:<10} {epochs:>4} epochs, {seconds:.2f} s a step: "
-              f"{clock(seconds * epochs * n_batches)}" for phase, epochs, seconds in
+              f"{duration(seconds * epochs * n_batches)}" for phase, epochs, seconds in
               zip(training.phases, recipe.epochs, times.seconds, strict=True) if epochs]
     if times.teacher:
         lines.append(f"  teacher    {training.asks} steps, {times.teacher:.2f} s a step: "
-                     f"{clock(times.teacher * training.asks)}")
+                     f"{duration(times.teacher * training.asks)}")
     done = f" ({training.epoch} of {training.n_epochs} epochs are done)" if training.epoch else ""
-    left = clock(times.total(training.epoch, training.batch))
+    left = duration(times.total(training.epoch, training.batch))
     return "\n".join([*lines, f"estimate: {left} to train{done}, without measurements; into "
                               f"{args.save}, saved after each epoch and every "
                               f"{args.save_minutes:g} minutes"])

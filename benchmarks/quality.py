@@ -83,7 +83,7 @@ class Benchmark:
         evaluator = build_evaluator(self.evaluator, {
             "oracle_path": path, "search_space": self.space, "space_options": settings})
         n_doe = N_DOE.get(strategy, SMALL_DOE)
-        return Search(space, make_objectives(self.objective, space, reported=True, costs=costs),
+        return Search(space, make_objectives(self.objective, costs, reported=True),
                       strategy_of(strategy), engine=InProcess(evaluator), n_doe=n_doe, n_iter=BATCH,
                       iterations=-(-(BUDGETS[-1] - n_doe) // BATCH), seed=seed, costs=costs,
                       uniform_sample=strategy == "random", progress=Progress(0, quiet=True))
@@ -140,7 +140,7 @@ def direct_hypervolume(data: Path) -> float:
     """Returns the hypervolume of NSGA-II straight on the oracle `mbv3`."""
     benchmark = BENCHMARKS["mbv3"]
     space, oracle = OFASearchSpace(), OracleEvaluator(str(data / benchmark.file))
-    (objective,) = make_objectives("flops", space)
+    (objective,) = make_objectives("flops", SpaceCosts(space))
 
     front = nsga2_front(space, lambda X: np.column_stack(
         [100 - oracle.predict(space, X), objective.values(X)]), *DIRECT)

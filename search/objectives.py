@@ -162,9 +162,10 @@ class SpaceCosts:
         """Returns the latency tables in use."""
         return [model.lut for model in self._with_lut.values() if model.lut is not None]
 
-    def idle_tables(self) -> list[str]:
-        """Returns the paths of the latency tables that nothing asked for."""
-        return [path for tag, path in self.luts.items() if tag not in self._with_lut]
+    @property
+    def used_luts(self) -> dict[str, str]:
+        """The paths of the latency tables in use, by tag."""
+        return {tag: path for tag, path in self.luts.items() if tag in self._with_lut}
 
     def work(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected relative durations, above 0: the MACs where they are known."""
@@ -189,23 +190,19 @@ def parse_luts(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def make_objectives(text: str, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
-                    luts: Mapping[str, str] | None = None, reported: bool = False,
-                    costs: SpaceCosts | None = None) -> list[Objective]:
+def make_objectives(text: str, costs: SpaceCosts, reported: bool = False) -> list[Objective]:
     """Returns the objectives of `flops` or `flops+cpu+energy`, in that order.
 
     Args:
-        text: names joined by `+`. A reported one may say its direction: `throughput:max`. One of
+        text: names joined by `+`. A reported one may name its direction: `throughput:max`. One of
             your own is a function from `SpaceCosts` to `Objective`, named `module:function`.
-        space, n_classes, width_mult, luts: see `SpaceCosts`.
+        costs: of the search space.
         reported: whether the evaluator may report objectives of its own, so that any other name is
             a key of its stats.
-        costs: shared with the caller; by default made of the arguments before.
 
     Raises:
         UserError: an unknown or repeated name, or a table that lacks layers of the space.
     """
-    costs = costs or SpaceCosts(space, n_classes, width_mult, luts)
     found: list[Objective] = []
     for name in (part.strip() for part in text.split("+")):
         objective = _own(name, costs) or _make(name, costs, reported)
@@ -250,8 +247,3 @@ def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
     if not own or not reported:
         raise UserError(f"unknown second objective {name[:60]!r}; choose from {OBJECTIVES}")
     return Objective(own[1], "", "reported", own[1], maximise=DIRECTIONS[own[2] or "min"])
-
-
-def minimised(objectives: Sequence[Objective], values: np.ndarray) -> np.ndarray:
-    """Returns (n, m) values of the objectives with the sign that makes all of them minimised."""
-    return values * np.array([objective.sign for objective in objectives])

@@ -10,7 +10,7 @@ import msunas
 from acc_predictor.__main__ import get_args_parser, main
 from acc_predictor.exported import ExportedPredictor, cross_validated, encoded, fitted
 from evaluator import build_evaluator
-from search import Progress, Search, make_objectives
+from search import Progress, Search, SpaceCosts, make_objectives
 from search.runner import make_parts
 from search_space import SEARCH_SPACES, get_search_space
 from tests.search.engines import direct
@@ -31,7 +31,7 @@ def stats_of(space, arch: dict) -> dict:
 def searched(name: str, folder, sec_obj: str = "energy", **settings):
     """A finished search with its settings file, as msunas.py leaves it; returns space, folder."""
     space = get_search_space(name, **settings)
-    search = Search(space, make_objectives(sec_obj, space, reported=True), "random",
+    search = Search(space, make_objectives(sec_obj, SpaceCosts(space), reported=True), "random",
                     engine=direct(partial(stats_of, space)), folder=folder / "run", n_doe=N_ARCHS,
                     iterations=0, progress=Progress(0, quiet=True))
     search.run()

@@ -7,7 +7,7 @@ import pytest
 
 from evaluator.jobs import InProcess
 from evaluator.table import TableEvaluator
-from search import Search, make_objectives
+from search import Search, SpaceCosts, make_objectives
 from search.objectives import LARGEST
 from search.progress import Progress
 from search.settings import check_typed, contradictions, resolve
@@ -21,7 +21,7 @@ def table_search(folder, **options) -> Search:
     """A search of 8 + 2 x 3 rows of a table, in this process."""
     settings = write_table(folder)
     space = get_search_space("table", **settings)
-    objectives = make_objectives("latency_ms", space, reported=True)
+    objectives = make_objectives("latency_ms", SpaceCosts(space), reported=True)
     evaluator = TableEvaluator("table", settings)
     return Search(space, objectives, engine=InProcess(evaluator), n_doe=8, iterations=2, n_iter=3,
                   progress=Progress(0, quiet=True), **options)
