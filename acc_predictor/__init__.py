@@ -50,9 +50,8 @@ def require_points(name: str, n: int) -> None:
 
 
 def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, seed: int = 0,
-                      lower: np.ndarray | None = None, upper: np.ndarray | None = None,
-                      n_jobs: int | None = None,
-                      space: "SearchSpace | None" = None, **options: Any) -> "AccPredictor":
+                      n_jobs: int | None = None, space: "SearchSpace | None" = None,
+                      **options: Any) -> "AccPredictor":
     """Returns the predictor called `name`, fitted.
 
     Args:
@@ -60,10 +59,9 @@ def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, see
         inputs: (n, d) canonical integer vectors.
         targets: (n,) or (n, 1) top-1 errors in percent.
         seed: seeds the predictors that draw random numbers.
-        lower, upper: (d,) bounds of the genes; by default those of the data.
         n_jobs: threads to use, None for all cores; no result depends on it.
-        space: what the vectors encode; some predictors use the meaning of the genes.
-        options: further keywords of that predictor's constructor, such as `n_trees` of `carts`.
+        space: what the vectors encode; gives the bounds and the meaning of the genes.
+        options: further keywords of that predictor's constructor, such as `n_tree` of `carts`.
 
     Raises:
         UserError: no such predictor, or inputs and targets that it cannot learn from.
@@ -71,6 +69,6 @@ def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, see
     from acc_predictor.base import AccPredictor
 
     predictor = load_class(PREDICTORS, name, "predictor", AccPredictor)
-    fitted: AccPredictor = predictor(seed=seed, lower=lower, upper=upper, n_jobs=n_jobs,
-                                     space=space, **options).fit(inputs, targets)
+    fitted: AccPredictor = predictor(seed=seed, n_jobs=n_jobs, space=space,
+                                     **options).fit(inputs, targets)
     return fitted

@@ -10,7 +10,7 @@ import cli.startup  # noqa: F401  # before what takes time to import
 import numpy as np
 
 from acc_predictor import PREDICTORS
-from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validated, encoded
+from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validated
 from cli.scripts import Parser, run_script
 from cli.types import checked_values
 from networks.supernet_info import SupernetMeta, read_meta
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
                         f"{MAX_POINTS}; name an earlier iter_<i>.stats")
     name, seed = predictor_of(args, path, stats), settings.get("seed", 0)
     archs = [record.arch for record in stats.archive]
-    X = encoded(space, archs)
+    X = space.encode_many(archs)
     values = objectives(stats.archive)
     quality = cross_validated(name, space, X, values[:, 0], seed)
     exported = ExportedPredictor(name, seed, archs, values[:, 0].tolist(),

@@ -250,13 +250,14 @@ class Search:
         path = archives.latest_stats(self.folder.path)
         stats = archives.read_stats(path, check_arch=self.space.encode)
         self._check_origin(path, stats)
-        self.X = self.encode([record.arch for record in stats.archive])
+        self.X = self.space.encode_many(record.arch for record in stats.archive)
         self.archive = list(stats.archive) if stats.sec_obj else self._exact_records(
             path, stats.archive)
         done = int(path.stem.removeprefix("iter_"))
         if not self.retry_failed:
-            self.failed_X = self.encode([arch for (iteration, _), arch in self.folder.read_failed(
-                self.space.encode).items() if iteration <= done])
+            failed = self.folder.read_failed(self.space.encode)
+            self.failed_X = self.space.encode_many(
+                arch for (iteration, _), arch in failed.items() if iteration <= done)
         if stats.reference_point and stats.sec_obj:
             self.reference = np.array(stats.reference_point)
         elif self.archive:
@@ -318,11 +319,6 @@ class Search:
         F = self.F
         front = np.flatnonzero(non_dominated(F))
         return [self.archive[i] for i in front[np.argsort(F[front, 1], kind="stable")]]
-
-    def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """Returns the (n, n_var) canonical vectors of architectures."""
-        return np.array([self.space.encode(arch) for arch in archs], int).reshape(
-            -1, self.space.n_var)
 
     # ----------------------------------------------------------------------------------- internal
 

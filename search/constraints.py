@@ -173,7 +173,7 @@ def initial_sample(space: SearchSpace, n: int, rng: np.random.Generator, *, unif
     if constraints is not None and constraints.exact:
         return _sample_within(space, n, rng, constraints)
     if not uniform:
-        return np.array([space.encode(arch) for arch in space.initialize(n, rng=rng)])
+        return space.encode_many(space.initialize(n, rng=rng))
     nothing = np.zeros((0, space.n_var), dtype=int)
     X = Task(space, nothing, np.zeros((0, 2)), nothing, None).top_up(nothing, n, rng)[:n]
     if len(X) < n:
@@ -185,7 +185,7 @@ def initial_sample(space: SearchSpace, n: int, rng: np.random.Generator, *, unif
 def _sample_within(space: SearchSpace, n: int, rng: np.random.Generator,
                    constraints: Constraints) -> np.ndarray:
     """Draws; where too little of the space is within the limits, mutates what comes nearest."""
-    X = np.array([space.encode(arch) for arch in space.extremes()])
+    X = space.encode_many(space.extremes())
     inside = X[constraints.exact_violation(X) <= 0]
     pool = X
     for _ in range(MAX_ROUNDS):

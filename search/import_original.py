@@ -33,7 +33,7 @@ def adopt(search: Search) -> None:
     folders = [path, *(path / f"iter_{i}" for i in sorted(numbers))]
     evaluations = [each for folder in folders if folder.is_dir()
                    for each in archives.read_evaluations(folder, search.space.encode)]
-    X = search.encode([each.arch for each in evaluations])
+    X = search.space.encode_many(each.arch for each in evaluations)
     new = ~rows_in(X, search.X)
     records = [record for record, is_new in zip(_records(search, evaluations, X), new, strict=True)
                if is_new]

@@ -64,7 +64,8 @@ class WarmStart:
         if self.reason is None:
             search.progress.n_planned += len(self.records) - search.n_doe
             search.progress.n_known += len(self.records)
-            search.add(0, self.records, search.encode([row.arch for row in self.records]))
+            search.add(0, self.records, search.space.encode_many(
+                row.arch for row in self.records))
         else:
             rng = np.random.default_rng([search.seed, 0])
             search.initial = self.sample(search.space, search.n_doe, search.constraints, rng)
@@ -100,7 +101,7 @@ def read_warm_start(path: Path, space: SearchSpace, wanted: Sequence[Objective],
     if len(stats.archive) < 2:
         raise UserError(f"--warm_start {path}: holds no two evaluated architectures")
     try:
-        X = np.array([space.encode(record.arch) for record in stats.archive])
+        X = space.encode_many(record.arch for record in stats.archive)
     except UserError as error:
         raise UserError(f"--warm_start {path}: {error}") from None
     if reused is None:

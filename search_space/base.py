@@ -1,12 +1,13 @@
 """What every search space offers: bounds, sampling, and the way from architecture to integers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from search_space.layers import Layer, Slot
+from search_space.layers import Layer, LayerChoice
 from utils.errors import UserError
 
 Arch = dict[str, Any]
@@ -40,8 +41,8 @@ class SearchSpace(ABC):
     that is passed in. Architectures are dicts that JSON can hold.
 
     A space of your own must have `name`, `lower`, `upper`, `encode`, `decode` and `extremes`. It
-    adds `active` where genes can be unused, and `layers` or (faster) `slots` where the costs of its
-    networks are counted; nothing asks for the costs of a space unless they are an objective.
+    adds `active` where genes can be unused, and `layers` or (faster) `layer_choices` where the
+    costs of its networks are counted; they are needed only where a cost is an objective.
 
     Attributes:
         name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
@@ -77,21 +78,25 @@ class SearchSpace(ABC):
                                                          strict=True)))
 
     @property
-    def traits(self) -> tuple[Gene, ...]:
+    def features(self) -> tuple[Gene, ...]:
         """What a surrogate sees of an architecture: the genes, unless a space says more."""
         return self.genes
 
-    def look(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the traits of (n, n_var) canonical vectors.
+    def featurize(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the features of (n, n_var) canonical vectors.
 
         Returns:
-            (n, k) positions in the `values` of each trait, and (n, k) bool: which traits are used.
+            (n, k) positions in the `values` of each feature, and (n, k) bool: which are used.
         """
         return X - self.lower, self.active(X)
 
     @abstractmethod
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (n_var,) integer vector; raises UserError for an invalid arch."""
+
+    def encode_many(self, archs: Iterable[Arch]) -> np.ndarray:
+        """Returns the canonical (n, n_var) vectors of n architectures; see `encode`."""
+        return np.array([self.encode(arch) for arch in archs], dtype=int).reshape(-1, self.n_var)
 
     @abstractmethod
     def decode(self, x: np.ndarray) -> Arch:
@@ -141,10 +146,10 @@ class SearchSpace(ABC):
         """Returns the input resolution in pixels; None where the space has no such choice."""
         return arch["r"] if "resolutions" in self.options else None
 
-    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
+    def layer_choices(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[LayerChoice]:
         """Returns the parts of the network in the order of the forward pass.
 
-        The layers of an architecture are those that its slots pick, joined.
+        The layers of an architecture are those that its choices pick, joined.
 
         Args:
             n_classes: outputs of the classifier.
@@ -160,20 +165,20 @@ class SearchSpace(ABC):
         def build(*values: int) -> tuple[Layer, ...]:
             return tuple(self.layers(self.decode(np.array(values)), n_classes, width_mult))
 
-        return [Slot(tuple(range(self.n_var)), build)]
+        return [LayerChoice(tuple(range(self.n_var)), build)]
 
     def layers(self, arch: Arch, n_classes: int = 1000, width_mult: float = 1.0) -> list[Layer]:
         """Returns the layers of one network, from the input to the classifier.
 
         Args:
             arch: an architecture of this space.
-            n_classes, width_mult: as in `slots`.
+            n_classes, width_mult: as in `layer_choices`.
 
         Raises:
-            UserError: as `slots`, or `arch` does not belong to the space.
+            UserError: as `layer_choices`, or `arch` does not belong to the space.
         """
-        slots, x = self.slots(n_classes, width_mult), self.encode(arch)
-        return [layer for slot in slots for layer in slot.pick(x)]
+        choices, x = self.layer_choices(n_classes, width_mult), self.encode(arch)
+        return [layer for choice in choices for layer in choice.pick(x)]
 
     def check(self, x: np.ndarray) -> np.ndarray:
         """Returns `x` as an (n_var,) int array; raises UserError where it is no valid vector."""
@@ -209,7 +214,7 @@ class SearchSpace(ABC):
         if n_doe < 2:
             raise UserError(f"the initial sample holds at least the smallest and the largest "
                             f"architecture: n_doe must be 2 or more, not {n_doe}")
-        X = np.array([self.encode(arch) for arch in self.extremes()])
+        X = self.encode_many(self.extremes())
         for _ in range(MAX_DRAWS):
             X = unique_rows(np.vstack([X, self.draw(n_doe, rng)]))[:n_doe]
             if len(X) == n_doe:

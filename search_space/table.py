@@ -189,7 +189,7 @@ class TabularSpace(SearchSpace):
     def initialize(self, n_doe: int, *, rng: np.random.Generator) -> list[Arch]:
         """See `SearchSpace.initialize`; the whole table is a sample, too."""
         if n_doe == len(self.rows) >= 2:
-            ends = np.array([self.encode(arch) for arch in self.extremes()])
+            ends = self.encode_many(self.extremes())
             rest = rng.permutation(self.rows[~rows_in(self.rows, ends)])
             return [self.decode(x) for x in [*ends, *rest]]
         return super().initialize(n_doe, rng=rng)

@@ -104,8 +104,8 @@ def test_the_textbook_has_a_column_of_its_own():
     found = curves_of({"curves": curves}, "mbv3")
     assert {column: values[0, 0] for column, values in found.items()} == {"ehvi": 0.4,
                                                                           TEXTBOOK: 0.3}
-    assert strategy_of(TEXTBOOK).boldness == 1
-    assert strategy_of("ehvi").boldness < 1
+    assert strategy_of(TEXTBOOK).std_scale == 1
+    assert strategy_of("ehvi").std_scale < 1
 
 
 def test_ehvi_is_compared_with_the_best_other_and_with_the_textbooks_on_the_same_seeds():

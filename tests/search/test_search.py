@@ -53,7 +53,7 @@ def test_a_search_in_a_folder_goes_on_from_there(tmp_path):
 
 
 def test_each_architecture_is_encoded_once():
-    """A search keeps the vectors of its archive: 100 + 30 x 8 evaluations, as by default."""
+    """A search keeps the vectors of its archive: 100 + 10 x 24 evaluations."""
     n_calls = 0
 
     class Counting(OFASearchSpace):
@@ -64,10 +64,10 @@ def test_each_architecture_is_encoded_once():
 
     space = Counting()
     search = Search(space, make_objectives("flops", SpaceCosts(space)), engine=direct(formula),
-                    progress=Progress(quiet=True))
+                    iterations=10, n_iter=24, progress=Progress(quiet=True))
     search.run()
     assert len(search.archive) == 340 and n_calls <= 340
-    np.testing.assert_array_equal(search.X, search.encode(search.archs))
+    np.testing.assert_array_equal(search.X, SPACE.encode_many(search.archs))
 
 
 def test_failures_are_told_and_a_batch_without_a_result_is_an_error():
@@ -107,7 +107,7 @@ def test_three_counted_objectives_are_all_exact():
     search.run()
     assert search.F.shape == (60, 3)
     costs = SpaceCosts(SPACE)
-    X = search.encode(search.archs)
+    X = search.X
     for column, name in enumerate(("flops", "params"), 1):
         np.testing.assert_array_equal(search.F[:, column], costs.counted(name)(X))
 
@@ -117,7 +117,7 @@ def test_two_tables_are_two_objectives(tmp_path):
     tables = {}
     for tag, scale in (("pi", 3.0), ("server", 1.0)):
         tables[tag] = tmp_path / f"{tag}.yaml"
-        layers = {layer.key for slot in space.slots(10, 0.35)
+        layers = {layer.key for slot in space.layer_choices(10, 0.35)
                   for option in slot.options(space.lower, space.upper) for layer in option}
         tables[tag].write_text("\n".join(
             f'"{key}": {{mean: {scale * (1 + i % 7)}}}' for i, key in enumerate(sorted(
@@ -159,7 +159,7 @@ def test_nothing_beyond_a_constraint_on_costs_is_evaluated():
     costs = SpaceCosts(SPACE, luts={"a": DEFAULT_LUT})
     search = make(constraints="flops<=200,params<=4.5,cpu@a<=13", costs=costs)
     search.run()
-    X = search.encode(search.archs)
+    X = search.X
     assert len(search.archive) == 60
     assert (costs.counted("flops")(X) <= 200).all() and (costs.counted("params")(X) <= 4.5).all()
     assert (costs.latency("a")(X) <= 13).all()  # half of all take more than 15.5 ms
@@ -231,7 +231,7 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
 
 def test_a_table_of_another_machine_is_said(tmp_path):
     table = tmp_path / "lut.yaml"
-    layers = {layer.key for slot in SPACE.slots() for option in slot.options(
+    layers = {layer.key for slot in SPACE.layer_choices() for option in slot.options(
         SPACE.lower, SPACE.upper) for layer in option if layer.key}
     table.write_text("# device: cpu\n# device_name: Raspberry Pi 4\n"
                      + "\n".join(f'"{key}": {{mean: 1.0}}' for key in sorted(layers)))
@@ -265,7 +265,7 @@ def test_durations_are_expected_to_be_above_nothing():
     """A network without convolutions must not end the estimate."""
 
     class Idle(OFASearchSpace):
-        def slots(self, n_classes=1000, width_mult=1.0):
+        def layer_choices(self, n_classes=1000, width_mult=1.0):
             return []
 
     costs = SpaceCosts(Idle())

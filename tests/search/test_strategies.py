@@ -140,9 +140,9 @@ def test_noise_is_taken_out_of_the_errors_and_exact_objectives_stay():
     X = SPACE.draw(400, rng)
     truth = 30 - X @ rng.uniform(0.1, 0.3, SPACE.n_var)
     F = np.column_stack([truth + rng.normal(0, 0.5, len(X)), objectives[0].values(X)])
-    believed = ehvi.believed(Surrogate(SPACE, objectives, "nngp", X, F, 0), X, F)
-    np.testing.assert_array_equal(believed[:, 1], F[:, 1])
-    assert np.std(believed[:, 0] - truth) < 0.8 * np.std(F[:, 0] - truth)
+    denoised = ehvi.denoised(Surrogate(SPACE, objectives, "nngp", X, F, 0), X, F)
+    np.testing.assert_array_equal(denoised[:, 1], F[:, 1])
+    assert np.std(denoised[:, 0] - truth) < 0.8 * np.std(F[:, 0] - truth)
 
 
 def test_proposals_add_more_than_random_ones_by_far():
@@ -159,10 +159,10 @@ def test_proposals_add_more_than_random_ones_by_far():
     assert ours - before > 2 * (random - before)
 
 
-def test_a_bolder_strategy_proposes_what_is_less_sure():
+def test_a_larger_scale_proposes_what_is_less_certain():
     _, task = flops_task("ehvi")
-    meek, bold = (np.mean([
-        task.surrogate.predict_std(ehvi.EHVI(boldness).propose(
+    small, large = (np.mean([
+        task.surrogate.predict_std(ehvi.EHVI(std_scale).propose(
             task, K, np.random.default_rng(seed)))[1][:, 0].mean() for seed in range(3)])
-        for boldness in (0.1, 2.0))
-    assert meek < bold
+        for std_scale in (0.1, 2.0))
+    assert small < large

@@ -94,11 +94,11 @@ def test_active_says_which_genes_matter(space, any_vectors, rng):
 
 
 def test_what_a_surrogate_sees_lies_within_its_traits(space, any_vectors):
-    values, used = space.look(space.canonical(any_vectors))
-    assert values.shape == used.shape == (len(any_vectors), len(space.traits))
-    assert len({trait.name for trait in space.traits}) == len(space.traits)
+    values, used = space.featurize(space.canonical(any_vectors))
+    assert values.shape == used.shape == (len(any_vectors), len(space.features))
+    assert len({feature.name for feature in space.features}) == len(space.features)
     assert (values >= 0).all()
-    assert (values < [len(trait.values) for trait in space.traits]).all()
+    assert (values < [len(feature.values) for feature in space.features]).all()
 
 
 def test_drawn_vectors_are_canonical_and_within_the_bounds(space, rng):
@@ -198,9 +198,9 @@ def test_an_architecture_with_one_value_replaced_is_another_or_refused(space, da
 
 
 @pytest.mark.parametrize(("n_classes", "width"), [(1000, 1.0), (10, 0.5)])
-def test_slots_agree_with_layers_and_costs_with_both(space, any_vectors, n_classes, width):
+def test_layer_choices_agree_with_layers_and_costs_with_both(space, any_vectors, n_classes, width):
     try:
-        slots = space.slots(n_classes, width)
+        slots = space.layer_choices(n_classes, width)
     except UserError as error:
         assert "costs are unknown" in str(error)
         return
