@@ -176,7 +176,7 @@ class CostModel:
                  lut: LookUpTable | None = None) -> None:
         self.space = space
         self.lut = lut
-        slots = space.layer_choices(n_classes, width_mult)
+        slots = space.slots(n_classes, width_mult)
         sizes = [slot.n_options(space.lower, space.upper) for slot in slots]
         self._slots = [slot for slot, size in zip(slots, sizes, strict=True)
                        if size <= MAX_OPTIONS]

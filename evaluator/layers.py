@@ -25,7 +25,7 @@ def space_layers(space: SearchSpace, n_classes: int = 1000,
     Raises:
         UserError: the space does not say which layers its networks have.
     """
-    return list(dict.fromkeys(layer for slot in space.layer_choices(n_classes, width_mult)
+    return list(dict.fromkeys(layer for slot in space.slots(n_classes, width_mult)
                               for option in slot.options(space.lower, space.upper)
                               for layer in option))
 

@@ -129,8 +129,7 @@ class SpaceCosts:
     def available(self) -> bool:
         """Whether the space has layers whose costs can be counted."""
         own = type(self.space)
-        return (own.layer_choices is not SearchSpace.layer_choices
-                or own.layers is not SearchSpace.layers)
+        return own.slots is not SearchSpace.slots or own.layers is not SearchSpace.layers
 
     @cached_property
     def counts(self) -> CostModel:

@@ -4,32 +4,15 @@ import os
 from typing import Any
 
 from search_space.base import Arch, Gene, SearchSpace
-from search_space.layers import Layer, LayerChoice
+from search_space.layers import Layer, Slot
 from search_space.ofa import OFASearchSpace
 from utils.errors import UserError
 from utils.files import read_json
 from utils.registry import load_class
 
-__all__ = [
-    "RESOLUTIONS",
-    "SEARCH_SPACES",
-    "SPACE_KEY",
-    "Arch",
-    "Gene",
-    "Layer",
-    "LayerChoice",
-    "OFASearchSpace",
-    "SearchSpace",
-    "check_arch",
-    "family_of",
-    "get_search_space",
-    "name_of",
-    "read_arch",
-    "read_subnet",
-    "refuse_code",
-    "search_space_class",
-    "space_of",
-]
+__all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
+           "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space", "name_of",
+           "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
 
 RESOLUTIONS = range(8, 4097)
 DEFAULT = "mbv3"

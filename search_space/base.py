@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from search_space.layers import Layer, LayerChoice
+from search_space.layers import Layer, Slot
 from utils.errors import UserError
 
 Arch = dict[str, Any]
@@ -41,7 +41,7 @@ class SearchSpace(ABC):
     that is passed in. Architectures are dicts that JSON can hold.
 
     A space of your own must have `name`, `lower`, `upper`, `encode`, `decode` and `extremes`. It
-    adds `active` where genes can be unused, and `layers` or (faster) `layer_choices` where the
+    adds `active` where genes can be unused, and `layers` or (faster) `slots` where the
     costs of its networks are counted; they are needed only where a cost is an objective.
 
     Attributes:
@@ -146,10 +146,10 @@ class SearchSpace(ABC):
         """Returns the input resolution in pixels; None where the space has no such choice."""
         return arch["r"] if "resolutions" in self.options else None
 
-    def layer_choices(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[LayerChoice]:
+    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """Returns the parts of the network in the order of the forward pass.
 
-        The layers of an architecture are those that its choices pick, joined.
+        The layers of an architecture are those that its slots pick, joined.
 
         Args:
             n_classes: outputs of the classifier.
@@ -165,20 +165,20 @@ class SearchSpace(ABC):
         def build(*values: int) -> tuple[Layer, ...]:
             return tuple(self.layers(self.decode(np.array(values)), n_classes, width_mult))
 
-        return [LayerChoice(tuple(range(self.n_var)), build)]
+        return [Slot(tuple(range(self.n_var)), build)]
 
     def layers(self, arch: Arch, n_classes: int = 1000, width_mult: float = 1.0) -> list[Layer]:
         """Returns the layers of one network, from the input to the classifier.
 
         Args:
             arch: an architecture of this space.
-            n_classes, width_mult: as in `layer_choices`.
+            n_classes, width_mult: as in `slots`.
 
         Raises:
-            UserError: as `layer_choices`, or `arch` does not belong to the space.
+            UserError: as `slots`, or `arch` does not belong to the space.
         """
-        choices, x = self.layer_choices(n_classes, width_mult), self.encode(arch)
-        return [layer for choice in choices for layer in choice.pick(x)]
+        slots, x = self.slots(n_classes, width_mult), self.encode(arch)
+        return [layer for slot in slots for layer in slot.pick(x)]
 
     def check(self, x: np.ndarray) -> np.ndarray:
         """Returns `x` as an (n_var,) int array; raises UserError where it is no valid vector."""

@@ -76,7 +76,7 @@ _KEYS: dict[str, Callable[[Layer], str | None]] = {
 
 
 @dataclass(frozen=True)
-class LayerChoice:
+class Slot:
     """A part of the network, as a function of the few genes that decide what stands there.
 
     Attributes:

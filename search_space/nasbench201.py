@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from search_space.base import Arch, Gene
-from search_space.layers import Layer, LayerChoice
+from search_space.layers import Layer, Slot
 from search_space.table import TabularSpace, read_table
 from search_space.values import check_keys
 from utils.errors import UserError
@@ -86,15 +86,15 @@ class NASBench201Space(TabularSpace):
         """Returns the text of the cell."""
         return str(arch["arch"])
 
-    def layer_choices(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[LayerChoice]:
+    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """Returns what the benchmark counts: the network around the cells, then each edge.
 
         Its FLOPs are the multiply-accumulates of convolutions, and those of the classifier with its
         bias; poolings are free. The data set decides the classes and the size, not the arguments.
         """
         size, classes = DATASETS[self.dataset]
-        return [LayerChoice((), lambda: tuple(_surroundings(size, classes))),
-                *(LayerChoice((edge,), lambda operation: _edge(OPERATIONS[operation], size))
+        return [Slot((), lambda: tuple(_surroundings(size, classes))),
+                *(Slot((edge,), lambda operation: _edge(OPERATIONS[operation], size))
                   for edge in range(len(EDGES)))]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from search_space.backbones import MOBILENET_V3, Backbone
 from search_space.base import Arch, Gene, SearchSpace
-from search_space.layers import POOL, Layer, LayerChoice
+from search_space.layers import POOL, Layer, Slot
 from search_space.values import (
     check_keys,
     check_supernet,
@@ -238,18 +238,17 @@ class OFASearchSpace(SearchSpace):
         """Returns the resolution and the number of elastic layers."""
         return {"resolution": arch["r"], "layers": len(arch["ks"])}
 
-    def layer_choices(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[LayerChoice]:
-        """See `SearchSpace.layer_choices`: stem and first layer, 20 elastic layers, head."""
+    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
+        """See `SearchSpace.slots`: the stem and first layer, 20 elastic layers, the head."""
         net = SupernetLayers(self.backbone, n_classes, width_mult)
         sizes = [net.stage_sizes(r) for r in self.resolutions]
         r = self.n_var - 1
-        return [LayerChoice((r,), lambda index: net.body(self.resolutions[index])),
-                *(self._choice(net, layer, sizes) for layer in self.layer_genes),
-                LayerChoice((r,), lambda index: net.head(sizes[index][-1]))]
+        return [Slot((r,), lambda index: net.body(self.resolutions[index])),
+                *(self._slot(net, layer, sizes) for layer in self.layer_genes),
+                Slot((r,), lambda index: net.head(sizes[index][-1]))]
 
-    def _choice(self, net: SupernetLayers, layer: LayerGenes,
-                sizes: list[list[int]]) -> LayerChoice:
-        """Returns the choice of one elastic layer; `sizes` are the stages' inputs by resolution."""
+    def _slot(self, net: SupernetLayers, layer: LayerGenes, sizes: list[list[int]]) -> Slot:
+        """Returns the slot of one elastic layer; `sizes` are the stages' inputs by resolution."""
         stage = layer.stage + (layer.position > 0)  # later layers see the stage's output size
 
         def build(depth: int, kernel: int, expand: int, resolution: int) -> tuple[Layer, ...]:
@@ -260,8 +259,8 @@ class OFASearchSpace(SearchSpace):
 
         genes = (layer.kernel_gene, layer.expand_gene, self.n_var - 1)
         if layer.depth_gene is None or layer.position < min(self.depth):
-            return LayerChoice(genes, partial(build, 0))  # always there, whatever the depth
-        return LayerChoice((layer.depth_gene, *genes), build)
+            return Slot(genes, partial(build, 0))  # always there, whatever the depth
+        return Slot((layer.depth_gene, *genes), build)
 
     def _all_layer_genes(self) -> list[LayerGenes]:
         stage_genes = 1 + 2 * self.max_depth

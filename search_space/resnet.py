@@ -8,7 +8,7 @@ import numpy as np
 
 from search_space.backbones import make_divisible
 from search_space.base import Arch, Gene, SearchSpace
-from search_space.layers import POOL, Layer, LayerChoice
+from search_space.layers import POOL, Layer, Slot
 from search_space.values import (
     check_keys,
     check_supernet,
@@ -161,23 +161,23 @@ class ResNetSearchSpace(SearchSpace):
 
     # ------------------------------------------------------------------------------- layers
 
-    def layer_choices(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[LayerChoice]:
-        """See `SearchSpace.layer_choices`: the stem, 18 blocks, the head.
+    def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
+        """See `SearchSpace.slots`: the stem, 18 blocks, the head.
 
         DEVIATION: the package has no further width multiplier; here it multiplies all widths.
         """
         check_supernet(n_classes, width_mult)
         gene = self._gene
-        stem = LayerChoice((gene["d", 0], gene["w", 0], gene["w", 1], gene["r", 0]),
-                           lambda d, w0, w1, r: self._stem(d, w0, w1, r, width_mult))
+        stem = Slot((gene["d", 0], gene["w", 0], gene["w", 1], gene["r", 0]),
+                    lambda d, w0, w1, r: self._stem(d, w0, w1, r, width_mult))
 
         def head(width: int, resolution: int) -> tuple[Layer, ...]:
             channels = self._channels(END - 1, width, width_mult)
             return (Layer("pool", POOL, self._size(END, resolution), channels, channels),
                     Layer("linear", "classifier", 1, channels, n_classes, bn=False, bias=True))
 
-        return [stem, *(self._choice(block, width_mult) for block in self.blocks),
-                LayerChoice((gene["w", 1 + END], gene["r", 0]), head)]
+        return [stem, *(self._slot(block, width_mult) for block in self.blocks),
+                Slot((gene["w", 1 + END], gene["r", 0]), head)]
 
     def _stem(self, depth: int, first: int, last: int, resolution: int,
               width_mult: float) -> tuple[Layer, ...]:
@@ -189,7 +189,7 @@ class ResNetSearchSpace(SearchSpace):
                 Layer("conv", "stem_conv", conv.out_size, mid, out, 3, act="relu"),
                 Layer("max_pool", "max_pool", conv.out_size, out, out, 3, 2))
 
-    def _choice(self, block: Bottleneck, width_mult: float) -> LayerChoice:
+    def _slot(self, block: Bottleneck, width_mult: float) -> Slot:
         stage, first = block.stage, block.place == 0
 
         def build(depth: int, before: int, width: int, expand: int,
@@ -208,12 +208,11 @@ class ResNetSearchSpace(SearchSpace):
         gene = self._gene
         width, rest = gene["w", 2 + stage], (gene["e", block.number], gene["r", 0])
         if first:
-            return LayerChoice((gene["w", 1 + stage], width, *rest),
-                               lambda *values: build(0, *values))
+            return Slot((gene["w", 1 + stage], width, *rest), lambda *values: build(0, *values))
         if block.place < BASE_DEPTHS[stage]:
-            return LayerChoice((width, *rest), lambda *values: build(0, 0, *values))
-        return LayerChoice((gene["d", 1 + stage], width, *rest),
-                           lambda depth, *values: build(depth, 0, *values))
+            return Slot((width, *rest), lambda *values: build(0, 0, *values))
+        return Slot((gene["d", 1 + stage], width, *rest),
+                    lambda depth, *values: build(depth, 0, *values))
 
     def _channels(self, stage: int, index: int, width_mult: float) -> int:
         """Returns the output channels of the stem or a stage at one of the widths."""

@@ -117,7 +117,7 @@ def test_two_tables_are_two_objectives(tmp_path):
     tables = {}
     for tag, scale in (("pi", 3.0), ("server", 1.0)):
         tables[tag] = tmp_path / f"{tag}.yaml"
-        layers = {layer.key for slot in space.layer_choices(10, 0.35)
+        layers = {layer.key for slot in space.slots(10, 0.35)
                   for option in slot.options(space.lower, space.upper) for layer in option}
         tables[tag].write_text("\n".join(
             f'"{key}": {{mean: {scale * (1 + i % 7)}}}' for i, key in enumerate(sorted(
@@ -231,7 +231,7 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
 
 def test_a_table_of_another_machine_is_said(tmp_path):
     table = tmp_path / "lut.yaml"
-    layers = {layer.key for slot in SPACE.layer_choices() for option in slot.options(
+    layers = {layer.key for slot in SPACE.slots() for option in slot.options(
         SPACE.lower, SPACE.upper) for layer in option if layer.key}
     table.write_text("# device: cpu\n# device_name: Raspberry Pi 4\n"
                      + "\n".join(f'"{key}": {{mean: 1.0}}' for key in sorted(layers)))
@@ -265,7 +265,7 @@ def test_durations_are_expected_to_be_above_nothing():
     """A network without convolutions must not end the estimate."""
 
     class Idle(OFASearchSpace):
-        def layer_choices(self, n_classes=1000, width_mult=1.0):
+        def slots(self, n_classes=1000, width_mult=1.0):
             return []
 
     costs = SpaceCosts(Idle())

@@ -198,9 +198,9 @@ def test_an_architecture_with_one_value_replaced_is_another_or_refused(space, da
 
 
 @pytest.mark.parametrize(("n_classes", "width"), [(1000, 1.0), (10, 0.5)])
-def test_layer_choices_agree_with_layers_and_costs_with_both(space, any_vectors, n_classes, width):
+def test_slots_agree_with_layers_and_costs_with_both(space, any_vectors, n_classes, width):
     try:
-        slots = space.layer_choices(n_classes, width)
+        slots = space.slots(n_classes, width)
     except UserError as error:
         assert "costs are unknown" in str(error)
         return
