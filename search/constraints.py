@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.costs import COUNTED
+from search.evolution import offspring
 from search.objectives import ERROR, Objective, SpaceCosts, Values
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
@@ -191,7 +192,8 @@ def _sample_within(space: SearchSpace, n: int, rng: np.random.Generator,
     for _ in range(MAX_ROUNDS):
         drawn = space.draw(ROUND, rng)
         if len(inside) or len(pool) > ELITE:
-            drawn = np.vstack([drawn, _mutants(space, np.vstack([inside, pool])[-ELITE:], rng)])
+            near = np.vstack([inside, pool])[:ELITE]
+            drawn = np.vstack([drawn, offspring(space, near, ROUND, rng)])
         beyond = constraints.exact_violation(drawn)
         inside = unique_rows(np.vstack([inside, drawn[beyond <= 0]]))
         if len(inside) >= n:
@@ -213,17 +215,9 @@ def nearest(task: Task, constraints: Constraints, k: int, rng: np.random.Generat
     for _ in range(APPROACH):
         near = X[np.argsort(task.violation(X), kind="stable")[:ELITE]]
         X = unique_rows(np.vstack([near, task.space.draw(ROUND, rng),
-                                   _mutants(task.space, near, rng)]))
+                                   offspring(task.space, near, ROUND, rng)]))
     X = replace(task, violation=constraints.exact_violation).fresh(X)
     return X[np.argsort(task.violation(X), kind="stable")[:k]] if len(X) else X
-
-
-def _mutants(space: SearchSpace, X: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns (ROUND, n_var) canonical vectors: rows of `X`, crossed, some genes drawn anew."""
-    parents = X[rng.integers(len(X), size=(2, ROUND))]
-    children = np.where(rng.random(parents[0].shape) < 0.5, *parents)
-    drawn = rng.integers(space.lower, space.upper, size=children.shape, endpoint=True)
-    return space.canonical(np.where(rng.random(children.shape) < 2 / space.n_var, drawn, children))
 
 
 def _unsatisfiable(space: SearchSpace, n: int, inside: np.ndarray, pool: np.ndarray,
