@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,12 +25,15 @@ class Gene:
         values: what the integers from the lower to the upper bound mean.
         group: genes of one group may share a weight in a surrogate: "stage 3 kernel".
         ordered: whether the values have an order; False for a choice of operations.
+        needs: (i, k) where it is used only if gene i has at least its k-th value, counted from 0:
+            the kernel of a layer needs a stage of that depth. None where it is always used.
     """
 
     name: str
     values: tuple[Any, ...]
     group: str
     ordered: bool = True
+    needs: tuple[int, int] | None = None
 
 
 class SearchSpace(ABC):
@@ -40,9 +44,9 @@ class SearchSpace(ABC):
     architecture exactly when their canonical forms are equal. Randomness comes from the generator
     that is passed in. Architectures are dicts that JSON can hold.
 
-    A space of your own must have `name`, `lower`, `upper`, `encode`, `decode` and `extremes`. It
-    adds `active` where genes can be unused, and `layers` or (faster) `slots` where the
-    costs of its networks are counted; they are needed only where a cost is an objective.
+    A space of your own must have `name`, `lower`, `upper`, `encode` and `decode`. It adds `genes`
+    with their `needs`, or `active`, where genes can be unused, and `layers` or (faster) `slots`
+    where the costs of its networks are counted; nothing else needs them.
 
     Attributes:
         name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
@@ -106,13 +110,21 @@ class SearchSpace(ABC):
             UserError: wrong length, not integers, or a gene outside its bounds.
         """
 
-    @abstractmethod
     def extremes(self) -> list[Arch]:
-        """Returns the smallest and the largest architecture."""
+        """Returns the smallest and the largest architecture: all genes at one of their bounds."""
+        return [self.decode(self.lower), self.decode(self.upper)]
 
     def active(self, X: np.ndarray) -> np.ndarray:
-        """Returns an (n, n_var) bool array: the genes that each architecture uses."""
-        return np.ones(np.shape(X), dtype=bool)
+        """Returns an (n, n_var) bool array: the genes in use, see `Gene.needs`."""
+        deciding, least = self._conditions
+        return np.asarray(X)[..., deciding] >= least
+
+    @cached_property
+    def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each gene, the gene that decides whether it is used, and from which integer on."""
+        needs = [gene.needs or (i, 0) for i, gene in enumerate(self.genes)]
+        deciding = np.array([i for i, _ in needs])
+        return deciding, self.lower[deciding] + [k for _, k in needs]
 
     def canonical(self, X: np.ndarray) -> np.ndarray:
         """Returns a copy of the (n, n_var) integer array, unused genes at their lower bound."""

@@ -3,6 +3,7 @@
 Other spaces of inverted residuals differ in their backbone alone: see `search_space.proxyless`.
 """
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,7 +137,6 @@ class OFASearchSpace(SearchSpace):
         self._genes = self._named_genes()
         self.upper = np.array([len(gene.values) - 1 for gene in self._genes])
         self.lower = np.zeros_like(self.upper)
-        self._deciding, self._least_index = self._uses()
         self._rng = np.random.default_rng(seed)
 
     @property
@@ -179,10 +179,6 @@ class OFASearchSpace(SearchSpace):
         """See `SearchSpace.initialize`; without `rng` the space's own generator is used."""
         return super().initialize(n_doe, rng=self._rng if rng is None else rng)
 
-    def extremes(self) -> list[Arch]:
-        """Returns the smallest and the largest architecture."""
-        return [self.decode(self.lower), self.decode(self.upper)]
-
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (46,) integer vector; raises UserError for an invalid arch."""
         depths, kernels, expansions, resolution = self._parts(arch)
@@ -207,10 +203,6 @@ class OFASearchSpace(SearchSpace):
                 "d": [self.depth[genes[layer.depth_gene]] for layer in self.layer_genes
                       if layer.position == 0 and layer.depth_gene is not None],
                 "r": self.resolutions[genes[-1]]}
-
-    def active(self, X: np.ndarray) -> np.ndarray:
-        """Returns an (n, 46) bool array: the genes of layers within the depth of their stage."""
-        return np.asarray(X)[..., self._deciding] >= self._least_index
 
     def resolutions_of(self, X: np.ndarray) -> np.ndarray:
         """Returns the input resolutions (n,) in pixels of (n, 46) vectors."""
@@ -278,29 +270,17 @@ class OFASearchSpace(SearchSpace):
         genes = {max(layer.expand_gene for layer in self.layer_genes) + 1:
                  Gene("resolution", tuple(self.resolutions), "resolution")}
         for layer in self.layer_genes:
-            stage = f"stage {layer.stage + 1}"
+            stage, needs = f"stage {layer.stage + 1}", None
             name = f"{stage}, layer {layer.position + 1}"
             if layer.depth_gene is not None:
                 genes[layer.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth),
                                                f"{stage} depth")
+                needs = layer.depth_gene, bisect(self.depth, layer.position)
             genes[layer.kernel_gene] = Gene(f"{name}: kernel", tuple(self.kernel_size),
-                                            f"{stage} kernel")
+                                            f"{stage} kernel", needs=needs)
             genes[layer.expand_gene] = Gene(f"{name}: expansion", tuple(self.exp_ratio),
-                                            f"{stage} expansion")
+                                            f"{stage} expansion", needs=needs)
         return tuple(genes[i] for i in sorted(genes))
-
-    def _uses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for each gene, the gene that decides whether it is used, and from which value.
-
-        Genes that are always used are decided by themselves, from 0.
-        """
-        deciding, least = np.arange(self.n_var), np.zeros(self.n_var, dtype=int)
-        for layer in self.layer_genes:
-            if layer.depth_gene is not None:
-                index = next(i for i, depth in enumerate(self.depth) if depth > layer.position)
-                for gene in (layer.kernel_gene, layer.expand_gene):
-                    deciding[gene], least[gene] = layer.depth_gene, index
-        return deciding, least
 
     def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
         """Returns the depths, and the indices of kernels, expansions and resolution."""
