@@ -36,7 +36,7 @@ def require_std(name: str) -> None:
 
     if not load_class(PREDICTORS, name, "predictor", AccPredictor).gives_std:
         raise UserError(f"predictor {name!r} gives no standard deviation, which this strategy "
-                        "needs; take nngp or gp, or another --strategy")
+                        "needs; choose nngp or gp, or another strategy")
 
 
 def require_points(name: str, n: int) -> None:
@@ -46,7 +46,8 @@ def require_points(name: str, n: int) -> None:
     least = load_class(PREDICTORS, name, "predictor", AccPredictor).min_points
     if n < least:
         raise UserError(f"predictor {name!r} learns from at least {least} architectures, but "
-                        f"--n_doe is {n}; raise it, or choose another --predictor")
+                        f"the initial sample has {n} (--n_doe); enlarge it, or choose another "
+                        "predictor")
 
 
 def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, seed: int = 0,

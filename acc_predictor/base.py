@@ -23,10 +23,10 @@ class AccPredictor(ABC):
 
     - Points that stand in the training set more than once count once, with their mean target, and
       the order of the points does not matter.
-    - Columns that are constant in the training set say nothing and are dropped, here and in
+    - Columns that are constant in the training set are dropped, here and in
       `predict`. Constant targets give that constant.
     - NaN, infinity, wrong shapes and fewer than `min_points` different points raise UserError.
-    - A model that is sure or unsure of a prediction says so as a standard deviation: of the error
+    - A model with `gives_std` gives the standard deviation of a prediction: of the error
       itself, without the noise of one measurement.
     - Randomness comes from `seed` alone. BLAS runs on one thread, so that the predictions are the
       same to the last bit whatever the number of cores or `n_jobs`.
@@ -78,7 +78,7 @@ class AccPredictor(ABC):
             raise UserError(f"predictor {self.name!r} needs at least {self.min_points} different "
                             f"architectures to learn from, not {len(X)}; evaluate again what "
                             "failed (--resume with --retry_failed), or start a new search with a "
-                            "larger --n_doe")
+                            "larger initial sample (--n_doe)")
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))
         self._first = X[0]

@@ -18,7 +18,7 @@ class GeneFeatures:
     An ordered gene has a column for each step that it reaches (`x >= level`), so that the effect
     of a value is the sum of the steps below it and neighbouring values are alike. A gene without
     order has a column for each value (`x == level`). A gene that can be unused has one more, which
-    says whether it is used. An ordered gene of very many values is one column, scaled to 0..1.
+    is 1 where it is used. An ordered gene of very many values is one column, scaled to 0..1.
 
     Attributes:
         gene, level, group: (p,) of each column.

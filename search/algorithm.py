@@ -139,10 +139,10 @@ class Search:
                 chosen = nearest(task, self.constraints, self.n_iter, rng)
                 if len(chosen):
                     self.progress.say(f"iteration {self.next_iteration}: nothing new is predicted "
-                                      f"to be within --constraint {self.constraints}; evaluating "
-                                      "what comes nearest")
+                                      f"to be within the constraint {self.constraints}; "
+                                      "evaluating what comes nearest")
         if not len(chosen):
-            within = f" within --constraint {self.constraints}" if self.constraints.limits else ""
+            within = f" within the constraint {self.constraints}" if self.constraints.limits else ""
             self.progress.say(f"iteration {self.next_iteration}: the space {self.space.name} holds "
                               f"no architecture{within} that was not evaluated; the search is "
                               "complete")
@@ -150,7 +150,7 @@ class Search:
         return self._batch(chosen, surrogate)
 
     def _fresh(self, proposed: np.ndarray, task: Task) -> np.ndarray:
-        """Returns what may be evaluated of (n, n_var) proposals; says where a strategy errs.
+        """Returns what may be evaluated of (n, n_var) proposals; reports it if some may not.
 
         Raises:
             UserError: they are no vectors of the space, or none of them is new.
@@ -239,8 +239,8 @@ class Search:
     def restore(self) -> Self:
         """Loads the latest finished iteration of the folder, if there is one.
 
-        A file of the original does not say what its second objective is: exact objectives are
-        computed anew.
+        A file of the original does not name its second objective: exact objectives are computed
+        again.
 
         Raises:
             UserError: a damaged file, or one of other objectives or another search space.
@@ -272,8 +272,8 @@ class Search:
         """Raises UserError where stats are of other objectives or another search space."""
         archives.check_objective(path, stats, self.sec_obj)
         if stats.search_space not in (None, self.space.name):
-            raise UserError(f"{path}: of the search space {stats.search_space}, not "
-                            f"{self.space.name}; name it with --search_space")
+            raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
+                            f"is in {self.space.name}; take that space (--search_space)")
 
     def _exact_records(self, path: Path, records: Sequence[Record]) -> list[Record]:
         """Returns records of unnamed objectives, whose vectors are `self.X`, with values of ours.
@@ -283,7 +283,7 @@ class Search:
         """
         unknown = [objective.name for objective in self.objectives if not objective.exact]
         if unknown and records:
-            raise UserError(f"{path}: does not say what its second objective is, and "
+            raise UserError(f"{path}: does not name its second objective, and "
                             f"{', '.join(unknown)} cannot be computed; resume with flops or "
                             "params, or name the folder of its networks (iter_<i>)")
         if not records:
@@ -349,8 +349,10 @@ class Search:
         return scores
 
     def _all_failed(self, batch: Batch, failures: Sequence[Failure]) -> str:
-        logs = "" if self.folder is None else f" (logs in {self.folder.path}/failed;"
+        hint = "" if self.folder is None else (
+            f" (logs in {self.folder.path}/failed); fix the cause, then resume and retry what "
+            "failed (--resume with --retry_failed)")
         first = f"; the first one: {failures[0].status}: {failures[0].error}" if failures else ""
         return (f"all {len(batch.archs)} evaluations of iteration {batch.iteration} failed{first}"
-                f"{logs} when the cause is fixed, resume with --resume and --retry_failed)")
+                f"{hint}")
 

@@ -72,14 +72,13 @@ def parse_limits(text: str | None, name_of: Callable[[str, str], str],
     Raises:
         UserError: malformed, or an unknown name.
     """
-    limits = []
+    limits, place = [], f"constraint {text!r}"
     for part in text.split(",") if text is not None else []:
         parts = re.fullmatch(r"\s*([\w@]+)\s*(<=|>=|<|>)(.*)", part, re.DOTALL)
         if not parts:
-            raise UserError(f"--constraint {text!r}: write objective, <= or >=, and a value, joined"
-                            f" by commas, as {example}<=300,{ERROR}>=75")
-        name = name_of(parts[1], f"--constraint {text!r}")
-        limits.append(Limit(name, parts[2], parse_number(parts[3], f"--constraint {text!r}")))
+            raise UserError(f"{place}: write objective, <= or >=, and a value, joined by commas, "
+                            f"as {example}<=300,{ERROR}>=75")
+        limits.append(Limit(name_of(parts[1], place), parts[2], parse_number(parts[3], place)))
     return limits
 
 
@@ -89,7 +88,7 @@ class Constraints:
     Args:
         text: see `parse_limits`; names of counted costs, of latencies by a table, of the search's
             objectives, or `top1`.
-        objectives: of the search, beside the error.
+        objectives: of the search, without the error.
         costs: of the space.
 
     Raises:
@@ -125,7 +124,7 @@ class Constraints:
     def check_strategy(self, strategy: Strategy) -> None:
         """Raises UserError where a limit needs a prediction and the strategy has no predictor."""
         if self.predicted and strategy.default_predictor is None:
-            raise UserError(f"--constraint {self.predicted[0]}: known by evaluation only, and the "
+            raise UserError(f"constraint {self.predicted[0]}: known by evaluation only, and the "
                             f"strategy {strategy.name} predicts nothing; choose another strategy")
 
     def exact_violation(self, X: np.ndarray) -> np.ndarray:
@@ -224,12 +223,13 @@ def _unsatisfiable(space: SearchSpace, n: int, inside: np.ndarray, pool: np.ndar
                    constraints: Constraints) -> str:
     text = ",".join(map(str, constraints.exact))
     if len(inside):
-        return (f"--constraint {text}: only {len(inside)} architectures within it were found in "
-                f"the space {space.name}, {n} are needed; widen it, or choose a smaller --n_doe")
+        return (f"constraint {text}: only {len(inside)} architectures within it were found in the "
+                f"space {space.name}, but the initial sample has {n} (--n_doe); relax the "
+                "constraint, or choose a smaller sample")
     nearest = []
     for limit in constraints.exact:
         values = constraints._exact[limit.name](pool)
         value = values.min() if limit.comparison.startswith("<") else values.max()
         nearest.append(f"{limit.name}{limit.comparison}{value:g}")
-    return (f"--constraint {text}: no architecture of the space {space.name} is within it; the "
+    return (f"constraint {text}: no architecture of the space {space.name} is within it; the "
             f"nearest that can be satisfied, each by itself, is {', '.join(nearest)}")

@@ -1,4 +1,4 @@
-"""The objectives of a search beside the top-1 error: their names, units, directions and sources.
+"""The objectives of a search after the top-1 error: their names, units, directions and sources.
 
 An objective is counted (closed form), looked up in a latency table, measured on a device, or
 reported by the evaluator. The first two are exact: known for every architecture without evaluating
@@ -40,7 +40,7 @@ class Objective:
 
     Attributes:
         name: as it is typed and written: `flops`, `cpu`, `gpu64`, `cpu@pi4`, `energy`.
-        unit: of its values, such as `M` (millions) or `ms`; empty where nobody says.
+        unit: of its values, such as `M` (millions) or `ms`; empty where it is not known.
         source: one of `SOURCES`.
         key: its key in an evaluation's stats.
         maximise: whether more is better.
@@ -104,7 +104,7 @@ class Objective:
         return float(value)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what files say of it, in JSON types."""
+        """Returns what files store of it, in JSON types."""
         return {"name": self.name, "unit": self.unit, "source": self.source, "key": self.key,
                 "direction": "max" if self.maximise else "min"}
 
@@ -148,7 +148,8 @@ class SpaceCosts:
             UserError: there is no such table, or it lacks layers of the space.
         """
         if tag not in self.luts:
-            raise UserError(f"--sec_obj cpu@{tag}: name its latency table with --lut {tag}=FILE")
+            raise UserError(f"objective cpu@{tag}: no latency table has the name {tag!r}; add one: "
+                            f"--lut {tag}=FILE, or luts of SpaceCosts")
         if tag not in self._with_lut:
             self._with_lut[tag] = CostModel(self.space, self.n_classes, self.width_mult,
                                             lut=LookUpTable.read(self.luts[tag]))
@@ -207,7 +208,7 @@ def make_objectives(text: str, costs: SpaceCosts, reported: bool = False) -> lis
     for name in (part.strip() for part in text.split("+")):
         objective = _own(name, costs) or _make(name, costs, reported)
         if objective.name == ERROR or objective.name in {other.name for other in found}:
-            raise UserError(f"--sec_obj {text[:60]!r}: {objective.name} is given twice (the top-1 "
+            raise UserError(f"objectives {text[:60]!r}: {objective.name} is given twice (the top-1 "
                             "error is always an objective)")
         found.append(objective)
     return found
@@ -225,9 +226,9 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
     try:
         objective = getattr(importlib.import_module(module), attribute)(costs)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"--sec_obj {name[:60]}: no such objective: {error}") from None
+        raise UserError(f"objective {name[:60]}: no such objective: {error}") from None
     if not isinstance(objective, Objective):
-        raise UserError(f"--sec_obj {name[:60]}: must return a search.Objective")
+        raise UserError(f"objective {name[:60]}: must return a search.Objective")
     return objective
 
 

@@ -76,14 +76,14 @@ class SearchSpace(ABC):
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """What each integer stands for; unless a space says more, its bounds are all there is."""
+        """What each integer stands for; by default, integers within its bounds."""
         return tuple(Gene(f"gene {i}", tuple(range(low, high + 1)), f"gene {i}")
                      for i, (low, high) in enumerate(zip(self.lower.tolist(), self.upper.tolist(),
                                                          strict=True)))
 
     @property
     def features(self) -> tuple[Gene, ...]:
-        """What a surrogate sees of an architecture: the genes, unless a space says more."""
+        """What a surrogate sees of an architecture: by default, its genes."""
         return self.genes
 
     def featurize(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +150,7 @@ class SearchSpace(ABC):
         return ", ".join(f"{key} {_short(value)}" for key, value in arch.items())
 
     def summary(self, arch: Arch) -> dict[str, int | float | str]:
-        """Returns what a table says about an architecture, by column: {"resolution": 224}."""
+        """Returns what tables show of an architecture, by column: {"resolution": 224}."""
         resolution = self.resolution(arch)
         return {} if resolution is None else {"resolution": resolution}
 
@@ -171,8 +171,8 @@ class SearchSpace(ABC):
             UserError: what the networks of this space consist of is not known, or a bad argument.
         """
         if type(self).layers is SearchSpace.layers:
-            raise UserError(f"the search space {self.name} does not say which layers its networks "
-                            "have, so their costs are unknown")
+            raise UserError(f"the search space {self.name} does not define the layers of its "
+                            "networks, so their costs are unknown")
 
         def build(*values: int) -> tuple[Layer, ...]:
             return tuple(self.layers(self.decode(np.array(values)), n_classes, width_mult))

@@ -25,7 +25,7 @@ _LINKS = re.compile("".join(f"[0-{layer}]" for layer in range(N_LAYERS)))
 class NASBenchGraphSpace(TableSearchSpace):
     """Architectures `{"links": "0012", "op1": "gat", ..., "op4": "gcn"}`.
 
-    `links` says what each layer reads: 0 the input, i the layer i. The encoding has 5 integers.
+    `links` is what each layer reads: 0 the input, i the layer i. The encoding has 5 integers.
     A combination that is isomorphic to a row stands for that row; networks whose output joins the
     input itself are in no table.
 

@@ -131,7 +131,7 @@ class TabularSpace(SearchSpace):
     Attributes:
         table: path of the table; None where the space is known without it.
         accuracy: its column with the top-1 accuracy in percent.
-        key_columns: its columns that tell which architecture a row is.
+        key_columns: its columns that identify the architecture of a row.
         rows: (n, n_var) canonical vectors of all architectures.
     """
 
@@ -232,9 +232,9 @@ class TableSearchSpace(TabularSpace):
                  accuracy: str | None = None) -> None:
         super().__init__(table, accuracy)
         if not table or not genes:
-            own = "" if genes else (" and --genes, the columns that make an architecture, as "
-                                    "--genes links,op1,op2")
-            raise UserError(f"the search space {self.name} needs --table FILE{own}")
+            own = "" if genes else (", and the columns that make an architecture, as --genes "
+                                    "links,op1,op2")
+            raise UserError(f"the search space {self.name} needs a table, as --table FILE{own}")
         names = genes.split(",") if isinstance(genes, str) else list(genes)
         content = read_table(table)
         keys = content.keys(names)
