@@ -41,7 +41,7 @@ def within(args: argparse.Namespace, seed: int, constrained: bool) -> tuple[floa
     """Returns hypervolume and least error within the limit, and how many evaluations lie there."""
     space = OFASearchSpace()
     costs = SpaceCosts(space)
-    objectives = make_objectives("flops", space, costs=costs)
+    objectives = make_objectives("flops", costs)
     search = Search(space, objectives, engine=InProcess(OracleEvaluator(args.oracle)),
                     iterations=args.iterations, seed=seed, costs=costs,
                     constraints=args.constraint if constrained else None,

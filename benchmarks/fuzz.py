@@ -53,6 +53,7 @@ from post_search import resolve as post_resolve
 from search import events
 from search.archive import Record, Stats, read_net_stats, read_stats, write_stats
 from search.finished import read_finished
+from search.progress import Progress
 from search.run_folder import EVENTS, SETTINGS, RunFolder
 from search.runner import make_parts
 from search.selection import front_within, parse_constraints, parse_preference, select
@@ -123,7 +124,7 @@ def use_events(path: Path) -> None:
     """Reads what a search recorded of itself, as its report does, and adds a line to it."""
     found = events.read(path.parent)
     json.dumps([found, events.phases(found), events.device_hours(found)], allow_nan=False)
-    events.Events(RunFolder(path.parent)).event("end")
+    Progress(folder=RunFolder(path.parent)).event("end")
     if events.read(path.parent)[-1]["event"] != "end":
         raise RuntimeError("a line that was added is not read")
 

@@ -71,7 +71,7 @@ def opened(benchmark: Benchmark, data: str) -> tuple[SearchSpace, Any, SpaceCost
     evaluator = OracleEvaluator(path) if benchmark.accuracy is None \
         else TableEvaluator(benchmark.space, options)
     costs = SpaceCosts(space)
-    objectives = make_objectives(benchmark.objective, space, costs=costs, reported=True)
+    objectives = make_objectives(benchmark.objective, costs, reported=True)
     return space, evaluator, costs, objectives
 
 

@@ -29,7 +29,7 @@ from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
 from search.strategies import STRATEGIES, get_strategy
 from search.strategies.base import Strategy
-from search.strategies.ehvi import BOLDNESS, EHVI
+from search.strategies.ehvi import EHVI, STD_SCALE
 from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
@@ -83,7 +83,7 @@ class Benchmark:
         evaluator = build_evaluator(self.evaluator, {
             "oracle_path": path, "search_space": self.space, "space_options": settings})
         n_doe = N_DOE.get(strategy, SMALL_DOE)
-        return Search(space, make_objectives(self.objective, space, reported=True, costs=costs),
+        return Search(space, make_objectives(self.objective, costs, reported=True),
                       strategy_of(strategy), engine=InProcess(evaluator), n_doe=n_doe, n_iter=BATCH,
                       iterations=-(-(BUDGETS[-1] - n_doe) // BATCH), seed=seed, costs=costs,
                       uniform_sample=strategy == "random", progress=Progress(0, quiet=True))
@@ -91,7 +91,7 @@ class Benchmark:
 
 def strategy_of(column: str) -> Strategy:
     """Returns the strategy of a column."""
-    return EHVI(boldness=1.0) if column == TEXTBOOK else get_strategy(column)
+    return EHVI(std_scale=1.0) if column == TEXTBOOK else get_strategy(column)
 
 
 def _graph(name: str, objective: str, worst: float) -> Benchmark:
@@ -140,7 +140,7 @@ def direct_hypervolume(data: Path) -> float:
     """Returns the hypervolume of NSGA-II straight on the oracle `mbv3`."""
     benchmark = BENCHMARKS["mbv3"]
     space, oracle = OFASearchSpace(), OracleEvaluator(str(data / benchmark.file))
-    (objective,) = make_objectives("flops", space)
+    (objective,) = make_objectives("flops", SpaceCosts(space))
 
     front = nsga2_front(space, lambda X: np.column_stack(
         [100 - oracle.predict(space, X), objective.values(X)]), *DIRECT)
@@ -276,7 +276,7 @@ def report(known: dict[str, Any]) -> str:
     """Returns the tables of all benchmarks that have curves, in Markdown."""
     parts = [f"{machine()}. Mean ± standard error of the hypervolume; batches of {BATCH}; initial "
              f"sample {SMALL_DOE}, of msunas {N_DOE['msunas']}. `{TEXTBOOK}` counts all of a "
-             f"standard deviation, `ehvi` {BOLDNESS:g} of it.\n"]
+             f"standard deviation, `ehvi` {STD_SCALE:g} of it.\n"]
     for name, benchmark in BENCHMARKS.items():
         curves = curves_of(known, name)
         if not curves:

@@ -21,7 +21,7 @@ from common import benchmark_parser, machine, publish, table
 from acc_predictor import PREDICTORS
 from cli.scripts import run_script
 from evaluator.oracle import OracleEvaluator
-from search.objectives import make_objectives
+from search.objectives import SpaceCosts, make_objectives
 from search.strategies import STRATEGIES, Task, get_strategy
 from search.surrogate import Surrogate
 from search_space import OFASearchSpace
@@ -68,7 +68,7 @@ def step_of(oracle: str, name: str, predictor: str | None = None, sec_obj: str =
     space = OFASearchSpace()
     X = np.array([space.encode(a) for a in space.initialize(ARCHIVE, rng=np.random.default_rng(0))])
     errors = 100 - np.asarray(OracleEvaluator(oracle).evaluate_many([space.decode(x) for x in X]))
-    (objective,) = make_objectives(sec_obj, space, luts={"": lut} if lut else {})
+    (objective,) = make_objectives(sec_obj, SpaceCosts(space, luts={"": lut} if lut else {}))
     strategy = get_strategy(name)
     model = predictor or str(strategy.default_predictor)
 

@@ -45,7 +45,7 @@ def list_pictures(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
     """
     seen = {_identity(parent) for parent in Path(folder).absolute().parents}
     found = []
-    for place, names, files in os.walk(folder, followlinks=True):
+    for place, names, files in os.walk(os.fspath(folder), followlinks=True):
         if (identity := _identity(place)) in seen:
             names.clear()
             continue

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from acc_predictor.exported import ExportedPredictor, encoded
+from acc_predictor.exported import ExportedPredictor
 from evaluator.base import Evaluator
 from search_space import Arch, get_search_space
 from utils.errors import UserError
@@ -63,7 +63,7 @@ class PredictorEvaluator(Evaluator):
 
     def _predict(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]:
         """Predicts one at a time: the last bits can depend on how many are asked for together."""
-        X = encoded(self.space, archs)
+        X = self.space.encode_many(archs)
         found = {name: np.array([model.predict(x[None])[0, 0] for x in X])
                  for name, model in self._models.items()}
         return found | {"top1_err": np.clip(found["top1_err"], 0, 100)}

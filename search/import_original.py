@@ -28,12 +28,11 @@ def adopt(search: Search) -> None:
     search.restore()
     if search.folder.iteration(last).exists():
         return
-    known = search.encode(search.archs)
     folders = [path, *(path / f"iter_{i}" for i in sorted(numbers))]
     evaluations = [each for folder in folders if folder.is_dir()
                    for each in archives.read_evaluations(folder, search.space.encode)]
-    X = search.encode([each.arch for each in evaluations])
-    new = ~rows_in(X, known)
+    X = search.space.encode_many(each.arch for each in evaluations)
+    new = ~rows_in(X, search.X)
     records = [record for record, is_new in zip(_records(search, evaluations, X), new, strict=True)
                if is_new]
     if not records and not search.archive:
@@ -41,7 +40,7 @@ def adopt(search: Search) -> None:
     if search.reference is None:
         F = archives.objectives(records, search.signs)
         search.reference = reference_point(F)
-    search.add(last, records)
+    search.add(last, records, X[new])
 
 
 def _records(search: Search, evaluations: list[Evaluation], X: np.ndarray) -> list[Record]:

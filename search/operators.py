@@ -84,7 +84,7 @@ def gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) 
 
     Args:
         masks: (n, m) bool, the same number of ones in every row.
-        candidates: (m,) or (m, q) objectives of the candidates beside the error.
+        candidates: (m,) or (m, q) objectives of the candidates without the error.
         front: (f,) or (f, q) those of the archive's front.
     """
     columns = list(zip(_columns(candidates), _columns(front), strict=True))

@@ -13,6 +13,7 @@ from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
+from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.table import TableEvaluator
@@ -21,11 +22,10 @@ from networks.supernet_info import check_classes, check_supernet_exists, read_n_
 from search.algorithm import Search
 from search.constraints import Constraints
 from search.evaluation import Engine
-from search.events import Events
 from search.fingerprints import check_inputs, fingerprints
 from search.import_original import adopt
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
-from search.progress import Progress, duration
+from search.progress import Progress
 from search.run_folder import RunFolder, resume_command
 from search.settings import DEFAULT_LUT, IDLE, Settings, contradictions, supernet_meta
 from search.strategies import get_strategy
@@ -48,10 +48,11 @@ class Parts(NamedTuple):
     space: SearchSpace
     objectives: list[Objective]
     costs: SpaceCosts
+    constraints: Constraints
 
 
 def make_parts(settings: Settings) -> Parts:
-    """Returns the space, the objectives and the costs of a search.
+    """Returns the space, the objectives, the costs and the constraints of a search.
 
     Raises:
         UserError: an unknown name, a bad value, or a missing or unsuitable file.
@@ -73,7 +74,7 @@ def make_parts(settings: Settings) -> Parts:
     width = supernet_meta(settings).width or width_from_name(settings.supernet_path or "")
     costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
     reported = reported_names(settings)
-    objectives = make_objectives(settings.sec_obj, space, costs=costs,
+    objectives = make_objectives(settings.sec_obj, costs,
                                  reported=reported is None or bool(reported))
     for objective in objectives:
         if objective.source == "reported" and objective.key not in (reported or [objective.key]):
@@ -88,13 +89,14 @@ def make_parts(settings: Settings) -> Parts:
             objective.measured for objective in objectives):
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
                         "cpu, say, or leave it out")
-    Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
+    constraints = Constraints(settings.constraint, objectives, costs)
+    constraints.check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
         print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
-    return Parts(space, objectives, costs)
+    return Parts(space, objectives, costs, constraints)
 
 
 def reported_names(settings: Settings) -> list[str] | None:
@@ -122,19 +124,19 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
 def idle_tables(costs: SpaceCosts) -> list[str]:
     """Returns a line for each latency table that was named and changes nothing."""
     return [f"--lut {path}: no objective or limit is a latency of this table, so it changes nothing"
-            for path in costs.idle_tables() if path != DEFAULT_LUT]
+            for tag, path in costs.luts.items() if tag not in costs.used_luts
+            and path != DEFAULT_LUT]
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
-                n_slots: int = 1, retry_failed: bool = False, events: Events | None = None,
+                progress: Progress, retry_failed: bool = False,
                 start: WarmStart | None = None) -> Search:
     """Returns the search that settings describe.
 
     Args:
         settings, parts, folder, engine: of the search.
-        n_slots: evaluations at a time.
+        progress: prints and records what happens in it.
         retry_failed: see `Search`.
-        events: records what happens in it.
         start: what it starts from, where it has no iteration yet.
     """
     if not is_compiled():
@@ -146,10 +148,9 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
         extra["warm_start"] = {"stats": settings.warm_start, "reused": settings.reused}
     search = Search(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
                     folder, n_doe=settings.n_doe, iterations=settings.iterations,
-                    n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
+                    n_iter=settings.n_iter, seed=settings.seed, constraints=parts.constraints,
                     costs=parts.costs, uniform_sample=settings.uniform_sample,
-                    retry_failed=retry_failed, extra=extra,
-                    progress=Progress(settings.planned, n_slots, events=events))
+                    retry_failed=retry_failed, extra=extra, progress=progress)
     if start is not None:
         start.apply(search)
     return search
@@ -170,7 +171,7 @@ def starting_point(settings: Settings, parts: Parts, folder: RunFolder,
         return None
     values = settings.to_json()
     start = read_warm_start(Path(settings.warm_start), parts.space, parts.objectives, values,
-                            fingerprints(values), settings.reused)
+                            fingerprints(values, parts.costs.used_luts), settings.reused)
     if start.reason is None and "n_doe" in typed:
         raise UserError(f"--n_doe: the {len(start.records)} evaluated architectures of "
                         f"{settings.warm_start} stand for the initial sample; leave it out")
@@ -284,7 +285,7 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         retry_failed: evaluate and propose again what failed before.
         accept_changed: go on although inputs have changed since the search was started.
         typed: the flags on the command line.
-        log_format, tensorboard: see `search.events.Events`.
+        log_format, tensorboard: see `search.progress.Progress`.
 
     Raises:
         UserError: bad settings, a missing or changed input, or workers that cannot start.
@@ -295,7 +296,8 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     ray_address = settings.ray_address if settings.backend == "ray" else None
     slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
                        ray_address)
-    stored = {**settings.to_json(), "inputs": fingerprints(settings.to_json())}
+    stored = {**settings.to_json(),
+              "inputs": fingerprints(settings.to_json(), parts.costs.used_luts)}
     if resumed and not accept_changed:
         check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),
                      stored["inputs"])
@@ -319,10 +321,10 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=None if limit is None else int(limit * GIB),
                         ray_address=ray_address) as engine:
-            events = Events(folder, log_format, tensorboard)
-            events.start(["python", *sys.argv], len(slots))
-            search = make_search(settings, parts, folder, engine, len(slots), retry_failed, events,
-                                 start)
+            progress = Progress(settings.planned, len(slots), folder=folder,
+                                log_format=log_format, tensorboard=tensorboard)
+            progress.start(["python", *sys.argv])
+            search = make_search(settings, parts, folder, engine, progress, retry_failed, start)
             if adopting:
                 adopt(search)
                 folder.write_settings(stored)
@@ -330,8 +332,8 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         command = selection_command(settings, parts, last)
         lines = [*final_report(settings, parts, search),
                  f"done: {last}; choose networks with: {command}"]
-        events.event("end", stats=str(last), post_search=command)
-        events.close()
+        progress.event("end", stats=str(last), post_search=command)
+        progress.close()
     return Ended(last, lines)
 
 

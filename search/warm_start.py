@@ -64,7 +64,8 @@ class WarmStart:
         if self.reason is None:
             search.progress.n_planned += len(self.records) - search.n_doe
             search.progress.n_known += len(self.records)
-            search.add(0, self.records)
+            search.add(0, self.records, search.space.encode_many(
+                row.arch for row in self.records))
         else:
             rng = np.random.default_rng([search.seed, 0])
             search.initial = self.sample(search.space, search.n_doe, search.constraints, rng)

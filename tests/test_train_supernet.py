@@ -13,13 +13,14 @@ import torch
 
 import networks
 import train_supernet
+from cli.progress import duration
 from data_providers import DataProvider
 from networks import build_supernet, cut_subnet, load_supernet
 from search_space import get_search_space
 from tests.conftest import ROOT
 from tests.data_providers import layouts
 from training.defaults import default_epochs, default_resolutions, picture_size
-from training.progress import TimeLeft, clock
+from training.progress import TimeLeft
 from training.shrinking import Recipe, SupernetTraining
 from training.subnets import Phase, Subnets, phases_of, rule_class
 from utils.devices import seeded
@@ -347,7 +348,7 @@ def test_time_left_knows_that_later_phases_are_slower():
     taught = TimeLeft([1.0, 3.0], [2, 2], batches=10, teacher=0.5, taught=10, first=5)
     assert taught.total() == 80 + 7.5
     assert taught.total(1, 5) == 5 + 60
-    assert clock(3725) == "1:02:05"
+    assert duration(3725) == "1:02:05"
 
 
 # ------------------------------------------------------------------------------------- the command

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from cli.progress import duration
 from training.shrinking import Step
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -57,7 +58,7 @@ class Report:
     def step(self, step: Step, seconds_left: float) -> None:
         """Shows a step."""
         figures = (f"loss {step.loss:.3f} a subnet, {step.images_per_s:.0f} images/s, "
-                   f"{clock(seconds_left)} left")
+                   f"{duration(seconds_left)} left")
         name = f"{step.phase} {step.epoch}/{step.epochs}"
         if sys.stderr.isatty():
             if self.bar is None:
@@ -75,9 +76,3 @@ class Report:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def clock(seconds: float) -> str:
-    """Returns a duration as 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

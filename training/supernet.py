@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
+from cli.progress import duration
 from data_providers import DataProvider
 from data_providers.table import get_dataset_info
 from data_providers.transforms import CROP_STEP
@@ -23,7 +24,7 @@ from search_space import family_of, get_search_space
 from search_space.backbones import width_from_name
 from training.defaults import default_epochs, default_resolutions, picture_size
 from training.flags import OF_A_SUPERNET_CALL
-from training.progress import Report, TimeLeft, clock
+from training.progress import Report, TimeLeft
 from training.shrinking import Recipe, Step, SupernetTraining
 from training.students import check_teacher, load_teacher, ready_to_teach
 from training.subnets import phases_of
@@ -135,13 +136,13 @@ def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> st
              f" rule {recipe.rule}; {n_batches} steps an epoch of {recipe.batch_size} images on "
              f"{training.world.size} x {training.world.device.type}"]
     lines += [f"  {phase.name:<10} {epochs:>4} epochs, {seconds:.2f} s a step: "
-              f"{clock(seconds * epochs * n_batches)}" for phase, epochs, seconds in
+              f"{duration(seconds * epochs * n_batches)}" for phase, epochs, seconds in
               zip(training.phases, recipe.epochs, times.seconds, strict=True) if epochs]
     if times.teacher:
         lines.append(f"  teacher    {training.taught_steps} steps, {times.teacher:.2f} s a step: "
-                     f"{clock(times.teacher * training.taught_steps)}")
+                     f"{duration(times.teacher * training.taught_steps)}")
     done = f" ({training.epoch} of {training.n_epochs} epochs are done)" if training.epoch else ""
-    left = clock(times.total(training.epoch, training.batch))
+    left = duration(times.total(training.epoch, training.batch))
     return "\n".join([*lines, f"estimate: {left} to train{done}, without measurements; into "
                               f"{args.save}, saved after each epoch and every "
                               f"{args.save_minutes:g} minutes"])
