@@ -34,8 +34,7 @@ from search.settings import (
     Settings,
     check_typed,
     resolve,
-    resume_settings,
-    with_checkpoint,
+    resume,
 )
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
@@ -176,41 +175,48 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     Raises:
         UserError: the folder is in use by other results, or the flags differ from the stored.
     """
-    if args.resume is None:
-        folder = RunFolder(args.save)
-        folder.check_unused()
-        if "supernet_path" in args.typed and args.backend == "local" and \
-                args.evaluator in (None, "ofa"):
-            check_supernet_file(args.supernet_path)
-        values = with_checkpoint(vars(args), args.typed)
-        if args.warm_start is not None:
-            if args.iterations == 0:
-                raise UserError("--warm_start: --iterations 0 is random search, which starts from "
-                                "nothing; leave one of them out")
-            from search.archive import stats_file
+    typed = {name: value for name, value in vars(args).items() if name in args.typed}
+    return prepare_new(typed) if args.resume is None else prepare_resumed(args.resume, typed)
 
-            values["warm_start"] = str(stats_file(args.warm_start))
-        return folder, None, resolve({**values, "uniform_sample": args.iterations == 0})
-    if not args.resume:
+
+def prepare_new(typed: dict[str, Any]) -> tuple[RunFolder, None, Settings]:
+    """Returns what `prepare` does, for a new search with these flags."""
+    folder = RunFolder(typed.get("save", Settings.save))
+    folder.check_unused()
+    values = {**typed, "uniform_sample": typed.get("iterations") == 0}
+    if "supernet_path" in typed and typed.get("evaluator") in (None, "ofa") and \
+            typed.get("backend", Settings.backend) == "local":
+        check_supernet_file(typed["supernet_path"])
+    if "warm_start" in typed:
+        from search.archive import stats_file
+
+        if values["uniform_sample"]:
+            raise UserError("--warm_start: --iterations 0 is random search, which starts from "
+                            "nothing; leave one of them out")
+        values["warm_start"] = str(stats_file(typed["warm_start"]))
+    return folder, None, resolve(values, typed)
+
+
+def prepare_resumed(path: str, typed: dict[str, Any]) -> \
+        tuple[RunFolder, RunFolder | None, Settings]:
+    """Returns what `prepare` does, for the search in the folder `path`."""
+    if not path:
         raise UserError("--resume '': names no folder; name the --save of a search")
-    source = RunFolder(args.resume)
+    source = RunFolder(path)
     source.check_search()
     stored = source.read_settings()
-    check_code(args.resume, stored, args.typed)
-    typed = {name: value for name, value in vars(args).items() if name in args.typed}
-    defaults = {name: value for name, value in vars(args).items() if name not in args.typed}
-    settings = resume_settings(
-        {"save": args.resume, **typed},
-        checked_values(get_args_parser(), stored, f"{args.resume}: settings")
+    check_code(path, stored, {*typed})
+    settings = resume(
+        typed,
+        checked_values(get_args_parser(), stored, f"{path}: settings")
         | {"uniform_sample": stored.get("uniform_sample") is True,
-           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None},
-        defaults, args.resume)
+           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None}, path)
     folder = RunFolder(settings.save)
     if folder.path.resolve() == source.path.resolve():
         return folder, None, settings
     if not folder.is_empty():
         raise UserError(f"{settings.save}: not empty; choose another --save for the copy of "
-                        f"{args.resume}")
+                        f"{path}")
     return folder, source, settings
 
 
@@ -244,24 +250,19 @@ def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None
 def main(args: argparse.Namespace) -> None:
     """Runs, resumes, or plans a search."""
     folder, source, settings = prepare(args)
-    for line in check_typed(settings, args.typed, resumed=bool(args.resume)):
+    for line in check_typed(settings, resumed=bool(args.resume)):
         print(f"warning: {line}", file=sys.stderr)
     if args.dry_run:
-        from evaluator.jobs import plan_slots
-        from search.runner import make_parts, print_plan, starting_point
+        from search.runner import print_plan
 
-        address = settings.ray_address if settings.backend == "ray" else None
-        slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
-                           address)
-        parts = make_parts(settings)
-        print_plan(settings, parts, len(slots), starting_point(settings, parts, folder, args.typed))
+        print_plan(settings, folder)
         return
     from search.runner import run_search
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
         ended = run_search(settings, folder, source, resumed=bool(args.resume),
-                           retry_failed=args.retry_failed, typed=args.typed,
+                           retry_failed=args.retry_failed,
                            accept_changed=args.accept_changed_inputs,
                            log_format=args.log_format, tensorboard=args.tensorboard)
         finish(args, settings, ended)

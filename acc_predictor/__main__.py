@@ -13,7 +13,7 @@ from acc_predictor import PREDICTORS
 from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validated, encoded
 from cli.scripts import Parser, run_script
 from cli.types import checked_values
-from networks.supernet_info import SupernetMeta, read_meta
+from networks.supernet_info import read_supernet_info
 from search.archive import Stats, objectives, read_stats, stats_file
 from search.run_folder import RunFolder
 from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, get_search_space, refuse_code
@@ -109,7 +109,7 @@ def reported_of(stats: Stats, values: np.ndarray) -> dict[str, list[float]]:
 def meta_of(space: SearchSpace, stats: Stats, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns what a search on the predictor takes over: space, resolutions, classes, width."""
     supernet = settings.get("supernet_path") or ""
-    told = SupernetMeta.of(read_meta(supernet))
+    told = read_supernet_info(supernet)
     found = {"search_space": stats.search_space or settings.get("search_space"),
              "dataset": settings.get("dataset"), "n_classes": settings.get("n_classes"),
              "width": told.width or width_from_name(supernet),

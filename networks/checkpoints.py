@@ -205,16 +205,16 @@ def _check_file(path: Path) -> int:
     if start[:1] == b"<":
         raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
                         "get the file again")
-    if is_archive(path):
-        _check_zip(path, size)
-    else:
+    entries = archive_entries(path)
+    if entries is None:
         _check_pickles(path)
+    else:
+        _check_zip(path, entries, size)
     return size
 
 
-def _check_zip(path: Path, size: int) -> None:
+def _check_zip(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
     """Refuses archives that unpack to more than they are: torch stores without compression."""
-    entries = archive_entries(path)
     declared = sum(entry.file_size for entry in entries)
     pickles = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
     if declared > size or pickles > MAX_PICKLE_BYTES:

@@ -41,7 +41,7 @@ def start_of(earlier, *flags):
          *map(str, flags)])
     folder, _, settings = msunas.prepare(args)
     parts = make_parts(settings)
-    return starting_point(settings, parts, folder, args.typed), settings, parts
+    return starting_point(settings, parts, folder), settings, parts
 
 
 def test_another_objective_takes_the_rows_and_computes_the_costs_anew(earlier):
