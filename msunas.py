@@ -1,8 +1,8 @@
 """MSuNAS (NSGANetV2, ECCV 2020): search for the best trade-offs of accuracy and other objectives.
 
 Algorithm 1 of the paper: an archive of evaluated architectures, a surrogate that predicts their
-top-1 error, NSGA-II on the surrogate and the exact second objective, and a few candidates a time
-that are evaluated for real. This file is the command; the search itself is `search.Search`.
+top-1 error, NSGA-II on the surrogate and the exact second objective, and in each iteration a few
+candidates that are evaluated for real. This file is the command; the search is `search.Search`.
 """
 
 import argparse
@@ -13,34 +13,19 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from acc_predictor import PREDICTORS
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import (
-    DOWNLOAD,
-    MAX_DAMAGED,
-    Extend,
-    amount,
-    checked_values,
-    count,
-    integers,
-    number,
-)
-from data_providers.table import DATASETS
+from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.types import Extend, amount, checked_values, count, integers
 from evaluator import EVALUATORS
+from evaluator.options import EVALUATION_FLAGS
 from networks.supernet_info import check_supernet_file
 from search.run_folder import RunFolder, check_code, resume_command
-from search.settings import (
-    DEFAULT_LUT,
-    DERIVED,
-    Settings,
-    check_typed,
-    resolve,
-    resume,
-)
+from search.settings import DEFAULT_LUT, DERIVED, Settings, check_typed, resolve, resume
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS, SEARCH_SPACES
 from utils.errors import UserError
 from utils.files import in_use
 from utils.invocation import program
+from utils.registry import listed
 
 if TYPE_CHECKING:
     from search.runner import Ended
@@ -48,15 +33,9 @@ if TYPE_CHECKING:
 LOG_FORMATS = ("text", "json")
 
 
-def names(registry: dict[str, Any]) -> str:
-    """Returns what a help text says of a flag that names a row of a registry."""
-    return f"{', '.join(sorted(registry))}, or your own as module:Class"
-
-
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names and defaults."""
-    p = TypedFlagsParser(prog="msunas.py", description=__doc__.splitlines()[0],
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = TypedFlagsParser(prog="msunas.py", description=__doc__.splitlines()[0])
     _add_run_flags(p)
     _add_search_flags(p)
     _add_data_flags(p)
@@ -69,14 +48,14 @@ def get_args_parser() -> argparse.ArgumentParser:
 def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("run")
     g.add_argument("--save", help="folder of the search; must be empty")
-    g.add_argument("--resume", help="folder of a search to go on with, ours or the original's; "
+    g.add_argument("--resume", help="folder of a search to resume, ours or the original's; "
                    "with another --save it is copied there first")
     g.add_argument("--warm_start", help="a search in the same space, its folder or one of its "
                    "iter_<i>.stats, to start from: where an accuracy would be the same, its rows "
-                   "stand for the initial sample; else its best architectures are evaluated first")
-    g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: go on "
-                   "although the supernet, the table or the data have changed since")
-    g.add_argument("--seed", type=count(0, 2**63), help="seed of every random draw")
+                   "replace the initial sample; else its best architectures are evaluated first")
+    g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: "
+                   "continue although the supernet, the table or the data have changed since")
+    add_flags(g, EVALUATION_FLAGS, "--seed")
     g.add_argument("--dry_run", action="store_true",
                    help="print the plan and its estimated cost, evaluate nothing")
     g.add_argument("--log_format", choices=LOG_FORMATS, default="text",
@@ -84,19 +63,19 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--tensorboard", action="store_true",
                    help="write TensorBoard scalars to <save>/tensorboard")
     g.add_argument("--no_report", action="store_true",
-                   help="leave <save>/report.html out, which the end of a search writes")
+                   help="do not write <save>/report.html at the end of the search")
 
 
 def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("search")
-    g.add_argument("--search_space", help=f"the architectures: {names(SEARCH_SPACES)}")
+    g.add_argument("--search_space", help=f"the architectures: {listed(SEARCH_SPACES)}")
     g.add_argument("--resolutions", **integers(RESOLUTIONS[0], RESOLUTIONS[-1]),
                    help="input resolutions, as 192:256:4 (first:last:step) or 192,224,256 "
                    "(default: the data set's)")
     g.add_argument("--table", help="CSV file of the search spaces that are tables")
     g.add_argument("--genes", help="its columns that make an architecture, joined by commas")
     g.add_argument("--accuracy", help="its column with the top-1 accuracy in percent")
-    g.add_argument("--sec_obj", help="objectives beside the error, joined by +: flops, params, "
+    g.add_argument("--sec_obj", help="objectives besides the error, joined by +: flops, params, "
                    "macs, activations (in millions), peak_memory[_int8], weights_mb (MB), "
                    "cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
                    "what the evaluator reports, or your own as module:function")
@@ -109,40 +88,21 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    help="iterations after the initial sample; 0 is random search")
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")
     g.add_argument("--n_iter", type=count(1), help="architectures evaluated in each iteration")
-    g.add_argument("--strategy", help=f"what proposes architectures: {names(STRATEGIES)}")
-    g.add_argument("--predictor", help=f"accuracy predictor to fit: {names(PREDICTORS)}; another "
-                   "strategy than msunas has its own (default: rbf)")
+    g.add_argument("--strategy", help=f"proposes architectures: {listed(STRATEGIES)}")
+    g.add_argument("--predictor", help=f"accuracy predictor to fit: {listed(PREDICTORS)} (default: "
+                   "rbf; a strategy other than msunas has its own)")
 
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data and evaluation")
-    g.add_argument("--data", help="folder of the data set (digits needs none)")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
-    g.add_argument("--max_damaged", type=number(0, 1), help=MAX_DAMAGED)
-    g.add_argument("--dataset", choices=sorted(DATASETS), help="data set")
-    g.add_argument("--n_classes", type=count(1),
-                   help="classes (default: the data set's, 1000 for imagenet)")
-    g.add_argument("--supernet_path", help="supernet checkpoint (default: the data set's, "
-                   "./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
-    g.add_argument("--vld_size", type=count(1), help="validation images split off the training "
-                   "set (default: none, the test images are used; 300 for digits)")
-    g.add_argument("--trn_batch_size", type=count(1),
-                   help="batch size of fine-tuning (default: the data set's, 128 for imagenet)")
-    g.add_argument("--vld_batch_size", type=count(1), help="batch size of validation")
-    g.add_argument("--n_epochs", type=count(0), help="epochs of fine-tuning in an evaluation "
-                   "(default: the data set's: 0 for imagenet and digits, else 5)")
-    g.add_argument("--test", action="store_true", help="score on the test images")
-    g.add_argument("--evaluator", help=f"what answers: {names(EVALUATORS)}, see evaluator.base "
-                   "(default: the search space's, ofa for supernets)")
+    add_flags(g, EVALUATION_FLAGS, "--dataset", "--data", "--download", "--max_damaged",
+              "--n_classes", "--supernet_path", "--vld_size", "--test", "--trn_batch_size",
+              "--vld_batch_size", "--n_epochs", "--amp", "--n_workers", "--cache_dir", "--cache_gb")
+    g.add_argument("--evaluator", help=f"evaluates architectures: {listed(EVALUATORS)}, see "
+                   "evaluator.base (default: the search space's, ofa for supernets)")
     g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks: one "
                    "of Once-for-All's authors, or what "
                    f"{program('acc_predictor/__main__.py')} exported")
-    g.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                   help="mixed precision in evaluations (default: in validation, on a GPU with "
-                   "bfloat16)")
-    g.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
-                   "~/.cache/msunas)")
-    g.add_argument("--cache_gb", type=amount, help="its greatest size in GiB")
 
 
 def _add_device_flags(p: argparse.ArgumentParser) -> None:
@@ -153,9 +113,7 @@ def _add_device_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--cpu_workers", type=count(1),
                    help="evaluations at a time on the CPU (default: one per core)")
     g.add_argument("--threads", type=count(1, 1024), help="CPU threads of each evaluation "
-                   "(default: 1; beside GPUs an equal share of the cores)")
-    g.add_argument("--n_workers", type=count(0),
-                   help="data-loading processes per evaluation, where images are streamed")
+                   "(default: 1; next to GPUs an equal share of the cores)")
     g.add_argument("--backend", choices=("local", "ray"),
                    help="this machine, or a Ray cluster (requirements-ray.txt)")
     g.add_argument("--ray_address", help="address of the Ray cluster; auto: the running one, else "
@@ -226,7 +184,7 @@ def interrupt(*_: object) -> None:
 
 
 def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None:
-    """Writes the report of a finished search and says what comes next.
+    """Writes the report of a finished search and prints the next step.
 
     Args:
         args, settings: of the search.
@@ -267,7 +225,7 @@ def main(args: argparse.Namespace) -> None:
                            log_format=args.log_format, tensorboard=args.tensorboard)
         finish(args, settings, ended)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: {resume_command(settings.to_json())}") from None
+        raise KeyboardInterrupt(f"resume with: {resume_command(settings.to_json())}") from None
 
 
 if __name__ == "__main__":

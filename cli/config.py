@@ -17,7 +17,7 @@ class ConfigParser(TypedFlagsParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(**options)
         self.add_argument("-c", "--config", metavar="YAML", help="file of defaults for all flags")
 
     def parse_args(  # type: ignore[override]  # the base class has overloads

@@ -12,9 +12,6 @@ from utils.errors import UserError
 DOWNLOAD = ("fetch the data set into its folder where it is not there: cifar10, cifar100, stl10, "
             "aircraft, dtd, pets, flowers102")
 
-MAX_DAMAGED = ("part of the images that may be damaged, 0..1; they are named and left out, and one "
-               "always may")
-
 # Seconds (32 years), GB or GiB.
 MAX_AMOUNT = 1e9
 

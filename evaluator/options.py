@@ -1,8 +1,13 @@
 """The options of an evaluation, shared by the commands and the workers. Free of torch."""
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
+
+from cli.types import count
+from data_providers.flags import DATA_FLAGS
+from data_providers.table import MAX_DAMAGED
 
 SUPERNET = "./data/ofa_mbv3_d234_e346_k357_w1.0"
 
@@ -62,7 +67,7 @@ class EvaluationOptions:
     seed: int = 0
     device: str | None = "cpu"
     gpus: list[int] = field(default_factory=list)
-    max_damaged: float = 0.01
+    max_damaged: float = MAX_DAMAGED
     cache_dir: str | None = None
     cache_gb: float = 32.0
     amp: bool | str | None = None
@@ -75,3 +80,19 @@ class EvaluationOptions:
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Returns the options among `values`, such as parsed flags; other names are left out."""
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+# The options of `add_argument` of what msunas.py takes, too; see `cli.scripts.add_flags`.
+EVALUATION_FLAGS: dict[str, dict[str, Any]] = DATA_FLAGS | {
+    "supernet_path": {"help": "checkpoint of the supernet (default: the data set's, "
+                      f"{SUPERNET} for imagenet)"},
+    "vld_batch_size": {"type": count(1), "default": EvaluationOptions.vld_batch_size,
+                       "help": "batch size of validation"},
+    "trn_batch_size": {"type": count(1), "help":
+                       "batch size of fine-tuning (default: the data set's, 128 for imagenet)"},
+    "n_epochs": {"type": count(0), "help":
+                 "epochs of fine-tuning with a new classifier; 0 evaluates the network as it is "
+                 "(default: the data set's, 0 for imagenet and digits, else 5)"},
+    "amp": {"action": argparse.BooleanOptionalAction, "help":
+            "mixed precision (default: in validation, on a GPU with bfloat16)"},
+}

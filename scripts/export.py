@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, amount, count
+from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.types import amount, count
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
@@ -65,12 +66,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("real images")
     g.add_argument("--dataset", choices=sorted(DATASETS),
                    help="data set to compare on (default: none, random images alone)")
-    g.add_argument("--data", help="its folder; digits needs none")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    add_flags(g, DATA_FLAGS, "--data", "--download", "--vld_size", "--seed")
     g.add_argument("--split", choices=SPLITS, default="test",
                    help="images of the accuracy (default: %(default)s)")
-    g.add_argument("--vld_size", type=count(1), help="size of the split valid")
-    g.add_argument("--seed", type=count(0, 2**63), default=0, help="of that split (default: 0)")
     g.add_argument("-j", "--workers", type=count(0, 1024), default=0,
                    help="data-loading processes (default: 0)")
     g.add_argument("-b", "--batch-size", type=count(1), default=100,

@@ -87,7 +87,7 @@ def add_teacher_flags(group: Any) -> None:
     group.add_argument("--teacher", default=None, metavar="WHO",
                        help="learn from a trained network, too: a supernet's checkpoint (at its "
                             "full size), a net.config, or the name of a timm model")
-    group.add_argument("--teacher-checkpoint", "--teacher_checkpoint", default=None, metavar="FILE",
+    group.add_argument("--teacher-checkpoint", default=None, metavar="FILE",
                        help="weights of a teacher that is a net.config or a timm model; "
                             "None: timm's pretrained ones")
 
@@ -183,7 +183,7 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--num-gpu", type=count(1), default=None, metavar="N",
                    help="accepted for the original's sake: must be the number of processes, which "
                         "scripts/distributed_train.sh starts")
-    g.add_argument("--local-rank", "--local_rank", type=count(0), default=None,
+    g.add_argument("--local-rank", type=count(0), default=None,
                    help=argparse.SUPPRESS)  # from torch's old launcher, which also sets LOCAL_RANK
     g.add_argument("--threads", type=count(1, 1024), default=None,
                    help="CPU threads of each process; None: half of the cores, or OMP_NUM_THREADS")
@@ -275,14 +275,6 @@ def check_processes(args: argparse.Namespace, n: int, script: str = "") -> None:
         raise UserError(f"--num-gpu {args.num_gpu}: there {'is' if n == 1 else 'are'} {n}; one "
                         f"process works on one GPU: {launcher} scripts/distributed_train.sh "
                         f"{args.num_gpu} ...")
-
-
-def add_aliases(parser: argparse.ArgumentParser, aliases: dict[str, str]) -> None:
-    """Lets other names stand for flags of a parser: `{"--weight_decay": "--weight-decay"}`."""
-    for alias, flag in aliases.items():
-        action = parser._option_string_actions[flag]
-        action.option_strings = [*action.option_strings, alias]
-        parser._option_string_actions[alias] = action
 
 
 def check_name(text: str) -> str:

@@ -7,6 +7,11 @@ from typing import Any
 from utils.errors import UserError
 
 
+def listed(registry: Iterable[str]) -> str:
+    """Returns what a help text lists for a flag that names a row, or code of the user's."""
+    return f"{', '.join(sorted(registry))}, or module:Class"
+
+
 def names_code(value: Any) -> bool:
     """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
     return isinstance(value, str) and any(
