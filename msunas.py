@@ -21,7 +21,7 @@ from networks.supernet_info import check_supernet_file
 from search.run_folder import RunFolder, check_code, resume_command
 from search.settings import DEFAULT_LUT, DERIVED, Settings, check_typed, resolve, resume
 from search.strategies import STRATEGIES
-from search_space import RESOLUTIONS, SEARCH_SPACES
+from search_space import RESOLUTIONS
 from utils.errors import UserError
 from utils.files import in_use
 from utils.invocation import program
@@ -68,7 +68,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
 
 def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("search")
-    g.add_argument("--search_space", help=f"the architectures: {listed(SEARCH_SPACES)}")
+    add_flags(g, EVALUATION_FLAGS, "--search_space")
     g.add_argument("--resolutions", **integers(RESOLUTIONS[0], RESOLUTIONS[-1]),
                    help="input resolutions, as 192:256:4 (first:last:step) or 192,224,256 "
                    "(default: the data set's)")
@@ -89,8 +89,8 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")
     g.add_argument("--n_iter", type=count(1), help="architectures evaluated in each iteration")
     g.add_argument("--strategy", help=f"proposes architectures: {listed(STRATEGIES)}")
-    g.add_argument("--predictor", help=f"accuracy predictor to fit: {listed(PREDICTORS)} (default: "
-                   "rbf; a strategy other than msunas has its own)")
+    g.add_argument("--predictor", help=f"accuracy predictor to fit: {listed(PREDICTORS)}; "
+                   "strategies other than msunas have their own (default: rbf)")
 
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:

@@ -66,7 +66,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="only measure a few steps and print the plan and how long it will take")
     g = p.add_argument_group("data")
     add_flags(g, DATA_FLAGS, "--dataset", "--data", "--download", "--max_damaged", "--vld_size",
-              "--n_workers", dataset="digits", n_workers=0)
+              dataset="digits")
+    g.add_argument("--n_workers", type=count(0), default=0, help="processes that load images")
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
                         "pictures from their own size to 1.5 times that")

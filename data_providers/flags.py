@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cli.types import DOWNLOAD, amount, count, number
+from cli.types import DOWNLOAD, count, number
 from data_providers.table import DATASETS, MAX_DAMAGED
 
 # The options of `add_argument`, by the name of the value; see `cli.scripts.add_flags`.
@@ -17,10 +17,4 @@ DATA_FLAGS: dict[str, dict[str, Any]] = {
                  "validation images split off the training set (default: the data set's, 300 for "
                  "digits; the others are scored on the test images)"},
     "seed": {"type": count(0, 2**63), "default": 0, "help": "seed of every random draw"},
-    "n_classes": {"type": count(1), "help": "classes (default: the data set's)"},
-    "test": {"action": "store_true", "help": "score on the test images"},
-    "n_workers": {"type": count(0), "default": 4, "help":
-                  "data-loading processes of each evaluation or training"},
-    "cache_dir": {"help": "folder for decoded images (default: $MSUNAS_CACHE or ~/.cache/msunas)"},
-    "cache_gb": {"type": amount, "default": 32.0, "help": "its greatest size in GiB"},
 }

@@ -47,7 +47,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("data")
     add_flags(g, EVALUATION_FLAGS, "--data", "--download", "--dataset", "--n_classes", "--vld_size",
               "--max_damaged", "--test", "--n_workers", "--vld_batch_size", "--cache_dir",
-              "--cache_gb", dataset=EvaluationOptions.dataset)
+              "--cache_gb")
     g = p.add_argument_group("fine-tuning")
     add_flags(g, EVALUATION_FLAGS, "--n_epochs", "--trn_batch_size")
     g.add_argument("--drop_rate", type=number(0, 1), default=EvaluationOptions.drop_rate,

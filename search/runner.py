@@ -16,7 +16,7 @@ from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import EvaluatorSpec, Slot, WorkerError, get_engine, plan_slots
 from evaluator.latency import cpu_name
-from evaluator.options import EvaluationOptions
+from evaluator.options import EvaluationSettings
 from evaluator.table import TableEvaluator
 from networks.supernet_info import check_classes, check_supernet_exists
 from search.algorithm import Search
@@ -184,10 +184,9 @@ def starting_point(settings: Settings, parts: Parts, folder: RunFolder) -> WarmS
 
 
 def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorSpec:
-    """Returns how the workers build their evaluator: with absolute paths, and their own threads."""
+    """Returns how the workers, whose folder may be another, build their evaluator."""
     given = settings.to_json()
-    names = {option.name for option in fields(EvaluationOptions)} & given.keys() - {"threads"}
-    options = {name: given[name] for name in sorted(names | {"oracle_path"})}
+    options = {option.name: given[option.name] for option in fields(EvaluationSettings)}
     for name in ("data", "supernet_path", "oracle_path", "cache_dir"):
         options[name] = given[name] and os.path.abspath(given[name])
     measured = next((objective for objective in objectives if objective.measured), None)

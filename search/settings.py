@@ -13,8 +13,9 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from acc_predictor.exported import ExportedPredictor, is_exported
-from data_providers.table import MAX_DAMAGED, get_dataset_info
+from data_providers.table import get_dataset_info
 from evaluator import EVALUATORS
+from evaluator.options import EvaluationSettings
 from networks.supernet_info import SupernetInfo, read_supernet_info
 from search.run_folder import SETTINGS
 from search_space import refuse_code, search_space_class
@@ -43,8 +44,8 @@ IDLE = {"oracle": _OF_EVALUATIONS,
 _NOT_STORED = {"stored": False}
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(EvaluationSettings):
     """What decides a search. Paths as they were typed; None where a default is taken later.
 
     The names are those of msunas.py's flags, whose help says what they mean. Besides them,
@@ -54,8 +55,6 @@ class Settings:
     """
 
     save: str = ".tmp"
-    seed: int = 0
-    search_space: str = "mbv3"
     resolutions: list[int] | None = None
     table: str | None = None
     genes: str | None = None
@@ -68,27 +67,12 @@ class Settings:
     n_iter: int = 8
     strategy: str = "msunas"
     predictor: str | None = None
-    data: str | None = None
-    download: bool = False
-    max_damaged: float = MAX_DAMAGED
-    dataset: str = "imagenet"
-    n_classes: int | None = None
-    supernet_path: str | None = None
-    vld_size: int | None = None
-    trn_batch_size: int | None = None
-    vld_batch_size: int = 200
-    n_epochs: int | None = None
-    test: bool = False
     evaluator: str | None = None
     oracle_path: str | None = None
-    amp: bool | None = None
-    cache_dir: str | None = None
-    cache_gb: float = 32.0
     n_gpus: int = 8
     gpu: int = 1
     cpu_workers: int | None = None
     threads: int | None = None
-    n_workers: int = 4
     backend: str = "local"
     ray_address: str = "auto"
     timeout: float | None = None
