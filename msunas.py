@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from acc_predictor import PREDICTORS
-from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.scripts import Parser, add_flags, run_script
 from cli.types import Extend, amount, checked_values, count, integers
 from evaluator import EVALUATORS
 from evaluator.options import EVALUATION_FLAGS
@@ -35,7 +35,7 @@ LOG_FORMATS = ("text", "json")
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names and defaults."""
-    p = TypedFlagsParser(prog="msunas.py", description=__doc__.splitlines()[0])
+    p = Parser(prog="msunas.py", description=__doc__.splitlines()[0])
     _add_run_flags(p)
     _add_search_flags(p)
     _add_data_flags(p)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cli.commands import command_line
 from cli.progress import add_threads_flag, progress_bar, share_processors
-from cli.scripts import TypedFlagsParser, run_script
+from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record, Stats, objectives, read_stats, stats_file
 from search.constraints import Limit, parse_limits, parse_number
@@ -500,7 +500,7 @@ def check_targets(folders: Sequence[Path], records: Sequence[Record],
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = TypedFlagsParser(prog="post_search.py", description=__doc__)
+    p = Parser(prog="post_search.py", description=__doc__)
     p.add_argument("--expr", required=True, help="stats file of a search, or the folder of one "
                    "(its latest iteration is taken); ours or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, checked_values, count, integers, number
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import get_dataset_info
-from search_space import SEARCH_SPACES, family_of, get_search_space
+from evaluator.options import EVALUATION_FLAGS
+from search_space import family_of, get_search_space
 from search_space.backbones import width_from_name
 from training.flags import add_teacher_flags
 from training.rules import RULES
@@ -48,8 +49,7 @@ IDENTITY = ("dataset", "vld_size", "init", "from_", "teacher", "teacher_checkpoi
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = TypedFlagsParser(prog="train_supernet.py", description=__doc__.split("\n\n")[0],
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(prog="train_supernet.py", description=__doc__.split("\n\n")[0])
     p.add_argument("--save", default=None,
                    help="checkpoint to write; its name ends with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35 (required, but for --resume FILE)")
@@ -67,7 +67,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("data")
     add_flags(g, DATA_FLAGS, "--dataset", "--data", "--download", "--max_damaged", "--vld_size",
               dataset="digits")
-    g.add_argument("--n_workers", type=count(0), default=0, help="processes that load images")
+    add_flags(g, EVALUATION_FLAGS, "--n_workers", n_workers=0)
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
                         "pictures from their own size to 1.5 times that")
@@ -87,9 +87,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def _add_training_flags(g: Any) -> None:
-    g.add_argument("--search_space", default="mbv3", metavar="NAME",
-                   help=f"space of the subnets: {', '.join(sorted(SEARCH_SPACES))}, or "
-                        "module:Class")
+    add_flags(g, EVALUATION_FLAGS, "--search_space")
     g.add_argument("--epochs", **integers(0), metavar="N", default=None,
                    help="epochs of each phase: full, kernel, depth, expansion; of resnet50 full, "
                         "depth, expansion, width. 0 skips one; None: by the number of images")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, progress_bar, share_processors
-from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.scripts import Parser, add_flags, run_script
 from cli.types import count
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, DatasetInfo
@@ -223,7 +223,7 @@ def check_sources(args: argparse.Namespace) -> Callable:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = TypedFlagsParser(prog="validation.py", description=__doc__)
+    p = Parser(prog="validation.py", description=__doc__)
     add_flags(p, DATA_FLAGS, "--dataset", "--data", "--download", "--max_damaged", "--vld_size",
               "--seed", dataset="imagenet")
     p.add_argument("--predict", metavar="PATH", help="a picture, or a folder of pictures: print "

@@ -62,7 +62,7 @@ def run_script(main: Callable[[argparse.Namespace], object],
 
 
 def _say(text: str) -> None:
-    """Prints to stderr, as far as it can be written: the exit code says the same."""
+    """Prints to stderr, as far as it can be written: the exit code tells the same."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)
 
@@ -101,10 +101,20 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(  # type: ignore[override]  # the base class has overloads
             self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
-        """Parses as usual, after an unknown flag, which may hide a missing one, is refused."""
+        """Parses as usual, after an unknown flag, which may hide a missing one, is refused.
+
+        Adds `typed`, the set of the names of the values on the command line: a resumed run takes
+        the others from where it stored them.
+        """
         words = [*(sys.argv[1:] if args is None else args)]
         end = words.index("--") if "--" in words else len(words)
-        return super().parse_args([*map(self._spelled, words[:end]), *words[end:]], namespace)
+        words = [*map(self._spelled, words[:end]), *words[end:]]
+        parsed = super().parse_args(words, namespace)
+        untyped = object()
+        probe = argparse.Namespace(**dict.fromkeys(vars(parsed), untyped))
+        super().parse_args(words, probe)
+        parsed.typed = {name for name, value in vars(probe).items() if value is not untyped}
+        return parsed
 
     def spelling(self, flag: str) -> str | None:
         """Returns how a flag, typed with `-` or `_`, is defined; None where there is none."""
@@ -145,20 +155,3 @@ def add_flags(group: Any, table: Mapping[str, Mapping[str, Any]], *flags: str,
         name = flag.lstrip("-").replace("-", "_")
         changed = {"default": defaults[name]} if name in defaults else {}
         group.add_argument(flag, **{**table[name], **changed})
-
-
-class TypedFlagsParser(Parser):
-    """A parser that also records which flags were typed: `args.typed`, a set of their names.
-
-    A resumed run takes the others from where it stored them.
-    """
-
-    def parse_args(  # type: ignore[override]  # the base class has overloads
-            self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
-        """Parses as usual and adds `typed`."""
-        parsed = super().parse_args(args, namespace)
-        untyped = object()
-        probe = argparse.Namespace(**dict.fromkeys(vars(parsed), untyped))
-        super().parse_args(args, probe)
-        parsed.typed = {name for name, value in vars(probe).items() if value is not untyped}
-        return parsed

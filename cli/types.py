@@ -131,7 +131,7 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
 
 
 def _converted(action: argparse.Action, item: Any) -> Any:
-    """Returns one value of a flag; a text may stand for a number, nothing else for another type."""
+    """Returns one value of a flag; a text may hold a number, no other type is converted."""
     if b"\0" in os.fsencode(str(item)):  # which itself raises for what no path can hold
         raise ValueError
     convert: Any = action.type or str

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, number
 from data_providers.table import get_dataset_info
 from evaluator.options import EVALUATION_FLAGS, EvaluationOptions
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser; the original's flags keep their names."""
-    p = TypedFlagsParser(prog="python -m evaluator", description=__doc__)
+    p = Parser(prog="python -m evaluator", description=__doc__)
     g = p.add_argument_group("what to evaluate: --subnet, or --config with --init")
     g.add_argument("--subnet", help="net.subnet file: the architecture in JSON")
     add_flags(g, EVALUATION_FLAGS, "--supernet_path")
@@ -145,8 +145,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give either --subnet, with --supernet_path, or --config, with --init")
     if args.config and not args.init:
         raise UserError("--config needs --init, the weights of that network")
-    refuse_idle(args.typed, {"beside --config": ("--supernet_path", "--search_space")}
-                if args.config else {"beside --subnet": ("--init",)})
+    refuse_idle(args.typed, {"with --config": ("--supernet_path", "--search_space")}
+                if args.config else {"with --subnet": ("--init",)})
     folder = os.path.dirname(os.path.abspath(args.save)) if args.save else None
     if args.save and os.path.isdir(args.save):
         raise UserError(f"--save {args.save}: a folder; name the file for the stats")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import TypedFlagsParser, add_flags, run_script
+from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
@@ -46,8 +46,8 @@ OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
     examples = __doc__.replace("python scripts/export.py", program("scripts/export.py"))
-    p = TypedFlagsParser(prog="scripts/export.py", description=examples,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="scripts/export.py", description=examples,
+               formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
                    "stats file of a search")
     p.add_argument("weights", nargs="?", help="its weights: net.inherited, net.init, a checkpoint")

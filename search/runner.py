@@ -44,7 +44,7 @@ GIB = 2**30
 
 
 class Parts(NamedTuple):
-    """What the settings of a search stand for."""
+    """What a search is built of, from its settings."""
 
     space: SearchSpace
     objectives: list[Objective]
@@ -179,7 +179,7 @@ def starting_point(settings: Settings, parts: Parts, folder: RunFolder) -> WarmS
                             fingerprints(values), settings.reused)
     if start.reason is None and "n_doe" in settings.typed:
         raise UserError(f"--n_doe: the {len(start.records)} evaluated architectures of "
-                        f"{settings.warm_start} stand for the initial sample; leave it out")
+                        f"{settings.warm_start} replace the initial sample; leave it out")
     return start
 
 
@@ -364,7 +364,7 @@ def selection_command(settings: Settings, parts: Parts, last: Path) -> str:
     """Returns the command that chooses networks of a finished search."""
     command = [*calling("post_search.py"), "--expr", str(last)]
     if settings.evaluator == "oracle" and is_exported(str(settings.oracle_path)):
-        return shlex.join([*command, "--list"])  # the file does not say where the supernet is
+        return shlex.join([*command, "--list"])  # the file does not name the supernet
     command += ["--save", f"{settings.save}/selected"]
     if parts.space.family is not None:
         command += ["--supernet_path", str(settings.supernet_path)]

@@ -28,7 +28,7 @@ DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
 DERIVED = ("uniform_sample", "reused")
 # Taken by some search spaces only, see `SearchSpace.options`.
 SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
-# What reports and selections take from a stored search, beside what it found.
+# Read from a stored search by reports and selections, besides its results.
 READ = (*SPACE_OPTIONS, "search_space", "sec_obj", "n_classes", "supernet_path")
 # What may differ from the flags that a search was started with: it changes no result.
 CHANGEABLE = frozenset({
@@ -48,8 +48,8 @@ _NOT_STORED = {"stored": False}
 class Settings(EvaluationSettings):
     """What decides a search. Paths as they were typed; None where a default is taken later.
 
-    The names are those of msunas.py's flags, whose help says what they mean. Besides them,
-    `uniform_sample` says that it is random search, and `reused` whether the rows of `warm_start`
+    The names are those of msunas.py's flags, whose help explains them. Besides them,
+    `uniform_sample` is random search, and `reused` whether the rows of `warm_start`
     are taken over (None before that is decided). Two are not stored: `supernet`, what its
     checkpoint records, read once; and `typed`, the flags that stood on the command line.
     """
@@ -191,7 +191,7 @@ def check_typed(settings: Settings, resumed: bool) -> list[str]:
 
 
 def read_stored(folder: str | os.PathLike) -> dict[str, Any]:
-    """Returns the settings beside the results of a search, for who only reads them.
+    """Returns the settings beside the results of a search, for those who only read them.
 
     Returns:
         What `settings.json` holds; {} where there is none (a search of the original).
@@ -206,7 +206,7 @@ def read_stored(folder: str | os.PathLike) -> dict[str, Any]:
     kinds = get_type_hints(Settings)
     for name in READ:
         if name in stored and not _is_of(stored[name], kinds[name]):
-            raise UserError(f"{path}: {name!r} cannot be {str(stored[name])[:60]!r}; mend the file")
+            raise UserError(f"{path}: {name!r} cannot be {str(stored[name])[:60]!r}; fix the file")
     return stored
 
 
@@ -229,8 +229,8 @@ def contradictions(settings: Settings) -> list[str]:
     if trained.dataset not in (None, settings.dataset):
         found.append(f"--dataset {settings.dataset}: the supernet was trained on {trained.dataset}")
     elif trained.dataset and settings.n_epochs:
-        found.append(f"--n_epochs {settings.n_epochs}: each evaluation trains anew the classifier "
-                     "that the supernet already has for this data set")
+        found.append(f"--n_epochs {settings.n_epochs}: each evaluation trains a new classifier, "
+                     "although the supernet already has one for this data set")
     elif trained.dataset and not settings.test and (settings.vld_size or 0) > (
             trained.vld_size or math.inf):
         found.append(f"--vld_size {settings.vld_size}: the supernet was trained on all but "
@@ -259,8 +259,8 @@ def resume(typed: Mapping[str, Any], stored: Mapping[str, Any], source: str) -> 
                for name in sorted(typed) if name in stored and name not in CHANGEABLE
                and getattr(settings, name) != stored[name]]
     if changed:
-        raise UserError(f"{source}: the search was started with other flags: "
-                        f"{'; '.join(changed)}; leave them out, or start anew in another --save")
+        raise UserError(f"{source}: the search was started with other flags: {'; '.join(changed)}; "
+                        "leave them out, or start a new search in another --save")
     return settings
 
 

@@ -25,7 +25,7 @@ def code_in(values: Mapping[str, Any], flags: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[str]) -> None:
-    """Refuses what a file asks for and only a person may ask for: each of it must be typed.
+    """Refuses settings of a file that only a person may choose: each of them must be typed.
 
     Args:
         source: the file or its folder, for the message.

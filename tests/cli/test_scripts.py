@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cli.config import ConfigParser
-from cli.scripts import Parser, TypedFlagsParser, add_flags, run_script
+from cli.scripts import Parser, add_flags, run_script
 from data_providers.flags import DATA_FLAGS
 from tests.conftest import ROOT
 from utils.errors import UserError
@@ -86,7 +86,7 @@ def test_a_misspelt_flag_is_refused_with_the_nearest_one(capsys, typed, message)
 
 @pytest.mark.parametrize("typed", [["--vld-size", "3"], ["--vld_size=3"], ["--vld-size=3"]])
 def test_a_flag_can_be_typed_either_way(typed):
-    parser = TypedFlagsParser(prog="tool")
+    parser = Parser(prog="tool")
     add_flags(parser.add_argument_group("data"), DATA_FLAGS, "--vld_size")
     args = parser.parse_args(typed)
     assert args.vld_size == 3 and args.typed == {"vld_size"}

@@ -47,7 +47,7 @@ def test_the_plan_is_that_of_the_checkpoint(run_command, own):
 
 @pytest.mark.parametrize(("flags", "warning"), [
     (["--resolutions", "192", "224"], "--resolutions 192,224: the supernet"),
-    (["--n_epochs", "5"], "--n_epochs 5: each evaluation trains anew"),
+    (["--n_epochs", "5"], "--n_epochs 5: each evaluation trains a new classifier"),
     (["--search_space", "proxyless"], "--search_space proxyless: the supernet")])
 def test_a_contradiction_is_printed(run_command, own, flags, warning):
     plan_text, errors = plan(run_command, own, *flags)
