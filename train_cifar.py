@@ -132,11 +132,11 @@ def load_all(args: argparse.Namespace) -> tuple["DataProvider", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from data_providers import DataProvider
     from networks import read_config
-    from networks.supernet_info import SupernetInfo
+    from networks.supernet_info import SupernetMeta
     from training.students import check_teacher, load_networks, settled
 
     config = read_config(args.model_config)
-    SupernetInfo.of_config(config, args.model_config)
+    SupernetMeta.of_config(config, args.model_config)
     if args.teacher:
         check_teacher(args.teacher, args.teacher_checkpoint)
     mean, std = (settled(args, name, config.get(name)) for name in ("mean", "std"))

@@ -185,14 +185,14 @@ def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> No
 def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
     """Returns the data and the networks; raises UserError for whatever is wrong with them."""
     from networks import read_config
-    from networks.supernet_info import SupernetInfo
+    from networks.supernet_info import SupernetMeta
     from training.losses import check_loss
     from training.sources import open_source
     from training.students import check_teacher, load_networks
 
     check_loss(args)
     config = read_config(args.model_config)
-    SupernetInfo.of_config(config, args.model_config)
+    SupernetMeta.of_config(config, args.model_config)
     if args.teacher:
         check_teacher(args.teacher, args.teacher_checkpoint)
     source = open_source(args, config)

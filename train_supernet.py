@@ -316,10 +316,10 @@ def plan(args: argparse.Namespace, training: "SupernetTraining", times: Any) -> 
 
 def meta(args: argparse.Namespace, training: "SupernetTraining") -> dict[str, Any]:
     """Returns what the checkpoint says of its training, in plain Python."""
-    from networks import SupernetInfo
+    from networks import SupernetMeta
 
     provider, recipe = training.provider, training.recipe
-    facts = SupernetInfo(
+    facts = SupernetMeta(
         search_space=args.search_space, dataset=args.dataset, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)

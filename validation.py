@@ -19,7 +19,7 @@ from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from networks.supernet_info import SupernetInfo
+from networks.supernet_info import SupernetMeta
 from search_space import SEARCH_SPACES, family_of, read_subnet
 from utils.errors import UserError
 from utils.flags import refuse_idle
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SPLITS = ("test", "valid")
-NOTHING = SupernetInfo()
+NOTHING = SupernetMeta()
 TRANSFORMS = ("crop", "squash")
 # What has no meaning beside --predict: flags of a measurement, and those of the data set, which
 # only a --subnet needs there, for its calibration.
@@ -125,7 +125,7 @@ def choose_transform(recorded: Any, flag: str | None, source: str) -> str | None
 
 
 def open_data(args: argparse.Namespace, transform: str | None,
-              facts: SupernetInfo = NOTHING) -> Any:
+              facts: SupernetMeta = NOTHING) -> Any:
     """Returns the data provider that the flags describe; raises UserError where it is missing.
 
     Images are normalised as the network's file says, else as the data set's row.
@@ -144,7 +144,7 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     To predict pictures no data set is needed: then there is its row in the place of a provider.
     """
     config = read_config(args.model)
-    facts = SupernetInfo.of_config(config, args.model)
+    facts = SupernetMeta.of_config(config, args.model)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
     transform = choose_transform(config.get("transform"), args.transform, args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
@@ -156,7 +156,7 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     return net, data, resolution
 
 
-def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetInfo,
+def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetMeta,
               transform: str | None) -> tuple[DatasetInfo, list[str]]:
     """Returns how pictures are prepared and what the classes are called, by the network's file.
 

@@ -20,7 +20,7 @@ from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
 from networks import (
     StaticNetwork,
-    SupernetInfo,
+    SupernetMeta,
     cut_subnet,
     load_supernet,
     recalibrate_bn,
@@ -196,7 +196,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
                             f"FILE ({program('train_supernet.py')} makes one)")
         self.supernet = load_supernet(options.supernet_path,
                                       family=family_of(options.search_space))
-        super().__init__(_normalised_as(options, SupernetInfo.of(self.supernet.meta)))
+        super().__init__(_normalised_as(options, SupernetMeta.of(self.supernet.meta)))
         if not self.n_epochs:
             check_classes(options.supernet_path, self.supernet.classifier.out_features,
                           self.provider.n_classes)
@@ -255,7 +255,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         return check_arch(arch, self._space(arch))
 
 
-def _normalised_as(options: EvaluationOptions, meta: SupernetInfo) -> EvaluationOptions:
+def _normalised_as(options: EvaluationOptions, meta: SupernetMeta) -> EvaluationOptions:
     """Returns the options with the mean and std that the supernet was trained with on this data."""
     if options.mean or options.std or meta.dataset != options.dataset:
         return options

@@ -1,7 +1,7 @@
-"""What a supernet's checkpoint records about itself, read without torch.
+"""What a supernet's checkpoint records of its training, read without torch.
 
 `train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python: the
-fields of `SupernetInfo`.
+fields of `SupernetMeta`.
 """
 
 import io
@@ -52,7 +52,7 @@ class _Reader(pickle.Unpickler):
 
 
 @dataclass(frozen=True)
-class SupernetInfo:
+class SupernetMeta:
     """What a supernet was trained on; None where a checkpoint does not record it.
 
     Attributes:
@@ -94,7 +94,7 @@ class SupernetInfo:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], source: str) -> Self:
-        """Returns what a `net.config` records about the images its network was made with.
+        """Returns what a `net.config` records of the images that its network was made with.
 
         Raises:
             UserError: a part has another form.
@@ -102,7 +102,7 @@ class SupernetInfo:
         for name in ("mean", "std", "class_names"):
             if config.get(name) is not None and not _RULES[name](config[name]):
                 raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; fix "
-                                "the file, or remove the entry")
+                                "the file, or take the entry out")
         return cls.of(config)
 
 
@@ -132,14 +132,14 @@ _RULES: dict[str, Callable[[Any], bool]] = {  # in the order of the fields
     "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 
-def read_supernet_info(path: str | os.PathLike) -> SupernetInfo:
+def read_supernet_info(path: str | os.PathLike) -> SupernetMeta:
     """Returns what a checkpoint records; nothing where it has no `meta` or cannot be read here.
 
     The file is opened once. Whether it is a sound checkpoint shows when it is loaded
     (`networks.load_supernet`).
     """
     content = _read(path)
-    return SupernetInfo.of(content.get("meta"), _count_outputs(content.get("state_dict")))
+    return SupernetMeta.of(content.get("meta"), _count_outputs(content.get("state_dict")))
 
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def check_supernet_file(path: str | os.PathLike) -> None:
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:
-    """Raises UserError, which names where supernets come from, where there is no file `path`."""
+    """Raises UserError, with where to get supernets, if there is no file `path`."""
     if os.path.exists(path):
         return
     name = os.path.basename(path)

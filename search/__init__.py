@@ -3,7 +3,8 @@
 Names are imported on first use: a command that only prints its help needs none of them.
 """
 
-from utils.lazy import lazy_names
+import importlib
+from typing import Any
 
 _MODULES = {
     "algorithm": ("Batch", "Iteration", "Search"),
@@ -16,5 +17,13 @@ _MODULES = {
     "strategies": ("STRATEGIES", "Strategy", "Task", "get_strategy"),
     "surrogate": ("Surrogate",),
 }
-__all__ = sorted(name for names in _MODULES.values() for name in names)
-__getattr__ = lazy_names(__name__, _MODULES)
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the module that defines `name`."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'search' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"search.{_HOME[name]}"), name)

@@ -29,7 +29,7 @@ from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, p
 from search.progress import Progress, duration
 from search.run_folder import RunFolder, resume_command
 from search.settings import DEFAULT_LUT, IDLE, Settings, contradictions
-from search.strategies import Strategy, get_strategy
+from search.strategies import get_strategy
 from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
@@ -58,7 +58,14 @@ def make_parts(settings: Settings) -> Parts:
         UserError: an unknown name, a bad value, or a missing or unsuitable file.
     """
     strategy = get_strategy(settings.strategy)
-    _check_predictor(settings, strategy)
+    if settings.predictor is not None:
+        check_predictor(settings.predictor)
+        if strategy.default_predictor is None:
+            raise UserError(f"--predictor {settings.predictor}: the strategy {settings.strategy} "
+                            "uses none; leave it out")
+    model = settings.predictor or strategy.default_predictor
+    if model is not None and settings.iterations and not settings.warm_start:
+        require_points(model, settings.n_doe)
     space = get_search_space(settings.search_space, **settings.to_json())
     if settings.evaluator == "ofa" and settings.supernet_path and not settings.n_epochs:
         check_classes(settings.supernet_path, settings.supernet.n_outputs, settings.n_classes)
@@ -68,31 +75,6 @@ def make_parts(settings: Settings) -> Parts:
     reported = reported_names(settings)
     objectives = make_objectives(settings.sec_obj, space, costs=costs,
                                  reported=reported is None or bool(reported))
-    _check_objectives(settings, objectives, reported)
-    Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
-    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
-        print(f"warning: {line}", file=sys.stderr)
-    if sum(objective.measured for objective in objectives) > 1:
-        raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
-                        "take the others from tables (--lut)")
-    return Parts(space, objectives, costs)
-
-
-def _check_predictor(settings: Settings, strategy: Strategy) -> None:
-    """Raises UserError for an unknown or idle predictor, or one with too few points."""
-    if settings.predictor is not None:
-        check_predictor(settings.predictor)
-        if strategy.default_predictor is None:
-            raise UserError(f"--predictor {settings.predictor}: the strategy {settings.strategy} "
-                            "uses none; leave it out")
-    model = settings.predictor or strategy.default_predictor
-    if model is not None and settings.iterations and not settings.warm_start:
-        require_points(model, settings.n_doe)
-
-
-def _check_objectives(settings: Settings, objectives: Sequence[Objective],
-                      reported: list[str] | None) -> None:
-    """Raises UserError for objectives that the evaluator cannot answer, or an idle `measure`."""
     for objective in objectives:
         if objective.source == "reported" and objective.key not in (reported or [objective.key]):
             source = f"{settings.table} has" if settings.evaluator == "table" \
@@ -105,7 +87,14 @@ def _check_objectives(settings: Settings, objectives: Sequence[Objective],
     if MEASURE in parse_luts(settings.lut or []).values() and not any(
             objective.measured for objective in objectives):
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
-                        "cpu, for example, or leave it out")
+                        "cpu, say, or leave it out")
+    Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
+    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
+        print(f"warning: {line}", file=sys.stderr)
+    if sum(objective.measured for objective in objectives) > 1:
+        raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
+                        "take the others from tables (--lut)")
+    return Parts(space, objectives, costs)
 
 
 def reported_names(settings: Settings) -> list[str] | None:

@@ -16,7 +16,7 @@ from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import get_dataset_info
 from evaluator import EVALUATORS
 from evaluator.options import EvaluationSettings
-from networks.supernet_info import SupernetInfo, read_supernet_info
+from networks.supernet_info import SupernetMeta, read_supernet_info
 from search.run_folder import SETTINGS
 from search_space import refuse_code, search_space_class
 from utils.errors import UserError
@@ -28,7 +28,7 @@ DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
 DERIVED = ("uniform_sample", "reused")
 # Taken by some search spaces only, see `SearchSpace.options`.
 SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
-# Read from a stored search by reports and selections, besides its results.
+# What reports and selections take from a stored search, beside what it found.
 READ = (*SPACE_OPTIONS, "search_space", "sec_obj", "n_classes", "supernet_path")
 # What may differ from the flags that a search was started with: it changes no result.
 CHANGEABLE = frozenset({
@@ -81,7 +81,7 @@ class Settings(EvaluationSettings):
     warm_start: str | None = None
     uniform_sample: bool = False
     reused: bool | None = None
-    supernet: SupernetInfo = field(default=SupernetInfo(), repr=False, metadata=_NOT_STORED)
+    supernet: SupernetMeta = field(default=SupernetMeta(), repr=False, metadata=_NOT_STORED)
     typed: frozenset[str] = field(default=frozenset(), repr=False, metadata=_NOT_STORED)
 
     @classmethod
@@ -135,7 +135,7 @@ def resolve(values: Mapping[str, Any], typed: Collection[str] = ()) -> Settings:
 def _filled(settings: Settings, has_resolutions: bool) -> Settings:
     """Returns settings with what the supernet and the data set's row decide filled in."""
     info = get_dataset_info(settings.dataset)
-    supernet = settings.supernet if settings.evaluator in ("ofa", "oracle") else SupernetInfo()
+    supernet = settings.supernet if settings.evaluator in ("ofa", "oracle") else SupernetMeta()
     if settings.evaluator == "ofa" and not settings.supernet_path:
         supernet = read_supernet_info(info.supernet)
     row: dict[str, Any] = {
@@ -150,16 +150,16 @@ def _filled(settings: Settings, has_resolutions: bool) -> Settings:
                       if getattr(settings, name) is None})
 
 
-def _read_info(evaluator: str | None, path: str | None) -> SupernetInfo:
+def _read_info(evaluator: str | None, path: str | None) -> SupernetMeta:
     """Returns what the supernet, or the exported predictor that an oracle asks, records."""
     if not path:
-        return SupernetInfo()
+        return SupernetMeta()
     if evaluator == "oracle":
-        return SupernetInfo.of(ExportedPredictor.read(path).meta if is_exported(path) else None)
+        return SupernetMeta.of(ExportedPredictor.read(path).meta if is_exported(path) else None)
     return read_supernet_info(path)
 
 
-def _recorded(supernet: SupernetInfo, values: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(supernet: SupernetMeta, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings that a supernet's record decides where `values` do not."""
     found: dict[str, Any] = {"search_space": supernet.search_space, "dataset": supernet.dataset}
     if supernet.dataset and get_dataset_info(supernet.dataset).n_classes is None:
@@ -191,7 +191,7 @@ def check_typed(settings: Settings, resumed: bool) -> list[str]:
 
 
 def read_stored(folder: str | os.PathLike) -> dict[str, Any]:
-    """Returns the settings beside the results of a search, for those who only read them.
+    """Returns the settings beside the results of a search, for who only reads them.
 
     Returns:
         What `settings.json` holds; {} where there is none (a search of the original).
@@ -206,7 +206,7 @@ def read_stored(folder: str | os.PathLike) -> dict[str, Any]:
     kinds = get_type_hints(Settings)
     for name in READ:
         if name in stored and not _is_of(stored[name], kinds[name]):
-            raise UserError(f"{path}: {name!r} cannot be {str(stored[name])[:60]!r}; fix the file")
+            raise UserError(f"{path}: {name!r} cannot be {str(stored[name])[:60]!r}; mend the file")
     return stored
 
 

@@ -1,8 +1,8 @@
 """Strategies: from what is known to what is evaluated next. A new one is a file and a row."""
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from utils.lazy import lazy_names
 from utils.registry import load_class
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ STRATEGIES = {
     "nsga2": "search.strategies.evolution:NSGA2",
     "random": "search.strategies.random:RandomSearch",
 }
-__getattr__ = lazy_names(__name__, {"base": ("Strategy", "Task")})
 
 
 def get_strategy(name: str) -> "Strategy":
@@ -31,3 +30,10 @@ def get_strategy(name: str) -> "Strategy":
 
     strategy: Strategy = load_class(STRATEGIES, name, "strategy", Strategy)()
     return strategy
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the contract on first use."""
+    if name not in ("Strategy", "Task"):
+        raise AttributeError(f"module 'search.strategies' has no attribute {name!r}")
+    return getattr(importlib.import_module("search.strategies.base"), name)
