@@ -52,7 +52,7 @@ class EvaluationSettings:
     trn_batch_size: int | None = None
     vld_batch_size: int = 200
     n_epochs: int | None = None
-    seed: int = 0
+    seed: int = 0  # DEVIATION seed: the original has none, and no run of it can be repeated
     cache_dir: str | None = None
     cache_gb: float = 32.0
     amp: bool | str | None = None

@@ -23,10 +23,11 @@ from utils.errors import UserError
 from utils.files import read_json, shipped
 from utils.flags import refuse_idle
 
+# DEVIATION latency-table: the original's was measured on an Intel i7-8700K.
 DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
-# Not set by a flag: they follow from the others when a search is started.
+# What no flag sets: it follows from the others when a search is started.
 DERIVED = ("uniform_sample", "reused")
-# Taken by some search spaces only, see `SearchSpace.options`.
+# What only some search spaces take, see `SearchSpace.options`.
 SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
 # What reports and selections take from a stored search, beside what it found.
 READ = (*SPACE_OPTIONS, "search_space", "sec_obj", "n_classes", "supernet_path")
@@ -49,7 +50,7 @@ class Settings(EvaluationSettings):
     """What decides a search. Paths as they were typed; None where a default is taken later.
 
     The names are those of msunas.py's flags, whose help explains them. Besides them,
-    `uniform_sample` is random search, and `reused` whether the rows of `warm_start`
+    `uniform_sample` marks random search, and `reused` is whether the rows of `warm_start`
     are taken over (None before that is decided). Two are not stored: `supernet`, what its
     checkpoint records, read once; and `typed`, the flags that stood on the command line.
     """

@@ -91,7 +91,9 @@ def flags_of(program: str) -> frozenset[str]:
         for passed_on in re.findall(r"(?:scripts/)?\w+\.py", text):
             flags |= set(flags_of(passed_on)) if passed_on in parsers() else set()
         return frozenset(flags)
-    return frozenset(parsers()[program]._option_string_actions)
+    defined = parsers()[program]._option_string_actions
+    return frozenset(defined) | {f"--{flag[2:].replace(*signs)}" for flag in defined
+                                 for signs in ("-_", "_-") if flag.startswith("--")}
 
 
 def action_of(parser: Parser, flag: str) -> argparse.Action | None:

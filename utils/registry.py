@@ -7,11 +7,6 @@ from typing import Any
 from utils.errors import UserError
 
 
-def listed(registry: Iterable[str]) -> str:
-    """Returns what a help text lists for a flag that names a row, or code of the user's."""
-    return f"{', '.join(sorted(registry))}, or module:Class"
-
-
 def names_code(value: Any) -> bool:
     """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
     return isinstance(value, str) and any(
@@ -69,3 +64,8 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
         raise UserError(f"{name!r} is no {kind}: {attribute} must be a class derived from "
                         f"{base.__name__}")
     return found
+
+
+def listed(registry: Iterable[str]) -> str:
+    """Returns what a help text lists for a flag that names a row, or code of the user's."""
+    return f"{', '.join(sorted(registry))}, or module:Class"
