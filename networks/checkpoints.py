@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from networks.supernet_info import archive_entries, is_archive
+from networks.supernet_info import archive_entries
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
 
@@ -236,7 +236,7 @@ def _check_pickles(path: Path) -> None:
 
 def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
-    zipped = is_archive(path)
+    zipped = archive_entries(path) is not None
     mapped = zipped and str(path).encode(errors="replace") == os.fsencode(path)  # UTF-8, for torch
     try:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error

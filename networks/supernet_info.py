@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from utils.errors import UserError
 from utils.files import open_regular
@@ -165,24 +165,14 @@ def _count_outputs(state: Any) -> int | None:
     return None
 
 
-def is_archive(path: str | os.PathLike) -> bool:
-    """Whether torch will take the file for a zip archive, as checkpoints are since 2020."""
-    with open_regular(path) as file:
-        return _starts_as_archive(file)
-
-
-def _starts_as_archive(file: IO[bytes]) -> bool:
-    return file.read(4) == b"PK\x03\x04"
-
-
 def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo] | None:
-    """Returns what a checkpoint that is an archive holds; None for one in the format before.
+    """Returns the entries of a checkpoint that is a zip archive, as they are since 2020, or None.
 
     Raises:
         UserError: it ends early, as after a copy that was cut.
     """
     with open_regular(path) as file:
-        if not _starts_as_archive(file):
+        if file.read(4) != b"PK\x03\x04":
             return None
         try:
             with zipfile.ZipFile(file) as archive:
