@@ -12,7 +12,7 @@ import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.commands import command_line
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import TypedFlagsParser, run_script
+from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record
 from search.selection import (
@@ -56,7 +56,7 @@ IDLE = {"pick": {"next to --pick, which names the networks": ("-n", "--prefer", 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = TypedFlagsParser(prog="post_search.py", description=__doc__)
+    p = Parser(prog="post_search.py", description=__doc__)
     p.add_argument("--expr", required=True, help="stats file of a search, or the folder of one "
                    "(its latest iteration is taken); of this program or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")

@@ -14,13 +14,12 @@ import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.commands import command_line
 from cli.config import ConfigParser
-from cli.scripts import run_script
-from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
-from data_providers.table import DATASETS
+from cli.scripts import add_flags, run_script
+from cli.types import count, number
+from data_providers.flags import DATA_FLAGS
 from networks.configs import TRANSFORMS
 from training import flags
 from training.flags import (
-    add_aliases,
     add_network_flags,
     add_optimisation_flags,
     add_run_flags,
@@ -40,8 +39,7 @@ RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad":
 # The evaluation transform where neither a flag nor the network's config names one.
 TRANSFORM = "squash"
 # Names of the original.
-ALIASES = {"--num_workers": "--workers", "--weight_decay": "--weight-decay",
-           "--grad_clip": "--clip-grad", "--cutout_length": "--cutout-length",
+ALIASES = {"--num_workers": "--workers", "--grad_clip": "--clip-grad",
            "--report_freq": "--log-interval", "--topk": "--checkpoint-hist",
            "--n_gpus": "--num-gpu"}
 
@@ -52,14 +50,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("folder", nargs="?", default=None, metavar="DATA",
                    help="the folder of the data set, as --data")
     g = p.add_argument_group("data")
-    g.add_argument("--dataset", choices=sorted(DATASETS), default="cifar10", help="data set")
-    g.add_argument("--data", default=None, help="its folder; digits needs none")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
-    g.add_argument("--vld-size", type=count(1), default=None,
-                   help="training images to judge epochs by; None: the data set's own, or its "
-                        "test images")
-    g.add_argument("--max-damaged", "--max_damaged", type=number(0, 1), default=0.01,
-                   help=MAX_DAMAGED)
+    add_flags(g, DATA_FLAGS, "--dataset", "--data", "--download", "--vld-size", "--max-damaged",
+              dataset="cifar10")
     g.add_argument("-b", "--batch-size", type=count(1), default=96, help="images of each process")
     g.add_argument("-j", "--workers", type=count(0), default=2, help="loading processes of each")
     g.add_argument("--transform", choices=TRANSFORMS, default=None,
@@ -83,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "named); None: keep nothing")
     p.add_argument("--evaluate", action="store_true",
                    help="only measure the network (--initial-checkpoint or --resume)")
-    add_aliases(p, ALIASES)
+    p.add_aliases(ALIASES)
     return p
 
 

@@ -14,8 +14,9 @@ import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.commands import command_line
 from cli.config import ConfigParser
-from cli.scripts import run_script
-from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number
+from cli.scripts import add_flags, run_script
+from cli.types import amount, count, number
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, N_CALIBRATION
 from training import flags
 from training.flags import (
@@ -66,7 +67,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help=f"{', '.join(sorted(DATASETS))}; tar: an archive of class folders for each "
                         "split; hfds/NAME or wds/NAME: timm's readers; None: tar where there is "
                         "one, imagenet where the folder has 1,000 classes, else folder")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    add_flags(g, DATA_FLAGS, "--download", "--vld-size", "--max-damaged")
     g.add_argument("--train-split", default="train", metavar="NAME",
                    help="split to train on, of tar, hfds and wds")
     g.add_argument("--val-split", default="val", metavar="NAME", help="split to evaluate on")
@@ -74,10 +75,6 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help="images to train on, of a wds split that does not say")
     g.add_argument("--val-num-samples", type=count(1, 10**9), default=None, metavar="N",
                    help="images to evaluate on likewise")
-    g.add_argument("--vld-size", type=count(1), default=None,
-                   help="training images to evaluate on; None: the validation images")
-    g.add_argument("--max-damaged", "--max_damaged", type=number(0, 1), default=0.01,
-                   help=MAX_DAMAGED)
     g.add_argument("-b", "--batch-size", type=count(1), default=32, help="images of each process")
     g.add_argument("-vb", "--validation-batch-size", type=count(1), default=None,
                    help="the same for the evaluation; None: --batch-size")

@@ -16,10 +16,11 @@ from typing import Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, MAX_DAMAGED, amount, checked_values, count, integers, number
-from data_providers.table import DATASETS
-from search_space import SEARCH_SPACES, family_of
+from cli.scripts import Parser, add_flags, run_script
+from cli.types import amount, checked_values, count, integers, number
+from data_providers.flags import DATA_FLAGS
+from evaluator.options import EVALUATION_FLAGS
+from search_space import family_of
 from search_space.backbones import width_from_name
 from training.flags import OF_A_SUPERNET_CALL, add_machine_flags, add_teacher_flags
 from training.rules import RULES
@@ -35,8 +36,7 @@ CODE_FLAGS = ("search_space", "rule")
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = TypedFlagsParser(prog="train_supernet.py", description=__doc__.split("\n\n")[0],
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(prog="train_supernet.py", description=__doc__.split("\n\n")[0])
     p.add_argument("--save", default=None,
                    help="checkpoint to write; its name ends with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35 (required, but for --resume FILE)")
@@ -52,16 +52,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--dry_run", action="store_true",
                    help="only measure a few steps and print the plan and how long it will take")
     g = p.add_argument_group("data")
-    g.add_argument("--dataset", choices=sorted(DATASETS), default="digits", help="data set")
-    g.add_argument("--data", default=None, help="its folder; digits needs none")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
-    g.add_argument("--max_damaged", type=number(0, 1), default=0.01, help=MAX_DAMAGED)
-    g.add_argument("--vld_size", type=count(1), default=None,
-                   help="training images kept apart for validation; None: the data set's own")
+    add_flags(g, DATA_FLAGS, "--dataset", "--data", "--download", "--max_damaged", "--vld_size",
+              dataset="digits")
+    add_flags(g, EVALUATION_FLAGS, "--n_workers", n_workers=0)
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
                         "pictures from their own size to 1.5 times that")
-    g.add_argument("--n_workers", type=count(0), default=0, help="processes that load images")
     _add_training_flags(p.add_argument_group("training"))
     _add_teacher_flags(p.add_argument_group("teacher"))
     g = p.add_argument_group("machine")
@@ -74,9 +70,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def _add_training_flags(g: Any) -> None:
-    g.add_argument("--search_space", default="mbv3", metavar="NAME",
-                   help=f"space of the subnets: {', '.join(sorted(SEARCH_SPACES))}, or "
-                        "module:Class")
+    add_flags(g, EVALUATION_FLAGS, "--search_space")
     g.add_argument("--epochs", **integers(0), metavar="N", default=None,
                    help="epochs of each phase: full, kernel, depth, expansion; of resnet50 full, "
                         "depth, expansion, width. 0 skips one; None: by the number of images")
@@ -103,8 +97,7 @@ def _add_training_flags(g: Any) -> None:
                         "and the smallest), 1, 2, 4, 4 of ofa by phase")
     g.add_argument("--amp", choices=("bfloat16", "float16"), default=None,
                    help="mixed precision")
-    g.add_argument("--seed", type=count(0, 2**63), default=0,
-                   help="of weights, images and subnets")
+    add_flags(g, DATA_FLAGS, "--seed")
 
 
 def _add_teacher_flags(g: Any) -> None:
@@ -215,7 +208,7 @@ def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
     if args.teacher is None:
         refuse_idle(args.typed, {"without --teacher": (
-            "--teacher_checkpoint", "--teacher_size", "--teacher_amp", "--teacher_epochs")})
+            "--teacher-checkpoint", "--teacher_size", "--teacher_amp", "--teacher_epochs")})
     if args.epochs is not None and not sum(args.epochs):
         raise UserError("--epochs: one number for each phase, not all of them 0")
     resolutions = args.resolutions or [8]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, progress_bar, share_processors
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
+from cli.scripts import Parser, add_flags, run_script
+from cli.types import count
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
@@ -125,22 +126,13 @@ def check_sources(args: argparse.Namespace) -> Callable:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = TypedFlagsParser(prog="validation.py", description=__doc__)
-    p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
-                   help="data set (default: %(default)s)")
-    p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
-    p.add_argument("--download", action="store_true", help=f"{DOWNLOAD} (default: no)")
-    p.add_argument("--max_damaged", type=number(0, 1), default=0.01,
-                   help=f"{MAX_DAMAGED} (default: 0.01)")
+    p = Parser(prog="validation.py", description=__doc__)
+    add_flags(p, DATA_FLAGS, "--dataset", "--data", "--download", "--max_damaged", "--vld_size",
+              "--seed", dataset="imagenet")
     p.add_argument("--predict", metavar="PATH", help="a picture, or a folder of pictures: print "
                    "its predictions for each, one line of JSON (default: none)")
     p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "
                    "validation images of a search (default: %(default)s)")
-    p.add_argument("--vld_size", type=count(1),
-                   help="size of that validation split (default: none; 300 "
-                   "for digits)")
-    p.add_argument("--seed", type=count(0, 2**63), default=0,
-                   help="seed of that split and of the calibration (default: %(default)s)")
     p.add_argument("-m", "--model", help="net.config of the network (default: none)")
     p.add_argument("--pretrained", help="its weights: net.init, net.inherited, or a checkpoint "
                    "(default: none)")

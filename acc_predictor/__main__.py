@@ -9,7 +9,7 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from acc_predictor import PREDICTORS
 from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validated
 from cli.scripts import Parser, run_script
-from networks.supernet_info import SupernetMeta, read_meta
+from networks.supernet_info import read_supernet_info
 from search.finished import FinishedSearch, read_finished
 from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, refuse_code
 from search_space.backbones import width_from_name
@@ -74,7 +74,7 @@ def meta_of(found: FinishedSearch, space: SearchSpace) -> dict[str, Any]:
     """Returns what a search on the predictor takes over: space, resolutions, classes, width."""
     settings = found.settings
     supernet = settings.get("supernet_path") or ""
-    told = SupernetMeta.of(read_meta(supernet))
+    told = read_supernet_info(supernet)
     known = {"search_space": found.space_name,
              "dataset": settings.get("dataset"), "n_classes": settings.get("n_classes"),
              "width": told.width or width_from_name(supernet),

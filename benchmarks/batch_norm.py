@@ -28,7 +28,7 @@ from evaluator.accuracy import SupernetEvaluator
 from evaluator.options import EvaluationOptions
 from networks import cut_subnet, recalibrate_bn
 from networks.folding import folded, speed_up
-from networks.supernet_info import SupernetMeta, read_meta
+from networks.supernet_info import read_supernet_info
 from search_space import Arch, get_search_space
 from training.loops import evaluate
 from utils.metrics import kendall
@@ -48,7 +48,7 @@ class Bench:
     """
 
     def __init__(self, supernet: str, vld_size: int | None, options: dict[str, Any]) -> None:
-        meta = SupernetMeta.of(read_meta(supernet))
+        meta = read_supernet_info(supernet)
         self.evaluator = SupernetEvaluator(EvaluationOptions(
             supernet_path=supernet, vld_size=vld_size or meta.vld_size, threads=1, n_epochs=0,
             **options))

@@ -11,7 +11,7 @@ _MODULES = {
     "configs": ("check_config", "choose_resolution", "read_config", "recorded_resolution",
                 "to_old_naming", "write_config"),
     "families": ("FAMILIES",),
-    "supernet_info": ("SupernetMeta", "read_meta"),
+    "supernet_info": ("SupernetMeta", "read_supernet_info"),
     "mbv3": ("NSGANetV2",),
     "proxyless": ("ProxylessNASNets",),
     "resnet50": ("ResNets",),

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from networks.supernet_info import archive_entries, is_archive
+from networks.supernet_info import archive_entries
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
 
@@ -205,16 +205,16 @@ def _check_file(path: Path) -> int:
     if start[:1] == b"<":
         raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
                         "get the file again")
-    if is_archive(path):
-        _check_zip(path, size)
-    else:
+    entries = archive_entries(path)
+    if entries is None:
         _check_pickles(path)
+    else:
+        _check_zip(path, entries, size)
     return size
 
 
-def _check_zip(path: Path, size: int) -> None:
+def _check_zip(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
     """Refuses archives that unpack to more than they are: torch stores without compression."""
-    entries = archive_entries(path)
     declared = sum(entry.file_size for entry in entries)
     pickles = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
     if declared > size or pickles > MAX_PICKLE_BYTES:
@@ -236,7 +236,7 @@ def _check_pickles(path: Path) -> None:
 
 def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
-    zipped = is_archive(path)
+    zipped = archive_entries(path) is not None
     mapped = zipped and str(path).encode(errors="replace") == os.fsencode(path)  # UTF-8, for torch
     try:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error

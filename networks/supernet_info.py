@@ -11,8 +11,8 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from utils.errors import UserError
@@ -54,42 +54,9 @@ class _Reader(pickle.Unpickler):
         return None
 
 
-def read_meta(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the `meta` of a checkpoint; {} where it has none or cannot be read here.
-
-    Whether the file is a sound checkpoint is checked when it is loaded (`networks.load_supernet`).
-    """
-    meta = _read(path).get("meta")
-    return dict(meta) if isinstance(meta, Mapping) else {}
-
-
-def read_n_classes(path: str | os.PathLike) -> int | None:
-    """Returns the outputs of a checkpoint's classifier; None where they cannot be read here."""
-    state = _read(path).get("state_dict")
-    for key, tensor in state.items() if isinstance(state, Mapping) else ():
-        if re.fullmatch(r"classifier\..*weight", str(key)) and isinstance(tensor, _Inert):
-            shape = tensor.args[2:3]  # of torch._utils._rebuild_tensor_v2
-            if shape and isinstance(shape[0], tuple) and shape[0] and _is_count(shape[0][0]):
-                return int(shape[0][0])
-    return None
-
-
-def _read(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns what a checkpoint holds, with inert tensors; {} where it cannot be read."""
-    try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            (entry,) = (e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
-            if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
-                return {}
-            content = _Reader(io.BytesIO(archive.read(entry))).load()
-    except _DAMAGE:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @dataclass(frozen=True)
 class SupernetMeta:
-    """What a supernet was trained on; None where a checkpoint does not say.
+    """What a supernet was trained on; None where a checkpoint does not record it.
 
     Attributes:
         search_space: name or `module:Class`.
@@ -101,6 +68,8 @@ class SupernetMeta:
         mean, std: that the images were normalised with, one for each channel.
         transform: evaluation transform, `crop` or `squash`.
         width: width multiplier.
+        n_outputs: outputs of the classifier by the shape of its weights, which older checkpoints
+            have too; not stored.
     """
 
     search_space: str | None = None
@@ -113,17 +82,18 @@ class SupernetMeta:
     std: list[float] | None = None
     transform: str | None = None
     width: float | None = None
+    n_outputs: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns what is stored under `meta`."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _RULES}
 
     @classmethod
-    def of(cls, values: Any) -> Self:
-        """Returns what `values`, from a file, says; parts of another form count as missing."""
+    def of(cls, values: Any, n_outputs: int | None = None) -> Self:
+        """Returns what `values`, from a file, records; parts of another form count as missing."""
         known = values if isinstance(values, Mapping) else {}
-        return cls(**{name: known[name] for name, rule in _RULES.items()
-                      if name in known and rule(known[name])})
+        return cls(n_outputs=n_outputs, **{name: known[name] for name, rule in _RULES.items()
+                                           if name in known and rule(known[name])})
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], source: str) -> Self:
@@ -156,43 +126,72 @@ def _is_rgb(value: Any, least: float = 0.0) -> bool:
         and len(value) == 3
 
 
-_RULES = {
-    "search_space": _is_text, "dataset": _is_text, "transform": _is_text,
+_RULES: dict[str, Callable[[Any], bool]] = {  # in the order of the fields
+    "search_space": _is_text, "dataset": _is_text,
     "resolutions": lambda value: _is_list(value, lambda r: _is_count(r, 8, 4096)),
     "vld_size": _is_count, "n_classes": _is_count,
     "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb,
-    "std": lambda value: _is_rgb(value, 1e-6),
+    "std": lambda value: _is_rgb(value, 1e-6), "transform": _is_text,
     "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 
-def is_archive(path: str | os.PathLike) -> bool:
-    """Whether torch will take the file for a zip archive, as checkpoints are since 2020."""
-    with open_regular(path) as file:
-        return file.read(4) == b"PK\x03\x04"
+def read_supernet_info(path: str | os.PathLike) -> SupernetMeta:
+    """Returns what a checkpoint records; nothing where it has no `meta` or cannot be read here.
+
+    The file is opened once. Whether it is a sound checkpoint shows when it is loaded
+    (`networks.load_supernet`).
+    """
+    content = _read(path)
+    return SupernetMeta.of(content.get("meta"), _count_outputs(content.get("state_dict")))
 
 
-def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo]:
-    """Returns what a checkpoint that is an archive holds.
+def _read(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns what a checkpoint holds, with inert tensors; {} where it cannot be read."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            (entry,) = (e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
+            if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
+                return {}
+            content = _Reader(io.BytesIO(archive.read(entry))).load()
+    except _DAMAGE:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _count_outputs(state: Any) -> int | None:
+    """Returns the outputs of the classifier in a state dict of inert tensors, if it has one."""
+    for key, tensor in state.items() if isinstance(state, Mapping) else ():
+        if re.fullmatch(r"classifier\..*weight", str(key)) and isinstance(tensor, _Inert):
+            shape = tensor.args[2:3]  # of torch._utils._rebuild_tensor_v2
+            if shape and isinstance(shape[0], tuple) and shape[0] and _is_count(shape[0][0]):
+                return int(shape[0][0])
+    return None
+
+
+def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo] | None:
+    """Returns the entries of a checkpoint that is a zip archive, as they are since 2020, or None.
 
     Raises:
         UserError: it ends early, as after a copy that was cut.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    except _DAMAGE:
-        raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
+    with open_regular(path) as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.infolist()
+        except _DAMAGE:
+            raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
 
 
 def check_supernet_file(path: str | os.PathLike) -> None:
-    """Looks at a supernet before anything is planned with it; it is read whole when it is loaded.
+    """Checks a supernet before anything is planned with it; it is read whole when it is loaded.
 
     Raises:
         UserError: see `check_supernet_exists`; or the end of the file is missing.
     """
     check_supernet_exists(path)
-    if is_archive(path):
-        archive_entries(path)
+    archive_entries(path)
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:

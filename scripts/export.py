@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, amount, count
+from cli.scripts import Parser, add_flags, run_script
+from cli.types import amount, count
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
@@ -45,8 +46,8 @@ OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
     examples = __doc__.replace("python scripts/export.py", program("scripts/export.py"))
-    p = TypedFlagsParser(prog="scripts/export.py", description=examples,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="scripts/export.py", description=examples,
+               formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
                    "stats file of a search")
     p.add_argument("weights", nargs="?", help="its weights: net.inherited, net.init, a checkpoint")
@@ -65,12 +66,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("real images")
     g.add_argument("--dataset", choices=sorted(DATASETS),
                    help="data set to compare on (default: none, random images alone)")
-    g.add_argument("--data", help="its folder; digits needs none")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    add_flags(g, DATA_FLAGS, "--data", "--download", "--vld_size", "--seed")
     g.add_argument("--split", choices=SPLITS, default="test",
                    help="images of the accuracy (default: %(default)s)")
-    g.add_argument("--vld_size", type=count(1), help="size of the split valid")
-    g.add_argument("--seed", type=count(0, 2**63), default=0, help="of that split (default: 0)")
     g.add_argument("-j", "--workers", type=count(0, 1024), default=0,
                    help="data-loading processes (default: 0)")
     g.add_argument("-b", "--batch-size", type=count(1), default=100,

@@ -62,8 +62,8 @@ def check_inputs(source: str | os.PathLike, stored: Any, found: dict[str, str]) 
     if changed:
         raise UserError(f"{source}: what --{', --'.join(changed)} names has changed since the "
                         "search was started, so that its results cannot be compared with new "
-                        "ones; put it back, start anew in another --save, or go on all the same "
-                        "with --accept_changed_inputs")
+                        "ones; put it back, start a new search in another --save, "
+                        "or continue anyway with --accept_changed_inputs")
 
 
 def _of_code(named: str) -> str:
@@ -73,7 +73,7 @@ def _of_code(named: str) -> str:
         module, colon, _ = part.partition(":")
         try:
             found = importlib.util.find_spec(module) if colon else None
-        except (ImportError, ValueError):  # told when it is loaded
+        except (ImportError, ValueError):  # reported when it is loaded
             continue
         if found and found.origin and os.path.isfile(found.origin):
             digests.append(_of_file(found.origin))

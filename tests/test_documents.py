@@ -5,12 +5,14 @@ import ast
 import importlib
 import re
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
+from cli.scripts import Parser
 from evaluator.latency import CONDITIONS
 from search.run_folder import CODE_FLAGS
 from search.settings import DERIVED, SPACE_OPTIONS, Settings
@@ -68,7 +70,7 @@ def programs() -> dict[str, Path]:
 
 
 @cache
-def parsers() -> dict[str, argparse.ArgumentParser]:
+def parsers() -> dict[str, Parser]:
     """The parser of every program."""
     names = {run: path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
              for run, path in programs().items()}
@@ -89,7 +91,14 @@ def flags_of(program: str) -> frozenset[str]:
         for passed_on in re.findall(r"(?:scripts/)?\w+\.py", text):
             flags |= set(flags_of(passed_on)) if passed_on in parsers() else set()
         return frozenset(flags)
-    return frozenset(parsers()[program]._option_string_actions)
+    defined = parsers()[program]._option_string_actions
+    return frozenset(defined) | {f"--{flag[2:].replace(*signs)}" for flag in defined
+                                 for signs in ("-_", "_-") if flag.startswith("--")}
+
+
+def action_of(parser: Parser, flag: str) -> argparse.Action | None:
+    """What a parser does at a flag, which may be typed with `-` or `_`."""
+    return parser._option_string_actions.get(parser.spelling(flag) or "")
 
 
 @cache
@@ -184,6 +193,21 @@ def test_names_that_messages_turn_into_flags_are_flags():
     assert {f"--{name}" for name in CONDITIONS} <= flags_of("scripts/build_lut.py")
 
 
+@pytest.mark.parametrize("run", sorted(programs()))
+def test_every_parser_takes_a_flag_with_either_sign_and_shows_one(run, capsys):
+    parser = parsers()[run]
+    flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    assert len({flag.replace("-", "_") for flag in flags}) == len(flags)
+    for name in (flag[2:] for flag in flags if flag != "--help"):
+        for word in (f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"):
+            with suppress(SystemExit):  # for want of a value, or of another flag
+                parser.parse_args([word])
+            assert "unknown flag" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--no_such_flag"])
+    assert "unknown flag --no_such_flag" in capsys.readouterr().err
+
+
 def test_every_script_with_data_can_fetch_it():
     for run, parser in parsers().items():
         taken = {action.dest for action in parser._actions}
@@ -258,21 +282,20 @@ def test_the_migration_table_has_every_flag_and_tells_the_truth(script):
     defaults = {flag: default for flag, _, default in
                 (word.partition("=") for word in ORIGINAL[script].split())}
     assert [row[0] for row in rows] == list(defaults)
-    actions = parsers()["-m evaluator" if script == "evaluator.py" else script]\
-        ._option_string_actions
+    parser = parsers()["-m evaluator" if script == "evaluator.py" else script]
     for old, new, status, reason in rows:
         if old == "DATA":
             continue
         if status == "same":
-            assert old == new and new in actions, f"{script}: {old} is not taken"
+            assert old == new and action_of(parser, new), f"{script}: {old} is not taken"
         elif status == "alias":
-            assert actions.get(old) and actions[old] is actions.get(new), \
+            assert action_of(parser, old) and action_of(parser, old) is action_of(parser, new), \
                 f"{script}: {old} is not another spelling of {new}"
         else:
             assert status == "changed" and reason, f"{script}: {old} without a reason"
-            assert not new or new in actions, f"{script}: {new} is not taken"
+            assert not new or action_of(parser, new), f"{script}: {new} is not taken"
         if new:
-            default = actions[new].default
+            default = action_of(parser, new).default
             assert equal_defaults(defaults[old], default) or \
                 re.search("default|accepted|^as `", reason), \
                 f"{script}: the default of {old} is {default}, not {defaults[old]}: say so"

@@ -98,7 +98,7 @@ def add_teacher_flags(group: Any) -> None:
     group.add_argument("--teacher", default=None, metavar="NETWORK",
                        help="learn from a trained network too: a supernet's checkpoint (at its "
                             "full size), a net.config, or the name of a timm model")
-    group.add_argument("--teacher-checkpoint", "--teacher_checkpoint", default=None, metavar="FILE",
+    group.add_argument("--teacher-checkpoint", default=None, metavar="FILE",
                        help="weights of a teacher that is a net.config or a timm model; "
                             "None: timm's pretrained ones")
 
@@ -193,7 +193,7 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--num-gpu", type=count(1), default=None, metavar="N",
                    help="accepted as by the original: the number of processes, which "
                         "scripts/distributed_train.sh starts")
-    g.add_argument("--local-rank", "--local_rank", type=count(0), default=None,
+    g.add_argument("--local-rank", type=count(0), default=None,
                    help=argparse.SUPPRESS)  # from torch's old launcher, which also sets LOCAL_RANK
     g.add_argument("--log-wandb", action="store_true",
                    help="send the figures of each epoch to Weights & Biases too")
@@ -331,14 +331,6 @@ def launcher(script: str, n: int) -> list[str]:
         return ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n),
                 "--no-python", *words]
     return [f"SCRIPT={script}", "sh", "scripts/distributed_train.sh", str(n)]
-
-
-def add_aliases(parser: argparse.ArgumentParser, aliases: dict[str, str]) -> None:
-    """Adds other names of a parser's flags: `{"--weight_decay": "--weight-decay"}`."""
-    for alias, flag in aliases.items():
-        action = parser._option_string_actions[flag]
-        action.option_strings = [*action.option_strings, alias]
-        parser._option_string_actions[alias] = action
 
 
 def check_name(text: str) -> str:

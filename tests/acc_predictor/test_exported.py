@@ -171,7 +171,7 @@ def test_a_search_on_it_takes_its_space_and_classes(file, tmp_path):
         "nasbench201", "digits", 10)
     assert [objective.source for objective in parts.objectives] == ["counted", "reported"]
     assert parts.costs.width_mult == 0.35
-    with pytest.raises(UserError, match="predicts energy beside the accuracy"):
+    with pytest.raises(UserError, match="predicts energy besides the accuracy"):
         parts_of("sweetness")
 
 

@@ -313,8 +313,8 @@ def write_bad_files(folder):
 
 @pytest.mark.parametrize("arguments, match", [
     ([], "give either --subnet"), (["--config", "net.config"], "--config needs --init"),
-    (["--subnet", "a", "--init", "b"], "--init: has no meaning beside --subnet; leave it out"),
-    (["--config", "a", "--init", "b", "--search_space", "mbv3"], "has no meaning beside --config"),
+    (["--subnet", "a", "--init", "b"], "--init: has no meaning with --subnet; leave it out"),
+    (["--config", "a", "--init", "b", "--search_space", "mbv3"], "has no meaning with --config"),
     (["--subnet", "missing"], "missing: no such subnet file"),
     (["--subnet", "truncated.json"], "truncated"), (["--subnet", "html"], "HTML"),
     (["--subnet", "foreign.subnet"], "the space has 3, 5, 7"),

@@ -216,7 +216,7 @@ def test_a_table_measured_beside_another_program_says_so(capsys):
         for pid in (0, busy.pid):
             os.sched_setaffinity(pid, {min(before)})
         for at_work in (True, False):
-            with build_lut.told_of_others(at_work):
+            with build_lut.watched_processor(at_work):
                 end = time.perf_counter() + 1
                 while time.perf_counter() < end:
                     pass

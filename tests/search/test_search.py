@@ -224,7 +224,7 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
     assert settings.resolutions == [32, 40] and settings.n_epochs == 0
     assert contradictions(settings) == []
     lines = contradictions(resolve({**typed, "resolutions": [192], "n_epochs": 5}))
-    assert "trained at 32,40 px" in lines[0] and "trains anew the classifier" in lines[1]
+    assert "trained at 32,40 px" in lines[0] and "trains a new classifier" in lines[1]
     (line,) = contradictions(resolve({**typed, "dataset": "cifar10"}))
     assert "trained on digits" in line
 

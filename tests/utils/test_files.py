@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.scripts import TypedFlagsParser, run_script
+from cli.scripts import Parser, run_script
 from utils import parsing
 from utils.errors import UserError, one_line
 from utils.files import (
@@ -149,18 +149,18 @@ def test_messages_stay_on_one_line(capsys):
     def main(args):
         raise UserError("a\nb\x1b[31m ümläut")
 
-    assert run_script(main, TypedFlagsParser(prog="p"), []) == 2
+    assert run_script(main, Parser(prog="p"), []) == 2
     assert capsys.readouterr().err == "p: error: a\\nb\\x1b[31m ümläut\n"
     assert one_line("plain ü") == "plain ü"
 
 
 def test_faults_of_the_program_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
-        run_script(lambda args: 1 / 0, TypedFlagsParser(prog="p"), [])
+        run_script(lambda args: 1 / 0, Parser(prog="p"), [])
 
 
 def test_typed_flags_are_told_from_defaults():
-    parser = TypedFlagsParser()
+    parser = Parser()
     parser.add_argument("--a", type=int, default=1)
     parser.add_argument("--b", type=int, default=2)
     args = parser.parse_args(["--a", "1"])
