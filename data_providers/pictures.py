@@ -10,6 +10,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -20,8 +21,6 @@ from utils.errors import one_line
 from utils.files import open_regular
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
-SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items()
-                 if kind in FORMATS)
 # 8192 x 8192. A decoded picture takes up to 7 bytes a pixel while it is converted, 13 where its
 # values have 32 bits.
 MAX_PIXELS = 2**26
@@ -115,8 +114,15 @@ def _open(file: IO[bytes]) -> Image.Image:
     return image
 
 
+@cache
+def _suffixes() -> tuple[str, ...]:
+    """Returns the suffixes of `FORMATS`; asking for them loads all plugins of Pillow."""
+    return tuple(suffix for suffix, kind in Image.registered_extensions().items()
+                 if kind in FORMATS)
+
+
 def _is_picture(path: str) -> bool:
-    if path.lower().endswith(SUFFIXES):
+    if path.lower().endswith(_suffixes()):
         return True
     try:
         return bool(picture_size(path))

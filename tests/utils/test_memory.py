@@ -13,6 +13,12 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 AS_A_SCRIPT = f"sys.modules['__main__'].__file__ = {str(ROOT / 'validation.py')!r}; "
 
 
+@pytest.fixture(autouse=True)
+def pages_of_4_kib(monkeypatch):
+    """Of huge pages as many are needed as the address of an array happens to allow."""
+    monkeypatch.setenv("NUMPY_MADVISE_HUGEPAGE", "0")
+
+
 def faults_of(before: str) -> int:
     code = f"import sys; {before}; from tests.jobs.evaluators import page_faults; " \
            "print(page_faults())"
