@@ -223,13 +223,13 @@ def read_bytes(path: str | os.PathLike, what: str = "file",
 
 def read_text(path: str | os.PathLike, what: str = "text file",
               max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Reads a UTF-8 text file.
+    """Reads a UTF-8 text file, without the byte order mark that some editors begin it with.
 
     Raises:
         UserError: as `read_bytes`, or the file is empty or not UTF-8.
     """
     try:
-        text = read_bytes(path, what, max_bytes).decode("utf-8")
+        text = read_bytes(path, what, max_bytes).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file, but a {what} was expected") from None
     if not text.strip():

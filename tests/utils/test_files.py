@@ -310,3 +310,9 @@ def test_integers_that_cannot_be_printed_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("a: 0x" + "f" * 9000)
     with pytest.raises(UserError, match="an integer of 36000 bits"):
         read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(path) == read_yaml(path) == {"a": 1}
