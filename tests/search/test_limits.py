@@ -79,7 +79,7 @@ def table_flags(folder) -> list[str]:
 
 
 @pytest.mark.parametrize(("flags", "match"), [
-    (("--sec_obj", "nope"), "objective nope: "), (("--sec_obj", "depth"), "latency_ms"),
+    (("--sec_obj", "nope"), "--sec_obj nope: "), (("--sec_obj", "depth"), "latency_ms"),
     (("--sec_obj", "latency_ms", "--n_doe", 3), "at least 5 architectures"),
     (("--sec_obj", "latency_ms", "--predictor", "as"), "at least 20 architectures"),
     (("--sec_obj", "latency_ms", "--oracle_path", "x"), "without --evaluator oracle"),
