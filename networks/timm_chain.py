@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from msunas_timm.chains import Size, convs_of, corner, parts_of, resize
-from networks.base import Source, Supernets, checked_classes
+from networks.base import Supernets, WeightSource, checked_classes
 from networks.configs import Config
 from networks.static import StaticNetwork, new_classifier
 from search_space import Arch, get_search_space
@@ -222,10 +222,11 @@ class TimmSupernets(Supernets):
         """See `Supernets.config`."""
         return {**supernet.config, "arch": _choices(arch)}
 
-    def sources(self, supernet: ElasticChain, arch: Arch) -> list[Source]:
+    def sources(self, supernet: ElasticChain, arch: Arch) -> list[WeightSource]:
         """See `Supernets.sources`."""
-        return [*(Source(part, getattr(supernet, part)) for part in ("stem", "head", "classifier")),
-                *(Source(f"blocks.{i}", supernet.blocks[size.number])
+        return [*(WeightSource(part, getattr(supernet, part))
+                  for part in ("stem", "head", "classifier")),
+                *(WeightSource(f"blocks.{i}", supernet.blocks[size.number])
                   for i, size in enumerate(sizes_of(supernet.model, arch)))]
 
     def arch(self, supernet: ElasticChain, config: Config) -> Arch:

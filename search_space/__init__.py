@@ -9,7 +9,7 @@ from search_space.ofa import OFASearchSpace
 from search_space.timm_chain import timm_space
 from utils.errors import UserError
 from utils.files import read_json
-from utils.registry import TIMM, load_class, names_code
+from utils.registry import TIMM, listed, load_class, names_code
 
 __all__ = ["NAMES", "RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer",
            "OFASearchSpace", "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space",
@@ -29,8 +29,8 @@ SEARCH_SPACES = {
     "nasbenchgraph": "search_space.nasbenchgraph:NASBenchGraphSpace",
     "table": "search_space.table:TableSearchSpace",
 }
-# What a help text says of the names of spaces.
-NAMES = f"{', '.join(sorted(SEARCH_SPACES))}, {TIMM}NAME (a network of timm), or module:Class"
+# What a help text lists.
+NAMES = listed([*SEARCH_SPACES, f"{TIMM}NAME (a network of timm)"])
 
 
 def search_space_class(name: str) -> type[SearchSpace]:
@@ -69,8 +69,8 @@ def family_of(name: str) -> str:
     """
     family = search_space_class(name).family
     if family is None:
-        raise UserError(f"the search space {name} has no supernet; choose another, or name an "
-                        "--evaluator for it")
+        raise UserError(f"the search space {name} has no supernet; choose another, or an "
+                        "evaluator for it (--evaluator)")
     return family
 
 
@@ -158,7 +158,7 @@ def refuse_code(named: Any, source: str) -> None:
     """Refuses a search space that is code of the user's, `module:Class`, where a file names it.
 
     Raises:
-        UserError: it is; the message tells the flag to type.
+        UserError: it is; the message names the flag to type.
     """
     if names_code(named):
         raise UserError(f"{source} names code, the search space {named[:60]}, which would be run; "

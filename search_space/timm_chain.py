@@ -154,10 +154,9 @@ class TimmSearchSpace(SearchSpace):
                             f"{self.resolutions[0]} is too small, take {self._stride} or more")
         self._choices = _numbered(self._all_choices())
         self.places = self._all_places()
-        self._genes = tuple(_gene(choice) for choice in self._choices if choice.gene is not None)
+        self._genes = self._all_genes()
         self.upper = np.array([len(gene.values) - 1 for gene in self._genes])
         self.lower = np.zeros_like(self.upper)
-        self._deciding, self._least_index = self._uses()
 
     @property
     def model(self) -> str:
@@ -168,10 +167,6 @@ class TimmSearchSpace(SearchSpace):
     def genes(self) -> tuple[Gene, ...]:
         """What each integer stands for."""
         return self._genes
-
-    def extremes(self) -> list[Arch]:
-        """Returns the smallest and the largest architecture."""
-        return [self.decode(self.lower), self.decode(self.upper)]
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical vector; raises UserError for an invalid arch."""
@@ -200,10 +195,6 @@ class TimmSearchSpace(SearchSpace):
             elif choice.key == "d" or choice.place < arch["d"][choice.stage]:
                 arch[choice.key].append(value)
         return arch
-
-    def active(self, X: np.ndarray) -> np.ndarray:
-        """Returns an (n, n_var) bool array: all but the genes of blocks that are left out."""
-        return np.asarray(X)[..., self._deciding] >= self._least_index
 
     def sizes(self, arch: Arch) -> "list[Size]":
         """Returns the blocks of an architecture, whose resolution does not matter.
@@ -319,19 +310,13 @@ class TimmSearchSpace(SearchSpace):
         return [[block for block in blocks if block.stage == stage]
                 for stage in range(blocks[-1].stage + 1)]
 
-    def _uses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for each gene, the gene that decides whether it is used, and from which value.
-
-        Genes that are always used are decided by themselves, from 0.
-        """
-        deciding, least = np.arange(len(self._genes)), np.zeros(len(self._genes), dtype=int)
-        for place in self.places:
-            beyond = place.place + 1 - place.depth.options[0]
-            for choice in place.choices:
-                gene, depth = choice.gene, place.depth.gene
-                if beyond > 0 and gene is not None and depth is not None:
-                    deciding[gene], least[gene] = depth, beyond
-        return deciding, least
+    def _all_genes(self) -> tuple[Gene, ...]:
+        """Returns the genes; those about a block that a stage can lose need a stage that has it."""
+        needs = {choice.gene: (place.depth.gene, place.place + 1 - place.depth.options[0])
+                 for place in self.places for choice in place.choices
+                 if place.depth.gene is not None and place.place >= place.depth.options[0]}
+        return tuple(_gene(choice, needs.get(choice.gene)) for choice in self._choices
+                     if choice.gene is not None)
 
 
 def part_of(mid: int, percent: int) -> int:
@@ -395,10 +380,8 @@ def _numbered(choices: Sequence[Choice]) -> list[Choice]:
             for c in choices]
 
 
-def _gene(choice: Choice) -> Gene:
+def _gene(choice: Choice, needs: tuple[int, int] | None) -> Gene:
     """Returns the gene of a choice; genes of one group have the same values."""
-    if choice.key == "r":
-        return Gene(choice.name, choice.options, choice.name)
-    values = "/".join(map(str, choice.options))
-    return Gene(choice.name, choice.options,
-                f"stage {choice.stage + 1}, {values}: {choice.name.split()[-1]}")
+    values, kind = "/".join(map(str, choice.options)), choice.name.split()[-1]
+    group = choice.name if choice.key == "r" else f"stage {choice.stage + 1}, {values}: {kind}"
+    return Gene(choice.name, choice.options, group, needs=needs)

@@ -12,8 +12,7 @@ from torch import nn
 
 import networks
 from evaluator.costs import network_costs
-from evaluator.latency import build_module, build_network, input_shape
-from evaluator.layers import space_layers
+from evaluator.layers import build_module, build_network, input_shape, space_layers
 from msunas_timm.chains import corner
 from networks.batch_norm import recalibrate_bn
 from networks.export import Description, get_format
