@@ -15,6 +15,7 @@ from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, refuse_code
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.invocation import program
+from utils.registry import listed
 
 WITHOUT = "nngp"  # of a search whose strategy has no predictor
 
@@ -29,8 +30,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--predictor", choices=sorted(PREDICTORS), help="what to fit (default: the "
                    f"predictor of the search; {WITHOUT} where it had none)")
     p.add_argument("--search_space", metavar="NAME", help="space of the search where its files do "
-                   f"not say, or code of your own: {', '.join(sorted(SEARCH_SPACES))}, or "
-                   f"module:Class (default: {DEFAULT})")
+                   f"not say, or code of your own: {listed(SEARCH_SPACES)} (default: {DEFAULT})")
     p.add_argument("--table", help="table of the space, where it has moved")
     return p
 

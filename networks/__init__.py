@@ -3,7 +3,7 @@
 Names are imported on first use: reading a network config needs no torch.
 """
 
-from utils.lazy import lazy_names
+from utils.registry import lazy_names
 
 _MODULES = {
     "checkpoints": ("load_checkpoint", "load_state", "load_training_state", "load_weights",

@@ -142,8 +142,7 @@ def unknown_objective(wanted: Sequence[Objective], stats: Stats) -> str | None:
 def column_of(objective: Objective, X: np.ndarray, stats: Stats) -> list[float]:
     """Returns the n values of an objective: computed, or as they stand in the rows."""
     if objective.exact:
-        values: list[float] = objective.values(X).tolist()
-        return values
+        return objective.values(X).tolist()
     i = stats.names.index(objective.name)
     return [record.values[i] for record in stats.archive]
 

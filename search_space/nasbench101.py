@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from search_space.base import Arch, Gene, SearchSpace
+from search_space.base import Arch, Gene
 from search_space.table import TabularSpace, read_table
 from search_space.values import check_keys
 from utils.errors import UserError
@@ -85,9 +85,8 @@ class NASBench101Space(TabularSpace):
         self.upper = np.array([1] * len(EDGES) + [len(OPERATIONS) - 1] * _INSIDE)
         self.lower = np.zeros_like(self.upper)
         self._normal: dict[bytes, np.ndarray] = {}
-        if table is not None:
-            self.rows = np.array([self._encoded(table, text)
-                                  for text in read_table(table).column("encoding")])
+        self.rows = np.zeros((0, self.n_var), dtype=np.int64) if table is None else np.array(
+            [self._encoded(table, text) for text in read_table(table).column("encoding")])
 
     @property
     def genes(self) -> tuple[Gene, ...]:
@@ -114,23 +113,6 @@ class NASBench101Space(TabularSpace):
         is_valid = np.array([_is_valid(_pruned(*_graph(np.asarray(x)))[0]) for x in X], dtype=bool)
         return is_valid if self.table is None else is_valid & super().contains(X)
 
-    def canonical(self, X: np.ndarray) -> np.ndarray:
-        """Returns the canonical vectors; with a table, those of the nearest graphs in it."""
-        return self.normal(X) if self.table is None else super().canonical(X)
-
-    def enumerate(self) -> np.ndarray | None:
-        """Returns all rows of a small table; without a table there are too many graphs."""
-        return None if self.table is None else super().enumerate()
-
-    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns (n, 26) canonical vectors: rows of the table, else every gene uniform."""
-        return SearchSpace.draw(self, n, rng) if self.table is None else super().draw(n, rng)
-
-    def initialize(self, n_doe: int, *, rng: np.random.Generator) -> list[Arch]:
-        """See `SearchSpace.initialize`."""
-        space = SearchSpace if self.table is None else TabularSpace
-        return space.initialize(self, n_doe, rng=rng)
-
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (26,) vector; raises UserError for what the benchmark lacks."""
         matrix, operations = _checked(arch)
@@ -145,8 +127,7 @@ class NASBench101Space(TabularSpace):
             raise UserError(f"no graph of NAS-Bench-101{f' in {self.table}' if self.table else ''}:"
                             f" {self.describe(arch)[:120]}; at most {MAX_EDGES} edges lead from "
                             "input to output")
-        canonical: np.ndarray = self.canonical(x[None])[0]
-        return canonical
+        return self.canonical(x[None])[0]
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a vector, without what is pruned."""
@@ -233,8 +214,7 @@ def _smallest(matrix: np.ndarray, labels: np.ndarray) -> np.ndarray:
     names = np.zeros((len(full), _INSIDE), dtype=np.int64)
     names[:, :inside] = labels[orders[forward]]
     X = np.hstack([full[:, _ROWS, _COLUMNS], names])
-    smallest: np.ndarray = X[np.lexsort(X.T[::-1])[0]]
-    return smallest
+    return X[np.lexsort(X.T[::-1])[0]]
 
 
 def _checked(arch: Any) -> tuple[np.ndarray, list[str]]:

@@ -102,8 +102,7 @@ class ResNetSearchSpace(SearchSpace):
         values["r"] = [arch["r"]]
         x = np.array([position(entry.key, values[entry.key][entry.index], entry.options)
                       for entry in self._entries])
-        canonical: np.ndarray = self.canonical(x[None])[0]
-        return canonical
+        return self.canonical(x[None])[0]
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a (30,) vector; raises UserError for an invalid vector.

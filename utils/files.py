@@ -105,16 +105,14 @@ def in_use(folder: str | os.PathLike) -> Iterator[None]:
 
 def fsync_folder(folder: str | os.PathLike) -> None:
     """Flushes the names in a folder to the disk, where the file system can do that."""
-    try:
+    def flush() -> None:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return
-    try:
-        where_supported(os.fsync, handle)
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    where_supported(flush)
 
 
 def where_supported(call: Callable[..., Any], *args: Any) -> None:

@@ -12,7 +12,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,17 +108,14 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
         os.close(handle)
 
 
-@contextmanager
-def locked_beside(path: str | os.PathLike, what: str) -> Iterator[Lock]:
+def locked_beside(path: str | os.PathLike, what: str) -> AbstractContextManager[Lock]:
     """Holds the file `path`, which only one process may write, by a lock file next to it.
 
     Raises:
         UserError: as `locked`.
     """
     path = Path(path)
-    with locked(path.with_name(f".{path.name}.lock"), what,
-                "wait for it, or name another file") as lock:
-        yield lock
+    return locked(path.with_name(f".{path.name}.lock"), what, "wait for it, or name another file")
 
 
 def _acquire(path: Path, what: str, hint: str) -> int:

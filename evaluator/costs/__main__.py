@@ -25,6 +25,7 @@ from search_space import SEARCH_SPACES, SPACE_KEY, SearchSpace, check_arch, spac
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json
+from utils.registry import listed
 
 
 def file_costs(path: str, args: argparse.Namespace,
@@ -104,7 +105,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
     p.add_argument("--search_space", metavar="NAME",
                    help="space of a net.subnet that does not name its own: "
-                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
+                        f"{listed(SEARCH_SPACES)}")
     p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
     p.add_argument("--n_classes", type=count(1), default=1000, help="classes, for a net.subnet")
     p.add_argument("--width", type=amount,
