@@ -14,7 +14,7 @@ import cli.startup  # noqa: F401  # before what takes time to import
 
 from acc_predictor import PREDICTORS
 from cli.scripts import Parser, add_flags, run_script
-from cli.types import amount, checked_values, count, integers
+from cli.types import Extend, amount, checked_values, count, integers
 from evaluator import EVALUATORS
 from evaluator.options import EVALUATION_FLAGS
 from networks.supernet_info import check_supernet_file
@@ -79,7 +79,7 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    "macs, activations (in millions), peak_memory[_int8], weights_mb (MB), "
                    "cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
                    "what the evaluator reports, or your own as module:function")
-    g.add_argument("--lut", nargs="+", action="extend", help="latency table for --sec_obj cpu, "
+    g.add_argument("--lut", nargs="+", action=Extend, help="latency table for --sec_obj cpu, "
                    "name=FILE for --sec_obj cpu@name, or 'measure' to time the networks themselves "
                    f"(default: {DEFAULT_LUT})")
     g.add_argument("--constraint", help="limits that hold while searching, as "

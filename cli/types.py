@@ -62,6 +62,16 @@ class Flatten(argparse.Action):
         setattr(namespace, self.dest, [item for part in values for item in part])
 
 
+class Extend(argparse.Action):
+    """Stores the values of a flag that may be given several times as one list."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        """Adds the values to those of the same flag before."""
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), *values])
+
+
 def integers(least: int, most: int = 10**6) -> dict[str, Any]:
     """Returns the options of `add_argument` for a list of integers in `least`..`most`.
 

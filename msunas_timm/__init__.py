@@ -5,8 +5,96 @@
 
 It needs timm alone. timm's train.py imports it with `--device-modules msunas_timm`; other scripts
 run by `python -m msunas_timm SCRIPT`.
+
+The networks are timm's own classes, described by their block strings. A folder's config.json
+carries the arguments, so one name serves every network of a family.
 """
 
-from msunas_timm.models import nsganetv2, nsganetv2_proxyless
+from functools import partial
+from typing import Any
 
-__all__ = ["nsganetv2", "nsganetv2_proxyless"]
+from timm.layers import get_act_layer
+from timm.models import generate_default_cfgs, register_model
+from timm.models._builder import build_model_with_cfg, pretrained_cfg_for_features
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def, resolve_bn_args, round_channels
+from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
+from torch import nn
+
+LICENSE = "apache-2.0"
+# The smallest MobileNetV3 subnet of Once for All at width 1.0, for who names a model and no folder.
+SMALLEST_MBV3 = (
+    ("ds_r1_k3_s1_e1_c16_nre",),
+    ("ir_r1_k3_s2_e3_c24_nre", "ir_r1_k3_s1_e3_c24_nre"),
+    ("ir_r1_k3_s2_e3_c40_se0.25_nre", "ir_r1_k3_s1_e3_c40_se0.25_nre"),
+    ("ir_r1_k3_s2_e3_c80_nhs", "ir_r1_k3_s1_e3_c80_nhs"),
+    ("ir_r1_k3_s1_e3_c112_se0.25_nhs", "ir_r1_k3_s1_e3_c112_se0.25_nhs"),
+    ("ir_r1_k3_s2_e3_c160_se0.25_nhs", "ir_r1_k3_s1_e3_c160_se0.25_nhs"),
+    ("cn_r1_k1_s1_c960_nhs",),
+)
+# ProxylessNAS: the smallest subnet, likewise (relu6 everywhere, six stages, no squeeze-and-excite).
+SMALLEST_PROXYLESS = (
+    ("ds_r1_k3_s1_e1_c16_nr6_noskip",),
+    *((f"ir_r1_k3_s{stride}_e3_c{width}_nr6", f"ir_r1_k3_s1_e3_c{width}_nr6")
+      for width, stride in ((24, 2), (40, 2), (80, 2), (96, 1), (192, 2))),
+    ("ir_r1_k3_s1_e3_c320_nr6",),
+)
+
+default_cfgs = generate_default_cfgs({
+    name: {"first_conv": "conv_stem", "classifier": "classifier", "interpolation": "bilinear",
+           "license": LICENSE}
+    for name in ("nsganetv2", "nsganetv2_proxyless")})
+
+
+@register_model
+def nsganetv2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A subnet of the Once-for-All MobileNetV3 supernet, as timm's `MobileNetV3`.
+
+    Args:
+        pretrained: load the weights that the folder of `local-dir:` has.
+        kwargs: `arch_def` (block strings of each stage), `stem_size`, `num_features`, `bn_eps`,
+            `bn_momentum`, and any option of timm's `MobileNetV3`.
+    """
+    squeeze_excite = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU,
+                             rd_round_fn=round_channels)
+    options = {"stem_size": 16, "num_features": 1280, "act_layer": "hard_swish",
+               "head_bias": False, "se_layer": squeeze_excite} | kwargs
+    return _build("nsganetv2", MobileNetV3, MobileNetV3Features, SMALLEST_MBV3, pretrained,
+                  options)
+
+
+@register_model
+def nsganetv2_proxyless(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A subnet of the Once-for-All ProxylessNAS supernet, as timm's `EfficientNet`.
+
+    Args:
+        pretrained: as `nsganetv2`.
+        kwargs: as `nsganetv2`; `num_features` 0 has no convolution in front of the pooling.
+    """
+    options = {"stem_size": 32, "num_features": 1280, "act_layer": "relu6"} | kwargs
+    return _build("nsganetv2_proxyless", EfficientNet, EfficientNetFeatures, SMALLEST_PROXYLESS,
+                  pretrained, options)
+
+
+def _build(name: str, network: type, features: type, arch_def: Any, pretrained: bool,
+           options: dict[str, Any]) -> nn.Module:
+    """Builds the network, or with `features_only` timm's class that returns feature maps."""
+    features_only = options.pop("features_only", False)
+    arch_def = [list(stage) for stage in options.pop("arch_def", arch_def)]
+    norm = partial(nn.BatchNorm2d, **resolve_bn_args(options))
+    head: Any = ("num_classes", "num_features", "head_bias", "head_norm", "global_pool")
+    net: Any = build_model_with_cfg(
+        features if features_only else network, name, pretrained,
+        pretrained_strict=not features_only, kwargs_filter=head if features_only else None,
+        **options | {"block_args": decode_arch_def(arch_def), "fix_stem": True,
+                     "round_chs_fn": _as_given, "norm_layer": norm,
+                     "act_layer": get_act_layer(options["act_layer"])})
+    if features_only:
+        net.default_cfg = pretrained_cfg_for_features(net.default_cfg)
+    return net
+
+
+def _as_given(channels: int) -> int:
+    """The widths of a folder are final: nothing rounds them again."""
+    return channels

@@ -8,7 +8,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from itertools import permutations
+from itertools import compress, permutations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,8 +46,8 @@ def graph_hash(matrix: np.ndarray, operations: Sequence[str]) -> str:
     degrees = zip(edges.sum(axis=1).tolist(), edges.sum(axis=0).tolist(), labels, strict=True)
     hashes = [_md5(str(vertex)) for vertex in degrees]
     for _ in labels:
-        hashes = ["|".join(("".join(sorted(_chosen(hashes, edges[:, v]))),
-                            "".join(sorted(_chosen(hashes, edges[v]))), hashes[v]))
+        hashes = ["|".join(("".join(sorted(compress(hashes, edges[:, v]))),
+                            "".join(sorted(compress(hashes, edges[v]))), hashes[v]))
                   for v in range(len(labels))]
         hashes = [_md5(text) for text in hashes]
     return _md5(str(sorted(hashes)))
@@ -55,10 +55,6 @@ def graph_hash(matrix: np.ndarray, operations: Sequence[str]) -> str:
 
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _chosen(hashes: Sequence[str], mask: np.ndarray) -> list[str]:
-    return [each for each, is_chosen in zip(hashes, mask, strict=True) if is_chosen]
 
 
 class NASBench101Space(TabularSpace):
@@ -110,7 +106,8 @@ class NASBench101Space(TabularSpace):
 
         Such a graph has a path from input to output, and at most 9 edges.
         """
-        is_valid = np.array([_is_valid(_pruned(*_graph(np.asarray(x)))[0]) for x in X], dtype=bool)
+        n_edges = np.array([_pruned(*_graph(np.asarray(x)))[0].sum() for x in X], dtype=int)
+        is_valid = (n_edges > 0) & (n_edges <= MAX_EDGES)
         return is_valid if self.table is None else is_valid & super().contains(X)
 
     def encode(self, arch: Arch) -> np.ndarray:
@@ -173,10 +170,6 @@ def _pruned(matrix: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     kept = reach[0] & reach[:, -1]
     kept[[0, -1]] = True
     return matrix[np.ix_(kept, kept)], labels[kept[1:-1]]
-
-
-def _is_valid(pruned: np.ndarray) -> bool:
-    return 0 < pruned.sum() <= MAX_EDGES
 
 
 def _valid(matrix: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 from search_space.layers import Layer
@@ -133,11 +133,8 @@ def _cell(text: str) -> Graph:
 
 
 def _chain(arch: Mapping[str, Any]) -> Graph:
-    operations: list[str] = []
-    for i in count(1):
-        if f"op{i}" not in arch:
-            break
-        operations.append(str(arch[f"op{i}"]))
+    names = takewhile(arch.__contains__, (f"op{i}" for i in count(1)))
+    operations = [str(arch[name]) for name in names]
     reads = [int(link) for link in arch["links"]]
     last = len(operations) + 1
     edges = [(source, layer, "") for layer, source in enumerate(reads, 1)]

@@ -20,9 +20,9 @@ FORMATS = {
     "onnx": "networks.export.onnx_file:Onnx",
     "pt2": "networks.export.torch_files:ExportedProgram",
     "safetensors": "networks.export.torch_files:SafeTensors",
-    "openvino": "networks.export.openvino_file:OpenVino",
-    "executorch": "networks.export.executorch_file:ExecuTorch",
-    "coreml": "networks.export.coreml_file:CoreMl",
+    "openvino": "networks.export.device_files:OpenVino",
+    "executorch": "networks.export.device_files:ExecuTorch",
+    "coreml": "networks.export.device_files:CoreMl",
 }
 REQUIREMENTS = "requirements-export.txt"
 

@@ -102,7 +102,7 @@ def test_published_networks_of_both_families_become_timm_models(shared_data):
 
 
 def test_a_name_alone_is_the_smallest_subnet():
-    from msunas_timm.models import SMALLEST_MBV3
+    from msunas_timm import SMALLEST_MBV3
 
     net = cut_subnet(build_supernet(10, 1.0), SPACE.extremes()[0])
     assert timm_model(net.config).args["arch_def"] == [list(stage) for stage in SMALLEST_MBV3]
