@@ -10,13 +10,7 @@ import numpy as np
 from search_space.backbones import make_divisible
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import POOL, Layer, Slot
-from search_space.values import (
-    check_keys,
-    check_supernet,
-    checked_resolutions,
-    entries,
-    position,
-)
+from search_space.values import check_keys, check_supernet, checked_resolutions, entries, position
 
 # Those that the accuracy predictor of the OFA authors knows.
 DEFAULT_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
@@ -154,8 +148,6 @@ class ResNetSearchSpace(SearchSpace):
                  and block.place < base + arch["d"][1 + stage]]
                 for stage, base in enumerate(BASE_DEPTHS)]
 
-    # ------------------------------------------------------------------------------- layers
-
     def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """See `SearchSpace.slots`: the stem, 18 blocks, the head.
 
@@ -221,8 +213,6 @@ class ResNetSearchSpace(SearchSpace):
         for stride in (2, 2, *STRIDES[:stage]):
             size = -(-size // stride)
         return size
-
-    # ------------------------------------------------------------------------------ encoding
 
     def _all_entries(self) -> list[_Entry]:
         """Returns the numbers of an architecture dict: depths, then widths, then expansions."""

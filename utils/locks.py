@@ -125,18 +125,17 @@ def _acquire(path: Path, what: str, hint: str) -> int:
         if not _HOLDER.fullmatch(found):
             raise UserError(f"{path}: not a lock file of this program (it has another content); it "
                             "was not touched. Remove it if it is not needed")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        holder = found.decode(errors="replace").strip() or "unknown"
-        raise UserError(f"{what} is in use by another process ({holder}); {hint}") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            os.close(handle)
-            raise
-        print(f"note: {path.parent}: this file system has no locks; make sure that no other "
-              "process writes there", file=sys.stderr)
-    except UserError:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = found.decode(errors="replace").strip() or "unknown"
+            raise UserError(f"{what} is in use by another process ({holder}); {hint}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(f"note: {path.parent}: this file system has no locks; make sure that no other "
+                  "process writes there", file=sys.stderr)
+    except (OSError, UserError):
         os.close(handle)
         raise
     return handle

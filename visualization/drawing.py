@@ -1,6 +1,7 @@
 """Drawings of architectures: block diagrams as in the papers of the field, and cells as graphs."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +76,9 @@ def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:
 
 def columns_of(pictures: Sequence[Picture]) -> list[tuple[str, int]]:
     """Returns the stages of all networks in order, each with its largest number of blocks."""
-    most: dict[str, int] = {}
+    most: Counter[str] = Counter()
     for picture in pictures:
-        stages = [block.stage for block in picture.blocks]
-        for stage in dict.fromkeys(stages):
-            most[stage] = max(most.get(stage, 0), stages.count(stage))
+        most |= Counter(block.stage for block in picture.blocks)
     inner = sorted((stage for stage in most if stage not in (STEM, HEAD)), key=int)
     return [(stage, most[stage]) for stage in (STEM, *inner, HEAD) if stage in most]
 

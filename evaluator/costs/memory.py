@@ -103,15 +103,11 @@ def _bottleneck(x: Layer) -> list[_Step]:
     return [*branch, *shortcut, _Step(result, 2 * result)]
 
 
-def _pool(x: Layer) -> list[_Step]:
-    return [_Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)]
-
-
 _STEPS: dict[str, Callable[[Layer], list[_Step]]] = {
     "conv": _plain,
     "mbconv": _mbconv,
     "bottleneck": _bottleneck,
     "max_pool": _plain,
     "linear": _plain,
-    "pool": _pool,
+    "pool": lambda x: [_Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)],
 }

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from utils.errors import UserError
@@ -44,9 +44,7 @@ class Description:
 
     def as_text(self) -> dict[str, str]:
         """Returns what is known, as text: what files can carry."""
-        facts = {"resolution": self.resolution, "transform": self.transform,
-                 "mean": self.mean, "std": self.std}
-        return {name: str(value) for name, value in facts.items() if value is not None}
+        return {name: str(value) for name, value in asdict(self).items() if value is not None}
 
 
 class Format(ABC):

@@ -180,15 +180,11 @@ def gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) 
         candidates: (m,) or (m, q) objectives of the candidates without the error.
         front: (f,) or (f, q) those of the archive's front.
     """
-    columns = list(zip(_columns(candidates), _columns(front), strict=True))
+    columns = list(zip(np.atleast_2d(candidates.T), np.atleast_2d(front.T), strict=True))
     if len(columns) == 1:
         return _gap_deviation(masks, *columns[0])
     return np.sum([_gap_deviation(masks, column, ends) / (np.ptp(ends) or 1.0)
                    for column, ends in columns], axis=0)
-
-
-def _columns(values: np.ndarray) -> list[np.ndarray]:
-    return list(values.T) if values.ndim == 2 else [values]
 
 
 def _gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) -> np.ndarray:
