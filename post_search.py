@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.commands import command_line
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
@@ -39,6 +38,7 @@ from search_space import SearchSpace
 from utils.errors import UserError
 from utils.files import write_json
 from utils.flags import refuse_idle
+from utils.invocation import command_line
 from utils.locks import locked
 
 if TYPE_CHECKING:

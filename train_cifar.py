@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import add_flags, run_script
 from cli.types import count, number
@@ -26,6 +25,7 @@ from training.flags import (
     flag_or_config,
 )
 from utils.errors import UserError
+from utils.invocation import command_line
 
 if TYPE_CHECKING:
     from data_providers import DataProvider

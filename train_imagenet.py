@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.commands import command_line
 from cli.config import ConfigParser
 from cli.scripts import add_flags, run_script
 from cli.types import amount, count, number
@@ -28,6 +27,7 @@ from training.flags import (
     check_name,
 )
 from utils.errors import UserError
+from utils.invocation import command_line
 
 if TYPE_CHECKING:
     from training.sources import ImageSource

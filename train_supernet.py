@@ -22,8 +22,8 @@ from data_providers.flags import DATA_FLAGS
 from evaluator.options import EVALUATION_FLAGS
 from search_space import family_of
 from search_space.backbones import width_from_name
+from training.defaults import RULES
 from training.flags import OF_A_SUPERNET_CALL, add_machine_flags, add_teacher_flags
-from training.rules import RULES
 from utils.errors import UserError
 from utils.flags import refuse_idle
 from utils.invocation import calling

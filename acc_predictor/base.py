@@ -115,18 +115,13 @@ class AccPredictor(ABC):
         if return_std and not self.gives_std:
             raise UserError(f"predictor {self.name!r} gives no standard deviation; take one that "
                             "does, such as nngp or gp")
-        with _blas().limit(limits=1, user_api="blas"):
-            if return_std:
-                mean, std = self._mean_std(X)
-                return np.reshape(mean, (len(X), 1)), np.reshape(std, (len(X), 1))
-            if self._constant is not None:
-                return np.full((len(X), 1), self._constant)
-            return np.reshape(self._predict(X[:, self._columns]), (len(X), 1))
-
-    def _mean_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._constant is not None:
-            return np.full(len(X), self._constant), np.zeros(len(X))
-        return self._predict_std(X[:, self._columns])
+        n, rows = len(X), X[:, self._columns]
+        mean, std = np.full(n, self._constant or 0.0), np.zeros(n)
+        if self._constant is None:
+            with _blas().limit(limits=1, user_api="blas"):
+                mean, std = self._predict_std(rows) if return_std else (self._predict(rows), std)
+        mean, std = np.reshape(mean, (n, 1)), np.reshape(std, (n, 1))
+        return (mean, std) if return_std else mean
 
     def condition_on(self, X: np.ndarray) -> Self:
         """Returns the model conditioned on its own predictions of (n, d) vectors.

@@ -3,8 +3,7 @@
 import copy
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,6 +129,8 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
     """
     import torch
 
+    from utils.devices import pinned_threads
+
     keep_freed_memory()
     generator, place = torch.Generator().manual_seed(0), torch.device(device)
     layout = torch.contiguous_format if place.type == "cpu" else torch.channels_last
@@ -208,19 +209,6 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
     from utils.devices import checked_device
 
     checked_device(device)
-
-
-@contextmanager
-def pinned_threads(threads: int) -> Iterator[None]:
-    """Lets torch use `threads` CPU threads inside the block."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def device_name(device: str) -> str:

@@ -25,7 +25,6 @@ LARGEST = 1e30
 Values = Callable[[np.ndarray], np.ndarray]
 
 ERROR = "top1"
-SOURCES = ("counted", "table", "measured", "reported")
 OBJECTIVES = (f"{', '.join(f'{name} ({unit})' for name, unit in COUNTED.items())}, cpu, gpu<batch> "
               "(ms), or what the evaluator reports")
 DIRECTIONS = {"min": False, "max": True}
@@ -41,7 +40,7 @@ class Objective:
     Attributes:
         name: as it is typed and written: `flops`, `cpu`, `gpu64`, `cpu@pi4`, `energy`.
         unit: of its values, such as `M` (millions) or `ms`; empty where it is not known.
-        source: one of `SOURCES`.
+        source: `counted`, `table`, `measured` or `reported`.
         key: its key in an evaluation's stats.
         maximise: whether more is better.
         device: `cpu` or `gpu` of a latency.

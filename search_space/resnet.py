@@ -10,13 +10,7 @@ import numpy as np
 from search_space.backbones import make_divisible
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import POOL, Layer, Slot
-from search_space.values import (
-    check_keys,
-    check_supernet,
-    checked_resolutions,
-    entries,
-    position,
-)
+from search_space.values import check_keys, check_supernet, checked_resolutions, entries, position
 
 # Those that the accuracy predictor of the OFA authors knows.
 DEFAULT_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
@@ -102,8 +96,7 @@ class ResNetSearchSpace(SearchSpace):
         values["r"] = [arch["r"]]
         x = np.array([position(entry.key, values[entry.key][entry.index], entry.options)
                       for entry in self._entries])
-        canonical: np.ndarray = self.canonical(x[None])[0]
-        return canonical
+        return self.canonical(x[None])[0]
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a (30,) vector; raises UserError for an invalid vector.
@@ -154,8 +147,6 @@ class ResNetSearchSpace(SearchSpace):
         return [[block for block in self.blocks if block.stage == stage
                  and block.place < base + arch["d"][1 + stage]]
                 for stage, base in enumerate(BASE_DEPTHS)]
-
-    # ------------------------------------------------------------------------------- layers
 
     def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """See `SearchSpace.slots`: the stem, 18 blocks, the head.
@@ -222,8 +213,6 @@ class ResNetSearchSpace(SearchSpace):
         for stride in (2, 2, *STRIDES[:stage]):
             size = -(-size // stride)
         return size
-
-    # ------------------------------------------------------------------------------ encoding
 
     def _all_entries(self) -> list[_Entry]:
         """Returns the numbers of an architecture dict: depths, then widths, then expansions."""

@@ -132,7 +132,8 @@ class TabularSpace(SearchSpace):
         table: path of the table; None where the space is known without it.
         accuracy: its column with the top-1 accuracy in percent.
         key_columns: its columns that identify the architecture of a row.
-        rows: (n, n_var) canonical vectors of all architectures.
+        rows: (n, n_var) canonical vectors of all architectures; (0, n_var) where they are not
+            listed, and every normal vector is one.
     """
 
     default_evaluator: ClassVar[str] = "table"
@@ -163,6 +164,8 @@ class TabularSpace(SearchSpace):
     def canonical(self, X: np.ndarray) -> np.ndarray:
         """Returns, for each of (n, n_var) vectors, its row or the nearest one."""
         X = self.normal(X)
+        if not len(self.rows):
+            return X
         if self._known is None:
             self._known = {row.tobytes(): i for i, row in enumerate(self.rows)}
         found = [self._known.get(x.tobytes(), -1) for x in X]
@@ -171,11 +174,13 @@ class TabularSpace(SearchSpace):
         return canonical.reshape(X.shape)
 
     def enumerate(self) -> np.ndarray | None:
-        """Returns all rows, unless they are too many to predict each of them."""
-        return self.rows if len(self.rows) <= MAX_ENUMERATED else None
+        """Returns all rows, unless they are unknown or too many to predict each of them."""
+        return self.rows if 0 < len(self.rows) <= MAX_ENUMERATED else None
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Returns (n, n_var) canonical vectors, every row equally likely; duplicates can occur."""
+        if not len(self.rows):
+            return super().draw(n, rng)
         drawn: np.ndarray = self.rows[rng.integers(len(self.rows), size=n)]
         return drawn
 

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from networks.configs import Config, read_config
 from networks.supernet_info import SupernetMeta
 from training.checkpoints import History
@@ -16,7 +18,8 @@ from training.resume import resume_run, resuming
 from training.run import Evaluation, Run
 from training.run_files import Output, start_logging
 from training.students import Networks, check_teacher, load_networks, write_pair
-from training.world import World, check_devices, lone_world, processes
+from training.world import World, check_devices, processes
+from utils.devices import default_device
 
 log = logging.getLogger("train")
 
@@ -50,7 +53,8 @@ def start(args: argparse.Namespace, script: str, open_data: Opener,
         check_processes(args, args.check, script)
         check_devices(args.check, args.device)
         _, networks = load_all(args, open_data, args.check)
-        resume_run(Run(args, networks.student, lone_world(args.device), 1), args.resume)
+        alone = World(torch.device(default_device(args.device)))
+        resume_run(Run(args, networks.student, alone, 1), args.resume)
         return
     with processes(args.device, args.threads) as world:
         check_processes(args, world.size, script)

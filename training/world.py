@@ -93,11 +93,6 @@ def launched(environ: Mapping[str, str]) -> Launched | None:
     return place if size > 1 else None
 
 
-def lone_world(device: str | None) -> World:
-    """Returns the world of a single process."""
-    return World(torch.device(default_device(device)))
-
-
 def check_devices(n_processes: int, device: str | None) -> None:
     """Raises UserError for no such device, or fewer GPUs than processes."""
     if device:

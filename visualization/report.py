@@ -20,9 +20,8 @@ from search import events
 from search_space.base import SearchSpace
 from utils.files import write_text
 from utils.pareto import normalized_hypervolume, reference_point
-from visualization.blocks import blocks_of
-from visualization.cells import Graph, graph_of
 from visualization.data import RunData, picks, read_run
+from visualization.shapes import Graph, blocks_of, graph_of
 from visualization.unseen import Rescore
 
 REPORT = "report.html"

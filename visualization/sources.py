@@ -8,10 +8,9 @@ from evaluator.layers import read_config_layers
 from search.selection import check_numbers
 from search_space.base import SearchSpace
 from utils.errors import UserError
-from visualization.blocks import blocks_of
-from visualization.cells import graph_of
 from visualization.data import RunData, picks, read_run
 from visualization.drawing import Picture
+from visualization.shapes import blocks_of, graph_of
 
 
 def of_search(path: str | os.PathLike, numbers: Sequence[int] | None,

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from utils.errors import UserError
@@ -20,9 +20,9 @@ FORMATS = {
     "onnx": "networks.export.onnx_file:Onnx",
     "pt2": "networks.export.torch_files:ExportedProgram",
     "safetensors": "networks.export.torch_files:SafeTensors",
-    "openvino": "networks.export.openvino_file:OpenVino",
-    "executorch": "networks.export.executorch_file:ExecuTorch",
-    "coreml": "networks.export.coreml_file:CoreMl",
+    "openvino": "networks.export.device_files:OpenVino",
+    "executorch": "networks.export.device_files:ExecuTorch",
+    "coreml": "networks.export.device_files:CoreMl",
 }
 REQUIREMENTS = "requirements-export.txt"
 
@@ -44,9 +44,7 @@ class Description:
 
     def as_text(self) -> dict[str, str]:
         """Returns what is known, as text: what files can carry."""
-        facts = {"resolution": self.resolution, "transform": self.transform,
-                 "mean": self.mean, "std": self.std}
-        return {name: str(value) for name, value in facts.items() if value is not None}
+        return {name: str(value) for name, value in asdict(self).items() if value is not None}
 
 
 class Format(ABC):
