@@ -116,8 +116,10 @@ def open_data(args: argparse.Namespace, config: dict[str, Any],
 def transform_of(args: argparse.Namespace, config: dict[str, Any]) -> str:
     """Returns the evaluation transform: what was typed, else that of the recipe or of a file.
 
-    The small images are tuned by the recipe, whatever a search has recorded. A network that is only
-    measured keeps what its config records, and a resumed run what it began with.
+    The small images are tuned by the recipe, whatever a search has recorded. A resumed run keeps
+    what it began with.
+
+    DEVIATION measured-transform: --evaluate takes what the config records; there it is squash.
     """
     own = Path(args.resume).with_name("net.config") if args.resume else None
     if own and own.is_file():

@@ -137,8 +137,6 @@ def main(args: argparse.Namespace) -> None:
             if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have written it since
         train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
-        if world.primary and not args.dry_run:
-            print(f"next, a search: {search_command(args, checkpoint)}", flush=True)
 
 
 def state_of(checkpoint: Path) -> Path:
@@ -196,15 +194,6 @@ def resume_command(args: argparse.Namespace, checkpoint: Path) -> str:
     """Returns the command that resumes a training, with the flags that must be typed again."""
     again = [part for name, value in trusted(vars(args)).items() for part in (f"--{name}", value)]
     return shlex.join([*calling("train_supernet.py"), "--resume", str(checkpoint), *again])
-
-
-def search_command(args: argparse.Namespace, checkpoint: Path) -> str:
-    """Returns the command that searches in a trained supernet, whose file says the rest."""
-    words = ["--supernet_path", str(checkpoint), *(["--data", args.data] if args.data else [])]
-    own = code_in(vars(args), ("search_space",))
-    again = [part for name, value in own.items() for part in (f"--{name}", value)]
-    return shlex.join([*calling("msunas.py"), *words, *again,
-                       "--save", f"runs/{checkpoint.name}-flops"])
 
 
 def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:

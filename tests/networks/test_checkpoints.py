@@ -112,7 +112,7 @@ def test_what_stands_for_numpy_does_nothing_else(tmp_path):
         with zipfile.ZipFile(tmp_path / "w", "w") as archive:
             archive.writestr("w/data.pkl", f"\x80\x02{text}.".encode("latin1"))
             archive.writestr("w/version", "3\n")
-        with pytest.raises(UserError, match="carries code|no checkpoint, or a truncated"):
+        with pytest.raises(UserError, match=r"carries code|no checkpoint, or a truncated"):
             networks.load_checkpoint(tmp_path / "w")
 
 
