@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.config import ConfigParser
+from cli.progress import announce
 from cli.scripts import add_flags, run_script
 from cli.types import amount, count, number
 from data_providers.flags import DATA_FLAGS
@@ -136,6 +137,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --check only checks that it could."""
     args = checked(args)
+    announce(f"loading {args.model_config} and the images")
     from training.tune import start
 
     start(args, "train_imagenet.py", open_data, train)

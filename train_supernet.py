@@ -16,6 +16,7 @@ from typing import Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
+from cli.progress import announce
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, checked_values, count, integers, number
 from data_providers.flags import DATA_FLAGS
@@ -131,6 +132,7 @@ def main(args: argparse.Namespace) -> None:
 
         check_devices(args.check, args.device)
         return
+    announce("loading the images; a few steps of each phase are measured for the plan")
     from training.supernet import train
     from training.world import processes
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.progress import add_threads_flag, progress_bar, share_processors
+from cli.progress import add_threads_flag, announce, progress_bar, share_processors
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import count
 from data_providers.flags import DATA_FLAGS
@@ -17,11 +17,11 @@ from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
-from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS
+from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS, choose_transform
 from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
 from search_space import NAMES, family_of, read_subnet
 from utils.errors import UserError
-from utils.flags import choose, refuse_idle
+from utils.flags import refuse_idle, warn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,11 +58,11 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     config = read_config(args.model)
     facts = SupernetMeta.of_config(config, args.model)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
-    transform = choose("--transform", args.transform, config.get("transform"), args.model)
+    transform = choose_transform(args.transform, config, args.dataset, args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
 
     net = build_from_config(config)
-    load_weights(net, args.pretrained, ema=args.use_ema)
+    load_weights(net, args.pretrained, args.use_ema, report=warn)
     data = open_data(args, transform, facts) if args.predict is None \
         else described(args, config, facts, transform)
     return net, data, resolution
@@ -147,7 +147,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="input resolution "
                    f"(default: the file's, else {DEFAULT_RESOLUTION})")
     p.add_argument("--transform", choices=TRANSFORMS, help="evaluation transform (default: the "
-                   "file's, else the data set's)")
+                   "file's, else squash for the small images of CIFAR and CINIC-10, as published "
+                   "networks have it, else the data set's)")
     p.add_argument("-j", "--workers", type=count(0, 1024), default=4,
                    help="data-loading processes (default: %(default)s)")
     p.add_argument("-b", "--batch-size", type=count(1), default=200,
@@ -188,6 +189,7 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     load = check_sources(args)
     share_processors(args.threads)
+    announce(f"loading {args.model or args.subnet} and the images")
     net, provider, resolution = load(args)
     if args.subnet or args.predict is None:
         check_classes(args.pretrained or args.supernet_path, net.classifier.out_features,

@@ -16,6 +16,12 @@ def progress_bar(batches: Iterable[Any], unit: str = "batch") -> Any:
     return tqdm(batches, unit=unit, leave=False, disable=not on_a_terminal())
 
 
+def announce(line: str) -> None:
+    """Prints what begins and may take more than 5 s, to stderr; of several processes the first."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """Returns seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

@@ -11,12 +11,13 @@ from evaluator.costs import FLOPS_CONVENTION, MACS_CONVENTION, millions, network
 from evaluator.layers import config_layers
 from evaluator.timing import device_name, measure_latency
 from networks.hub import HUB, Preprocessing, timm_model, write_hub
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.intervals import wilson
 
 __all__ = ["HUB", "Accuracy", "Card", "Preprocessing", "give_to_timm", "render"]
 
 LATENCY_REPEATS = 50
+NAMED_CLASSES = 100
 _HEADER = """---
 library_name: timm
 pipeline_tag: image-classification
@@ -108,7 +109,7 @@ def render(card: Card, net: Any, images: Preprocessing) -> str:
 
 def _facts(card: Card, net: Any, images: Preprocessing) -> str:
     costs = network_costs(config_layers(net.config, images.resolution))
-    rows = {"classes": str(net.classifier.out_features),
+    rows = {"classes": _classes(images.class_names, net.classifier.out_features),
             "input": f"{images.resolution} x {images.resolution} pixels, transform "
                      f"`{images.transform}`",
             "parameters": f"{millions(costs.params)} M",
@@ -116,6 +117,14 @@ def _facts(card: Card, net: Any, images: Preprocessing) -> str:
             "MACs": f"{millions(costs.macs)} M ({MACS_CONVENTION})",
             "latency": _latency(net, images.resolution), **card.facts}
     return _table(["", ""], [[name, text] for name, text in rows.items()])
+
+
+def _classes(names: Sequence[str], n: int) -> str:
+    """Returns the number of the classes and their names in the order of the outputs, if known."""
+    if len(names) != n:
+        return str(n)
+    shown = ", ".join(one_line(name).replace("|", "\\|") for name in names[:NAMED_CLASSES])
+    return f"{n}: {shown}" + (", ... (`label_names` in `config.json`)" if n > NAMED_CLASSES else "")
 
 
 def _latency(net: Any, resolution: int) -> str:

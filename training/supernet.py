@@ -1,6 +1,7 @@
 """A supernet's training from the flags to the checkpoint, for train_supernet.py."""
 
 import argparse
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -32,7 +33,9 @@ from training.subnets import phases_of
 from training.world import World
 from utils.devices import InPrecision, seeded, warn_if_slow
 from utils.errors import UserError
+from utils.invocation import calling
 from utils.locks import Lock
+from utils.registry import code_in
 
 # Flags next to the recipe that a resumed training must share.
 IDENTITY = ("dataset", "vld_size", "init", "from_", "pretrained", "teacher", "teacher_checkpoint",
@@ -104,6 +107,15 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         save_weights(training.net, checkpoint, meta=meta(args, training))
         say(world, f"test images: {_percent(training.score_extremes('test'))}")
         say(world, f"wrote {checkpoint}")
+        say(world, f"next, a search: {search_command(args, checkpoint)}")
+
+
+def search_command(args: argparse.Namespace, checkpoint: Path) -> str:
+    """Returns the command that searches in a trained supernet, whose file says the rest."""
+    words = ["--supernet_path", str(checkpoint), *(["--data", args.data] if args.data else [])]
+    if code_in(vars(args), ("search_space",)):
+        words += ["--search_space", args.search_space]
+    return shlex.join([*calling("msunas.py"), *words, "--save", f"runs/{checkpoint.name}-flops"])
 
 
 def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:

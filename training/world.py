@@ -39,6 +39,13 @@ class World(NamedTuple):
             return tensor
         return reduce_tensor(tensor.to(self.device, widest_float(self.device)), 1).cpu()
 
+    def share(self, net: nn.Module) -> None:
+        """Gives all processes the weights and statistics of the first one's network."""
+        for tensor in net.state_dict().values() if self.size > 1 else ():
+            value = tensor.contiguous()
+            torch.distributed.broadcast(value, 0)
+            tensor.copy_(value)
+
     def share_bn(self, net: nn.Module, mode: str) -> None:
         """Gives all processes the same BN statistics of a network, wherever its tensors are.
 

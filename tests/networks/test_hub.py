@@ -212,6 +212,25 @@ def test_config_json_says_what_timm_reads(hub, digits):
     assert config["pretrained_cfg"]["input_size"] == [3, resolution, resolution]
 
 
+def test_timm_gets_the_names_of_the_classes(digits, tmp_path):
+    net, resolution, provider = digits
+    images = Preprocessing(resolution, **provider.facts() | {"class_names": list("abcdefghij")})
+    write_hub(net, tmp_path / "hub", images, "# card\n")
+    assert list(load(tmp_path / "hub").pretrained_cfg["label_names"]) == list("abcdefghij")
+    for names in ([], ["a", "b"]):
+        assert "label_names" not in hub_config(net, images._replace(class_names=names))
+
+
+@pytest.mark.parametrize(("names", "row"), [
+    (list("abcdefghij"), "| classes | 10: a, b, c, d, e, f, g, h, i, j |"),
+    (["x|y", "two\nlines", *"cdefghij"], r"| classes | 10: x\|y, two\nlines, c, d,"),
+    (["a"], "| classes | 10 |"), ([], "| classes | 10 |")])
+def test_a_model_card_names_the_classes(digits, names, row):
+    net, resolution, provider = digits
+    images = Preprocessing(resolution, **provider.facts() | {"class_names": names})
+    assert row in render(Card("net", "digits"), net, images)
+
+
 @pytest.mark.parametrize(("change", "match"), [
     (lambda c: c["blocks"][1]["conv"].update(mid_channels=25), "multiple of 8"),
     (lambda c: c["first_conv"].update(stride=1), "logits differ"),
