@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from evaluator.base import MEASURED, judge
 from utils.errors import UserError
 from utils.files import read_json, write_json
 
@@ -29,7 +30,6 @@ FAILED = (100.0, 1000.0)
 DESCRIBED = "objectives"
 # The key of the third objective and those after it: the rows of the archive keep three items.
 FURTHER = "further_objectives"
-MEASURED = ("params", "flops", "gpu", "cpu", "loss", "top1", "top5")
 
 
 class Record(NamedTuple):
@@ -228,16 +228,12 @@ def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a `net_<j>.stats`: `params`, `flops`, `gpu`, `cpu`, `loss`, `top1`, `top5`, and more.
 
     Raises:
-        UserError: the file is missing or damaged, lacks `top1` (0..100), or one of the keys above
-            is neither a finite number >= 0 nor null.
+        UserError: the file is missing or damaged, or `evaluator.base.judge` finds fault with it.
     """
-    value = read_json(path, "stats file of a network")
-    if value.get("top1") is None:
-        raise UserError(f"{path}: 'top1', the measured accuracy, is missing")
-    for key in MEASURED:
-        if value.get(key) is not None:
-            _number(f"{path}: {key}", value[key], low=0,
-                    high=100 if key in ("top1", "top5") else math.inf)
+    value: dict[str, Any] = read_json(path, "stats file of a network")
+    status, error = judge(value)
+    if status != "ok":
+        raise UserError(f"{path}: {error}")
     return value
 
 
@@ -251,7 +247,7 @@ class Evaluation(NamedTuple):
     def value(self, key: str) -> float:
         """Returns what was measured under `key`; raises UserError where that is nothing."""
         if self.stats.get(key) is None:
-            known = ", ".join(k for k in MEASURED[:4] if self.stats.get(k) is not None)
+            known = ", ".join(k for k in [*MEASURED][:4] if self.stats.get(k) is not None)
             raise UserError(f"{self.path}: {key!r} was not measured; known are {known}")
         return _number(f"{self.path}: {key}", self.stats[key])
 
