@@ -21,7 +21,8 @@ class AdaptiveSwitching(AccPredictor):
     """The one of rbf, gp and carts that ranks unseen points best (NSGANetV2, Section 3.2).
 
     Best is the highest mean minus standard deviation of Kendall's tau over 10 folds, of at most 400
-    points, drawn from the seed; the winner is fitted on all points (see its `max_points`). A fold whose predictions are all equal scores 0.
+    points, drawn from the seed; the winner is fitted on all points (see its `max_points`). A fold
+    whose predictions are all equal scores 0.
 
     The folds run on threads: nearly all of their time is spent in numpy, which lets others run.
 

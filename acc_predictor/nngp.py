@@ -41,7 +41,7 @@ class NNGP(AccPredictor):
     """
 
     name = "nngp"
-    max_points = 3000
+    max_points = 2500
     gives_std = True
 
     def __init__(self, *, n_layers: int = N_LAYERS, **options: Any) -> None:

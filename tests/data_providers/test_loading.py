@@ -19,6 +19,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["2500k", "500k"])
 def test_little_shared_memory_changes_nothing(tmp_path, with_shared_memory, size):
     """A batch has 2,800 kB, which is more; the second has no room for loading processes either."""
