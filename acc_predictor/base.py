@@ -41,11 +41,14 @@ class AccPredictor(ABC):
     Attributes:
         name: key in `acc_predictor.PREDICTORS`.
         min_points: the fewest different training points that it accepts.
+        max_points: the most that it learns from, for the time and the memory of a fit; of more,
+            as many are drawn from the seed. None learns from all.
         gives_std: whether it gives standard deviations.
     """
 
     name: ClassVar[str]
     min_points: int = 5
+    max_points: ClassVar[int | None] = None
     gives_std: ClassVar[bool] = False
 
     def __init__(self, *, seed: int = 0, lower: np.ndarray | None = None,
@@ -79,6 +82,7 @@ class AccPredictor(ABC):
                             f"architectures to learn from, not {len(X)}; evaluate again what "
                             "failed (--resume with --retry_failed), or start a new search with a "
                             "larger initial sample (--n_doe)")
+        X, y = drawn_part(X, y, self.max_points, self.seed)
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))
         self._first = X[0]
@@ -188,6 +192,18 @@ def affords_linear_part(X: np.ndarray) -> bool:
     """
     n, d = X.shape
     return n >= 2 * (d + 1) and np.linalg.matrix_rank(X - X.mean(axis=0)) == d
+
+
+def drawn_part(X: np.ndarray, y: np.ndarray, most: int | None,
+               seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `most` of the (n, d) points and their (n,) targets, drawn; all where `most` is None.
+
+    They keep their order.
+    """
+    if most is None or len(X) <= most:
+        return X, y
+    part = np.sort(np.random.default_rng(seed).choice(len(X), most, replace=False))
+    return X[part], y[part]
 
 
 @functools.cache

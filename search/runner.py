@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pymoo.functions import is_compiled
 
-from acc_predictor import check_predictor, require_points
+from acc_predictor import check_predictor, predictor_class, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
 from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
@@ -91,7 +91,8 @@ def make_parts(settings: Settings) -> Parts:
                         "cpu, say, or leave it out")
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
-    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
+    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
+                 *limited_predictor(model, settings.planned)]:
         print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
@@ -126,6 +127,14 @@ def idle_tables(costs: SpaceCosts) -> list[str]:
     return [f"--lut {path}: no objective or limit is a latency of this table, so it changes nothing"
             for tag, path in costs.luts.items() if tag not in costs.used_luts
             and path != DEFAULT_LUT]
+
+
+def limited_predictor(model: str | None, n: int) -> list[str]:
+    """Returns a line where `n` evaluations are more than a predictor learns from."""
+    most = predictor_class(model).max_points if model else None
+    return [] if most is None or n <= most else [
+        f"the predictor {model} learns from at most {most} of the {n} evaluations, drawn from the "
+        "seed (docs/strategies.md, Large archives)"]
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,

@@ -265,3 +265,11 @@ def test_the_flags_that_a_run_wrote_can_be_read_again(tmp_path):
     path.write_text(yaml.safe_dump(args))
     again = plain_part(vars(get_args_parser().parse_args(["-c", str(path)])))
     assert {**again, "config": None} == args
+
+
+@pytest.mark.slow
+def test_little_shared_memory_ends_no_training(command, tmp_path, with_shared_memory):
+    done = with_shared_memory("1100k", *command, "--save", tmp_path, "--epochs", 1, "-j", 2,
+                              "--batch-size", 512, "--img-size", 48)
+    assert done.returncode == 0, done.stderr
+    assert "--shm-size" in done.stderr and "Traceback" not in done.stderr

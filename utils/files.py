@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import UserError
-from utils.parsing import MalformedError, parse_json, parse_yaml
+from utils.parsing import MAX_VALUES, MalformedError, parse_json, parse_yaml
 
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_LOG_BYTES = 32 * 2**20  # of a log that is read again
@@ -249,19 +249,21 @@ def read_log(path: str | os.PathLike) -> list[str]:
     return read_bytes(path, "log file", MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
 
 
-def read_json(path: str | os.PathLike, what: str = "JSON file", allow_nan: bool = False) -> Any:
+def read_json(path: str | os.PathLike, what: str = "JSON file", allow_nan: bool = False,
+              max_values: int = MAX_VALUES) -> Any:
     """Reads a JSON file whose top level is a dict.
 
     Args:
         path: the file.
         what: its kind, for messages.
         allow_nan: return the NaN and infinities that Python's own writer may have left.
+        max_values: how many values it may hold.
 
     Raises:
         UserError: the file is missing, empty, truncated, or `parse_json` refuses it, or its top
             level has another type.
     """
-    return _parsed(path, what, partial(parse_json, allow_nan=allow_nan))
+    return _parsed(path, what, partial(parse_json, allow_nan=allow_nan, max_values=max_values))
 
 
 def read_yaml(path: str | os.PathLike, what: str = "YAML file") -> Any:

@@ -3,13 +3,20 @@
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from search import events
-from search.archive import Stats, arch_key, read_evaluations, read_stats, stats_path
+from search.archive import (
+    SURROGATE_SCORES,
+    Stats,
+    arch_key,
+    read_evaluations,
+    read_stats,
+    stats_path,
+)
 from search.finished import FinishedSearch, read_finished
 from search.run_folder import RETRIES, RunFolder
 from search_space.backbones import width_from_name
@@ -198,19 +205,42 @@ def _axes(found: FinishedSearch) -> tuple[Axis, ...]:
 
 
 def _history(found: FinishedSearch) -> tuple[list[HistoryEntry], dict[str, int]]:
-    """Returns what each stats file up to the search's says, and the iteration of each candidate."""
+    """Returns what each iteration up to the file's gave, and the iteration of each candidate.
+
+    Of a large search most files are removed (see `search.archive.remove_previous`): the events say
+    how large the archive was then, and its scores; predictions are not known.
+    """
     stem = found.file.stem.removeprefix("iter_")
     if not stem.isdecimal():
         return [_entry(0, found.stats)], {}
     history: list[HistoryEntry] = []
     iteration: dict[str, int] = {}
+    known = {each["iteration"]: each for each in events.read(found.folder)
+             if each["event"] == "iteration" and type(each.get("n_evaluated")) is int
+             and type(each.get("hv")) in (int, float)}
+    n_before = 0
     for number in range(int(stem) + 1):
         path = stats_path(found.folder, number)
         if number == int(stem) or path.exists():
             stats = found.stats if number == int(stem) else read_stats(path)
             history.append(_entry(number, stats))
-            iteration |= {arch_key(record.arch): number for record in stats.candidates}
+        elif number in known:
+            stats = _recorded(found.stats, known[number], n_before)
+            history.append(_entry(number, stats))
+        else:
+            continue
+        new = stats.archive[n_before:] if n_before else []
+        iteration |= {arch_key(record.arch): number for record in (*new, *stats.candidates)}
+        n_before = len(stats.archive)
     return history, iteration
+
+
+def _recorded(last: Stats, event: dict[str, Any], n_before: int) -> Stats:
+    """Returns the stats of an iteration by its event: a part of the last archive, and scores."""
+    scores = {key: event[key] for key in SURROGATE_SCORES if type(event.get(key)) in (int, float)}
+    n = event["n_evaluated"]
+    return replace(last, archive=last.archive[:n], candidates=last.archive[n_before:n],
+                   hv=event["hv"], surrogate={**dict.fromkeys(SURROGATE_SCORES), **scores})
 
 
 def _entry(number: int, stats: Stats) -> HistoryEntry:

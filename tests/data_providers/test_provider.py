@@ -291,3 +291,16 @@ def test_real_cifar_as_folder_and_as_cinic10(real_cifar):
     cut = pixels[2:34, 2:34].astype(np.float32) / 255  # round((37 - 32) / 2) is 2
     expected = (cut - np.float32(cinic.info.mean)) / np.float32(cinic.info.std)
     assert np.array_equal(image[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_listing_is_the_same_wherever_the_files_lie_and_another_with_other_files(pets, tmp_path):
+    def listing(root):
+        return DataProvider("pets", root).images("train").listing(str(root))
+
+    moved = pets.rename(tmp_path / "moved")
+    before = listing(moved)
+    moved = moved.rename(tmp_path / "again")
+    assert listing(moved) == before
+    picture = next(path for path in sorted(moved.rglob("*.*g")) if "train" in path.parts)
+    picture.with_name("zz" + picture.name).write_bytes(picture.read_bytes())
+    assert listing(moved) != before

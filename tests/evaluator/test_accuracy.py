@@ -384,3 +384,16 @@ def test_dropout_and_drop_path_reach_the_fine_tuning(supernet_path, cache, tmp_p
                                         "--n_epochs", 1, "--device", "cpu", *more))["loss"]
               for more in ([], [flag, rate])]
     assert losses[0] != losses[1]
+
+
+def test_the_fingerprint_is_that_of_the_images_and_the_weights(evaluator, supernet_path, cache):
+    def fingerprint(**changed):
+        return build_evaluator("ofa", {"dataset": "digits", "supernet_path": supernet_path,
+                                       "vld_size": 200, "cache_dir": cache} | changed).fingerprint()
+
+    assert fingerprint() == evaluator.fingerprint() == fingerprint(seed=2)
+    assert fingerprint(vld_size=201) != fingerprint()
+    other = build_evaluator("ofa", {"dataset": "digits", "supernet_path": supernet_path,
+                                    "vld_size": 200, "cache_dir": cache})
+    next(other.supernet.parameters()).data[0] += 1
+    assert other.fingerprint() != fingerprint()

@@ -7,6 +7,7 @@ import pytest
 
 from evaluator.latency import LookUpTable
 from search import Failure, Progress, Record, Search, SpaceCosts, Strategy, Task, make_objectives
+from search import archive as archives
 from search.constraints import Constraints, initial_sample
 from search.runner import foreign_tables, make_parts
 from search.settings import DEFAULT_LUT, contradictions, resolve
@@ -285,3 +286,48 @@ def test_what_an_evaluator_raises_in_this_process_is_a_failure():
     search.run()
     assert first in search.failed and len(search.archive) + len(search.failed) == 56
     assert first not in search.archs
+
+
+def test_stats_that_could_not_be_read_again_are_failures_when_they_are_told(tmp_path):
+    """A search with them ends, and so does one that is resumed, with the same files."""
+    odd = [{"per_class": [0.5, float("nan")]}, {"loss": -0.3}, {"params": "12M"}]
+
+    def run(**options):
+        engine = direct(lambda arch: formula(arch) | (odd + [{}] * 6)[arch["r"] // 4 % 9])
+        search = make(folder=tmp_path, engine=engine, strategy="random", **options)
+        search.run()
+        failed = search.folder.read_failed(SPACE.encode).values()
+        return {record["status"] for record in failed}, {
+            path: path.read_bytes() for path in tmp_path.glob("iter_*.stats")}
+
+    first = run()
+    assert first[0] == {"nan", "failed"} and len(first[1]) == 3
+    for options in ({}, {"retry_failed": True}):
+        for path in first[1]:
+            path.unlink()
+        assert run(**options) == first
+
+
+def test_of_a_large_archive_every_tenth_file_and_the_last_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "KEEP_ALL", 54)
+    plan = {"strategy": "random", "n_iter": 1, "iterations": 23}
+
+    def numbers(folder):
+        return sorted(int(path.stem.removeprefix("iter_")) for path in folder.glob("iter_*.stats"))
+
+    make(folder=tmp_path / "a", **plan).run()
+    assert numbers(tmp_path / "a") == [0, 1, 2, 10, 20, 23]
+    make(folder=tmp_path / "b", **plan | {"iterations": 14}).run()
+    assert numbers(tmp_path / "b") == [0, 1, 2, 10, 14]
+    left = tmp_path / "b" / "iter_13.stats"  # what a kill between the two steps leaves
+    left.write_bytes((tmp_path / "b" / "iter_14.stats").read_bytes())
+    make(folder=tmp_path / "b", **plan).run()
+    for path in (tmp_path / "a").glob("iter_*.stats"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert numbers(tmp_path / "b") == numbers(tmp_path / "a")
+
+
+def test_more_evaluations_than_an_archive_holds_are_refused_before_the_search():
+    with pytest.raises(UserError, match="1000052 evaluations are more than an archive can hold"):
+        make(iterations=10**6, n_iter=1)
+    make(iterations=99_948, n_iter=1)

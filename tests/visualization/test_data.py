@@ -152,3 +152,23 @@ def test_a_damaged_record_of_rescore_is_named(finished_run, tmp_path, text):
     (folder / "selected" / "rescore.json").write_text(text)
     with pytest.raises(UserError, match=r"selected/rescore\.json"):
         read_run(folder)
+
+
+def test_iterations_whose_files_were_removed_are_known_by_their_events(finished_run, tmp_path):
+    """As in the folder of a large search, see `search.archive.remove_previous`."""
+    folder, whole = tmp_path / "run", read_run(finished_run)
+    shutil.copytree(finished_run, folder)
+    (folder / "iter_2.stats").unlink()
+    lines = [json.dumps({"event": "iteration", "iteration": entry.number, "seconds": {}, "hv":
+                         entry.hv, "n_evaluated": entry.n_evaluated, "tau": 0.5, "winner": "rbf"})
+             for entry in whole.history]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+    run = read_run(folder)
+    assert run.iteration.tolist() == whole.iteration.tolist()
+    assert [(e.number, e.n_evaluated, e.hv, e.measured) for e in run.history] == [
+        (e.number, e.n_evaluated, e.hv, e.measured) for e in whole.history]
+    assert (run.history[2].predicted, run.history[2].surrogate["tau"]) == ([], 0.5)
+    (folder / "events.jsonl").unlink()
+    assert [entry.number for entry in read_run(folder).history] == [0, 1, 3]
+    assert read_run(folder).n_initial == whole.n_initial
+    assert page(payload([read_run(folder)]))
