@@ -20,13 +20,13 @@ from search.objectives import SpaceCosts, recorded_cost
 from search.run_folder import RunFolder
 from search.settings import Settings
 from search_space import DEFAULT, RESOLUTIONS, SearchSpace, get_search_space, search_space_class
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.invocation import program
 from utils.pareto import non_dominated
 from utils.registry import names_code
 
 # The second objective of a file that does not name it, where it is no larger a part of the FLOPs.
-UNNAMED, LATENCY = "unnamed", 0.25
+UNNAMED, LATENCY = "unnamed", 0.08
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def read_finished(path: str | os.PathLike, search_space: str | None = None,
     space = None if names_code(name) and not search_space else \
         get_search_space(name or DEFAULT, **_with_resolutions(settings, stats) | given)
     if space is None:
-        print(f"note: the search space {name} is code of your own, which --search_space {name} "
-              "would load; without it, architectures are neither checked nor decoded",
-              file=sys.stderr)
+        print(f"note: the search space {one_line(name)} is code of your own, which --search_space "
+              f"{one_line(name)} would load; without it, architectures are neither checked nor "
+              "decoded", file=sys.stderr)
     vectors = encoded(str(file), stats, space)
     if space is not None and n_objectives == 1 and not (stats.sec_obj or settings.get("sec_obj")):
         names = _recorded_name(file, sec_obj, stats, SpaceCosts(space), vectors)

@@ -93,9 +93,9 @@ def _compare(path: Path, space: SearchSpace, objective: Objective,
         shown = "; ".join(f"{was[i]:g} is {found[i]:.4g} here" for i in differ[:3])
         way = "name the table that they were taken from with --lut FILE" \
             if objective.source == "table" else "name the supernet and the classes of that search"
-        raise UserError(f"{path}: recorded {objective.name} of {len(differ)} of {len(was)} networks "
-                        f"differ from those of this search ({shown}); {way}, or take this search's "
-                        "with --accept_changed_inputs")
+        raise UserError(f"{path}: recorded {objective.name} of {len(differ)} of {len(was)} "
+                        f"networks differ from those of this search ({shown}); {way}, or take this "
+                        "search's with --accept_changed_inputs")
 
 
 def _numbers(path: Path) -> list[int]:

@@ -33,7 +33,7 @@ LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
 _REPORTED = re.compile(r"([a-z_]\w{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
 MEASURE = "measure"
 # Counted costs that a file of the original may hold without a name, and their correlation with it.
-RECORDED, LINEAR = ("flops", "params"), 0.999
+RECORDED, LINEAR = ("flops", "params"), 0.99
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,10 @@ def recorded_cost(values: np.ndarray, X: np.ndarray, costs: SpaceCosts) -> str |
     """
     for name in RECORDED if costs.available else ():
         counted = costs.counted(name)(X)
-        near = 2 / 3 < np.median(values / counted) < 3 / 2
-        if near and (np.allclose(values, counted, rtol=0.01) or np.ptp(values) > 0
-                     and len(X) > 2 and np.corrcoef(values, counted)[0, 1] > LINEAR):
+        near = 1 / 2 < np.median(values / counted) < 2
+        varied = len(X) > 2 and np.ptp(values) > 0
+        if near and (np.allclose(values, counted, rtol=0.01)
+                     or (varied and np.corrcoef(values, counted)[0, 1] > LINEAR)):
             return name
     return None
 

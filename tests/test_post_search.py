@@ -208,6 +208,16 @@ def test_bad_requests_fail_clearly(search_folder, fails_clearly, tmp_path, argum
     assert not (tmp_path / "out").exists()
 
 
+def test_limits_in_another_unit_are_named(search_folder, run_command):
+    done = run_command("post_search.py", "--expr", search_folder, "--list", "--constraint",
+                       "flops<=300000000,top1>=0.75,top1<=85")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "warning: constraint flops<=3e+08: every network of the search is within it; flops is in "
+        "millions", "warning: constraint top1>=0.75: every network of the search is within it; "
+        "top1 is in percent"]
+
+
 @pytest.mark.parametrize(("content", "match"), [
     (None, "no such stats file"), ("", "empty"), ("<html>", "HTML"), ("{", "truncated"),
     ('{"archive": []}', "'candidates' is missing")])

@@ -86,18 +86,19 @@ def make_cells_run(folder: Path, n: int = 40) -> Path:
     return folder
 
 
-def write_rescore(run: Path, numbers: list[int], hits: np.ndarray) -> dict:
+def write_rescore(run: Path, numbers: list[int], hits: np.ndarray, **known) -> dict:
     """Writes what `post_search.py --rescore --save RUN/selected` leaves of a report.
 
     Args:
         run: the folder of the search.
         numbers: of the networks in its archive.
         hits: (networks, images) bool, which answers are right.
+        known: `labels` and `classes` of `Scores`.
     """
     archive = read_stats(latest_stats(run)).archive
     names = [f"net-flops@{archive[i].sec_obj:g}" for i in numbers]
     for name, number in zip(names, numbers, strict=True):
         write_json(run / "selected" / name / "net.subnet", archive[number].arch)
-    report = Scores(names, hits).report()
+    report = Scores(names, hits, **known).report()
     write_json(run / "selected" / "rescore.json", report)
     return report
