@@ -238,7 +238,8 @@ def print_predictions(net: "nn.Module", data: Any, resolution: int,
         say(json.dumps({"path": found.path, "class": found.classes[0],
                         "probability": round(found.probabilities[0], 4),
                         "top5": {name: round(value, 4) for name, value in
-                                 zip(found.classes, found.probabilities, strict=True)}}))
+                                 zip(found.classes, found.probabilities, strict=True)}},
+                       ensure_ascii=False))
         done += 1
     if not done:
         raise UserError(f"{args.predict}: none of {len(files)} pictures can be read")

@@ -314,15 +314,17 @@ def has_split(name: str, path: str | os.PathLike | None, split: str,
               required: bool = False) -> bool:
     """Returns whether the folder has `train`, `valid` or `test` images of its own; lists none.
 
+    A validation folder without a test folder next to it is the test set.
+
     Raises:
         UserError: with `required`, where it has not; see `load_images`.
     """
     if name == "digits":
         return split in SPLITS
     try:
-        _find_layout(name, _root(name, path, False), split, False)
+        layout, base = _find_layout(name, _root(name, path, False), split, False)
     except UserError:
         if required:
             raise
         return False
-    return True
+    return split != "valid" or layout.missing(base, "test") is None

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,8 +104,8 @@ def render(card: Card, net: Any, images: Preprocessing) -> str:
                 "Accuracy": _accuracies(card.accuracies), "How it was made": _commands(card),
                 "Licence": _LICENCE}
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return f"{_HEADER}# {card.title}\n\nAn image classifier for the data set {card.dataset}, " \
-           f"found by MSuNAS.\n\n{body}\n"
+    return f"{_HEADER}# {_plain(card.title)}\n\nAn image classifier for the data set " \
+           f"{_plain(card.dataset)}, found by MSuNAS.\n\n{body}\n"
 
 
 def _facts(card: Card, net: Any, images: Preprocessing) -> str:
@@ -115,7 +116,8 @@ def _facts(card: Card, net: Any, images: Preprocessing) -> str:
             "parameters": f"{millions(costs.params)} M",
             "FLOPs": f"{millions(costs.flops)} M ({FLOPS_CONVENTION})",
             "MACs": f"{millions(costs.macs)} M ({MACS_CONVENTION})",
-            "latency": _latency(net, images.resolution), **card.facts}
+            "latency": _latency(net, images.resolution),
+            **{name: _plain(text) for name, text in card.facts.items()}}
     return _table(["", ""], [[name, text] for name, text in rows.items()])
 
 
@@ -137,6 +139,17 @@ def _latency(net: Any, resolution: int) -> str:
             f"{device_name(device)}{threads}, {platform.system()}")
 
 
+def _plain(text: str) -> str:
+    """Returns a text of a received folder as Markdown that shows it: nothing in it is markup."""
+    return re.sub(r"([\\`|<\[\]])", r"\\\1", one_line(text))
+
+
+def _fenced(command: str) -> str:
+    """Returns a command as a block of code whose fence it does not hold."""
+    fence = max(["``", *re.findall("`+", command)], key=len) + "`"
+    return f"{fence}sh\n{command}\n{fence}"
+
+
 def _accuracies(accuracies: Sequence[Accuracy]) -> str:
     if not accuracies:
         return "Not measured."
@@ -150,7 +163,7 @@ def _interval(accuracy: Accuracy) -> tuple[float, float]:
 
 
 def _commands(card: Card) -> str:
-    blocks = [f"{what}:\n\n```sh\n{command}\n```" for what, command in card.commands.items()]
+    blocks = [f"{what}:\n\n{_fenced(command)}" for what, command in card.commands.items()]
     return "\n\n".join([*blocks, *card.notes])
 
 

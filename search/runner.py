@@ -24,7 +24,7 @@ from search.algorithm import Search
 from search.constraints import Constraints
 from search.evaluation import Engine
 from search.fingerprints import check_inputs, fingerprints
-from search.import_original import adopt
+from search.import_original import adopt, check_recorded
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress
 from search.run_folder import RunFolder, resume_command
@@ -92,7 +92,8 @@ def make_parts(settings: Settings) -> Parts:
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
-                 *limited_predictor(model, settings.planned)]:
+                 *limited_predictor(model, settings.planned), *constraints.idle(space),
+                 *nothing_unseen(settings)]:
         print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
@@ -120,6 +121,18 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
             for table in costs.tables()
             if table.header.get("device") == "cpu" and table.header.get("device_name")
             and table.header["device_name"] != cpu_name()]
+
+
+def nothing_unseen(settings: Settings) -> list[str]:
+    """Returns a line where the search is scored on the test images, so that none stay unseen."""
+    if settings.evaluator != "ofa" or (settings.vld_size is not None and not settings.test):
+        return []
+    from data_providers.datasets import has_split  # loads torch
+
+    if not settings.test and has_split(str(settings.dataset), settings.data, "valid"):
+        return []
+    return [f"the search is scored on the test images, so {program('post_search.py')} --rescore "
+            "will have no unseen ones; --vld_size N scores it on N training images instead"]
 
 
 def idle_tables(costs: SpaceCosts) -> list[str]:
@@ -311,8 +324,10 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     stored = {**settings.to_json(),
               "inputs": fingerprints(settings.to_json(), parts.costs.used_luts)}
     if resumed and not accept_changed:
-        check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),
-                     stored["inputs"])
+        begun = source or folder
+        check_inputs(begun.path, begun.read_settings().get("inputs"), stored["inputs"])
+        if not begun.settings.exists():
+            check_recorded(begun.path, parts.space, parts.objectives, parts.costs)
     start = starting_point(settings, parts, source or folder)
     if start is not None:
         settings = replace(settings, reused=start.reason is None)

@@ -1,7 +1,8 @@
 """Which networks of a front are chosen: within limits, near a preference, or by their trade-off."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -165,6 +166,11 @@ def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: s
 def most_accurate(records: Sequence[Record]) -> int:
     """Returns the index of the record with the least error."""
     return int(np.argmin([record.top1_err for record in records]))
+
+
+def apart(summary: Mapping[str, Any], columns: Container[str]) -> dict[str, Any]:
+    """Returns a summary of genes in which one that is called as a column is `<name> (gene)`."""
+    return {f"{key} (gene)" if key in columns else key: value for key, value in summary.items()}
 
 
 def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | float) -> np.ndarray:

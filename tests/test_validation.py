@@ -228,7 +228,7 @@ def predictions(capsys, *flags):
 def test_pictures_are_predicted_by_the_names_of_the_classes(files, pictures, tmp_path, capsys):
     """The labels are those that the network gives to the same images of the data set."""
     provider = DataProvider("digits")
-    names = [f"digit {label}" for label in range(10)]
+    names = [f"digit {label} – Türkenbund 花" for label in range(10)]
     config = tmp_path / "net.config"
     write_config(files.net, config, resolution=32, **{**provider.facts(), "class_names": names})
     said = predictions(capsys, "--model", config, "--pretrained", files.weights, "--predict",
@@ -240,6 +240,8 @@ def test_pictures_are_predicted_by_the_names_of_the_classes(files, pictures, tmp
     assert [row["probability"] for row in said] == pytest.approx(
         expected.max(dim=1).values.tolist(), abs=1e-3)
     assert all(len(row["top5"]) == 5 for row in said)
+    validate("--model", config, "--pretrained", files.weights, "--predict", pictures)
+    assert f'"class": "{said[0]["class"]}"' in capsys.readouterr().out  # no escapes
     one = predictions(capsys, "-m", config, "--pretrained", files.weights, "--predict",
                       pictures / "digit_2.png", "--threads", 1)
     assert one == [said[2]]

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,17 @@ from search.archive import (
     read_stats,
     stats_path,
 )
+from search.constraints import Limit, parse_limits
 from search.finished import FinishedSearch, read_finished
+from search.objectives import ERROR
 from search.run_folder import RETRIES, RunFolder
+from search.selection import apart
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_log
 from utils.invocation import calling
+from utils.pareto import non_dominated
 from utils.registry import names_code
 from visualization.plots import axis_parts
 from visualization.unseen import Rescore, read_rescores
@@ -31,6 +36,7 @@ from visualization.unseen import Rescore, read_rescores
 # Figures of one evaluation that tables show where its stats hold them.
 FIGURES = ("params", "flops", "top5", "loss")
 UNSEEN = "unseen_top1"  # name of the figure that `post_search.py --rescore` adds
+COLUMNS = (*FIGURES, UNSEEN)  # a gene of the same name is called otherwise
 WITHIN = 1.0  # points of top-1 that the "cheapest" pick may lose to the best
 
 
@@ -82,6 +88,23 @@ class Pick:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A limit of the search's constraint on an axis: its text, and its value there."""
+
+    axis: int
+    limit: Limit
+
+    @property
+    def value(self) -> float:
+        """The bound as the axis counts: of the accuracy its error."""
+        return self.limit.bound if self.axis else 100 - self.limit.bound
+
+    def holds(self, F: np.ndarray) -> np.ndarray:
+        """Returns (n,) bool: which of the (n, m) objectives are within it."""
+        return self.limit.holds(F[:, self.axis] if self.axis else 100 - F[:, 0])
+
+
+@dataclass(frozen=True)
 class RunData(FinishedSearch):
     """One search, with all that its folder tells.
 
@@ -109,6 +132,23 @@ class RunData(FinishedSearch):
     def name(self) -> str:
         """The folder's name, as legends show it."""
         return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """The name, and the folder of the data set where there is one."""
+        data = os.path.basename(os.path.abspath(self.settings.get("data") or "/"))
+        return f"{self.name}, data in {data}" if data else self.name
+
+    @cached_property
+    def bounds(self) -> list[Bound]:
+        """The limits of the search's constraint that lie on an axis.
+
+        Raises:
+            UserError: the settings hold no constraint but another text.
+        """
+        numbers = {ERROR: 0} | {axis.key: k for k, axis in enumerate(self.axes) if k}
+        limits = parse_limits(self.settings.get("constraint"), lambda name, _: name)
+        return [Bound(numbers[limit.name], limit) for limit in limits if limit.name in numbers]
 
     def describe(self, index: int) -> str:
         """Returns one line about one network."""
@@ -174,12 +214,15 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
 def picks(run: RunData) -> list[Pick]:
     """Returns the three networks that a report names: knee, cheapest near the best, best.
 
+    Where some were scored on unseen images, it is these three of them by that accuracy: the one
+    that the search measured chose them, and is too high. None is beyond the search's constraint,
+    unless all are.
+
     The knee is the front's point with the smallest sum of the error and the mean of the other
     objectives, each scaled to 0..1 over the front: with two objectives the farthest from the line
     between the front's ends (Das 1999).
     """
-    front = np.flatnonzero(run.front)
-    F = run.minimised[front]
+    front, F = _candidates(run)
     span = np.ptp(F, axis=0)
     scaled = (F - F.min(axis=0)) / np.where(span > 0, span, 1.0)
     best = int(np.lexsort((F[:, 1], F[:, 0]))[0])
@@ -192,6 +235,29 @@ def picks(run: RunData) -> list[Pick]:
                  f"{'highest' if run.axes[1].maximise else 'lowest'} {what} within "
                  f"{WITHIN:g} point of the best"),
             Pick("best", int(front[best]), "lowest top-1 error")]
+
+
+def distinct_picks(run: RunData) -> dict[int, list[Pick]]:
+    """Returns the picks by the number of their network: one network can be several."""
+    found: dict[int, list[Pick]] = {}
+    for pick in picks(run):
+        found.setdefault(pick.index, []).append(pick)
+    return found
+
+
+def _candidates(run: RunData) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers (k,) of the networks to choose from, and their minimised F (k, m)."""
+    scored = {network.index: 100 - network.top1 for rescore in run.rescores[-1:]
+              for network in rescore.networks if network.index is not None}
+    numbers = np.array(sorted(scored)) if scored else np.arange(len(run.F))
+    inside = np.ones(len(numbers), dtype=bool)
+    for bound in run.bounds:
+        inside &= bound.holds(run.F[numbers])
+    numbers = numbers[inside | ~inside.any()]
+    F = run.minimised[numbers].copy()
+    F[:, 0] = [scored.get(i, error) for i, error in zip(numbers.tolist(), F[:, 0], strict=True)]
+    front = non_dominated(F)
+    return numbers[front], F[front]
 
 
 def _axes(found: FinishedSearch) -> tuple[Axis, ...]:
@@ -261,8 +327,9 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
     figures = []
     for i, arch in enumerate(found.archs):
         stats = measured.get(arch_key(arch), {})
-        figures.append(unseen.get(i, {}) | ({} if found.space is None else found.space.summary(
-            arch)) | {key: stats[key] for key in FIGURES if stats.get(key) is not None})
+        genes = {} if found.space is None else found.space.summary(arch)
+        figures.append(unseen.get(i, {}) | apart(genes, {*COLUMNS, *found.sec_obj.split("+")}) | {
+            key: stats[key] for key in FIGURES if stats.get(key) is not None})
     return figures
 
 

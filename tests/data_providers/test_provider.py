@@ -81,6 +81,17 @@ def test_a_validation_set_larger_than_the_data_is_an_error(pets, vld_size):
         DataProvider("pets", pets, vld_size=vld_size)
 
 
+@pytest.mark.parametrize(("parts", "held_out"), [
+    (("train", "val"), False), (("train", "val", "test"), True), (("train", "test"), False)])
+def test_validation_images_are_held_out_where_the_test_images_are_others(tmp_path, parts, held_out):
+    for i, part in enumerate(parts):
+        layouts.class_folders(tmp_path / part, 2, 3 + i, ".png")
+    provider = DataProvider("folder", tmp_path)
+    assert provider.holds_out_validation == held_out
+    same = provider.images("valid").items == provider.images("test").items
+    assert same != held_out
+
+
 def test_unknown_split(pets):
     with pytest.raises(UserError, match="train, valid, test"):
         DataProvider("pets", pets).eval_batches("val", 24)

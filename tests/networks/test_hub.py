@@ -281,6 +281,20 @@ def test_a_model_card_says_who_chose_by_the_images(digits):
     assert text.startswith("---\nlibrary_name: timm\n")
 
 
+def test_nothing_of_a_received_search_is_markup_in_a_card(digits):
+    net, resolution, provider = digits
+    command = "python msunas.py --save 'a\n```\n# Owned\n````'"
+    card = Card("net", "a\n# Owned", {"supernet": "w | <img src=x>\n\n# Owned `x` [a](b)"}, (),
+                {"search": command})
+    text = render(card, net, Preprocessing(resolution, "squash", provider.info.mean,
+                                           provider.info.std))
+    assert f"`````sh\n{command}\n`````\n" in text
+    outside = text.replace(command, "")
+    assert r"| supernet | w \| \<img src=x>\n\n# Owned \`x\` \[a\](b) |" in outside.replace(
+        r"\\n", r"\n")
+    assert "\n# Owned" not in outside
+
+
 def test_a_hub_that_is_a_link_is_not_written(digits, tmp_path):
     net, resolution, provider = digits
     (tmp_path / "precious").mkdir()

@@ -174,6 +174,19 @@ def test_a_tight_constraint_still_has_an_initial_sample():
     assert (costs.counted("flops")(X) <= 96).all()
 
 
+@pytest.mark.parametrize(("text", "lines"), [
+    ("flops<=300000000", ["flops<=3e+08: every architecture is within it; flops is in millions"]),
+    ("params<=5e6", ["params<=5e+06: every architecture is within it; params is in millions"]),
+    ("top1>=0.75", ["top1>=0.75: every architecture is within it; top1 is in percent"]),
+    ("peak_memory_int8<=320", ["every architecture is within it; peak_memory_int8 is in MB"]),
+    ("cpu@a<=30000,flops<=300", ["cpu@a<=30000: every architecture is within it; cpu@a is in ms"]),
+    ("flops<=300,params<=5,top1>=75", []), ("top1<=1", [])])
+def test_a_limit_that_excludes_nothing_names_its_unit(text, lines):
+    costs = SpaceCosts(SPACE, luts={"a": DEFAULT_LUT})
+    found = Constraints(text, make_objectives("flops", costs), costs).idle(SPACE)
+    assert len(found) == len(lines) and all(map(str.endswith, found, lines))
+
+
 def test_an_unsatisfiable_constraint_names_the_nearest_value():
     with pytest.raises(UserError, match=r"nearest .* is flops<=90.69"):
         make(constraints="flops<=50").ask()
