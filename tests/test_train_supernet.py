@@ -461,7 +461,7 @@ def test_a_training_on_nan_stops_and_keeps_the_last_finite_state(tmp_path, capsy
     written = path.read_bytes(), state.read_bytes()
     assert load_supernet(path).meta["epochs_done"] in (1, 2), "a good checkpoint, which loads"
     assert "next, a search" not in capsys.readouterr().out
-    with pytest.raises(UserError, match="not finite in full|not written"):
+    with pytest.raises(UserError, match=r"not finite in full|not written"):
         train("--resume", str(path))
     assert written == (path.read_bytes(), state.read_bytes())
 
