@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 # DEVIATION process-batch: --batch-size is that of a process, in the original that of all GPUs.
 RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad": 5.0,
           "epochs": 150, "sched": "cosine", "drop": 0.2, "drop_path": 0.2}
-# The evaluation transform of the recipe: whole images, resized straight. Random crops of the small
-# images then have their own size and a border (`training.small_images`).
+# The evaluation transform of the recipe: whole images; random crops then have a border.
 TRANSFORM = "squash"
 # Names of the original.
 ALIASES = {"--num_workers": "--workers", "--grad_clip": "--clip-grad",
@@ -126,9 +125,9 @@ def transform_of(args: argparse.Namespace, config: dict[str, Any]) -> str:
         config = read_config(own)
     elif not args.evaluate and args.transform is None and args.dataset in SMALL_IMAGES:
         if config.get("transform") not in (None, TRANSFORM):
-            log.warning("%s records %s, the transform of the search; this tunes and scores with "
-                        "%s, the recipe of the paper (--transform %s keeps the search's)",
-                        args.model_config, config["transform"], TRANSFORM, config["transform"])
+            log.warning("%s records crop, the transform of the search; this tunes and scores with "
+                        "squash, the paper's recipe; --transform crop keeps the search's",
+                        args.model_config)
         return TRANSFORM
     return choose_transform(args.transform, config, args.dataset, args.model_config,
                             log.warning) or TRANSFORM

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,26 +66,20 @@ class _NumberType:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
-def _number(kind: _NumberType, data: bytes) -> float | int | bool:
+def _number(kind: _NumberType, data: bytes) -> Any:
     """Stands for NumPy's `scalar`: returns the plain number."""
-    (number,) = np.frombuffer(data, kind.dtype).tolist()
-    return cast(float, number)
-
-
-def _latin1(text: str, _: str) -> bytes:
-    """Stands for `_codecs.encode`, by which old pickles write bytes."""
-    return text.encode("latin1")
+    return np.frombuffer(data, kind.dtype).item()
 
 
 # What a file may name besides tensors: the flags of timm's script, and NumPy's numbers, such as a
-# `best_acc`. These become plain ones, by functions that do nothing else.
+# `best_acc`, whose bytes old pickles encode. They become plain ones, by functions that only do so.
 _HARMLESS: list[Any] = [
-    argparse.Namespace, (_NumberType, "numpy.dtype"), (_latin1, "_codecs.encode"),
-    (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar")]
+    argparse.Namespace, (_NumberType, "numpy.dtype"),
+    (lambda text, _: text.encode("latin1"), "_codecs.encode"),
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
 
 
 class Checkpoint(NamedTuple):

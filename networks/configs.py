@@ -237,15 +237,7 @@ def choose_transform(typed: str | None, config: Config, dataset: str | None, sou
                      report: Callable[[str], object] = warn) -> str | None:
     """Returns the evaluation transform by `utils.flags.choose`; None where nothing decides it.
 
-    A file without one, as those of the paper, means `squash` for the small images of CIFAR; a line
-    is reported then.
-
-    Args:
-        typed: the value of --transform, if there is such a flag.
-        config: what a `net.config` holds.
-        dataset: name of the data set.
-        source: the config's file.
-        report: as in `choose`.
+    A file without one, as those of the paper, means `squash` for `SMALL_IMAGES`; a line says so.
     """
     recorded: str | None = config.get("transform")
     if typed is None and recorded is None and dataset in SMALL_IMAGES:

@@ -148,18 +148,13 @@ def withdraw(folder: str | os.PathLike) -> None:
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:
     """Returns what timm reads from `config.json`."""
     model, n_classes = timm_model(net.config), net.classifier.out_features
+    names = list(images.class_names)
     return {"architecture": model.architecture, "num_classes": n_classes,
             "num_features": net.classifier.in_features, "global_pool": "avg",
-            "model_args": model.args, **_label_names(images, n_classes),
+            "model_args": model.args, **({"label_names": names} if len(names) == n_classes else {}),
             "pretrained_cfg": {"num_classes": n_classes, **timm_preprocessing(images),
                                "pool_size": None, "first_conv": "conv_stem",
                                "classifier": "classifier", "license": "apache-2.0"}}
-
-
-def _label_names(images: Preprocessing, n_classes: int) -> dict[str, list[str]]:
-    """Returns the names of the classes where timm looks for them, if there is one for each."""
-    names = list(images.class_names)
-    return {"label_names": names} if len(names) == n_classes else {}
 
 
 def timm_preprocessing(images: Preprocessing) -> dict[str, Any]:

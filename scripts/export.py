@@ -20,12 +20,8 @@ from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
-from networks.configs import (
-    choose_resolution,
-    choose_transform,
-    read_config,
-    recorded_resolution,
-)
+from networks import choose_resolution, read_config, recorded_resolution
+from networks.configs import choose_transform
 from networks.export import FORMATS, Description, get_format
 from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
 from utils.errors import UserError
