@@ -237,10 +237,11 @@ COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "chosen", "arch")
 def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
                space: SearchSpace | None) -> list[dict[str, Any]]:
     """Returns what is printed of each record; `names` are the folders of those that are chosen."""
-    own = {*COLUMNS, *sec_obj.split("+")}
+    objectives = sec_obj.split("+")
+    own = {*COLUMNS, *objectives}
     return [{"top1": round(100 - record.top1_err, 4), "top1_err": round(record.top1_err, 4),
-             **dict(zip(sec_obj.split("+"), record.values, strict=True)),
-             **({} if space is None else apart(space.summary(record.arch), own)),
+             **apart(dict(zip(objectives, record.values, strict=True)), COLUMNS, "objective"),
+             **({} if space is None else apart(space.summary(record.arch), own, "gene")),
              "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
 

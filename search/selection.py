@@ -168,9 +168,9 @@ def most_accurate(records: Sequence[Record]) -> int:
     return int(np.argmin([record.top1_err for record in records]))
 
 
-def apart(summary: Mapping[str, Any], columns: Container[str]) -> dict[str, Any]:
-    """Returns a summary of genes in which one that is called as a column is `<name> (gene)`."""
-    return {f"{key} (gene)" if key in columns else key: value for key, value in summary.items()}
+def apart(values: Mapping[str, Any], columns: Container[str], kind: str) -> dict[str, Any]:
+    """Returns values in which one that is called as a column is `<name> (<kind>)`."""
+    return {f"{key} ({kind})" if key in columns else key: value for key, value in values.items()}
 
 
 def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | float) -> np.ndarray:

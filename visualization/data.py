@@ -297,7 +297,8 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
     for i, arch in enumerate(found.archs):
         stats = measured.get(arch_key(arch), {})
         genes = {} if found.space is None else found.space.summary(arch)
-        figures.append(unseen.get(i, {}) | apart(genes, {*COLUMNS, *found.sec_obj.split("+")}) | {
+        figures.append(unseen.get(i, {}) | apart(
+            genes, {*COLUMNS, *found.sec_obj.split("+")}, "gene") | {
             key: stats[key] for key in FIGURES if stats.get(key) is not None})
     return figures
 
