@@ -15,9 +15,7 @@ from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record
-from search.constraints import idle_limits
 from search.selection import (
-    FIRST_OBJECTIVE,
     apart,
     check_names,
     folder_names,
@@ -128,10 +126,6 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Reco
         return records, list(range(len(records)))
     wanted = parse_preference(args.prefer, found.sec_obj)
     limits = parse_constraints(args.constraint, found.sec_obj)
-    columns = dict(zip([FIRST_OBJECTIVE, *found.sec_obj.split("+")], found.F.T, strict=True))
-    columns[FIRST_OBJECTIVE] = 100 - columns[FIRST_OBJECTIVE]
-    for line in idle_limits(limits, columns, "network of the search"):
-        print(f"warning: {line}", file=sys.stderr)
     front = front_within(archive, limits, found.sec_obj, signs)
     if limits and args.n == 1 and not wanted:
         return front, [most_accurate(front)]
