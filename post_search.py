@@ -14,9 +14,7 @@ from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record
-from search.constraints import idle_limits
 from search.selection import (
-    FIRST_OBJECTIVE,
     apart,
     check_names,
     folder_names,
@@ -128,10 +126,6 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Reco
         return records, list(range(len(records)))
     wanted = parse_preference(args.prefer, found.sec_obj)
     limits = parse_constraints(args.constraint, found.sec_obj)
-    columns = dict(zip([FIRST_OBJECTIVE, *found.sec_obj.split("+")], found.F.T, strict=True))
-    columns[FIRST_OBJECTIVE] = 100 - columns[FIRST_OBJECTIVE]
-    for line in idle_limits(limits, columns, "network of the search"):
-        print(f"warning: {line}", file=sys.stderr)
     front = front_within(archive, limits, found.sec_obj, signs)
     if limits and args.n == 1 and not wanted:
         return front, [most_accurate(front)]
@@ -237,10 +231,11 @@ COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "chosen", "arch")
 def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
                space: SearchSpace | None) -> list[dict[str, Any]]:
     """Returns what is printed of each record; `names` are the folders of those that are chosen."""
-    own = {*COLUMNS, *sec_obj.split("+")}
+    objectives = sec_obj.split("+")
+    own = {*COLUMNS, *objectives}
     return [{"top1": round(100 - record.top1_err, 4), "top1_err": round(record.top1_err, 4),
-             **dict(zip(sec_obj.split("+"), record.values, strict=True)),
-             **({} if space is None else apart(space.summary(record.arch), own)),
+             **apart(dict(zip(objectives, record.values, strict=True)), COLUMNS, "objective"),
+             **({} if space is None else apart(space.summary(record.arch), own, "gene")),
              "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
 

@@ -10,7 +10,7 @@ from search.algorithm import Search
 from search.archive import Evaluation, Record
 from search.objectives import Objective, SpaceCosts, recorded_cost
 from search_space import SearchSpace
-from search_space.base import Arch, rows_in
+from search_space.base import rows_in
 from utils.errors import UserError
 from utils.pareto import reference_point
 
@@ -61,41 +61,34 @@ def check_recorded(path: Path, space: SearchSpace, objectives: Sequence[Objectiv
         UserError: a value differs by more than its rounding; or a damaged file.
     """
     evaluations = _evaluations(path, space)
-    rows = {objective: [(each.arch, each.value(objective.key)) for each in evaluations
-                        if each.stats.get(objective.key) is not None]
-            for objective in objectives if objective.exact}
+    recorded = {objective: [(each.arch, each.value(objective.key)) for each in evaluations
+                            if each.stats.get(objective.key) is not None]
+                for objective in objectives if objective.exact}
     if any(path.glob("iter_*.stats")):
-        stats = archives.read_stats(file := archives.latest_stats(path), space.encode)
-        for i, name in enumerate(stats.names or _unnamed(stats, space, objectives[0], costs)):
-            for objective in (each for each in rows if each.name == name):
-                rows[objective] += [(record.arch, record.values[i]) for record in stats.archive]
-                path = file
-    for objective, recorded in rows.items():
-        if recorded:
-            _compare(path, space, objective, recorded)
+        stats = archives.read_stats(path := archives.latest_stats(path), space.encode)
+        names = stats.names or [_name(stats, space, objectives[0], costs)]
+        for objective in (each for each in recorded if each.name in names):
+            column = names.index(objective.name)
+            recorded[objective] += [(row.arch, row.values[column]) for row in stats.archive]
+    for objective, rows in recorded.items():
+        found = objective.values(space.encode_many(arch for arch, _ in rows))
+        shown = [f"{was:g} is {now:.4g} here" for (_, was), now in zip(rows, found, strict=True)
+                 if abs(was - now) > DIGIT + ROUNDING * now]
+        if shown:
+            way = "name the table that they were taken from with --lut FILE" if \
+                objective.source == "table" else "name the supernet and the classes of that search"
+            raise UserError(f"{path}: {len(shown)} of {len(rows)} recorded values of "
+                            f"{objective.name} differ from those of this search "
+                            f"({'; '.join(shown[:3])}); {way}, or take this search's with "
+                            "--accept_changed_inputs")
 
 
-def _unnamed(stats: archives.Stats, space: SearchSpace, objective: Objective,
-             costs: SpaceCosts) -> list[str]:
-    """Returns what the second objective of an archive without names is; [] where it cannot be."""
-    X = space.encode_many(record.arch for record in stats.archive)
-    values = np.array([record.sec_obj for record in stats.archive])
-    found = recorded_cost(values, X, costs) if len(X) else None
-    return [found] if found else [objective.name] if objective.source == "table" else []
-
-
-def _compare(path: Path, space: SearchSpace, objective: Objective,
-             recorded: Sequence[tuple[Arch, float]]) -> None:
-    X = space.encode_many(arch for arch, _ in recorded)
-    was, found = np.array([value for _, value in recorded]), objective.values(X)
-    differ = np.flatnonzero(np.abs(was - found) > DIGIT + ROUNDING * found)
-    if len(differ):
-        shown = "; ".join(f"{was[i]:g} is {found[i]:.4g} here" for i in differ[:3])
-        way = "name the table that they were taken from with --lut FILE" \
-            if objective.source == "table" else "name the supernet and the classes of that search"
-        raise UserError(f"{path}: recorded {objective.name} of {len(differ)} of {len(was)} "
-                        f"networks differ from those of this search ({shown}); {way}, or take this "
-                        "search's with --accept_changed_inputs")
+def _name(stats: archives.Stats, space: SearchSpace, objective: Objective,
+          costs: SpaceCosts) -> str | None:
+    """Returns what the second objective of an archive without names is, as the search has it."""
+    found = recorded_cost(np.array([record.sec_obj for record in stats.archive]),
+                          space.encode_many(record.arch for record in stats.archive), costs)
+    return found or (objective.name if objective.source == "table" else None)
 
 
 def _numbers(path: Path) -> list[int]:

@@ -192,7 +192,7 @@ def recorded_cost(values: np.ndarray, X: np.ndarray, costs: SpaceCosts) -> str |
     Returns:
         The name; None where they are neither, as a latency.
     """
-    for name in RECORDED if costs.available else ():
+    for name in RECORDED if costs.available and len(X) else ():
         counted = costs.counted(name)(X)
         near = 1 / 2 < np.median(values / counted) < 2
         varied = len(X) > 2 and np.ptp(values) > 0

@@ -34,7 +34,7 @@ from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import write_text
 from utils.invocation import calling, program
 from utils.registry import names_code
@@ -94,7 +94,7 @@ def make_parts(settings: Settings) -> Parts:
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
                  *limited_predictor(model, settings.planned), *constraints.idle(space),
                  *nothing_unseen(settings)]:
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {one_line(line)}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
@@ -274,7 +274,7 @@ def print_plan(settings: Settings, folder: RunFolder) -> None:
     print(f"plan: {planned} evaluations ({n_doe} initial, {settings.iterations} "
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
     for line in describe_settings(settings, parts):
-        print(line)
+        print(one_line(line))  # settings may be anybody's
     if start is not None:
         print(start.describe(n_doe))
     if not parts.costs.available or settings.evaluator == "table":

@@ -213,6 +213,8 @@ def test_genes_that_are_called_as_a_column_replace_none(tmp_path, capsys):
     assert (row["top1_err"], row["top1_err (gene)"]) == (47.0, 3)
     assert (row["error"], row["iteration"], row["constructor"]) == (103.0, 27.0, 0)
     assert row["arch"]["arch"] == row["arch (gene)"] == "=1+1"
+    (row,) = post_search.table_rows([Record({"a": 1}, 20.0, 7.0)], "top1_err", {}, None)
+    assert (row["top1_err"], row["top1_err (objective)"]) == (20.0, 7.0)
 
 
 def test_listing_loads_no_torch(search_folder, run_command):

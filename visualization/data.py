@@ -88,23 +88,6 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A limit of the search's constraint on an axis: its text, and its value there."""
-
-    axis: int
-    limit: Limit
-
-    @property
-    def value(self) -> float:
-        """The bound as the axis counts: of the accuracy its error."""
-        return self.limit.bound if self.axis else 100 - self.limit.bound
-
-    def holds(self, F: np.ndarray) -> np.ndarray:
-        """Returns (n,) bool: which of the (n, m) objectives are within it."""
-        return self.limit.holds(F[:, self.axis] if self.axis else 100 - F[:, 0])
-
-
-@dataclass(frozen=True)
 class RunData(FinishedSearch):
     """One search, with all that its folder tells.
 
@@ -140,15 +123,15 @@ class RunData(FinishedSearch):
         return f"{self.name}, data in {data}" if data else self.name
 
     @cached_property
-    def bounds(self) -> list[Bound]:
-        """The limits of the search's constraint that lie on an axis.
+    def limits(self) -> list[tuple[int, Limit]]:
+        """The limits of the search's constraint on objectives, each with the number of its axis.
 
         Raises:
             UserError: the settings hold no constraint but another text.
         """
         numbers = {ERROR: 0} | {axis.key: k for k, axis in enumerate(self.axes) if k}
         limits = parse_limits(self.settings.get("constraint"), lambda name, _: name)
-        return [Bound(numbers[limit.name], limit) for limit in limits if limit.name in numbers]
+        return [(numbers[limit.name], limit) for limit in limits if limit.name in numbers]
 
     def describe(self, index: int) -> str:
         """Returns one line about one network."""
@@ -251,8 +234,8 @@ def _candidates(run: RunData) -> tuple[np.ndarray, np.ndarray]:
               for network in rescore.networks if network.index is not None}
     numbers = np.array(sorted(scored)) if scored else np.arange(len(run.F))
     inside = np.ones(len(numbers), dtype=bool)
-    for bound in run.bounds:
-        inside &= bound.holds(run.F[numbers])
+    for axis, limit in run.limits:
+        inside &= limit.holds(run.F[numbers, axis] if axis else 100 - run.F[numbers, 0])
     numbers = numbers[inside | ~inside.any()]
     F = run.minimised[numbers].copy()
     F[:, 0] = [scored.get(i, error) for i, error in zip(numbers.tolist(), F[:, 0], strict=True)]
@@ -328,7 +311,8 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
     for i, arch in enumerate(found.archs):
         stats = measured.get(arch_key(arch), {})
         genes = {} if found.space is None else found.space.summary(arch)
-        figures.append(unseen.get(i, {}) | apart(genes, {*COLUMNS, *found.sec_obj.split("+")}) | {
+        figures.append(unseen.get(i, {}) | apart(
+            genes, {*COLUMNS, *found.sec_obj.split("+")}, "gene") | {
             key: stats[key] for key in FIGURES if stats.get(key) is not None})
     return figures
 

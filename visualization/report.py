@@ -91,8 +91,8 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "picks": [{"names": [pick.name for pick in found], "index": index,
                    "reason": "; ".join(pick.reason for pick in found),
                    "command": run.command(index)} for index, found in distinct_picks(run).items()],
-        "bounds": [{"axis": bound.axis, "value": bound.value, "text": str(bound.limit)}
-                   for bound in run.bounds],
+        "bounds": [{"axis": axis, "value": limit.bound if axis else 100 - limit.bound,
+                    "text": str(limit)} for axis, limit in run.limits],
         "take_home": run.command(),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),

@@ -91,9 +91,9 @@ def test_no_pick_is_beyond_the_constraint_unless_all_are(finished_run, tmp_path)
     run = with_settings(shutil.copytree(finished_run, tmp_path / "run"), constraint="flops<=300")
     found = read_run(run)
     assert all(found.F[pick.index, 1] <= 300 for pick in picks(found))
-    assert [(bound.axis, bound.value) for bound in found.bounds] == [(1, 300)]
+    assert [(axis, limit.bound) for axis, limit in found.limits] == [(1, 300)]
     within = read_run(with_settings(run, constraint="top1>=84,params<=7"))
-    assert [(bound.axis, bound.value) for bound in within.bounds] == [(0, 16)]
+    assert [(axis, limit.bound) for axis, limit in within.limits] == [(0, 84)]
     assert all(within.F[pick.index, 0] <= 16 for pick in picks(within))
     assert picks(read_run(with_settings(run, constraint="flops<=1"))) == picks(
         read_run(with_settings(run, constraint=None)))

@@ -351,9 +351,10 @@ def test_names_of_a_run_break_nothing(open_page, tmp_path):
     page = open_page(tmp_path / "r.html")
     scroll_through(page)
     heads = page.locator("#table thead button").all_inner_texts()
-    assert heads == ["network", "iteration", "top-1 error (%) ↑", "error", "iteration",
-                     "constructor", "__proto__", "top1_err", "loss (gene)", "arch", "architecture"]
-    page.select_option("#colour", "iteration")
+    assert heads == ["network", "iteration", "top-1 error (%) ↑", "error",
+                     "iteration (objective)", "constructor", "__proto__", "top1_err",
+                     "loss (gene)", "arch", "architecture"]
+    page.select_option("#colour", "iteration (objective)")
     marker = page.evaluate("document.getElementById('front').data[1].marker.color")
     assert marker == [30 - i for i in range(12)]
     page.fill("#table thead th:nth-child(6) input", "1..2")  # the objective called iteration

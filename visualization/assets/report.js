@@ -70,7 +70,7 @@ function columns() {
   const r = run();
   const list = [{ key: ITERATION, label: "iteration", values: r.iteration }];
   r.axes.forEach((axis, i) => list.push({
-    key: i ? axis.key : ERROR, label: axis.label, values: r.values[i], axis: i }));
+    key: i ? axis.key : ERROR, label: axis.label === "iteration" ? "iteration (objective)" : axis.label, values: r.values[i], axis: i }));
   for (const [key, values] of Object.entries(r.figures)) {
     if (!list.some((column) => column.key === key)) list.push({ key, label: figureLabel(key), values });
   }
@@ -329,9 +329,11 @@ function phasesOf(r) {
   return { numbers, names: [...new Set(numbers.flatMap((i) => Object.keys(r.phases[i])))] };
 }
 
+const secondsIn = (phases, name) => (Object.hasOwn(phases, name) ? phases[name] : 0);
+
 function drawPhases() {
   const r = run(), { numbers, names } = phasesOf(r);
-  draw("phases", names.map((name, k) => ({ type: "bar", name: plain(name), x: numbers, y: numbers.map((i) => r.phases[i][name] || 0),
+  draw("phases", names.map((name, k) => ({ type: "bar", name: plain(name), x: numbers, y: numbers.map((i) => secondsIn(r.phases[i], name)),
     marker: { color: COLOURS[k % 6] }, hovertemplate: `iteration %{x}, ${plain(name)}: %{y:.2f} s<extra></extra>` })),
   { title: "Time by phase", barmode: "stack", showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 1, xanchor: "right" },
     xaxis: { title: "iteration", tickformat: "d" }, yaxis: { title: "seconds" } });
@@ -685,7 +687,7 @@ function showRun() {
   $("failures").replaceChildren(...failures(r));
   const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : number(3600 * r.device_hours) + " s"} of evaluations`]] : [];
   const { names } = phasesOf(r);
-  names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + (p[name] || 0), 0).toFixed(1)} s`]));
+  names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + secondsIn(p, name), 0).toFixed(1)} s`]));
   const settings = Object.entries(s).filter(([, v]) => v !== null).map(([k, v]) => [k, typeof v === "string" ? v : JSON.stringify(v)]);
   $("about").replaceChildren(
     ...(r.command ? [make("h3", {}, "Command"), commandBox(r.command)] : []),
@@ -845,6 +847,6 @@ async function start() {
 
 start().catch((error) => {
   $("problem").hidden = false;
-  $("problem").textContent = `The charts could not be drawn: ${error.message}. A browser from 2023 or later is needed.`;
+  $("problem").textContent = `The charts could not be drawn: ${error.message}.${window.DecompressionStream ? "" : " A browser from 2023 or later is needed."}`;
   throw error;
 });
