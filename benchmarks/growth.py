@@ -27,9 +27,9 @@ from search_space import OFASearchSpace
 from visualization.report import write_report
 
 N_DOE, N_ITER, LIMIT = 100, 8, 600  # LIMIT: seconds after which a figure is given up
-STEPS = [*((f"`msunas`, `{name}`", f"msunas:{name}") for name in sorted(PREDICTORS)),
-         ("`ehvi`, `nngp`", "ehvi:nngp"), ("`nsga2`", "nsga2:"), ("resume", "resume:"),
-         ("report", "report:")]
+STEPS = [("resume", "resume:"), ("report", "report:"), ("`nsga2`", "nsga2:"),
+         ("`ehvi`, `nngp`", "ehvi:nngp"),
+         *((f"`msunas`, `{name}`", f"msunas:{name}") for name in sorted(PREDICTORS, reverse=True))]
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -47,11 +47,13 @@ def main(args: argparse.Namespace) -> None:
     if args.measure:
         print(measure(args.measure[0], int(args.measure[1])))
         return
-    rows = [[label, *(figure(what, n) for n in args.rows)] for label, what in STEPS
-            if args.only in (None, what)]
-    publish(f"{machine()}; {moment()}\n\nSeconds of CPU time (of the clock) and peak memory of the "
-            "process; one thread of BLAS.\n\n"
-            + table(["", *(f"{n} rows" for n in args.rows)], rows), args.save)
+    rows: list[list[str]] = []
+    for label, what in STEPS:
+        if args.only in (None, what):
+            rows.append([label, *(figure(what, n) for n in args.rows)])
+            publish(f"{machine()}; {moment()}\n\nSeconds of CPU (of the clock) and peak memory "
+                    "of the process; one thread of BLAS.\n\n"
+                    + table(["", *(f"{n} rows" for n in args.rows)], rows), args.save)
 
 
 def figure(what: str, n: int) -> str:
@@ -61,7 +63,8 @@ def figure(what: str, n: int) -> str:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
         return f"more than {LIMIT} s"
-    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip()[-200:]
+    text = done.stdout if done.returncode == 0 else done.stderr
+    return text.strip().splitlines()[-1]
 
 
 def measure(what: str, n: int) -> str:

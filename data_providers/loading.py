@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_storage
-from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler, get_worker_info
 
 from data_providers.cache import Entry
 from data_providers.images import Images
@@ -311,6 +311,8 @@ class _Sender:
             if not self.full:
                 return reduce_storage(storage)
         except RuntimeError:
+            if get_worker_info() is None:
+                raise
             self.full = True
         content = torch.empty(0, dtype=torch.uint8).set_(storage)
         return _received, (content.numpy(),)
