@@ -88,13 +88,8 @@ def _build(name: str, network: type, features: type, arch_def: Any, pretrained: 
         features if features_only else network, name, pretrained,
         pretrained_strict=not features_only, kwargs_filter=head if features_only else None,
         **options | {"block_args": decode_arch_def(arch_def), "fix_stem": True,
-                     "round_chs_fn": _as_given, "norm_layer": norm,
+                     "round_chs_fn": int, "norm_layer": norm,  # widths are final
                      "act_layer": get_act_layer(options["act_layer"])})
     if features_only:
         net.default_cfg = pretrained_cfg_for_features(net.default_cfg)
     return net
-
-
-def _as_given(channels: int) -> int:
-    """The widths of a folder are final: nothing rounds them again."""
-    return channels
