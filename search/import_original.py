@@ -66,7 +66,7 @@ def check_recorded(path: Path, space: SearchSpace, objectives: Sequence[Objectiv
                 for objective in objectives if objective.exact}
     if any(path.glob("iter_*.stats")):
         stats = archives.read_stats(path := archives.latest_stats(path), space.encode)
-        names = stats.names or [_name(stats, space, objectives[0], costs)]
+        names = stats.names or [_name(stats, space, objectives[0], costs) or ""]
         for objective in (each for each in recorded if each.name in names):
             column = names.index(objective.name)
             recorded[objective] += [(row.arch, row.values[column]) for row in stats.archive]
