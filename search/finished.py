@@ -135,8 +135,8 @@ def _recorded_name(file: Path, typed: str | None, stats: Stats, costs: SpaceCost
     if np.median(values / costs.counted("flops")(vectors)) > LATENCY:
         return "flops"
     print(f"note: {file}: does not name its second objective, whose values, as {values[0]:g}, are "
-          f"neither FLOPs nor parameters in millions; {program('post_search.py')} --sec_obj cpu "
-          "names it, say", file=sys.stderr)
+          f"neither FLOPs nor parameters in millions; name it, as {program('post_search.py')} "
+          "--sec_obj cpu does", file=sys.stderr)
     return UNNAMED
 
 

@@ -84,11 +84,11 @@ def check_recorded(path: Path, space: SearchSpace, objectives: Sequence[Objectiv
 
 
 def _name(stats: archives.Stats, space: SearchSpace, objective: Objective,
-          costs: SpaceCosts) -> str | None:
-    """Returns what the second objective of an archive without names is, as the search has it."""
+          costs: SpaceCosts) -> str:
+    """Returns what the second objective of an archive without names is; empty: not known."""
     found = recorded_cost(np.array([record.sec_obj for record in stats.archive]),
                           space.encode_many(record.arch for record in stats.archive), costs)
-    return found or (objective.name if objective.source == "table" else None)
+    return found or (objective.name if objective.source == "table" else "")
 
 
 def _numbers(path: Path) -> list[int]:

@@ -100,7 +100,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "failures": run.failures, "retries": run.retries,
         "phases": events.phases(run.events),
         "device_hours": round(events.device_hours(run.events), 4),
-        "command": shlex.join(start["command"]) if start else None,
+        "command": start.get("command"), "command_line": shlex.join(start.get("command", [])),
         "versions": start.get("versions", {}),
         "machine": start.get("machine"),
     }

@@ -119,8 +119,8 @@ def test_the_command_of_a_received_run_is_quoted(finished_run, tmp_path):
         json.dumps(line | ({"command": words} if line["event"] == "start" else {})) + "\n"
         for line in lines))
     (content,) = payload([read_run(run)])["runs"]
-    assert shlex.split(content["command"]) == words
-    assert "'params<=7,flops<=400' --save '$(touch p)'" in content["command"]
+    assert shlex.split(content["command_line"]) == words
+    assert "'params<=7,flops<=400' --save '$(touch p)'" in content["command_line"]
 
 
 def test_genes_that_are_called_as_a_figure_keep_both(tmp_path):

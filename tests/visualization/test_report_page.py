@@ -321,6 +321,7 @@ def test_the_constraint_is_drawn_and_named(open_page, finished_run, tmp_path, lo
                         constraint="flops<=800,top1>=80,params<=7")
     write_report(tmp_path / "r.html", [run])
     page = open_page(tmp_path / "r.html")
+    assert page.inner_text("#about pre").startswith("python msunas.py --save ")
     if log:
         page.check("#log-x")
     assert "within flops<=800,top1>=80,params<=7" in page.inner_text("#summary")

@@ -690,7 +690,7 @@ function showRun() {
   names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + secondsIn(p, name), 0).toFixed(1)} s`]));
   const settings = Object.entries(s).filter(([, v]) => v !== null).map(([k, v]) => [k, typeof v === "string" ? v : JSON.stringify(v)]);
   $("about").replaceChildren(
-    ...(r.command ? [make("h3", {}, "Command"), commandBox(r.command)] : []),
+    ...(r.command ? [make("h3", {}, "Command"), commandBox(r.command_line)] : []),
     ...(spent.length ? [make("h3", {}, "Time"), definitions(spent)] : []),
     ...(Object.keys(r.versions).length ? [make("h3", {}, "Versions"), definitions([...Object.entries(r.versions), ...(r.machine ? [["machine", r.machine]] : [])])] : []),
     make("h3", {}, "Settings"), settings.length ? definitions(settings) : make("p", { class: "quiet" }, "The folder holds no settings."));
