@@ -13,27 +13,8 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
+from search import selection, subnets
 from search.archive import Record
-from search.selection import (
-    apart,
-    check_names,
-    folder_names,
-    front_within,
-    most_accurate,
-    parse_constraints,
-    parse_preference,
-    picked,
-    places,
-    select,
-)
-from search.subnets import (
-    Target,
-    check_targets,
-    make_cutter,
-    make_targets,
-    write_hubs,
-    write_subnets,
-)
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
 from utils.errors import UserError, one_line
@@ -62,9 +43,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "(its latest iteration is taken); of this program or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
     p.add_argument("-n", type=count(1), default=1,
-                   help="how many to choose; the most accurate is added "
-                   "where it is not among them; 1 with a --constraint and no --prefer: the most "
-                   "accurate within it (default: 1)")
+                   help="how many to choose; the most accurate is added where it is not among "
+                   "them; 1 with a --constraint and no --prefer: the most accurate within it "
+                   "(default: 1)")
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
@@ -79,9 +60,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="of what is printed (default: table)")
     p.add_argument("--supernet_path", help="checkpoint to take the weights from (default: the "
                    "search's)")
-    p.add_argument("--n_classes", type=count(1),
-                   help="classes that the supernet must have, without a "
-                   "--dataset (default: those of the checkpoint)")
+    p.add_argument("--n_classes", type=count(1), help="classes that the supernet must have, "
+                   "without a --dataset (default: those of the checkpoint)")
     p.add_argument("--dataset", help="data set to recompute the batch-norm statistics on (default: "
                    "the search's; without one they stay the supernet's)")
     p.add_argument("--data", help="folder of the data set (default: the search's)")
@@ -104,16 +84,17 @@ def main(args: argparse.Namespace) -> None:
     for flag in sorted(IDLE.keys() & args.typed):
         refuse_idle(args.typed, IDLE[flag])
     found = read_finished(args.expr, args.search_space, args.sec_obj)
-    check_names(found.sec_obj, str(found.file))
+    selection.check_names(found.sec_obj, str(found.file))
     front, chosen = choose(args, found)
     records = [front[i] for i in chosen]
-    names = folder_names([record.sec_obj for record in records], found.sec_obj)
+    names = selection.folder_names([record.sec_obj for record in records], found.sec_obj)
     scores = None
     if args.list:
         rows = table_rows(front, found.sec_obj, dict(zip(chosen, names, strict=True)), found.space)
     else:
-        targets = make_targets(args.save, names, records, found.space_name)
-        scores = write(args, found, targets, places(front, chosen, found.sec_obj, bool(args.pick)))
+        targets = subnets.make_targets(args.save, names, records, found.space_name)
+        scores = write(args, found, targets, selection.places(front, chosen, found.sec_obj,
+                                                              bool(args.pick)))
         rows = table_rows(records, found.sec_obj, dict(enumerate(names)), found.space)
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
@@ -122,17 +103,17 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Reco
     """Returns the front within the limits, or what was picked, and the indices of the chosen."""
     archive, signs = found.stats.archive, found.stats.signs
     if args.pick:
-        records = picked(archive, args.pick)
+        records = selection.picked(archive, args.pick)
         return records, list(range(len(records)))
-    wanted = parse_preference(args.prefer, found.sec_obj)
-    limits = parse_constraints(args.constraint, found.sec_obj)
-    front = front_within(archive, limits, found.sec_obj, signs)
+    wanted = selection.parse_preference(args.prefer, found.sec_obj)
+    limits = selection.parse_constraints(args.constraint, found.sec_obj)
+    front = selection.front_within(archive, limits, found.sec_obj, signs)
     if limits and args.n == 1 and not wanted:
-        return front, [most_accurate(front)]
-    return front, select(front, args.n, wanted, found.sec_obj, signs)
+        return front, [selection.most_accurate(front)]
+    return front, selection.select(front, args.n, wanted, found.sec_obj, signs)
 
 
-def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[Target],
+def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[subnets.Target],
           where: Sequence[str]) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 
@@ -153,7 +134,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
             raise UserError(f"--rescore, --supernet_path: the search space {found.space_name} "
                             "builds no networks; leave them out")
         with alone:
-            check_targets(targets)
+            subnets.check_targets(targets)
             for target in targets:
                 target.write_subnet()
         print("note: only net.subnet is written: the search space builds no networks",
@@ -162,18 +143,18 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
     settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:
         raise UserError("--rescore needs the images: give --dataset")
-    check_targets(targets)
-    cutter, scores = make_cutter(settings), None
+    subnets.check_targets(targets)
+    cutter, scores = subnets.make_cutter(settings), None
     evaluator = cutter.evaluator
     if args.rescore:
         from evaluator.rescore import check_unseen, rescore
 
         check_unseen(evaluator.provider, bool(found.settings.get("test")))
     with alone:
-        check_targets(targets)  # again, now that nobody else writes
+        subnets.check_targets(targets)  # again, now that nobody else writes
         scores_file = save / "rescore.json"
         scores_file.unlink(missing_ok=True)  # of networks that are now replaced, or not chosen
-        nets = write_subnets(targets, cutter, args.old_naming)
+        nets = subnets.write_subnets(targets, cutter, args.old_naming)
         if args.rescore:
             scores = rescore([target.name for target in targets],
                              [target.record.arch for target in targets], nets, evaluator)
@@ -182,7 +163,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
         if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
             from search.model_cards import search_cards
 
-            write_hubs(targets, nets, search_cards(
+            subnets.write_hubs(targets, nets, search_cards(
                 {target.name: target.record for target in targets}, where, settings["dataset"],
                 settings["supernet_path"], commands_of(args, found.settings),
                 evaluator.provider.n_valid, scores), evaluator)
@@ -234,8 +215,9 @@ def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
     objectives = sec_obj.split("+")
     own = {*COLUMNS, *objectives}
     return [{"top1": round(100 - record.top1_err, 4), "top1_err": round(record.top1_err, 4),
-             **apart(dict(zip(objectives, record.values, strict=True)), COLUMNS, "objective"),
-             **({} if space is None else apart(space.summary(record.arch), own, "gene")),
+             **selection.apart(dict(zip(objectives, record.values, strict=True)), COLUMNS,
+                               "objective"),
+             **({} if space is None else selection.apart(space.summary(record.arch), own, "gene")),
              "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
 
@@ -249,11 +231,6 @@ def print_text(rows: Sequence[dict[str, Any]]) -> None:
         print("  ".join(map(str.rjust, line, widths)))
 
 
-def print_json(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as one JSON list."""
-    print(json.dumps(rows, indent=1))
-
-
 def print_csv(rows: Sequence[dict[str, Any]]) -> None:
     """Prints rows as comma-separated values with a header; architectures as JSON.
 
@@ -265,7 +242,8 @@ def print_csv(rows: Sequence[dict[str, Any]]) -> None:
          for cell in line] for line in lines)
 
 
-PRINTERS = {"table": print_text, "json": print_json, "csv": print_csv}
+PRINTERS = {"table": print_text, "csv": print_csv,
+            "json": lambda rows: print(json.dumps(rows, indent=1))}
 
 
 def _cell(value: Any) -> str:

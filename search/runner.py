@@ -360,7 +360,6 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         lines = [*final_report(settings, parts, search),
                  f"done: {last}; choose networks with: {command}"]
         progress.event("end", stats=str(last), post_search=command)
-        progress.close()
     return Ended(last, lines)
 
 
