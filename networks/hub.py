@@ -7,7 +7,7 @@ imported, `timm.create_model("local-dir:hub", pretrained=True)` gives the same l
 import copy
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from networks.configs import Config, check_config, config_family, config_space, mid_channels
+from networks.export import Description
 from utils.errors import UserError
 from utils.files import atomic_path, own_folder, write_json, write_text
 from utils.invocation import program
@@ -32,22 +33,8 @@ _NOT_IN_TIMM = {"ResNets": "its ResNet has one inner width for all blocks of a s
 _ARCHITECTURES = {"MobileNetV3": "nsganetv2", "ProxylessNASNets": "nsganetv2_proxyless"}
 
 
-class Preprocessing(NamedTuple):
-    """What images go through before the network, and what its outputs are called.
-
-    Attributes:
-        resolution: height and width in pixels.
-        transform: `crop` (resize to ceil(resolution / 0.875), bilinear, cut the centre) or
-            `squash` (resize straight, bicubic).
-        mean, std: of the pixels in [0, 1], by channel.
-        class_names: in the order of the outputs; empty where they are not known.
-    """
-
-    resolution: int
-    transform: str
-    mean: Sequence[float]
-    std: Sequence[float]
-    class_names: Sequence[str] = ()
+# What images go through before the network, and what its outputs are called.
+Preprocessing = Description
 
 
 class TimmModel(NamedTuple):
@@ -65,7 +52,11 @@ def timm_model(config: Config) -> TimmModel:
     """
     config = check_config(config)
     if config_family(config).of_timm:
-        return _part_of_model(config)
+        space: Any = config_space(config)
+        blocks = [list(size) for size in space.sizes(config["arch"])]
+        return TimmModel("nsganetv2_chain", {
+            "model": config["model"], "blocks": blocks,
+            "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]})
     if config["name"] not in _ARCHITECTURES:
         reason = _NOT_IN_TIMM.get(config["name"], "it has no such blocks")
         raise UserError(f"timm cannot build a {config['name']}: {reason}; hubconf.py loads it, and "
@@ -73,20 +64,14 @@ def timm_model(config: Config) -> TimmModel:
     stem, head = config["first_conv"], config["feature_mix_layer"]
     stages = _stages(config)
     if config["name"] == "MobileNetV3":
-        stages.append([_conv_string(config["final_expand_layer"])])
+        conv = config["final_expand_layer"]
+        stages.append([f"cn_r1_k{conv['kernel_size']}_s{conv['stride']}_c{conv['out_channels']}_"
+                       f"{_named(_ACTIVATIONS, conv['act_func'])}"])
     args = {"arch_def": stages, "stem_size": stem["out_channels"],
             "num_features": head["out_channels"] if head else 0,
             "act_layer": _named(_MODEL_ACTIVATIONS, stem["act_func"]),
             "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]}
     return TimmModel(_ARCHITECTURES[config["name"]], args)
-
-
-def _part_of_model(config: Config) -> TimmModel:
-    """Returns the model of a network that is a part of one of timm's."""
-    space: Any = config_space(config)
-    return TimmModel("nsganetv2_chain", {
-        "model": config["model"], "blocks": [list(size) for size in space.sizes(config["arch"])],
-        "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]})
 
 
 def to_timm(net: Any) -> nn.Module:
@@ -148,7 +133,7 @@ def withdraw(folder: str | os.PathLike) -> None:
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:
     """Returns what timm reads from `config.json`."""
     model, n_classes = timm_model(net.config), net.classifier.out_features
-    names = list(images.class_names)
+    names = list(images.class_names or ())
     return {"architecture": model.architecture, "num_classes": n_classes,
             "num_features": net.classifier.in_features, "global_pool": "avg",
             "model_args": model.args, **({"label_names": names} if len(names) == n_classes else {}),
@@ -164,21 +149,15 @@ def timm_preprocessing(images: Preprocessing) -> dict[str, Any]:
         UserError: no such transform.
     """
     r = images.resolution
-    shared = {"input_size": [3, r, r], "mean": list(images.mean), "std": list(images.std)}
+    shared = {"input_size": [3, r, r], "mean": list(images.mean or ()),
+              "std": list(images.std or ())}
     if images.transform == "squash":
         return shared | {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bicubic"}
     if images.transform == "crop":
-        return shared | {"crop_pct": _crop_pct(r), "crop_mode": "center",
+        # timm rounds down; half a pixel more keeps the division off the border between two sizes
+        return shared | {"crop_pct": r / (math.ceil(r / CROP_RATIO) + 0.5), "crop_mode": "center",
                          "interpolation": "bilinear"}
     raise UserError(f"unknown evaluation transform {images.transform!r}; choose from crop, squash")
-
-
-def _crop_pct(resolution: int) -> float:
-    """Returns the fraction by which timm, which rounds down, resizes to ceil(resolution / 0.875).
-
-    Half a pixel more keeps the division away from the border between two sizes.
-    """
-    return resolution / (math.ceil(resolution / CROP_RATIO) + 0.5)
 
 
 def _stages(config: Config) -> list[list[str]]:
@@ -203,11 +182,6 @@ def _block_string(conv: Config, skip: bool) -> str:
              _named(_ACTIVATIONS, conv["act_func"])]
     could_skip = conv["stride"] == 1 and conv["in_channels"] == conv["out_channels"]
     return "_".join([*parts, *(["noskip"] if could_skip and not skip else [])])
-
-
-def _conv_string(conv: Config) -> str:
-    return (f"cn_r1_k{conv['kernel_size']}_s{conv['stride']}_c{conv['out_channels']}_"
-            f"{_named(_ACTIVATIONS, conv['act_func'])}")
 
 
 def _named(names: Mapping[str, str], activation: str) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +219,7 @@ def test_timm_gets_the_names_of_the_classes(digits, tmp_path):
     write_hub(net, tmp_path / "hub", images, "# card\n")
     assert list(load(tmp_path / "hub").pretrained_cfg["label_names"]) == list("abcdefghij")
     for names in ([], ["a", "b"]):
-        assert "label_names" not in hub_config(net, images._replace(class_names=names))
+        assert "label_names" not in hub_config(net, replace(images, class_names=names))
 
 
 @pytest.mark.parametrize(("names", "row"), [
