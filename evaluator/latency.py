@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,10 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or its leading comments are no such lines.
     """
-    lines = []
-    for line in read_text(path, "latency table").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("#").strip())
+    lines = takewhile(lambda line: line.startswith("#"),
+                      read_text(path, "latency table").splitlines())
     try:
-        header = parse_yaml("\n".join(lines))
+        header = parse_yaml("\n".join(line.lstrip("#").strip() for line in lines))
     except ValueError as error:
         raise UserError(f"{path}: the comments at its top are no 'name: value' lines ({error}); "
                         "correct or remove them") from None
