@@ -34,6 +34,7 @@ from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
+from search_space.table import parse_numbers, read_table
 from utils.errors import UserError
 from utils.files import write_text
 from utils.invocation import calling, program
@@ -77,11 +78,8 @@ def make_parts(settings: Settings) -> Parts:
     objectives = make_objectives(settings.sec_obj, costs,
                                  reported=reported is None or bool(reported))
     for objective in objectives:
-        if objective.source == "reported" and objective.key not in (reported or [objective.key]):
-            source = f"{settings.table} has" if settings.evaluator == "table" \
-                else f"{settings.oracle_path} predicts"
-            raise UserError(f"--sec_obj {objective.name}: {source} "
-                            f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
+        if objective.source == "reported":
+            check_reported(objective, settings, reported)
         if objective.measured and settings.evaluator in IDLE:
             raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
                             "whose latency could be measured; name a table")
@@ -97,6 +95,22 @@ def make_parts(settings: Settings) -> Parts:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
     return Parts(space, objectives, costs, constraints)
+
+
+def check_reported(objective: Objective, settings: Settings, reported: list[str] | None) -> None:
+    """Checks that the evaluator can answer an objective, and that a table does for each row.
+
+    Raises:
+        UserError: it cannot; or a cell of the table's column is empty, or no number.
+    """
+    if settings.evaluator == "table" and \
+            objective.key in (table := read_table(str(settings.table))).columns:
+        parse_numbers(table, objective.key)
+    if objective.key not in (reported or [objective.key]):
+        source = f"{settings.table} has" if settings.evaluator == "table" \
+            else f"{settings.oracle_path} predicts"
+        raise UserError(f"--sec_obj {objective.key}: {source} "
+                        f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
 
 
 def reported_names(settings: Settings) -> list[str] | None:

@@ -16,6 +16,7 @@ from search_space.values import (
     checked_resolutions,
     entries,
     position,
+    without_wrapping,
 )
 
 # Those that the accuracy predictor of the OFA authors knows.
@@ -96,6 +97,7 @@ class ResNetSearchSpace(SearchSpace):
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (30,) integer vector; raises UserError for an invalid arch."""
+        arch = without_wrapping(arch)
         check_keys(arch, ("d", "e", "w", "r"))
         values = {key: entries(arch, key, length)
                   for key, length in (("d", 1 + END), ("e", len(self.blocks)), ("w", 2 + END))}

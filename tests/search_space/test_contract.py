@@ -272,7 +272,7 @@ def test_an_own_space_is_named_by_its_module_and_class(rng):
     assert space.genes[1] == Gene("gene 1", (1, 2), "gene 1")
     assert space.describe({"switches": [1, 2]}) == "switches 1 2"
     assert space.resolution(space.extremes()[0]) is None and space.family is None
-    with pytest.raises(UserError, match="switches does not say which layers"):
+    with pytest.raises(UserError, match="switches does not define the layers"):
         CostModel(space)
 
 
