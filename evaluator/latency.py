@@ -58,7 +58,14 @@ class LookUpTable:
 
     def require(self, layers: Iterable[Layer], command: str) -> None:
         """Raises UserError when layers are missing; `command` is what measures them."""
+        layers = [*layers]
         missing = self.missing(layers)
+        if missing and not any(layer.key in self.entries for layer in layers):
+            first = next(iter(self.entries), "none")
+            raise UserError(f"{self.path}: none of its {len(self.entries)} entries is a layer of "
+                            f"these networks ({missing[0]}, for example): it is the table of other "
+                            f"networks, or of another program (its first entry: {first[:80]}); "
+                            f"measure one with: {command}")
         if missing:
             more = f" and {len(missing) - SHOWN_KEYS} more" if len(missing) > SHOWN_KEYS else ""
             raise UserError(f"{self.path}: the latency table lacks {len(missing)} layers: "

@@ -229,6 +229,18 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
     assert "trained on digits" in line
 
 
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path):
+    import torch
+
+    path = tmp_path / "own_w0.35"
+    torch.save({"state_dict": {}, "meta": {"dataset": "digits"}}, path)
+    for values in ({"dataset": "digits"}, {"supernet_path": str(path)}):
+        resolve({**values, "data": "pictures"})  # a stored folder is no dead end
+        with pytest.raises(UserError, match=r"--data pictures: would not be .*--dataset folder"):
+            resolve({**values, "data": "pictures"}, ["data", *values])
+    assert resolve({"data": "pictures"}, ["data"]).dataset == "imagenet"
+
+
 def test_a_table_of_another_machine_is_said(tmp_path):
     table = tmp_path / "lut.yaml"
     layers = {layer.key for slot in SPACE.slots() for option in slot.options(
