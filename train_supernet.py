@@ -20,6 +20,7 @@ from cli.progress import announce
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, checked_values, count, integers, number
 from data_providers.flags import DATA_FLAGS
+from data_providers.table import DATASETS
 from evaluator.options import EVALUATION_FLAGS
 from search_space import family_of
 from search_space.backbones import width_from_name
@@ -126,6 +127,7 @@ def main(args: argparse.Namespace) -> None:
     elif not args.save:
         raise UserError("--save is needed: the checkpoint to write, as in runs/ofa_digits_w0.35")
     checkpoint, state = Path(args.save), state_of(Path(args.save))
+    args = argparse.Namespace(**{**vars(args), "dataset": chosen_dataset(args)})
     _check(args, checkpoint, state)
     if args.check:
         from training.world import check_devices
@@ -141,6 +143,20 @@ def main(args: argparse.Namespace) -> None:
             if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have written it since
         train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
+
+
+def chosen_dataset(args: argparse.Namespace) -> str:
+    """Returns the data set: `folder` for a folder that is typed, as the default one has none.
+
+    Raises:
+        UserError: a folder for a data set without one.
+    """
+    dataset: str = args.dataset
+    if "data" in args.typed:
+        if not (args.resume or "dataset" in args.typed):
+            return "folder"
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return dataset
 
 
 def state_of(checkpoint: Path) -> Path:

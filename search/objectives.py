@@ -29,7 +29,7 @@ OBJECTIVES = (f"{', '.join(f'{name} ({unit})' for name, unit in COUNTED.items())
               "(ms), or what the evaluator reports")
 DIRECTIONS = {"min": False, "max": True}
 LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
-_REPORTED = re.compile(r"([a-z_]\w{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
+_REPORTED = re.compile(r"([a-z_][\w ()\[\]/%.-]{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
 MEASURE = "measure"
 # Counted costs that a file of the original may hold without a name, and their correlation with it.
 RECORDED, LINEAR = ("flops", "params"), 0.99
@@ -274,4 +274,10 @@ def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
     own = _REPORTED.fullmatch(name)
     if not own or not reported:
         raise UserError(f"unknown second objective {name[:60]!r}; choose from {OBJECTIVES}")
-    return Objective(own[1], "", "reported", own[1], maximise=DIRECTIONS[own[2] or "min"])
+    return Objective(plain_name(own[1]), "", "reported", own[1],
+                     maximise=DIRECTIONS[own[2] or "min"])
+
+
+def plain_name(key: str) -> str:
+    """Returns the objective's name of a key of the stats: `Latency_ms` of `Latency (ms)`."""
+    return re.sub(r"\W+", "_", key, flags=re.ASCII).rstrip("_") or key

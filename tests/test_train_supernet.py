@@ -520,6 +520,30 @@ def test_bad_input(fails_clearly, flags, match):
     fails_clearly("train_supernet.py", *flags, match=match)
 
 
+@pytest.mark.parametrize(("flags", "dataset"), [
+    ((), "digits"), (("--data", "D"), "folder"), (("--data", "D", "--dataset", "dtd"), "dtd"),
+    (("--data", "D", "--dataset", "digits"), None), (("--data", "D", "--resume"), None)])
+def test_a_folder_that_is_typed_is_used_or_refused(flags, dataset):
+    args = train_supernet.get_args_parser().parse_args(["--save", "f_w0.1", *flags])
+    if dataset:
+        assert train_supernet.chosen_dataset(args) == dataset
+        return
+    with pytest.raises(UserError, match=r"--data D: would not be read.*--dataset folder"):
+        train_supernet.chosen_dataset(args)
+
+
+@pytest.mark.slow
+def test_pictures_of_ones_own_train_a_supernet(run_command, tmp_path):
+    for part in ("train", "val"):
+        layouts.class_folders(tmp_path / "pictures" / part, 3, 4)
+    done = run_command("train_supernet.py", "--save", tmp_path / "own_w0.1", "--data",
+                       tmp_path / "pictures", "--epochs", 1, 0, 0, 0, "--resolutions", 16,
+                       "--batch_size", 4)
+    assert done.returncode == 0 and "12 training images of folder (3 classes" in done.stdout, \
+        done.stdout + done.stderr
+    assert networks.supernet_info.read_supernet_info(tmp_path / "own_w0.1").dataset == "folder"
+
+
 def test_an_existing_checkpoint_is_left_alone(fails_clearly, tmp_path):
     path = tmp_path / "x_w0.1"
     path.write_bytes(b"precious")

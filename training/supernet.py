@@ -168,7 +168,7 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
     """Returns what the checkpoint records of its training, in plain Python."""
     provider, recipe = training.provider, training.recipe
     facts = SupernetMeta(
-        search_space=args.search_space, dataset=args.dataset, resolutions=recipe.resolutions,
+        search_space=args.search_space, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]
