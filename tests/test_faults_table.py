@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import ROOT
 
 ROWS, BUGS, MISLED = (
-    re.findall(r"^\| (\d+)\*? \| (.+?) \| (.+) \|$", (ROOT / "docs" / name).read_text(), re.MULTILINE)
-    for name in ("faults.md", "gpus.md", "misleading.md"))
+    re.findall(r"^\| (\d+)\*? \| (.+?) \| (.+) \|$", (ROOT / "docs" / name).read_text(),
+               re.MULTILINE) for name in ("faults.md", "gpus.md", "misleading.md"))
 
 
 def test_all_attacks_and_bugs_are_there():
