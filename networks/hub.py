@@ -8,7 +8,7 @@ import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -48,6 +48,11 @@ class Preprocessing(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     class_names: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, resolution: int, facts: Mapping[str, Any]) -> Self:
+        """Returns what `DataProvider.facts` records of the images, at a resolution."""
+        return cls(resolution, **{name: facts[name] for name in cls._fields[1:]})
 
 
 class TimmModel(NamedTuple):
