@@ -94,8 +94,8 @@ class Evaluations:
         for i, (arch, x) in enumerate(zip(archs, X, strict=True)):
             failure = failures.get((iteration, i))
             subnet, stats = self.folder.subnet(iteration, i), self.folder.stats(iteration, i)
-            if failure and np.array_equal(self.space.encode(failure), x):
-                found[i] = Failure(str(failure.get("status")), str(failure.get("error")))
+            if failure and np.array_equal(self.space.encode(failure.arch), x):
+                found[i] = Failure(failure.status, failure.error)
             elif subnet.exists() and stats.exists() and np.array_equal(
                     self.space.encode(read_arch(subnet, self.space)), x):
                 found[i] = self.record(arch, archives.read_net_stats(stats), exact[i])
