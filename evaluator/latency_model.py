@@ -1,0 +1,220 @@
+"""Latency that is learned: of all networks of a space, from those that a device has run.
+
+Sums over the layers of a table miss what a device does between layers: fused operations, kernels
+that wait for each other, a GPU that is idle. A model of whole networks, learned from a hundred of
+them, does not.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from acc_predictor.features import GeneFeatures
+from acc_predictor.nngp import NNGP, _Posterior
+from evaluator.costs import CostModel
+from search_space import Arch, Gene, SearchSpace, get_search_space, name_of
+from utils.errors import UserError
+from utils.files import read_json
+from utils.metrics import spearman
+
+FILE = "learned latency"
+MIN_NETWORKS = 5
+# Degrees of freedom of the noise, and how often its weights are found again.
+NU, ROUNDS, SETTLED = 2.0, 6, 0.1
+# Logarithms farther from their median than so many spreads are moved there before any fit.
+FAR, TINY = 8.0, 1e-9
+# How much heavier than other inputs what another device answers begins.
+PRIOR_WEIGHT = 6.0
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LatencyFeatures:
+    """What latency depends on: genes, counts of layers, logarithms of costs, and another device.
+
+    Counts are sums of the columns that mean the same for several genes: how many layers there are,
+    how many have a kernel of 5 or more. The genes share one weight, and so only correct the trend
+    that counts and costs make.
+
+    Source: the counts are those of nn-Meter (Zhang et al., MobiSys 2021) and BRP-NAS (Dudziak et
+    al., NeurIPS 2020) in their simplest form; a known device as the input of a new one as in HELP
+    (Lee et al., NeurIPS 2021).
+
+    Attributes:
+        genes: of the space.
+        pooling: (p, q) which columns of the genes each count adds up.
+        costs: of the space; None where its layers are not known.
+        prior: of another device, or None.
+    """
+
+    genes: GeneFeatures
+    pooling: np.ndarray
+    costs: CostModel | None
+    prior: "LatencyModel | None"
+
+    @classmethod
+    def of_space(cls, space: SearchSpace, X: np.ndarray, costs: CostModel | None,
+                 prior: "LatencyModel | None") -> Self:
+        """Returns the features of a space; `X` (n, n_var) are the vectors of the training."""
+        genes = GeneFeatures.of_space(space, X)
+        return cls(genes, _pooling(genes, space.traits), costs, prior)
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n, p) features of (n, n_var) vectors."""
+        genes = self.genes(X)
+        parts = [genes, genes @ self.pooling]
+        if self.costs is not None:
+            counted = self.costs.evaluate(X.astype(int), self._names)
+            parts.append(np.log(np.maximum(np.column_stack(list(counted.values())), 1)))
+        if self.prior is not None:
+            parts.append(self.prior.predict(X))
+        return np.column_stack(parts)
+
+    @property
+    def group(self) -> np.ndarray:
+        """The (p,) group of each column: one for all genes, one for each of the others."""
+        others = self.pooling.shape[1] + len(self._names) + (self.prior is not None)
+        return np.append(np.zeros(len(self.genes.gene), dtype=int), np.arange(1, others + 1))
+
+    @property
+    def emphasis(self) -> np.ndarray:
+        """The (p,) factors of the standardised columns."""
+        factors = np.ones(len(self.group))
+        factors[-1] = 1.0 if self.prior is None else PRIOR_WEIGHT
+        return factors
+
+    @property
+    def _names(self) -> list[str]:
+        if self.costs is None:
+            return []
+        return ["flops", "params", *(["activations"] if self.costs.space.sequential else [])]
+
+
+def _pooling(genes: GeneFeatures, traits: Sequence[Gene]) -> np.ndarray:
+    """Returns (p, q) 0 or 1: the columns of genes that choose from the same values, by meaning."""
+    meanings = [(traits[gene].values, kind, level) for gene, kind, level
+                in zip(genes.gene.tolist(), genes.kind.tolist(), genes.level.tolist(), strict=True)]
+    shared = [each for each in dict.fromkeys(meanings) if meanings.count(each) > 1]
+    return np.array([[meaning == each for each in shared] for meaning in meanings], dtype=float)
+
+
+class LatencyModel(NNGP):
+    """A Gaussian process from architectures to the logarithm of a latency, which bears outliers.
+
+    The noise has heavy tails: it is Student's t, as a Gaussian whose variance each measurement has
+    for itself. What the process predicts of a measurement from all others decides about it, so
+    that a few networks cannot hide an outlier by fitting it.
+
+    Source: the weights of expectation-maximisation for Student's t (Lange, Little and Taylor,
+    "Robust statistical modeling using the t distribution", 1989), here with residuals that leave
+    the measurement out.
+
+    Args:
+        costs: of the space; None where its layers are not known.
+        prior: what was learned on another device.
+        options: see `AccPredictor`.
+    """
+
+    name = "latency"
+    min_points = MIN_NETWORKS
+
+    def __init__(self, *, costs: CostModel | None = None, prior: "LatencyModel | None" = None,
+                 **options: Any) -> None:
+        super().__init__(n_layers=1, **options)
+        self.costs, self.prior = costs, prior
+
+    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+        middle = np.median(y)
+        reach = FAR * max(_spread(y - middle), TINY)
+        super()._fit(X, np.clip(y, middle - reach, middle + reach))
+
+    def _make_features(self, X: np.ndarray) -> LatencyFeatures:
+        assert self.space is not None
+        return LatencyFeatures.of_space(self.space, X, self.costs, self.prior)
+
+    def _inputs(self, X: np.ndarray) -> np.ndarray:
+        return super()._inputs(X) * self._features.emphasis
+
+    def _learn(self, Z: np.ndarray, z: np.ndarray,
+               noisiness: np.ndarray | float = 1.0) -> _Posterior:
+        noisiness = np.broadcast_to(noisiness, len(z))
+        for _ in range(ROUNDS):
+            posterior = super()._learn(Z, z, noisiness)
+            before, noisiness = noisiness, _noisiness(posterior, noisiness)
+            if np.abs(np.log(noisiness / before)).max() < SETTLED:
+                break
+        return posterior
+
+
+def _noisiness(posterior: _Posterior, noisiness: np.ndarray) -> np.ndarray:
+    """Returns the (n,) factors of the noise that the left-out residuals of a process speak for."""
+    inverse = solve_triangular(posterior.factor, np.eye(len(noisiness)), lower=True)
+    precision = (inverse ** 2).sum(axis=0)  # of each target, given all others
+    noise = posterior.h.noise
+    variance = 1 / precision - noise * noisiness + noise  # were its noise as that of the others
+    residual = posterior.alpha / precision / np.sqrt(variance)
+    return (NU + (residual / max(_spread(residual), TINY)) ** 2) / (NU + 1)
+
+
+def _spread(residuals: np.ndarray) -> float:
+    """Returns the standard deviation of normal values whose absolute values have this median."""
+    return 1.4826 * float(np.median(np.abs(residuals)))
+
+
+def learn_latency(space: SearchSpace, X: np.ndarray, latency: np.ndarray, n_classes: int = 1000,
+                  width_mult: float = 1.0, prior: LatencyModel | None = None) -> LatencyModel:
+    """Returns the model of (n,) latencies of (n, n_var) vectors.
+
+    Args:
+        space: of the networks.
+        X: their canonical vectors.
+        latency: above 0, in any unit.
+        n_classes, width_mult: of the networks, for their costs.
+        prior: what was learned on another device.
+
+    Raises:
+        UserError: a latency that is not above 0, or too few networks.
+    """
+    latency = np.asarray(latency, dtype=float)
+    if not (np.isfinite(latency) & (latency > 0)).all():
+        raise UserError("a latency must be a finite number above 0; leave out what is not")
+    try:
+        costs = CostModel(space, n_classes, width_mult)
+    except UserError:  # a space that does not say which layers its networks have
+        costs = None
+    model = LatencyModel(space=space, costs=costs, prior=prior)
+    return model.fit(X, np.log(latency))
+
+
+def agreement(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """Returns how well (n,) predictions agree with measurements.
+
+    Returns:
+        Spearman's rho; the mean absolute error relative to the measurement; the parts of the
+        networks within 5 and 10 % of it.
+    """
+    off = np.abs(predicted / measured - 1)
+    return {"spearman": spearman(predicted, measured), "mape": float(off.mean()),
+            "within5": float((off <= 0.05).mean()), "within10": float((off <= 0.1).mean())}
+
+
+def cross_validated(space: SearchSpace, X: np.ndarray, latency: np.ndarray, seed: int = 0,
+                    **options: Any) -> dict[str, float]:
+    """Returns the agreement of latencies with what was learned from four fifths of the others.
+
+    Args:
+        space, X, latency, options: as `learn_latency`.
+        seed: of the folds.
+    """
+    folds = np.array_split(np.random.default_rng(seed).permutation(len(X)), FOLDS)
+    predicted = np.empty(len(X))
+    for fold in folds:
+        known = np.setdiff1d(np.arange(len(X)), fold)
+        model = learn_latency(space, X[known], latency[known], **options)
+        predicted[fold] = np.exp(model.predict(X[fold]).ravel())
+    return agreement(predicted, latency)
