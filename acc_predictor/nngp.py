@@ -26,9 +26,11 @@ class Features(Protocol):
     """What turns (n, d) vectors into (n, p) columns; (p,) `group` says which share a weight."""
 
     @property
-    def group(self) -> np.ndarray: ...
+    def group(self) -> np.ndarray:
+        """The (p,) group of each column."""
 
-    def __call__(self, X: np.ndarray) -> np.ndarray: ...
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n, p) columns of (n, d) vectors."""
 
 
 class NNGP(AccPredictor):

@@ -6,7 +6,7 @@ them, does not.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +17,16 @@ from scipy.linalg import solve_triangular
 from acc_predictor.features import GeneFeatures
 from acc_predictor.nngp import NNGP, _Posterior
 from evaluator.costs import CostModel
-from search_space import Arch, Gene, SearchSpace, get_search_space, name_of
+from search_space import Gene, SearchSpace, get_search_space, name_of
+from search_space.base import rows_in, unique_rows
 from utils.errors import UserError
 from utils.files import read_json
 from utils.metrics import spearman
 
-FILE = "learned latency"
+KIND = "latency learned from measured networks"
 MIN_NETWORKS = 5
+# Candidates among which the model looks for what it is unsure about.
+POOL = 1000
 # Degrees of freedom of the noise, and how often its weights are found again.
 NU, ROUNDS, SETTLED = 2.0, 6, 0.1
 # Logarithms farther from their median than so many spreads are moved there before any fit.
@@ -118,6 +121,9 @@ class LatencyModel(NNGP):
         costs: of the space; None where its layers are not known.
         prior: what was learned on another device.
         options: see `AccPredictor`.
+
+    Attributes:
+        training: (n, n_var) vectors and (n,) logarithms of latencies that it learned from.
     """
 
     name = "latency"
@@ -127,6 +133,15 @@ class LatencyModel(NNGP):
                  **options: Any) -> None:
         super().__init__(n_layers=1, **options)
         self.costs, self.prior = costs, prior
+
+    def anew(self) -> Self:
+        """Returns a model with the same settings that has seen nothing."""
+        return type(self)(costs=self.costs, prior=self.prior, space=self.space, seed=self.seed)
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """See `AccPredictor.fit`; (n,) `y` are logarithms of latencies."""
+        self.training = X, y
+        return super().fit(X, y)
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         middle = np.median(y)
@@ -203,18 +218,112 @@ def agreement(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
             "within5": float((off <= 0.05).mean()), "within10": float((off <= 0.1).mean())}
 
 
-def cross_validated(space: SearchSpace, X: np.ndarray, latency: np.ndarray, seed: int = 0,
-                    **options: Any) -> dict[str, float]:
-    """Returns the agreement of latencies with what was learned from four fifths of the others.
+def cross_validated(model: LatencyModel, seed: int = 0) -> dict[str, float]:
+    """Returns the agreement of a model's measurements with what the others teach, by fifths.
 
     Args:
-        space, X, latency, options: as `learn_latency`.
-        seed: of the folds.
+        model: fitted.
+        seed: of the fifths.
     """
-    folds = np.array_split(np.random.default_rng(seed).permutation(len(X)), FOLDS)
+    X, y = model.training
     predicted = np.empty(len(X))
-    for fold in folds:
+    for fold in np.array_split(np.random.default_rng(seed).permutation(len(X)), FOLDS):
         known = np.setdiff1d(np.arange(len(X)), fold)
-        model = learn_latency(space, X[known], latency[known], **options)
-        predicted[fold] = np.exp(model.predict(X[fold]).ravel())
-    return agreement(predicted, latency)
+        predicted[fold] = model.anew().fit(X[known], y[known]).predict(X[fold]).ravel()
+    return agreement(np.exp(predicted), np.exp(y))
+
+
+def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
+                 rng: np.random.Generator) -> np.ndarray:
+    """Returns (n, n_var) vectors that a model is most unsure about, as if each were then known.
+
+    Args:
+        model: of the networks that were measured so far.
+        known: their (m, n_var) vectors, which are not returned.
+        n: how many, at most.
+        rng: draws the candidates.
+    """
+    assert model.space is not None
+    pool = unique_rows(model.space.draw(POOL, rng))
+    pool = pool[~rows_in(pool, known)]
+    chosen: list[np.ndarray] = []
+    for _ in range(min(n, len(pool))):
+        most = int(model.predict(pool, return_std=True)[1].argmax())
+        chosen.append(pool[most])
+        model, pool = model.believe(pool[most:most + 1]), np.delete(pool, most, axis=0)
+    return np.array(chosen).reshape(-1, model.space.n_var)
+
+
+class LearnedLatency:
+    """The latency of one device, from a file of `scripts/learn_latency.py`.
+
+    Attributes:
+        path: the file.
+        content: what it holds.
+        space: whose vectors `values` takes.
+        model: learned from the networks of the file, in a space with the resolutions of both.
+    """
+
+    def __init__(self, path: str | os.PathLike, content: Mapping[str, Any], space: SearchSpace,
+                 n_classes: int = 1000, width_mult: float = 1.0) -> None:
+        self.path, self.content, self.space = Path(path), content, space
+        try:
+            self.model = _model_of(content, space, n_classes, width_mult)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a whole file of learned latencies ({error}); make it "
+                            "again with scripts/learn_latency.py") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, space: SearchSpace, n_classes: int = 1000,
+             width_mult: float = 1.0) -> Self:
+        """Reads a file and learns from its measurements, for networks of these costs.
+
+        Raises:
+            UserError: it is missing, damaged, of another space or width, or holds too few networks.
+        """
+        return cls(path, read_json(path, KIND), space, n_classes, width_mult)
+
+    def values(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) expected latencies of (n, n_var) vectors, in the unit of the file."""
+        return np.exp(self.model.predict(self._translated(X)).ravel())
+
+    def std(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) standard deviations of `values`, without the noise of a measurement."""
+        mean, std = self.model.predict(self._translated(X), return_std=True)
+        return (np.exp(mean) * std).ravel()
+
+    def _translated(self, X: np.ndarray) -> np.ndarray:
+        own = self.model.space
+        assert own is not None
+        if np.array_equal(own.upper, self.space.upper):
+            return np.asarray(X)
+        return np.array([own.encode(self.space.decode(x)) for x in X])
+
+
+def _model_of(content: Mapping[str, Any], space: SearchSpace, n_classes: int,
+              width_mult: float) -> LatencyModel:
+    """Returns what the networks of a file teach."""
+    if content.get("kind") != KIND:
+        raise UserError("not a file of latencies that were learned; scripts/learn_latency.py "
+                        "makes one")
+    for name, own in (("search_space", name_of(space)), ("width_mult", width_mult)):
+        if content[name] != own:
+            raise UserError(f"latencies of networks with the {name} {str(content[name])[:60]}, "
+                            f"not {own}")
+    archs, key = [row["arch"] for row in content["measured"]], content["key"]
+    joint = joint_space(space, archs)
+    prior = content.get("prior")
+    return learn_latency(
+        joint, np.array([joint.encode(arch) for arch in archs]).reshape(-1, joint.n_var),
+        np.array([row[key] for row in content["measured"]], dtype=float), n_classes, width_mult,
+        prior and _model_of(prior, joint, n_classes, width_mult))
+
+
+def joint_space(space: SearchSpace, archs: Sequence[Mapping[str, Any]]) -> SearchSpace:
+    """Returns a space like `space` that also has the resolutions of some architectures."""
+    if "resolutions" not in space.options:
+        return space
+    own: Sequence[int] = getattr(space, "resolutions", ())
+    return get_search_space(name_of(space), resolutions=sorted({*own, *(a["r"] for a in archs)}))
