@@ -128,6 +128,7 @@ class LatencyModel(NNGP):
 
     name = "latency"
     min_points = MIN_NETWORKS
+    _features: LatencyFeatures
 
     def __init__(self, *, costs: CostModel | None = None, prior: "LatencyModel | None" = None,
                  **options: Any) -> None:
@@ -243,15 +244,16 @@ def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
         n: how many, at most.
         rng: draws the candidates.
     """
-    assert model.space is not None
-    pool = unique_rows(model.space.draw(POOL, rng))
+    space = model.space
+    assert space is not None
+    pool = unique_rows(space.draw(POOL, rng))
     pool = pool[~rows_in(pool, known)]
     chosen: list[np.ndarray] = []
     for _ in range(min(n, len(pool))):
         most = int(model.predict(pool, return_std=True)[1].argmax())
         chosen.append(pool[most])
         model, pool = model.believe(pool[most:most + 1]), np.delete(pool, most, axis=0)
-    return np.array(chosen).reshape(-1, model.space.n_var)
+    return np.array(chosen).reshape(-1, space.n_var)
 
 
 class LearnedLatency:

@@ -68,7 +68,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--search_space", metavar="NAME",
                    help=f"of the networks: {', '.join(sorted(SEARCH_SPACES))}, or module:Class "
                         f"(default: {DEFAULT}; with --measured the one that the file is of)")
-    p.add_argument("--n", type=count(MIN_NETWORKS), default=100,
+    p.add_argument("--n", type=count(2 * MIN_NETWORKS), default=100,
                    help="networks to learn from (default: %(default)s)")
     p.add_argument("--seed", type=count(0, 2**63), default=0,
                    help="of the choice of networks (default: %(default)s)")
