@@ -1,22 +1,21 @@
 """Times an ONNX file with onnxruntime, and prints one line of JSON: {"ms": median, ...}.
 
-This one file, onnxruntime and numpy are all that a device needs: copy it there. From
-scripts/learn_latency.py: --command 'ssh pi python3 bench_onnx.py {model}' where the device sees the
-file, or a script that copies it first.
+This one file, onnxruntime and numpy are all that a device needs: copy it there. docs/devices.md
+has scripts that call it on other devices for scripts/learn_latency.py.
 """
 
 import argparse
 import json
-import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import onnxruntime
 
 WARM_UP_S, INTERRUPTED = 0.2, 1.5
 
 
-def get_args_parser():
+def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,8 +34,10 @@ def get_args_parser():
     return p
 
 
-def open_session(args):
+def open_session(args: argparse.Namespace) -> tuple[Any, dict[str, np.ndarray]]:
     """Returns the session, and its input as random pixels."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     session = onnxruntime.InferenceSession(args.model, options,
@@ -49,13 +50,14 @@ def open_session(args):
     return session, {first.name: images}
 
 
-def samples(run, runs, seconds):
+def samples(run: Callable[[], object], runs: int, seconds: float) -> list[float]:
     """Returns the durations in ms of passes, after some that warm the device up."""
     start = time.perf_counter()
     run()
     while time.perf_counter() - start < WARM_UP_S:
         run()
-    found, start = [], time.perf_counter()
+    found: list[float] = []
+    start = time.perf_counter()
     while len(found) < 5 or (len(found) < runs and time.perf_counter() - start < seconds):
         before = time.perf_counter()
         run()
@@ -63,17 +65,19 @@ def samples(run, runs, seconds):
     return found
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     """Times the file and prints the line."""
+    from onnxruntime import __version__ as version
+
     session, images = open_session(args)
     times = np.array(samples(lambda: session.run(None, images), args.runs, args.seconds))
     kept = times[times <= INTERRUPTED * np.median(times)]
     print(json.dumps({"ms": round(float(np.median(times)), 5), "mean": round(float(kept.mean()), 5),
                       "fastest": round(float(times.min()), 5), "runs": len(times),
                       "threads": args.threads, "batch": args.batch,
-                      "onnxruntime": onnxruntime.__version__,
+                      "onnxruntime": version,
                       "provider": session.get_providers()[0]}))
 
 
 if __name__ == "__main__":
-    sys.exit(main(get_args_parser().parse_args()))
+    main(get_args_parser().parse_args())

@@ -41,6 +41,7 @@ FOREIGN = {
     "scripts/setup_env.sh": {"--version", "--clear", "--quiet", "--disable-pip-version-check",
                              "--require-hashes"},
     "docs/faults.md": {"--require-hashes"},
+    "docs/devices.md": {"--onnx", "--fp16"},
     "docs/export.md": {"--device-modules"}, "msunas_timm/__init__.py": {"--device-modules"},
     "msunas_timm/__main__.py": {"--device-modules"},
     "benchmarks/timm_equality.py": {"--data-dir"},
