@@ -1,4 +1,4 @@
-"""Figures of a network on any device, by a command of the user's: `ssh pi python3 bench.py ...`.
+"""Figures of a network on any device, by a command of the user: a script, ssh, adb, trtexec.
 
 The command runs without a shell. Its words may hold `{model}` (a file of the network), `{arch}` (a
 file of the architecture in JSON) and `{r}` (its resolution in pixels).
