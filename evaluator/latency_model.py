@@ -197,6 +197,9 @@ def learn_latency(space: SearchSpace, X: np.ndarray, latency: np.ndarray, n_clas
         UserError: a latency that is not above 0, or too few networks.
     """
     latency = np.asarray(latency, dtype=float)
+    if len(X) < MIN_NETWORKS:
+        raise UserError(f"{len(X)} measured networks are too few to learn a latency from; measure "
+                        f"at least {MIN_NETWORKS}")
     if not (np.isfinite(latency) & (latency > 0)).all():
         raise UserError("a latency must be a finite number above 0; leave out what is not")
     try:

@@ -131,7 +131,10 @@ def learn_from_table(args: argparse.Namespace) -> None:
                         "none to test on")
     order = np.random.default_rng(args.seed).permutation(len(archs))
     known, others = order[:args.n], order[args.n:]
-    X = np.array([space.encode(arch) for arch in archs])
+    try:
+        X = np.array([space.encode(arch) for arch in archs])
+    except UserError as error:
+        raise UserError(f"{args.measured}: {error}") from None
     content = file_content(args, space) | {
         "key": args.column,
         "measured": [{"arch": archs[i], args.column: float(latency[i])} for i in known]}
@@ -204,14 +207,16 @@ class Campaign:
         self.space = get_search_space(args.search_space or DEFAULT, resolutions=args.resolutions)
         self.command = DeviceCommand.parse(args.command, key=args.key, timeout=args.timeout,
                                            retries=args.retries)
+        if not self.command.needs("{model}"):
+            refuse_idle(args.typed, {"without {model} in --command": ("--format",)})
         self.content = file_content(args, self.space) | {
             "key": args.key, "command": args.command, "format": args.format, "measured": [],
             "reference": []}
+        self.failed: list[np.ndarray] = []
+        self.in_a_row = 0
         self._take_up()
         self.files = NetworkFiles(self.space, args.format, args.n_classes,
                                   self.content["width_mult"])
-        self.failed: list[np.ndarray] = []
-        self.in_a_row = 0
 
     def run(self) -> None:
         """Measures what is missing, and writes what was learned."""
@@ -220,6 +225,9 @@ class Campaign:
             for X in self._rounds():
                 for x in X:
                     self._measure(x, folder)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{self.args.out} holds {len(self.content['measured'])} "
+                                    "networks; the same command resumes") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._finish()
@@ -239,8 +247,13 @@ class Campaign:
         if other:
             raise UserError(f"{self.args.out}: measured in another way ({'; '.join(other)}); name "
                             "another file with --out")
-        self.content |= {name: found[name] for name in ("measured", "reference")}
-        print(f"{self.args.out}: {len(found['measured'])} networks are measured already")
+        self.content |= {name: found.get(name) for name in ("measured", "reference")}
+        try:
+            n_found = len(self._tried())
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{self.args.out}: damaged ({error}); name another file with "
+                            "--out") from None
+        print(f"{self.args.out}: {n_found} networks are measured already")
 
     def _rounds(self) -> Iterator[np.ndarray]:
         """Gives vectors to measure, in random order, until there are enough measurements."""

@@ -180,6 +180,24 @@ def test_another_command_does_not_continue_a_file(run_command, device, fails_cle
     assert (tmp_path / "pi.json").read_bytes() == before
 
 
+def test_a_damaged_file_is_one_line(run_command, device, fails_clearly, tmp_path):
+    assert run_command(*device()).returncode == 0
+    content = json.loads((tmp_path / "pi.json").read_text())
+    for measured in (None, [{"ms": 3}], [4]):
+        (tmp_path / "pi.json").write_text(json.dumps({**content, "measured": measured}))
+        fails_clearly(*device(), match="damaged")
+
+
+def test_ctrl_c_keeps_what_was_measured(device, tmp_path):
+    process = subprocess.Popen([sys.executable, *map(str, device("slow"))], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert [process.stdout.readline() for _ in range(3)][2].startswith("3 of 12")
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command resumes" in complaint
+    assert "Traceback" not in complaint and len(measured(tmp_path)) >= 3
+
+
 def test_networks_are_written_and_timed_by_onnxruntime(run_command, tmp_path):
     pytest.importorskip("onnxruntime")
     command = shlex.join([sys.executable, str(ROOT / "scripts" / "bench_onnx.py"), "{model}",
