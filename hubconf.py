@@ -15,7 +15,7 @@ def nsganetv2(config: str, weights: str | None = None, *, ema: bool = False,
         config: its net.config.
         weights: net.inherited, net.init, or a checkpoint of a fine-tuning; None: random weights.
         ema: take the averaged weights of a checkpoint.
-        pretrained: False leaves the weights random, whatever `weights` says.
+        pretrained: False leaves the weights random, even where `weights` names a file.
 
     Raises:
         UserError: a wrong config, or weights of another network.

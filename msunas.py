@@ -1,8 +1,8 @@
 """MSuNAS (NSGANetV2, ECCV 2020): search for the best trade-offs of accuracy and other objectives.
 
 Algorithm 1 of the paper: an archive of evaluated architectures, a surrogate that predicts their
-top-1 error, NSGA-II on the surrogate and the exact second objective, and a few candidates a time
-that are evaluated for real. This file is the command; the search itself is `search.Search`.
+top-1 error, NSGA-II on the surrogate and the exact second objective, and in each iteration a few
+candidates that are evaluated for real. This file is the command; the search is `search.Search`.
 """
 
 import argparse
@@ -13,35 +13,19 @@ from typing import TYPE_CHECKING, Any
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from acc_predictor import PREDICTORS
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import (
-    DOWNLOAD,
-    MAX_DAMAGED,
-    Extend,
-    amount,
-    checked_values,
-    count,
-    integers,
-    number,
-)
-from data_providers.table import DATASETS
+from cli.scripts import Parser, add_flags, run_script
+from cli.types import Extend, amount, checked_values, count, integers
 from evaluator import EVALUATORS
+from evaluator.options import EVALUATION_FLAGS
 from networks.supernet_info import check_supernet_file
 from search.run_folder import RunFolder, check_code, resume_command
-from search.settings import (
-    DEFAULT_LUT,
-    DERIVED,
-    Settings,
-    check_typed,
-    resolve,
-    resume_settings,
-    with_checkpoint,
-)
+from search.settings import DEFAULT_LUT, DERIVED, Settings, check_typed, resolve, resume
 from search.strategies import STRATEGIES
-from search_space import RESOLUTIONS, SEARCH_SPACES
+from search_space import RESOLUTIONS
 from utils.errors import UserError
 from utils.files import in_use
 from utils.invocation import program
+from utils.registry import listed
 
 if TYPE_CHECKING:
     from search.runner import Ended
@@ -49,15 +33,9 @@ if TYPE_CHECKING:
 LOG_FORMATS = ("text", "json")
 
 
-def names(registry: dict[str, Any]) -> str:
-    """Returns what a help text says of a flag that names a row of a registry."""
-    return f"{', '.join(sorted(registry))}, or your own as module:Class"
-
-
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names and defaults."""
-    p = TypedFlagsParser(prog="msunas.py", description=__doc__.splitlines()[0],
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(prog="msunas.py", description=__doc__.splitlines()[0])
     _add_run_flags(p)
     _add_search_flags(p)
     _add_data_flags(p)
@@ -70,14 +48,14 @@ def get_args_parser() -> argparse.ArgumentParser:
 def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("run")
     g.add_argument("--save", help="folder of the search; must be empty")
-    g.add_argument("--resume", help="folder of a search to go on with, ours or the original's; "
+    g.add_argument("--resume", help="folder of a search to resume, ours or the original's; "
                    "with another --save it is copied there first")
     g.add_argument("--warm_start", help="a search in the same space, its folder or one of its "
                    "iter_<i>.stats, to start from: where an accuracy would be the same, its rows "
-                   "stand for the initial sample; else its best architectures are evaluated first")
-    g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: go on "
-                   "although the supernet, the table or the data have changed since")
-    g.add_argument("--seed", type=count(0, 2**63), help="seed of every random draw")
+                   "replace the initial sample; else its best architectures are evaluated first")
+    g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: "
+                   "continue although the supernet, the table or the data have changed since")
+    add_flags(g, EVALUATION_FLAGS, "--seed")
     g.add_argument("--dry_run", action="store_true",
                    help="print the plan and its estimated cost, evaluate nothing")
     g.add_argument("--log_format", choices=LOG_FORMATS, default="text",
@@ -85,19 +63,19 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--tensorboard", action="store_true",
                    help="write TensorBoard scalars to <save>/tensorboard")
     g.add_argument("--no_report", action="store_true",
-                   help="leave <save>/report.html out, which the end of a search writes")
+                   help="do not write <save>/report.html at the end of the search")
 
 
 def _add_search_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("search")
-    g.add_argument("--search_space", help=f"the architectures: {names(SEARCH_SPACES)}")
+    add_flags(g, EVALUATION_FLAGS, "--search_space")
     g.add_argument("--resolutions", **integers(RESOLUTIONS[0], RESOLUTIONS[-1]),
                    help="input resolutions, as 192:256:4 (first:last:step) or 192,224,256 "
                    "(default: the data set's)")
     g.add_argument("--table", help="CSV file of the search spaces that are tables")
     g.add_argument("--genes", help="its columns that make an architecture, joined by commas")
     g.add_argument("--accuracy", help="its column with the top-1 accuracy in percent")
-    g.add_argument("--sec_obj", help="objectives beside the error, joined by +: flops, params, "
+    g.add_argument("--sec_obj", help="objectives besides the error, joined by +: flops, params, "
                    "macs, activations (in millions), peak_memory[_int8], weights_mb (MB), "
                    "cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
                    "what the evaluator reports, or your own as module:function")
@@ -110,40 +88,21 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    help="iterations after the initial sample; 0 is random search")
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")
     g.add_argument("--n_iter", type=count(1), help="architectures evaluated in each iteration")
-    g.add_argument("--strategy", help=f"what proposes architectures: {names(STRATEGIES)}")
-    g.add_argument("--predictor", help=f"accuracy predictor to fit: {names(PREDICTORS)}; another "
-                   "strategy than msunas has its own (default: rbf)")
+    g.add_argument("--strategy", help=f"proposes architectures: {listed(STRATEGIES)}")
+    g.add_argument("--predictor", help=f"accuracy predictor to fit: {listed(PREDICTORS)}; "
+                   "strategies other than msunas have their own (default: rbf)")
 
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data and evaluation")
-    g.add_argument("--data", help="folder of the data set (digits needs none)")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
-    g.add_argument("--max_damaged", type=number(0, 1), help=MAX_DAMAGED)
-    g.add_argument("--dataset", choices=sorted(DATASETS), help="data set")
-    g.add_argument("--n_classes", type=count(1),
-                   help="classes (default: the data set's, 1000 for imagenet)")
-    g.add_argument("--supernet_path", help="supernet checkpoint (default: the data set's, "
-                   "./data/ofa_mbv3_d234_e346_k357_w1.0 for imagenet)")
-    g.add_argument("--vld_size", type=count(1), help="validation images split off the training "
-                   "set (default: none, the test images are used; 300 for digits)")
-    g.add_argument("--trn_batch_size", type=count(1),
-                   help="batch size of fine-tuning (default: the data set's, 128 for imagenet)")
-    g.add_argument("--vld_batch_size", type=count(1), help="batch size of validation")
-    g.add_argument("--n_epochs", type=count(0), help="epochs of fine-tuning in an evaluation "
-                   "(default: the data set's: 0 for imagenet and digits, else 5)")
-    g.add_argument("--test", action="store_true", help="score on the test images")
-    g.add_argument("--evaluator", help=f"what answers: {names(EVALUATORS)}, see evaluator.base "
-                   "(default: the search space's, ofa for supernets)")
+    add_flags(g, EVALUATION_FLAGS, "--dataset", "--data", "--download", "--max_damaged",
+              "--n_classes", "--supernet_path", "--vld_size", "--test", "--trn_batch_size",
+              "--vld_batch_size", "--n_epochs", "--amp", "--n_workers", "--cache_dir", "--cache_gb")
+    g.add_argument("--evaluator", help=f"evaluates architectures: {listed(EVALUATORS)}, see "
+                   "evaluator.base (default: the search space's, ofa for supernets)")
     g.add_argument("--oracle_path", help="the accuracy predictor that --evaluator oracle asks: one "
                    "of Once-for-All's authors, or what "
                    f"{program('acc_predictor/__main__.py')} exported")
-    g.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                   help="mixed precision in evaluations (default: in validation, on a GPU with "
-                   "bfloat16)")
-    g.add_argument("--cache_dir", help="folder for decoded images (default: $MSUNAS_CACHE or "
-                   "~/.cache/msunas)")
-    g.add_argument("--cache_gb", type=amount, help="its greatest size in GiB")
 
 
 def _add_device_flags(p: argparse.ArgumentParser) -> None:
@@ -154,9 +113,7 @@ def _add_device_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--cpu_workers", type=count(1),
                    help="evaluations at a time on the CPU (default: one per core)")
     g.add_argument("--threads", type=count(1, 1024), help="CPU threads of each evaluation "
-                   "(default: 1; beside GPUs an equal share of the cores)")
-    g.add_argument("--n_workers", type=count(0),
-                   help="data-loading processes per evaluation, where images are streamed")
+                   "(default: 1; next to GPUs an equal share of the cores)")
     g.add_argument("--backend", choices=("local", "ray"),
                    help="this machine, or a Ray cluster (requirements-ray.txt)")
     g.add_argument("--ray_address", help="address of the Ray cluster; auto: the running one, else "
@@ -176,41 +133,48 @@ def prepare(args: argparse.Namespace) -> tuple[RunFolder, RunFolder | None, Sett
     Raises:
         UserError: the folder is in use by other results, or the flags differ from the stored.
     """
-    if args.resume is None:
-        folder = RunFolder(args.save)
-        folder.check_unused()
-        if "supernet_path" in args.typed and args.backend == "local" and \
-                args.evaluator in (None, "ofa"):
-            check_supernet_file(args.supernet_path)
-        values = with_checkpoint(vars(args), args.typed)
-        if args.warm_start is not None:
-            if args.iterations == 0:
-                raise UserError("--warm_start: --iterations 0 is random search, which starts from "
-                                "nothing; leave one of them out")
-            from search.archive import stats_file
+    typed = {name: value for name, value in vars(args).items() if name in args.typed}
+    return prepare_new(typed) if args.resume is None else prepare_resumed(args.resume, typed)
 
-            values["warm_start"] = str(stats_file(args.warm_start))
-        return folder, None, resolve({**values, "uniform_sample": args.iterations == 0})
-    if not args.resume:
+
+def prepare_new(typed: dict[str, Any]) -> tuple[RunFolder, None, Settings]:
+    """Returns what `prepare` does, for a new search with these flags."""
+    folder = RunFolder(typed.get("save", Settings.save))
+    folder.check_unused()
+    values = {**typed, "uniform_sample": typed.get("iterations") == 0}
+    if "supernet_path" in typed and typed.get("evaluator") in (None, "ofa") and \
+            typed.get("backend", Settings.backend) == "local":
+        check_supernet_file(typed["supernet_path"])
+    if "warm_start" in typed:
+        from search.archive import stats_file
+
+        if values["uniform_sample"]:
+            raise UserError("--warm_start: --iterations 0 is random search, which starts from "
+                            "nothing; leave one of them out")
+        values["warm_start"] = str(stats_file(typed["warm_start"]))
+    return folder, None, resolve(values, typed)
+
+
+def prepare_resumed(path: str, typed: dict[str, Any]) -> \
+        tuple[RunFolder, RunFolder | None, Settings]:
+    """Returns what `prepare` does, for the search in the folder `path`."""
+    if not path:
         raise UserError("--resume '': names no folder; name the --save of a search")
-    source = RunFolder(args.resume)
+    source = RunFolder(path)
     source.check_search()
     stored = source.read_settings()
-    check_code(args.resume, stored, args.typed)
-    typed = {name: value for name, value in vars(args).items() if name in args.typed}
-    defaults = {name: value for name, value in vars(args).items() if name not in args.typed}
-    settings = resume_settings(
-        {"save": args.resume, **typed},
-        checked_values(get_args_parser(), stored, f"{args.resume}: settings")
+    check_code(path, stored, {*typed})
+    settings = resume(
+        typed,
+        checked_values(get_args_parser(), stored, f"{path}: settings")
         | {"uniform_sample": stored.get("uniform_sample") is True,
-           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None},
-        defaults, args.resume)
+           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None}, path)
     folder = RunFolder(settings.save)
     if folder.path.resolve() == source.path.resolve():
         return folder, None, settings
     if not folder.is_empty():
         raise UserError(f"{settings.save}: not empty; choose another --save for the copy of "
-                        f"{args.resume}")
+                        f"{path}")
     return folder, source, settings
 
 
@@ -220,7 +184,7 @@ def interrupt(*_: object) -> None:
 
 
 def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None:
-    """Writes the report of a finished search and says what comes next.
+    """Writes the report of a finished search and prints the next step.
 
     Args:
         args, settings: of the search.
@@ -244,29 +208,24 @@ def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None
 def main(args: argparse.Namespace) -> None:
     """Runs, resumes, or plans a search."""
     folder, source, settings = prepare(args)
-    for line in check_typed(settings, args.typed, resumed=bool(args.resume)):
+    for line in check_typed(settings, resumed=bool(args.resume)):
         print(f"warning: {line}", file=sys.stderr)
     if args.dry_run:
-        from evaluator.jobs import plan_slots
-        from search.runner import make_parts, print_plan, starting_point
+        from search.runner import print_plan
 
-        address = settings.ray_address if settings.backend == "ray" else None
-        slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
-                           address)
-        parts = make_parts(settings)
-        print_plan(settings, parts, len(slots), starting_point(settings, parts, folder, args.typed))
+        print_plan(settings, folder)
         return
     from search.runner import run_search
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
         ended = run_search(settings, folder, source, resumed=bool(args.resume),
-                           retry_failed=args.retry_failed, typed=args.typed,
+                           retry_failed=args.retry_failed,
                            accept_changed=args.accept_changed_inputs,
                            log_format=args.log_format, tensorboard=args.tensorboard)
         finish(args, settings, ended)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: {resume_command(settings.to_json())}") from None
+        raise KeyboardInterrupt(f"resume with: {resume_command(settings.to_json())}") from None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Fine-tunes a network with the ImageNet recipe, on one device or many.
 
-Several processes: `sh scripts/distributed_train.sh N DATA ...`. Everything that a finished
-epoch left is kept, and `--resume` goes on from there.
+Several processes: `sh scripts/distributed_train.sh N DATA ...`. Finished epochs are kept,
+and `--resume` continues after them.
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,29 +14,30 @@ import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.commands import command_line
 from cli.config import ConfigParser
-from cli.scripts import run_script
-from cli.types import DOWNLOAD, MAX_DAMAGED, amount, count, number
+from cli.scripts import add_flags, run_script
+from cli.types import amount, count, number
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, N_CALIBRATION
 from training import flags
 from training.flags import (
+    LR_BASE,
+    LR_BATCH,
     add_network_flags,
     add_optimisation_flags,
     add_run_flags,
     check_name,
-    check_processes,
 )
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from training.sources import Source
+    from training.sources import ImageSource
     from training.students import Networks
     from training.world import World
 
-# Learning rate where none is given: this for each 256 images of a step.
-LR_BASE, LR_BATCH = 0.006, 256
-# What the original's script did, unasked, when the recipe was published.
-# DEVIATION: --dist-bn reduce, not '': what is evaluated on all processes is what is kept; the
-# learning rate follows the batch; --epochs counts all epochs, without 10 more to cool down.
+# The defaults of the original's script when the recipe was published.
+# DEVIATION imagenet-defaults: --dist-bn reduce, not '': what is evaluated on all processes is what
+# is kept; the learning rate follows the batch; --epochs counts all epochs, without 10 more to cool
+# down.
 DEFAULTS = {"opt": "sgd", "weight_decay": 1e-4, "sched": "step", "epochs": 200, "warmup_lr": 1e-4,
             "min_lr": 1e-5, "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 3,
             "model_ema_decay": 0.9998}
@@ -65,7 +67,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help=f"{', '.join(sorted(DATASETS))}; tar: an archive of class folders for each "
                         "split; hfds/NAME or wds/NAME: timm's readers; None: tar where there is "
                         "one, imagenet where the folder has 1,000 classes, else folder")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    add_flags(g, DATA_FLAGS, "--download", "--vld-size", "--max-damaged")
     g.add_argument("--train-split", default="train", metavar="NAME",
                    help="split to train on, of tar, hfds and wds")
     g.add_argument("--val-split", default="val", metavar="NAME", help="split to evaluate on")
@@ -73,10 +75,6 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
                    help="images to train on, of a wds split that does not say")
     g.add_argument("--val-num-samples", type=count(1, 10**9), default=None, metavar="N",
                    help="images to evaluate on likewise")
-    g.add_argument("--vld-size", type=count(1), default=None,
-                   help="training images to evaluate on; None: the validation images")
-    g.add_argument("--max-damaged", "--max_damaged", type=number(0, 1), default=0.01,
-                   help=MAX_DAMAGED)
     g.add_argument("-b", "--batch-size", type=count(1), default=32, help="images of each process")
     g.add_argument("-vb", "--validation-batch-size", type=count(1), default=None,
                    help="the same for the evaluation; None: --batch-size")
@@ -112,7 +110,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--aug-splits", type=count(0, 16), default=0, metavar="N",
                    help="differently augmented copies of each image in a batch; 0: none")
     g.add_argument("--aug-repeats", type=count(0, 16), default=0, metavar="N",
-                   help="times that an image comes in an epoch, on several processes; 0: once")
+                   help="times that an image is used in an epoch, on several processes; 0: once")
     g.add_argument("--jsd", "--jsd-loss", action="store_true",
                    help="let the copies of --aug-splits agree (AugMix)")
     g.add_argument("--bce-loss", action="store_true", help="binary cross-entropy for each class")
@@ -136,43 +134,33 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Trains, or with --check only looks whether it could."""
-    args = flags.with_config(args)
-    check_flags(args)
-    from training.world import processes
+    """Trains, or with --check only checks that it could."""
+    args = checked(args)
+    from training.tune import start
 
-    if args.check is not None:
-        check(args)
-        return
-    with processes(args.device, args.threads) as world:
-        check_processes(args, world.size)
-        train(args, world)
+    start(args, "train_imagenet.py", open_data, train)
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError where flags are missing or contradict each other."""
-    flags.check_flags(args)
-    flags.check_resumed(args, "output")
+def checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags; raises UserError where some are missing or contradict each other."""
+    args = flags.checked(args, "output")
+    flags.check_loss(args)
     if not Path(args.data).is_dir() and not args.download:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
     if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
-        raise UserError(f"-vb {args.validation_batch_size}: the images of a batch in the "
-                        "evaluation, and not how many times --batch-size, which it meant in the "
-                        f"original; give {LEAST_VALIDATION_BATCH} or more, or leave it out")
+        raise UserError(f"-vb {args.validation_batch_size}: the number of images in a batch of the "
+                        "evaluation, and not a multiple of --batch-size, as in the original; "
+                        f"give {LEAST_VALIDATION_BATCH} or more, or leave it out")
+    return args
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raises UserError for whatever would keep `args.check` processes from training."""
-    from training.run import Run
-    from training.students import resume_run
-    from training.world import check_devices, lone_world
+def open_data(args: argparse.Namespace, config: dict[str, Any], n_processes: int) -> "ImageSource":
+    """Returns the images; raises UserError where there are none, or too few for the processes."""
+    from training.sources import open_source
 
-    check_processes(args, args.check)
-    check_devices(args.check, args.device)
-    source, networks = load_all(args)
-    check_batch(args, source.n_train, args.check)
-    world = lone_world(args.device)
-    resume_run(Run(with_lr(args, world), networks.student, world, 1), args.resume)
+    source = open_source(args, config)
+    check_batch(args, source.n_train, n_processes)
+    return source
 
 
 def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> None:
@@ -185,80 +173,35 @@ def check_batch(args: argparse.Namespace, n_images: int, n_processes: int) -> No
                         "scripts/distributed_train.sh")
 
 
-def load_all(args: argparse.Namespace) -> tuple["Source", "Networks"]:
-    """Returns the data and the networks; raises UserError for whatever is wrong with them."""
-    from networks import read_config
-    from networks.supernet_info import SupernetMeta
-    from training.losses import check_loss
-    from training.sources import open_source
-    from training.students import check_teacher, load_networks
-
-    check_loss(args)
-    config = read_config(args.model_config)
-    SupernetMeta.of_config(config, args.model_config)
-    if args.teacher:
-        check_teacher(args.teacher, args.teacher_checkpoint)
-    source = open_source(args, config)
-    return source, load_networks(args, config, source.n_classes, source.facts()["class_names"])
-
-
-def train(args: argparse.Namespace, world: "World") -> None:
+def train(args: argparse.Namespace, world: "World", source: "ImageSource",
+          networks: "Networks") -> None:
     """Trains in this process, which is one of `world`."""
-    from training.loops import Mirrored, evaluate
-    from training.resume import telling_how
-    from training.run import Run, fit
-    from training.run_files import Output, log_start, output_folder, start_logging
-    from training.students import resume_run, write_pair
-    from training.timm_loaders import Watched, make_loaders, set_epoch
+    from training.loops import Mirrored
+    from training.resume import resume_run
+    from training.run import Run
+    from training.run_files import output_folder
+    from training.timm_loaders import make_loaders
+    from training.tune import tune
 
-    start_logging(world)
-    source, networks = load_all(args)
-    size = networks.resolution
-    folder = output_folder(args, args.output, f"{args.model}-{size}")
-    args = with_lr(args, world)
-    check_batch(args, source.n_train, world.size)
-    batches, validation = make_loaders(args, source, size, world, n_outputs(networks))
-    run = Run(args, networks.student, world, len(batches))
+    size, student = networks.resolution, networks.student
+    title = f"{args.model}-{size}"
+    folder = output_folder(args, args.output, title)
+    batches, validation = make_loaders(args, source, size, world, student.classifier.out_features)
+    run = Run(args, student, world, len(batches))
 
-    def measure(net: Any) -> dict[str, float]:
-        net = Mirrored(net) if args.tta == 2 else net
-        return evaluate(net, validation, amp=run.amp, reduce=world.sum, progress=world.progress)
+    def evaluate(net: Any) -> dict[str, float]:
+        return run.evaluate(Mirrored(net) if args.tta == 2 else net, validation)
 
     history = resume_run(run, args.resume)
     objective = objective_of(args, networks, batches, world)
-    facts = source.facts()
-    with (Output(run, folder, lambda net, where: write_pair(net, where, networks, facts)) as output,
-          telling_how(output, "train_imagenet.py", args.data)):
-        output.take_up(history, args.resume)
-        log_start(run, measure, source.info.eval_resize)
-        fit(run, Watched(batches, source.train, args.max_damaged), objective, measure, output,
-            lambda epoch: set_epoch(args, batches, epoch))
-    if world.primary and source.provider:
+    tune(run, history, folder, networks, source.facts(), batches, objective, evaluate,
+         script="train_imagenet.py", data=args.data)
+    if folder and world.primary and source.provider:
         from evaluator.tuned import write_tuned_hub
 
-        write_tuned_hub(folder, source.provider, size, source.info.eval_resize,
-                        device=str(world.device), title=f"{args.model}-{size}",
+        write_tuned_hub(folder, source.provider, size, device=str(world.device), title=title,
                         command=command_line("train_imagenet.py", get_args_parser(),
-                                             vars(args)))
-
-
-def n_outputs(networks: "Networks") -> int:
-    """Returns the number of classes that the network tells apart."""
-    student: Any = networks.student
-    return int(student.classifier.out_features)
-
-
-def with_lr(args: argparse.Namespace, world: "World") -> argparse.Namespace:
-    """Returns the flags with the learning rate by the rule of thumb where none is given."""
-    from training.run import log
-
-    if args.lr is not None:
-        return args
-    images = args.batch_size * world.size * args.grad_accum_steps
-    lr = images / LR_BATCH * LR_BASE
-    log.info("learning rate %.5g by the rule of thumb: %d images a step / %d x %g", lr, images,
-             LR_BATCH, LR_BASE)
-    return argparse.Namespace(**vars(args) | {"lr": lr})
+                                             vars(run.args)))
 
 
 def objective_of(args: argparse.Namespace, networks: "Networks", batches: Any,
@@ -268,13 +211,13 @@ def objective_of(args: argparse.Namespace, networks: "Networks", batches: Any,
 
     from training.losses import make_criterion
     from training.students import first_images, training_objective
-    from training.timm_loaders import set_epoch, uses_mixup
 
     random_seed(args.seed, world.rank)
-    set_epoch(args, batches, 0)
+    batches.set_epoch(0)
     n_batches = -(-N_CALIBRATION // (args.batch_size * world.size))
-    objective = training_objective(args, networks.teacher, make_criterion(args, uses_mixup(args)),
-                                   lambda: first_images(batches, n_batches), world.device)
+    objective = training_objective(
+        args, networks.teacher, make_criterion(args, flags.mixes_labels(args)),
+        partial(first_images, batches, n_batches), world.device)
     if networks.teacher:
         world.share_bn(networks.teacher.net, "reduce")
     return objective

@@ -3,33 +3,32 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import add_threads_flag, progress_bar, share_processors
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, MAX_DAMAGED, count, number
+from cli.scripts import Parser, add_flags, run_script
+from cli.types import count
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
 from networks import choose_resolution, read_config, recorded_resolution
-from networks.configs import DEFAULT_RESOLUTION
-from networks.supernet_info import SupernetMeta
+from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS
+from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
 from search_space import SEARCH_SPACES, family_of, read_subnet
 from utils.errors import UserError
-from utils.flags import refuse_idle
+from utils.flags import choose, refuse_idle
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 SPLITS = ("test", "valid")
 NOTHING = SupernetMeta()
-TRANSFORMS = ("crop", "squash")
-# What has no meaning beside --predict: flags of a measurement, and those of the data set, which
+# What has no meaning with --predict: flags of a measurement, and those of the data set, which
 # only a --subnet needs there, for its calibration.
 OF_A_MEASUREMENT = ("--split", "--amp", "--print-freq")
 OF_THE_SPLIT = ("--vld_size", "--seed")
@@ -37,97 +36,11 @@ OF_THE_IMAGES = ("--data", "--download", "--max_damaged", *OF_THE_SPLIT, "--work
 PICTURES = 32  # in a batch of --predict
 
 
-@dataclass
-class Meter:
-    """The latest value and the mean of one statistic."""
-
-    latest: float = 0.0
-    total: float = 0.0
-    count: int = 0
-
-    def update(self, total: float, count: int) -> None:
-        """Adds the sum `total` of `count` values."""
-        self.latest = total / count
-        self.total += total
-        self.count += count
-
-    @property
-    def mean(self) -> float:
-        """Mean of all values so far."""
-        return self.total / self.count
-
-
-class BatchLog:
-    """Writes a line for every `every`-th batch, in the format of torchvision's ImageNet example.
-
-    Args:
-        n_batches: how many there will be.
-        every: a line after this many batches; the last batch always has one.
-        write: takes a line.
-    """
-
-    NAMES = ("Loss", "Acc@1", "Acc@5")
-
-    def __init__(self, n_batches: int, every: int, write: Callable[[str], None]) -> None:
-        self.n_batches, self.every, self.write = n_batches, every, write
-        self.meters = {name: Meter() for name in ("Time", *self.NAMES)}
-        self.done, self.start = 0, time.perf_counter()
-        self.unread: list[Tensor] = []
-
-    def __call__(self, sums: "Tensor") -> None:
-        """Takes the [sum of losses, top-1 hits, top-5 hits, images] of one batch.
-
-        Reading them waits for the device, so that is done for all batches of a line at once.
-        """
-        self.unread.append(sums)
-        self.done += 1
-        if self.done % self.every == 0 or self.done == self.n_batches:
-            self._read()
-            self.write(self.line())
-
-    def _read(self) -> None:
-        """Takes the batches since the last line into the means; each has its share of the time."""
-        import torch
-
-        rows = torch.stack(self.unread).cpu().double().tolist()
-        now = time.perf_counter()
-        for loss, top1, top5, n in rows:
-            self.meters["Time"].update((now - self.start) / len(rows), 1)
-            for name, total in zip(self.NAMES, (loss, 100 * top1, 100 * top5), strict=True):
-                self.meters[name].update(total, round(n))
-        self.unread, self.start = [], now
-
-    def line(self) -> str:
-        """Returns the line of the latest batch: its own values, and in brackets the means."""
-        width = len(str(self.n_batches))
-        formats = {"Time": "{:6.3f}", "Loss": "{:.4e}", "Acc@1": "{:6.2f}", "Acc@5": "{:6.2f}"}
-        parts = [f"{name} {formats[name].format(m.latest)} ({formats[name].format(m.mean)})"
-                 for name, m in self.meters.items()]
-        return "\t".join([f"Test: [{self.done:{width}d}/{self.n_batches}]", *parts])
-
-
-def choose_transform(recorded: Any, flag: str | None, source: str) -> str | None:
-    """Returns the evaluation transform: the flag, then the file's; None leaves the data set's.
-
-    A warning on stderr tells where the two differ.
-
-    Raises:
-        UserError: the file names a transform that does not exist.
-    """
-    if recorded is not None and recorded not in TRANSFORMS:
-        raise UserError(f"{source}: 'transform' must be one of {', '.join(TRANSFORMS)}, not "
-                        f"{str(recorded)[:60]!r}")
-    if flag and recorded and flag != recorded:
-        print(f"warning: {source} was made with the transform {recorded}, using --transform {flag}",
-              file=sys.stderr)
-    return flag or recorded
-
-
 def open_data(args: argparse.Namespace, transform: str | None,
               facts: SupernetMeta = NOTHING) -> Any:
     """Returns the data provider that the flags describe; raises UserError where it is missing.
 
-    Images are normalised as the network's file says, else as the data set's row.
+    Images are normalised by the network's file, else by the data set's row.
     """
     from data_providers import DataProvider
 
@@ -140,12 +53,12 @@ def open_data(args: argparse.Namespace, transform: str | None,
 def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     """Returns (network, data provider, resolution) of a `net.config` with its weights.
 
-    To predict pictures no data set is needed: then there is its row in the place of a provider.
+    With --predict there is what `described` returns in place of the provider.
     """
     config = read_config(args.model)
     facts = SupernetMeta.of_config(config, args.model)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
-    transform = choose_transform(config.get("transform"), args.transform, args.model)
+    transform = choose("--transform", args.transform, config.get("transform"), args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
 
     net = build_from_config(config)
@@ -157,24 +70,24 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
 
 def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetMeta,
               transform: str | None) -> tuple[DatasetInfo, list[str]]:
-    """Returns how pictures are prepared and what the classes are called, by the network's file.
+    """Returns how pictures are prepared, and the names of the classes, by the network's file.
 
     Raises:
-        UserError: the file does not say how images are normalised, and --dataset does not either,
+        UserError: neither the file nor --dataset has the mean and std of the images,
             or that data set has another number of classes.
     """
     row = DATASETS[args.dataset]
     n_classes = config["classifier"]["out_features"]
-    if "dataset" in args.typed and row.n_classes not in (None, n_classes):
-        raise UserError(f"--dataset {args.dataset}: {row.n_classes} classes, but {args.model} is a "
-                        f"network for {n_classes}; name the data set that it was trained on")
+    if "dataset" in args.typed:
+        check_classes(args.model, n_classes, row.n_classes, f"--dataset {args.dataset} is not the "
+                      "data set that it was trained on")
     mean, std = facts.mean or row.mean, facts.std or row.std
     if mean is None or std is None:
-        raise UserError(f"{args.model}: does not say how images are normalised; name the --dataset "
+        raise UserError(f"{args.model}: has no mean and std of its images; name the --dataset "
                         "that the network was trained on")
     names = facts.class_names or [f"class {label}" for label in range(n_classes)]
     if len(names) != n_classes:
-        raise UserError(f"{args.model}: {len(names)} class names for {n_classes} classes; mend "
+        raise UserError(f"{args.model}: {len(names)} class names for {n_classes} classes; fix "
                         "'class_names', or take it out")
     return replace(row, mean=tuple(mean), std=tuple(std),
                    eval_resize=transform or row.eval_resize), names
@@ -188,15 +101,6 @@ def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
 
     net = cut_subnet(load_supernet(args.supernet_path, family=family_of(space)), arch)
     return net, open_data(args, args.transform), resolution
-
-
-def check_classes(net: "nn.Module", provider: Any, source: str) -> None:
-    """Raises UserError where the network and the data set differ in their number of classes."""
-    classes = net.classifier.out_features
-    if classes != provider.n_classes:
-        raise UserError(f"{source}: a network for {classes} classes, but the data set "
-                        f"{provider.info.name} has {provider.n_classes}; fine-tune it on that data "
-                        "set first")
 
 
 def say(line: str) -> None:
@@ -222,22 +126,13 @@ def check_sources(args: argparse.Namespace) -> Callable:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names."""
-    p = TypedFlagsParser(prog="validation.py", description=__doc__)
-    p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
-                   help="data set (default: %(default)s)")
-    p.add_argument("--data", help="folder of the data set (default: none; digits needs none)")
-    p.add_argument("--download", action="store_true", help=f"{DOWNLOAD} (default: no)")
-    p.add_argument("--max_damaged", type=number(0, 1), default=0.01,
-                   help=f"{MAX_DAMAGED} (default: 0.01)")
+    p = Parser(prog="validation.py", description=__doc__)
+    add_flags(p, DATA_FLAGS, "--dataset", "--data", "--download", "--max_damaged", "--vld_size",
+              "--seed", dataset="imagenet")
     p.add_argument("--predict", metavar="PATH", help="a picture, or a folder of pictures: print "
-                   "what the network says of each, one line of JSON (default: none)")
+                   "its predictions for each, one line of JSON (default: none)")
     p.add_argument("--split", choices=SPLITS, default="test", help="the test images, or the "
                    "validation images of a search (default: %(default)s)")
-    p.add_argument("--vld_size", type=count(1),
-                   help="size of that validation split (default: none; 300 "
-                   "for digits)")
-    p.add_argument("--seed", type=count(0, 2**63), default=0,
-                   help="seed of that split and of the calibration (default: %(default)s)")
     p.add_argument("-m", "--model", help="net.config of the network (default: none)")
     p.add_argument("--pretrained", help="its weights: net.init, net.inherited, or a checkpoint "
                    "(default: none)")
@@ -279,11 +174,11 @@ def check_flags(args: argparse.Namespace) -> None:
 def idle_flags(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     """Returns the flags that this call does not read, by the reason."""
     if args.subnet:
-        return {"beside --subnet": ("--use-ema",)} | (
-            {} if args.predict is None else {"beside --predict": OF_A_MEASUREMENT})
+        return {"with --subnet": ("--use-ema",)} | (
+            {} if args.predict is None else {"with --predict": OF_A_MEASUREMENT})
     idle: dict[str, tuple[str, ...]] = {"without --subnet": ("--search_space",)}
     if args.predict is not None:
-        idle["beside --predict"] = OF_A_MEASUREMENT + OF_THE_IMAGES
+        idle["with --predict"] = OF_A_MEASUREMENT + OF_THE_IMAGES
     elif args.split != "valid":
         idle["without --subnet or --split valid"] = OF_THE_SPLIT
     return idle
@@ -296,7 +191,8 @@ def main(args: argparse.Namespace) -> None:
     share_processors(args.threads)
     net, provider, resolution = load(args)
     if args.subnet or args.predict is None:
-        check_classes(net, provider, args.pretrained or args.supernet_path)
+        check_classes(args.pretrained or args.supernet_path, net.classifier.out_features,
+                      provider.n_classes, TUNE_FIRST)
     if args.predict is not None:
         print_predictions(net, provider, resolution, args)
         return
@@ -322,7 +218,7 @@ def print_predictions(net: "nn.Module", data: Any, resolution: int,
         args: the flags.
 
     Raises:
-        UserError: there is no picture, or none that can be read.
+        UserError: no picture, or none that can be read.
     """
     from evaluator.accuracy import evaluation_device
     from evaluator.predictions import picture_files, predict
@@ -356,6 +252,7 @@ def validate(net: "nn.Module", provider: Any, resolution: int,
     from evaluator.accuracy import evaluation_device
     from networks import recalibrate_bn
     from networks.folding import folded, speed_up
+    from training.batch_log import BatchLog
     from training.loops import evaluate
     from utils.devices import evaluation_precision
 

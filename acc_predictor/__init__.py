@@ -22,37 +22,43 @@ PREDICTORS = {
 }
 
 
-def check_predictor(name: str) -> None:
-    """Raises UserError where no predictor has that name; the libraries of a row stay unloaded."""
+def predictor_class(name: str) -> "type[AccPredictor]":
+    """Returns the class of the predictor called `name`, a row of `PREDICTORS` or `module:Class`.
+
+    Raises:
+        UserError: no such predictor; the message lists them.
+    """
     from acc_predictor.base import AccPredictor
 
+    found: type[AccPredictor] = load_class(PREDICTORS, name, "predictor", AccPredictor)
+    return found
+
+
+def check_predictor(name: str) -> None:
+    """Raises UserError where no predictor has that name; the libraries of a row stay unloaded."""
     if name not in PREDICTORS:
-        load_class(PREDICTORS, name, "predictor", AccPredictor)
+        predictor_class(name)
 
 
 def require_std(name: str) -> None:
     """Raises UserError where that predictor gives no standard deviations."""
-    from acc_predictor.base import AccPredictor
-
-    if not load_class(PREDICTORS, name, "predictor", AccPredictor).gives_std:
+    if not predictor_class(name).gives_std:
         raise UserError(f"predictor {name!r} gives no standard deviation, which this strategy "
-                        "needs; take nngp or gp, or another --strategy")
+                        "needs; choose nngp or gp, or another strategy")
 
 
 def require_points(name: str, n: int) -> None:
     """Raises UserError where that predictor cannot learn from `n` architectures."""
-    from acc_predictor.base import AccPredictor
-
-    least = load_class(PREDICTORS, name, "predictor", AccPredictor).min_points
+    least = predictor_class(name).min_points
     if n < least:
         raise UserError(f"predictor {name!r} learns from at least {least} architectures, but "
-                        f"--n_doe is {n}; raise it, or choose another --predictor")
+                        f"the initial sample has {n} (--n_doe); enlarge it, or choose another "
+                        "predictor")
 
 
 def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, seed: int = 0,
-                      lower: np.ndarray | None = None, upper: np.ndarray | None = None,
-                      n_jobs: int | None = None,
-                      space: "SearchSpace | None" = None, **options: Any) -> "AccPredictor":
+                      n_jobs: int | None = None, space: "SearchSpace | None" = None,
+                      **options: Any) -> "AccPredictor":
     """Returns the predictor called `name`, fitted.
 
     Args:
@@ -60,17 +66,12 @@ def get_acc_predictor(name: str, inputs: np.ndarray, targets: np.ndarray, *, see
         inputs: (n, d) canonical integer vectors.
         targets: (n,) or (n, 1) top-1 errors in percent.
         seed: seeds the predictors that draw random numbers.
-        lower, upper: (d,) bounds of the genes; by default those of the data.
         n_jobs: threads to use, None for all cores; no result depends on it.
-        space: what the vectors encode; some predictors use the meaning of the genes.
-        options: further keywords of that predictor's constructor, such as `n_trees` of `carts`.
+        space: what the vectors encode; gives the bounds and the meaning of the genes.
+        options: further keywords of that predictor's constructor, such as `n_tree` of `carts`.
 
     Raises:
         UserError: no such predictor, or inputs and targets that it cannot learn from.
     """
-    from acc_predictor.base import AccPredictor
-
-    predictor = load_class(PREDICTORS, name, "predictor", AccPredictor)
-    fitted: AccPredictor = predictor(seed=seed, lower=lower, upper=upper, n_jobs=n_jobs,
-                                     space=space, **options).fit(inputs, targets)
-    return fitted
+    model = predictor_class(name)(seed=seed, n_jobs=n_jobs, space=space, **options)
+    return model.fit(inputs, targets)

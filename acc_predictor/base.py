@@ -23,17 +23,18 @@ class AccPredictor(ABC):
 
     - Points that stand in the training set more than once count once, with their mean target, and
       the order of the points does not matter.
-    - Columns that are constant in the training set say nothing and are dropped, here and in
+    - Columns that are constant in the training set are dropped, here and in
       `predict`. Constant targets give that constant.
     - NaN, infinity, wrong shapes and fewer than `min_points` different points raise UserError.
-    - A model that is sure or unsure of a prediction says so as a standard deviation: of the error
+    - A model with `gives_std` gives the standard deviation of a prediction: of the error
       itself, without the noise of one measurement.
     - Randomness comes from `seed` alone. BLAS runs on one thread, so that the predictions are the
       same to the last bit whatever the number of cores or `n_jobs`.
 
     Args:
         seed: seeds the generators of the predictors that draw.
-        lower, upper: (d,) bounds of the genes, to scale inputs; by default those of the data.
+        lower, upper: (d,) bounds of the genes, to scale inputs; by default those of the space, or
+            of the data.
         n_jobs: threads to use; None means every core that this process may use.
         space: what the vectors encode, for predictors that use the meaning of the genes.
 
@@ -52,8 +53,8 @@ class AccPredictor(ABC):
                  space: "SearchSpace | None" = None) -> None:
         self.seed = seed
         self.space = space
-        self.lower = lower
-        self.upper = upper
+        self.lower = lower if space is None or lower is not None else space.lower
+        self.upper = upper if space is None or upper is not None else space.upper
         self.n_jobs = n_jobs or len(os.sched_getaffinity(0))
 
     @property
@@ -77,7 +78,7 @@ class AccPredictor(ABC):
             raise UserError(f"predictor {self.name!r} needs at least {self.min_points} different "
                             f"architectures to learn from, not {len(X)}; evaluate again what "
                             "failed (--resume with --retry_failed), or start a new search with a "
-                            "larger --n_doe")
+                            "larger initial sample (--n_doe)")
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))
         self._first = X[0]
@@ -127,16 +128,16 @@ class AccPredictor(ABC):
             return np.full(len(X), self._constant), np.zeros(len(X))
         return self._predict_std(X[:, self._columns])
 
-    def believe(self, X: np.ndarray) -> Self:
-        """Returns the model as it would be if its predictions of (n, d) vectors were measured.
+    def condition_on(self, X: np.ndarray) -> Self:
+        """Returns the model conditioned on its own predictions of (n, d) vectors.
 
-        The predictions stay, the standard deviations near `X` shrink. A model that cannot do so at
-        once returns itself.
+        The predictions stay, the standard deviations near `X` shrink. A model that cannot do so
+        without a new fit returns itself.
         """
         if self._constant is not None:
             return self
         with _blas().limit(limits=1, user_api="blas"):
-            return self._believe(np.asarray(X, dtype=float)[:, self._columns])
+            return self._condition_on(np.asarray(X, dtype=float)[:, self._columns])
 
     @abstractmethod
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
@@ -150,8 +151,8 @@ class AccPredictor(ABC):
         """Returns n predictions and n standard deviations for (n, k) rows; see `gives_std`."""
         raise NotImplementedError(f"{type(self).__name__} sets gives_std, but has no _predict_std")
 
-    def _believe(self, X: np.ndarray) -> Self:
-        """Returns the model of `believe` for (n, k) rows; itself where it cannot tell."""
+    def _condition_on(self, X: np.ndarray) -> Self:
+        """See `condition_on`; (n, k) rows of the columns in use."""
         return self
 
     def _whole(self, X: np.ndarray) -> np.ndarray:
@@ -184,9 +185,10 @@ def choose(what: str, name: str, options: Mapping[str, Any]) -> Any:
 def affords_linear_part(X: np.ndarray) -> bool:
     """Returns whether (n, d) points determine a linear trend well: 2 (d + 1) independent ones.
 
-    DEVIATION: the original always fits a linear trend. With little more than d + 1 points that
-    trend interpolates noise (Kendall tau on measured ImageNet accuracies, 46 genes: 0.51 from 47
-    points, 0.82 from 60, against 0.89 and 0.90 without it), and with fewer it does not exist.
+    DEVIATION linear-trend: the original always fits a linear trend. With little more than d + 1
+    points that trend interpolates noise (Kendall tau on measured ImageNet accuracies, 46 genes:
+    0.51 from 47 points, 0.82 from 60, against 0.89 and 0.90 without it), and with fewer it does
+    not exist.
     From 2 (d + 1) points on, the model is the original's.
     """
     n, d = X.shape

@@ -7,7 +7,7 @@ other versions may round otherwise.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -96,8 +96,9 @@ class ExportedPredictor:
         Raises:
             UserError: an architecture does not belong to the space, or too few of them.
         """
-        X = encoded(space, self.archs)
-        return {name: fitted(self.predictor, space, X, np.array(column), self.seed)
+        X = space.encode_many(self.archs)
+        return {name: get_acc_predictor(self.predictor, X, np.array(column), seed=self.seed,
+                                        space=space)
                 for name, column in {"top1_err": self.top1_err, **self.reported}.items()}
 
 
@@ -108,18 +109,6 @@ def is_exported(path: str | os.PathLike) -> bool:
             return file.read(64).lstrip()[:1] == b"{"
     except (OSError, ValueError):
         return False
-
-
-def encoded(space: SearchSpace, archs: Sequence[Arch]) -> np.ndarray:
-    """Returns the (n, n_var) vectors of architectures; raises UserError for those of others."""
-    return np.array([space.encode(arch) for arch in archs], dtype=int).reshape(-1, space.n_var)
-
-
-def fitted(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
-           seed: int) -> AccPredictor:
-    """Returns the predictor `name` of (n, n_var) vectors and (n,) errors."""
-    return get_acc_predictor(name, X, y, seed=seed, lower=space.lower, upper=space.upper,
-                             space=space)
 
 
 def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
@@ -149,7 +138,8 @@ def cross_validated(name: str, space: SearchSpace, X: np.ndarray, y: np.ndarray,
     taus, predicted = [], np.zeros(len(X))
     for fold in progress_bar(cross_validation_folds(len(X), seed, n_folds), "fold"):
         rest = np.setdiff1d(np.arange(len(X)), fold)
-        predicted[fold] = fitted(name, space, X[rest], y[rest], seed).predict(X[fold])[:, 0]
+        model = get_acc_predictor(name, X[rest], y[rest], seed=seed, space=space)
+        predicted[fold] = model.predict(X[fold])[:, 0]
         taus.append(kendall(predicted[fold], y[fold]))
     return {"folds": n_folds, "tau": float(np.mean(taus)), "tau_std": float(np.std(taus)),
             "rmse": rmse(predicted, y)}

@@ -18,13 +18,13 @@ class GeneFeatures:
     An ordered gene has a column for each step that it reaches (`x >= level`), so that the effect
     of a value is the sum of the steps below it and neighbouring values are alike. A gene without
     order has a column for each value (`x == level`). A gene that can be unused has one more, which
-    says whether it is used. An ordered gene of very many values is one column, scaled to 0..1.
+    is 1 where it is used. An ordered gene of very many values is one column, scaled to 0..1.
 
     Attributes:
         gene, level, group: (p,) of each column.
         kind: (p,) `step`, `value`, `used` or `scaled`.
         span: (p,) the range of the gene.
-        look: (n, n_var) vectors -> (n, k) values of the genes, or of what stands for them, and
+        featurize: (n, n_var) vectors -> (n, k) values of the genes, or of what stands for them, and
             which of them are used.
     """
 
@@ -33,7 +33,7 @@ class GeneFeatures:
     group: np.ndarray
     kind: np.ndarray
     span: np.ndarray
-    look: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    featurize: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
     @classmethod
     def of_space(cls, space: SearchSpace, X: np.ndarray) -> "GeneFeatures":
@@ -41,13 +41,13 @@ class GeneFeatures:
 
         Columns of one group of genes (`Gene.group`) are one group here.
         """
-        traits = space.traits
-        names = list(dict.fromkeys(trait.group for trait in traits))
-        optional = np.logical_not(np.all(space.look(X.astype(int))[1], axis=0)).tolist()
-        columns = [column for i, trait in enumerate(traits)
-                   for column in _columns(i, np.arange(len(trait.values)), trait.ordered,
-                                          optional[i], names.index(trait.group))]
-        return cls._join(columns, lambda asked: space.look(asked.astype(int)))
+        features = space.features
+        names = list(dict.fromkeys(feature.group for feature in features))
+        optional = np.logical_not(np.all(space.featurize(X.astype(int))[1], axis=0)).tolist()
+        columns = [column for i, feature in enumerate(features)
+                   for column in _columns(i, np.arange(len(feature.values)), feature.ordered,
+                                          optional[i], names.index(feature.group))]
+        return cls._join(columns, lambda asked: space.featurize(asked.astype(int)))
 
     @classmethod
     def of_data(cls, X: np.ndarray) -> "GeneFeatures":
@@ -58,14 +58,14 @@ class GeneFeatures:
 
     @classmethod
     def _join(cls, columns: Sequence[tuple[int, float, int, str, float]],
-              look: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> "GeneFeatures":
+              featurize: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> "GeneFeatures":
         gene, level, group, kind, span = zip(*columns, strict=True)
         return cls(np.array(gene), np.array(level), np.unique(group, return_inverse=True)[1],
-                   np.array(kind), np.array(span), look)
+                   np.array(kind), np.array(span), featurize)
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n, p) features of (n, n_var) vectors."""
-        values, used = (part[:, self.gene] for part in self.look(X))
+        values, used = (part[:, self.gene] for part in self.featurize(X))
         columns = np.select(
             [self.kind == "step", self.kind == "value", self.kind == "used"],
             [values >= self.level, values == self.level, np.ones(values.shape)],

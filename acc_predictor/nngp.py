@@ -13,7 +13,7 @@ from acc_predictor.features import GeneFeatures
 
 N_LAYERS = 3
 MAX_ITERATIONS = 60
-# Hyperparameters are learnt from at most so many points, drawn from the seed; predictions use all.
+# Hyperparameters are learned from at most so many points, drawn from the seed; predictions use all.
 MAX_POINTS = 600
 # Logarithms of standard deviations: what is likely before any data, and how likely.
 WEIGHT, BIAS, SCALE, NOISE = (0.3, 1.0), (1.0, 1.0), (1.0, 1.0), (0.05, 1.0)
@@ -34,11 +34,11 @@ class Features(Protocol):
 
 
 class NNGP(AccPredictor):
-    """Gaussian process regression on the steps of the genes, with a learnt weight for each group.
+    """Gaussian process regression on the steps of the genes, with a learned weight for each group.
 
     Inputs: `GeneFeatures`, centred. The genes of one group (all kernel sizes of a stage) share a
-    weight, which is learnt; so is the noise. The kernel is that of a network of ReLU layers: of
-    one, it is mostly additive with interactions of all genes, which is what accuracies look like.
+    weight, which is learned, and so is the noise. The kernel is that of a network of ReLU layers:
+    mostly additive, with interactions of all genes, as accuracies are.
 
     Hyperparameters: the maximum of the posterior density under weak log-normal priors, by L-BFGS
     with analytic gradients.
@@ -94,7 +94,7 @@ class NNGP(AccPredictor):
         mean, std = self._posterior.mean_std(self._inputs(X))
         return mean * self._std + self._mean, std * self._std
 
-    def _believe(self, X: np.ndarray) -> Self:
+    def _condition_on(self, X: np.ndarray) -> Self:
         model = copy.copy(self)
         model._posterior = self._posterior.extended(self._inputs(X))
         return model
@@ -149,7 +149,8 @@ class _Evidence:
         """Returns the negative log density, up to a constant, and its (g + 3,) gradient."""
         h = self.hyperparameters(theta)
         size = (self.Z ** 2) @ h.weight + h.bias
-        network = relu_network((self.Z * h.weight) @ self.Z.T + h.bias, size, size, self.n_layers)
+        dot = (self.Z * h.weight) @ self.Z.T + h.bias
+        network = relu_kernel_gradient(dot, size, size, self.n_layers)
         K = h.scale * network.kernel + CONSTANT
         K[np.diag_indices_from(K)] += h.noise * self.noisiness + JITTER
         factor, failed = dpotrf(K, lower=1, clean=1)
@@ -172,7 +173,7 @@ class _Evidence:
 
 
 class _Posterior(NamedTuple):
-    """A Gaussian process that has seen (n, p) inputs.
+    """A Gaussian process conditioned on (n, p) inputs.
 
     Attributes:
         h, n_layers: of the kernel.
@@ -196,7 +197,7 @@ class _Posterior(NamedTuple):
         return empty._replace(factor=factor, alpha=cho_solve((factor, True), z))
 
     def extended(self, Z: np.ndarray) -> Self:
-        """Returns the process that has also seen (k, p) inputs, with what it predicts there."""
+        """Returns the process conditioned on (k, p) more inputs, with its own predictions there."""
         across = solve_triangular(self.factor, self.covariance(self.Z, Z), lower=True)
         corner = _cholesky(self.covariance(Z, Z) - across.T @ across, self.h.noise)
         factor = np.block([[self.factor, np.zeros(across.shape)], [across.T, corner]])
@@ -243,7 +244,7 @@ def _cholesky(K: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
     raise np.linalg.LinAlgError(f"no factor of a {K.shape} covariance")
 
 
-class Network(NamedTuple):
+class KernelGradient(NamedTuple):
     """The kernel of a network, and its derivatives by dot products and by the first sizes."""
 
     kernel: np.ndarray
@@ -266,7 +267,8 @@ def relu_kernel(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) ->
     return length * cosine
 
 
-def relu_network(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) -> Network:
+def relu_kernel_gradient(dot: np.ndarray, u: np.ndarray, v: np.ndarray,
+                         n_layers: int) -> KernelGradient:
     """Returns `relu_kernel` with its derivatives.
 
     It is `length g(dot / length)`; its derivatives are `g'` by the dot product and `g - cosine g'`
@@ -278,7 +280,7 @@ def relu_network(dot: np.ndarray, u: np.ndarray, v: np.ndarray, n_layers: int) -
     for _ in range(n_layers):
         cosine, slope = _layer(cosine)
         by_dot *= slope
-    return Network(length * cosine, by_dot, 0.5 * ratio * (cosine - start * by_dot))
+    return KernelGradient(length * cosine, by_dot, 0.5 * ratio * (cosine - start * by_dot))
 
 
 def _cosine(dot: np.ndarray, length: np.ndarray) -> np.ndarray:

@@ -71,11 +71,11 @@ def scipy_interpolant(X: np.ndarray, y: np.ndarray, lower: np.ndarray, unit: np.
 class RBF(AccPredictor):
     """Cubic kernel and linear tail (NSGANetV2, Section 3.2).
 
-    DEVIATION: a gene spans the distance (its range) ** (2/3), where the original took integers as
-    they are. The resolution, with its 17 values, then weighs 4 times as much as a gene with 3, not
-    8 times (nor as much, as in the unit box): Kendall tau on the accuracy-predictor oracle 0.774
-    from 100 random points and 0.824 from 340, against 0.778 and 0.821 as they are, 0.725 and 0.777
-    in the unit box. A search finds more with it (`benchmarks/quality.py`).
+    DEVIATION rbf-scale: a gene spans the distance (its range) ** (2/3), where the original took
+    integers as they are. The resolution, with its 17 values, then weighs 4 times as much as a gene
+    with 3, not 8 times (nor as much, as in the unit box): Kendall tau on the accuracy-predictor
+    oracle 0.774 from 100 random points and 0.824 from 340, against 0.778 and 0.821 as they are,
+    0.725 and 0.777 in the unit box. A search finds more with it (`benchmarks/quality.py`).
 
     Where the points do not afford a linear part (see `affords_linear_part`): linear kernel and
     constant tail, which interpolate any set of distinct points.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 from torch import nn
 
 from cli.scripts import run_script
@@ -28,10 +28,9 @@ from evaluator.accuracy import SupernetEvaluator
 from evaluator.options import EvaluationOptions
 from networks import cut_subnet, recalibrate_bn
 from networks.folding import folded, speed_up
-from networks.supernet_info import SupernetMeta, read_meta
+from networks.supernet_info import read_supernet_info
 from search_space import Arch, get_search_space
 from training.loops import evaluate
-from utils.files import write_text
 from utils.metrics import kendall
 
 BATCH = 200
@@ -49,7 +48,7 @@ class Bench:
     """
 
     def __init__(self, supernet: str, vld_size: int | None, options: dict[str, Any]) -> None:
-        meta = SupernetMeta.of(read_meta(supernet))
+        meta = read_supernet_info(supernet)
         self.evaluator = SupernetEvaluator(EvaluationOptions(
             supernet_path=supernet, vld_size=vld_size or meta.vld_size, threads=1, n_epochs=0,
             **options))
@@ -121,8 +120,7 @@ def calibration(bench: Bench, archs: Sequence[Arch],
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="batch_norm.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--supernet", default="data/ofa_digits_d234_e346_k357_w0.35",
                    help="checkpoint")
     p.add_argument("--dataset", default="digits", help="data set")
@@ -159,9 +157,7 @@ def main(args: argparse.Namespace) -> None:
     text += (f"Calibration of {len(chosen)} of them, against {n_all} images in float32\n\n"
              + table(("images", "precision", "Kendall tau", "mean difference (points)",
                       "largest (points)", "seconds"), rows) + "\n")
-    print(text)
-    if args.save:
-        write_text(args.save, text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, table
 
 from cli.scripts import EXIT_BAD_INPUT, run_script
 from search.run_folder import EVENTS, RETRIES, SETTINGS
@@ -55,8 +55,7 @@ Fault = Callable[[list[str], Path, float, random.Random], tuple[bool, int]]
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="chaos.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("table", help="nasbench201_200epochs.csv.gz")
     p.add_argument("--kills", type=int, default=100, help="kills of a search")
     p.add_argument("--worker_kills", type=int, default=50, help="kills of one of its workers")
@@ -107,7 +106,7 @@ def a_worker(search: psutil.Process, rng: random.Random) -> psutil.Process | Non
 
 
 def resumed(flags: list[str], *more: str) -> list[str]:
-    """The flags that go on with a search; one that names code must be typed again."""
+    """The flags that resume a search; one that names code must be typed again."""
     named = ["--evaluator", flags[flags.index("--evaluator") + 1]] if "--evaluator" in flags else []
     return [*named, *more]
 
@@ -146,7 +145,7 @@ def killed(victim: Victim, flags: list[str], folder: Path, moment: float,
 
 def suspended(flags: list[str], folder: Path, moment: float,
               rng: random.Random) -> tuple[bool, int]:
-    """Stops the search for longer than an evaluation may take; its workers go on."""
+    """Stops the search for longer than an evaluation may take; its workers continue."""
     process = start([*flags, "--save", str(folder), "--timeout", str(TIMEOUT)])
     time.sleep(moment)
     in_time = process.poll() is None
@@ -161,7 +160,7 @@ def suspended(flags: list[str], folder: Path, moment: float,
 
 
 def renamed(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
-    """Renames the folder; the search must stop, and go on under the new name."""
+    """Renames the folder; the search must stop, and is resumed under the new name."""
     process = start([*flags, "--save", str(folder)])
     time.sleep(moment)
     in_time = process.poll() is None and folder.exists()
@@ -186,7 +185,7 @@ def renamed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
 
 
 def full(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
-    """Runs on a disk that is soon full, and goes on elsewhere; needs root, to mount it."""
+    """Runs on a disk that is soon full, and resumes elsewhere; needs root, to mount it."""
     small = folder.with_name("small")
     small.mkdir(exist_ok=True)
     size = rng.randrange(*DISK)

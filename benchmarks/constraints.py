@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import machine, processes, table
+from common import benchmark_parser, machine, processes, publish, table
 
 from cli.scripts import run_script
 from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from search import Constraints, Progress, Search, SpaceCosts, make_objectives
 from search_space import OFASearchSpace
-from utils.files import write_text
 from utils.pareto import normalized_hypervolume
 
 WORST_ERROR = 30.0
@@ -28,8 +27,7 @@ WORST_ERROR = 30.0
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="constraints.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--seeds", type=int, default=10, help="searches of each kind")
     p.add_argument("--constraint", default="flops<=200", help="one limit on flops")
@@ -43,7 +41,7 @@ def within(args: argparse.Namespace, seed: int, constrained: bool) -> tuple[floa
     """Returns hypervolume and least error within the limit, and how many evaluations lie there."""
     space = OFASearchSpace()
     costs = SpaceCosts(space)
-    objectives = make_objectives("flops", space, costs=costs)
+    objectives = make_objectives("flops", costs)
     search = Search(space, objectives, engine=InProcess(OracleEvaluator(args.oracle)),
                     iterations=args.iterations, seed=seed, costs=costs,
                     constraints=args.constraint if constrained else None,
@@ -72,8 +70,7 @@ def main(args: argparse.Namespace) -> None:
                 ("constraint", "hypervolume within (mean ± standard error)", "least error (%)",
                  "evaluations within"), rows)
             + f"\n\nWith the constraint more is found in {better} of {args.seeds} seeds.\n")
-    print(text)
-    write_text(Path(args.save) / "constraints.md", text)
+    publish(text, Path(args.save) / "constraints.md")
 
 
 if __name__ == "__main__":

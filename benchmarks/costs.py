@@ -1,4 +1,4 @@
-"""Costs of a population in closed form, beside profiling a real network, in one run.
+"""Costs of a population in closed form, compared with profiling a real network.
 
     python benchmarks/costs.py [--lut TABLE] [--n 1000] [--profiled 3]
 
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 
 from cli.scripts import run_script
 from evaluator.costs import CostModel
@@ -55,8 +55,7 @@ def profile_ms(space: OFASearchSpace, n: int) -> float:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="costs.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--lut", default="data/cpu_lut_mbv3.yaml", help="latency table (YAML)")
     p.add_argument("--n", type=int, default=1000, help="subnets in the population")
     p.add_argument("--profiled", type=int, default=3, help="subnets that are profiled, too")
@@ -73,8 +72,7 @@ def main(args: argparse.Namespace) -> None:
     counts, latencies = (median_ms(lambda m=model: m.evaluate(X))
                          for model in (counted, with_table))
     profiled = profile_ms(space, args.profiled)
-    print(f"{machine()}\n")
-    print(table(("what", "original", "target", "ours"), [
+    publish(f"{machine()}\n\n" + table(("what", "original", "target", "ours"), [
         (f"params + FLOPs + MACs of {args.n} subnets", "1.08 s each", "2 ms", f"{counts:.2f} ms"),
         ("the same with the latency table", "3.34 s each", "10 ms", f"{latencies:.2f} ms"),
         ("once: build the cost tables", "", "", f"{build:.0f} ms"),

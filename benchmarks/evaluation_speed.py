@@ -1,4 +1,4 @@
-"""What an evaluation costs beside its forward passes, alone, two at a time, and over again.
+"""What an evaluation costs besides its forward passes: alone, two at a time, and repeated.
 
     python benchmarks/evaluation_speed.py --data CIFAR10_FOLDER [--only loop workers ...]
 
@@ -7,7 +7,7 @@
 `processes`: two workers against the original program's way, a process for each job, in waves of
 two. `cache`: images decoded, and results with and without the cache. `folding`: evaluations as they
 are, against the same in ofa's own form. `forward`: variants of the forward pass. `memory`: what
-workers take. Contestants take turns, so that a busy machine slows both.
+workers take. Both sides are measured in turns, so that a busy machine slows both.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, table
 
 from cli.scripts import run_script
 from evaluator.costs import CostModel
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine
 from search_space import Arch, OFASearchSpace
 from utils.errors import UserError
 from utils.files import write_json, write_text
@@ -45,8 +45,7 @@ SMALLEST = {"ks": [3] * 10, "e": [3] * 10, "d": [2] * 5}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="evaluation_speed.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--data", help="folder of CIFAR-10 images, train/<class>/ and test/<class>/; "
                    "all but processes and memory need it")
     p.add_argument("--oracle", help="accuracy predictor; memory measures a worker that asks it")
@@ -96,7 +95,7 @@ def cifar_options(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def draw(n: int, seed: int, resolutions: Sequence[int] = (RESOLUTION,)) -> list[Arch]:
-    """Returns random architectures whose resolutions take turns."""
+    """Returns random architectures whose resolutions alternate."""
     space = OFASearchSpace(resolutions=list(resolutions))
     archs = space.sample(n, rng=np.random.default_rng(seed))
     return [{**arch, "r": resolutions[i % len(resolutions)]} for i, arch in enumerate(archs)]
@@ -140,7 +139,7 @@ def stats_of(engine: Any, archs: Sequence[Arch]) -> list[dict[str, Any]]:
 @contextmanager
 def workers(n: int, options: dict[str, Any], first: Arch, device: str = "cpu"):
     """Starts an engine of `n` workers that have all answered a job like `first`."""
-    slots = [Slot(gpus=() if device == "cpu" else (device.rpartition(":")[2],))] * n
+    slots = [Devices(gpus=() if device == "cpu" else (device.rpartition(":")[2],))] * n
     with get_engine("local", EvaluatorSpec("ofa", options), slots=slots) as engine:
         stats_of(engine, [first] * n)
         yield engine
@@ -172,7 +171,7 @@ def measure_loop(args: argparse.Namespace, folder: Path) -> str:
             for name, loop in zip(list(runs)[1:], loops, strict=True)]
     return (f"One worker ({args.device}) against bare loops on tensors: {args.n_nets} subnets, "
             f"{N_IMAGES} + {N_IMAGES} images of CIFAR-10 at {RESOLUTION} px, width 1.0. "
-            "Beside the ratio on the clock stands that of CPU seconds, which other programs on the "
+            "Next to the ratio of wall times is that of CPU seconds, which other programs on the "
             "machine disturb less.\n\n"
             + table(("loop", "loop, evaluations/h", "worker, evaluations/h", "ratio",
                      "ratio of CPU time"), rows))
@@ -246,7 +245,7 @@ def measure_processes(args: argparse.Namespace, folder: Path) -> str:
     archs = draw(2 * N_WAVES, args.seed, DIGITS_RESOLUTIONS)
     options = DIGITS | {"cache_dir": str(folder / "cache")}
     ours, theirs = [], []
-    with get_engine("local", EvaluatorSpec("ofa", options), slots=[Slot()] * 2) as engine:
+    with get_engine("local", EvaluatorSpec("ofa", options), slots=[Devices()] * 2) as engine:
         for start in range(0, len(archs), 2):
             pair = archs[start:start + 2]
             took, stats = timed(lambda pair=pair: stats_of(engine, pair))
@@ -395,7 +394,7 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> str:
         cases["oracle"] = ("oracle", {"oracle_path": args.oracle}, [192, 224])
     rows = []
     for name, (kind, options, resolutions) in cases.items():
-        with get_engine("local", EvaluatorSpec(kind, options), slots=[Slot()]) as engine:
+        with get_engine("local", EvaluatorSpec(kind, options), slots=[Devices()]) as engine:
             stats_of(engine, draw(len(resolutions), args.seed, resolutions))
             peak = max(map(peak_mib_of, psutil.Process().children()))
             rows.append((name, ", ".join(map(str, resolutions)), f"{peak:.0f}"))

@@ -14,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, publish, table
 
 from cli.scripts import run_script
 from utils.errors import UserError
-from utils.files import write_text
 
 SUPERNET = "data/ofa_digits_d234_e346_k357_w0.35"
 SIZE = 32
@@ -26,8 +25,7 @@ SIZE = 32
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="finetune_cifar.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--nets", default="runs/demo/selected",
                    help="folder of post_search.py: net-*/net.config and net.inherited")
     p.add_argument("--cifar", default=None, help="folder of CIFAR-10; None: leave it out")
@@ -44,9 +42,8 @@ def main(args: argparse.Namespace) -> None:
     rows = digits(args) + (cifar(args) if args.cifar else [])
     text = table(("data", "network", "before / from scratch", "after / from the supernet",
                   "gain, points"), rows)
-    print(text)
-    write_text(args.save, f"Top-1 on the test images in percent; digits: {args.epochs} epochs, "
-                          f"CIFAR-10: 1 epoch at {SIZE} px.\n{machine()}\n\n{text}\n")
+    publish(f"Top-1 on the test images in percent; digits: {args.epochs} epochs, "
+            f"CIFAR-10: 1 epoch at {SIZE} px.\n{machine()}\n\n{text}\n", args.save)
 
 
 def digits(args: argparse.Namespace) -> list[tuple]:

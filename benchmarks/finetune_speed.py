@@ -17,20 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 from PIL import Image
 
 from cli.scripts import run_script
 from train_imagenet import get_args_parser as recipe_parser
-from utils.files import write_text
 
 N_CLASSES = 10
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="finetune_speed.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--size", type=int, default=96, help="input resolution in pixels")
     p.add_argument("--batch_size", type=int, default=64, help="images of a step")
     p.add_argument("--steps", type=int, default=8, help="steps of a pass")
@@ -51,10 +49,9 @@ def main(args: argparse.Namespace) -> None:
         rows = [compare(args, Path(folder), ema) for ema in (False, True)]
     header = ("averaged weights", "bare loop, images/s", "train_imagenet.py, images/s", "ratio")
     text = table(header, rows)
-    print(text)
-    write_text(args.save, f"Smallest subnet at {args.size} px, batch {args.batch_size}, median of "
-                          f"{args.rounds} passes, {args.threads} thread(s).\n{machine()}\n\n"
-                          f"{text}\n")
+    publish(f"Smallest subnet at {args.size} px, batch {args.batch_size}, median of "
+            f"{args.rounds} passes, {args.threads} thread(s).\n{machine()}\n\n"
+            f"{text}\n", args.save)
 
 
 def make_images(folder: Path, n: int) -> None:
@@ -87,10 +84,10 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     import torch
 
     from data_providers import DataProvider
-    from data_providers.datasets import LabelledDataset
+    from data_providers.images import LabelledDataset
     from networks import build_supernet, cut_subnet
     from search_space import OFASearchSpace
-    from training.sources import Source
+    from training.sources import ImageSource
     from training.timm_loaders import make_loaders
     from training.world import World
 
@@ -100,8 +97,8 @@ def recipe(args: argparse.Namespace, folder: Path, ema: bool) -> tuple[Any, Any,
     world = World(torch.device("cpu"))
     net = cut_subnet(build_supernet(N_CLASSES), OFASearchSpace([args.size]).extremes()[0])
     provider = DataProvider("folder", folder, mean=(0.5,) * 3, std=(0.5,) * 3)
-    source = Source(LabelledDataset(provider.images("train")),
-                    LabelledDataset(provider.images("valid")), provider.info)
+    source = ImageSource(LabelledDataset(provider.images("train")),
+                         LabelledDataset(provider.images("valid")), provider.info)
     batches, _ = make_loaders(flags, source, args.size, world, N_CLASSES)
     return flags, net, batches, world
 

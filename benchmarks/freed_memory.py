@@ -1,4 +1,4 @@
-"""Work in a process that keeps the memory it frees, against one that hands it back.
+"""Work in a process that keeps the memory it frees, against one that returns it.
 
     python benchmarks/freed_memory.py [--oracle FILE] [--save benchmarks/results/freed_memory.md]
 
@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 
-from common import machine, moment, peak_mib, processes, table
+from common import benchmark_parser, machine, moment, peak_mib, processes, publish, table
 from search_step import step_of
 
 from cli.scripts import run_script
-from utils.files import write_text
 from utils.memory import keep_freed_memory
 
 # name -> training or not, width, pixels, images
@@ -32,8 +31,7 @@ STEPS = {"search step, msunas": "msunas", "search step, ehvi": "ehvi"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="freed_memory.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--rounds", type=int, default=7, help="passes of each kind")
     p.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -46,9 +44,8 @@ def main(args: argparse.Namespace) -> None:
     """Measures, prints and writes a row for each kind of work."""
     rows = [compare(name, args) for name in (*PASSES, *(STEPS if args.oracle else ()))]
     text = table(("work", "as glibc does, s", "kept, s", "ratio", "MiB", "MiB, kept"), rows)
-    print(text)
-    write_text(args.save, f"Median of {args.rounds} passes, {args.threads} thread(s); memory is "
-                          f"the peak of the process.\n{machine()}, {moment()}\n\n{text}\n")
+    publish(f"Median of {args.rounds} passes, {args.threads} thread(s); memory is "
+            f"the peak of the process.\n{machine()}, {moment()}\n\n{text}\n", args.save)
 
 
 def compare(name: str, args: argparse.Namespace) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from common import ROOT, machine, peak_mib, table
+from common import ROOT, benchmark_parser, machine, peak_mib, publish, table
 from hostile import (
     checkpoint_inputs,
     damage,
@@ -48,15 +48,17 @@ from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import read_config_layers
 from msunas import get_args_parser as search_parser
 from msunas import prepare
-from post_search import front_within, parse_constraints, parse_preference, read_search, select
 from post_search import get_args_parser as post_parser
 from post_search import resolve as post_resolve
 from search import events
 from search.archive import Record, Stats, read_net_stats, read_stats, write_stats
+from search.finished import read_finished
+from search.progress import Progress
 from search.run_folder import EVENTS, SETTINGS, RunFolder
 from search.runner import make_parts
+from search.selection import front_within, parse_constraints, parse_preference, select
 from search_space import OFASearchSpace, read_arch
-from train_imagenet import check_flags
+from train_imagenet import checked
 from train_imagenet import get_args_parser as train_parser
 from utils.errors import UserError, one_line
 from utils.files import read_yaml
@@ -96,7 +98,7 @@ class Found(NamedTuple):
 def use_stats(path: Path) -> None:
     """Reads a stats file as the search and post_search do, and chooses from it."""
     read_stats(path, SPACE.encode)
-    search = read_search(str(path), None)
+    search = read_finished(path)
     select(front_within(search.stats.archive, [], search.sec_obj), 2, {}, search.sec_obj)
 
 
@@ -122,7 +124,7 @@ def use_events(path: Path) -> None:
     """Reads what a search recorded of itself, as its report does, and adds a line to it."""
     found = events.read(path.parent)
     json.dumps([found, events.phases(found), events.device_hours(found)], allow_nan=False)
-    events.Events(RunFolder(path.parent)).event("end")
+    Progress(folder=RunFolder(path.parent)).event("end")
     if events.read(path.parent)[-1]["event"] != "end":
         raise RuntimeError("a line that was added is not read")
 
@@ -204,7 +206,7 @@ def use_flags(path: Path) -> None:
         args = train_parser().parse_args([str(path.parent), "--model-config", "x", "-c", str(path)])
     except SystemExit as end:
         raise UserError(f"exit code {end.code}") from None
-    check_flags(args)
+    checked(args)
 
 
 def use_yaml(path: Path) -> None:
@@ -317,7 +319,7 @@ def readers() -> dict[str, Reader]:
                  "top5": 92.0, "resolution": 224}
     _, _, settings = prepare(search_parser().parse_args(["--save", "new"]))
     flags = vars(train_parser().parse_args(["data"]))
-    flags = {key: value for key, value in flags.items() if key not in ("data", "config")}
+    flags = {key: value for key, value in flags.items() if key not in ("data", "config", "typed")}
     recorded = [{"event": "start", "time": 1.5, "command": ["python"], "slots": 2,
                  "versions": {"torch": "2"}, "python": "3", "machine": "x"},
                 {"event": "evaluation", "time": 2.5, "iteration": 0, "index": 1, "seconds": 0.5,
@@ -426,8 +428,7 @@ def fuzz(name: str, seed: int, numbers: range) -> Found:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="fuzz.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--inputs", type=int, default=20_000, help="inputs for each reader")
     p.add_argument("--seed", type=int, default=0, help="of all inputs")
     p.add_argument("--reader", help="only this one; None: all")
@@ -456,9 +457,7 @@ def main(args: argparse.Namespace) -> None:
     header = ("reader", "inputs", *KINDS, "slowest ms", "peak MiB more",
               "seconds")
     text = f"`python benchmarks/fuzz.py`: {machine()}; seed {args.seed}\n\n{table(header, rows)}\n"
-    print(text)
-    if args.reader is None:
-        Path(args.save).write_text(text)
+    publish(text, None if args.reader else args.save)
     if total:
         raise UserError(f"{total} inputs ended as neither an object nor a clear error")
 

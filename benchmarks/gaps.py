@@ -1,4 +1,4 @@
-"""Tables with gaps: is a search as good where combinations are missing as where none is?
+"""Tables with gaps: is a search as good if combinations are missing?
 
     python benchmarks/gaps.py DATA [--seeds 10] [--save benchmarks/results]
 
@@ -15,11 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from common import machine, processes, table
+from common import benchmark_parser, machine, processes, publish, table
 from nine import BENCHMARKS, BUDGETS, Benchmark, start
 
 from cli.scripts import run_script
-from utils.files import write_text
 
 KEPT = (1.0, 0.5, 0.2)  # share of the rows
 NAMES = ("NAS-Bench-201 CIFAR-10, FLOPs", "NAS-Bench-Graph arxiv, latency")
@@ -39,8 +38,7 @@ def with_gaps(benchmark: Benchmark, data: Path, kept: float, folder: Path) -> Be
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="gaps.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("data", type=Path, help="folder of the tables")
     p.add_argument("--seeds", type=int, default=10, help="searches on each table")
     p.add_argument("--workers", type=int, default=2, help="searches at a time")
@@ -62,8 +60,7 @@ def main(args: argparse.Namespace) -> None:
             "and regret of the accuracy.\n\n"
             + table(("table", *(f"after {budget}" for budget in BUDGETS),
                      f"random search, {BUDGETS[-1]}", "regret (%)"), rows) + "\n")
-    print(text)
-    write_text(args.save / "gaps.md", text)
+    publish(text, args.save / "gaps.md")
 
 
 if __name__ == "__main__":

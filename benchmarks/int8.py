@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, machine, moment, table
+from common import ROOT, machine, moment, publish, table
 
 from data_providers import DataProvider
 from data_providers.table import DIGITS_SUPERNET
 from evaluator.costs import millions, network_costs
 from evaluator.exported import (
     calibration_arrays,
-    largest_difference,
+    gap,
     latencies,
     random_images,
     top1,
@@ -52,7 +52,7 @@ def row(name: str, net: object, resolution: int, provider: DataProvider,
     sizes = [f"{os.path.getsize(each) / 1e6:.2f}" for each in (path, small)]
     return [f"{name}, {resolution} px", flops,
             *(f"{accuracy[each]:.2f}" for each in ("torch", "onnx", "int8")),
-            f"{largest_difference(own, full, random_images(resolution)):.1e}", *sizes,
+            f"{gap(own, full, random_images(resolution)).difference:.1e}", *sizes,
             *(f"{speed[each][1]:.2f}" for each in ("onnx", "int8"))]
 
 
@@ -71,12 +71,11 @@ def main() -> None:
             net = cut_subnet(supernet, arch)
             recalibrate_bn(net, provider.calibration_batches(arch["r"]))
             rows.append(row(name, net.eval(), arch["r"], provider, Path(folder)))
-    print("# 8-bit quantisation after training\n")
-    print("`python benchmarks/int8.py`. Subnets of `data/ofa_digits_d234_e346_k357_w0.35`; top-1 "
-          "in percent on 600 test\nimages, calibration on 500 training images, latency of "
-          "onnxruntime for one image with one thread. The largest\ndifference of a logit is that "
-          f"of ONNX in float32 from PyTorch. {machine()}.\n{moment()}.\n")
-    print(table(COLUMNS, rows))
+    publish("# 8-bit quantisation after training\n\n"
+            "`python benchmarks/int8.py`. Subnets of `data/ofa_digits_d234_e346_k357_w0.35`; top-1 "
+            "in percent on 600 test\nimages, calibration on 500 training images, latency of "
+            "onnxruntime for one image with one thread. The largest\ndifference of a logit is that "
+            f"of ONNX in float32 from PyTorch. {machine()}.\n{moment()}.\n\n{table(COLUMNS, rows)}")
 
 
 if __name__ == "__main__":

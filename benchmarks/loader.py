@@ -17,17 +17,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 
 from cli.scripts import run_script
 from utils.errors import UserError
-from utils.files import write_text
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="loader.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("data", help="cifar10_jpeg.tar.xz, or its folder with train/ and test/")
     p.add_argument("--resolution", type=int, default=64, help="pixels")
     p.add_argument("--n_images", type=int, default=5000, help="images of each pass")
@@ -51,9 +49,8 @@ def main(args: argparse.Namespace) -> None:
         for n_workers in args.n_workers:
             rows += compare(args, data, Path(folder) / f"cache{n_workers}", n_workers)
     text = table(("pass", "processes", "bare loop, images/s", "provider, images/s", "ratio"), rows)
-    print(text)
-    write_text(args.save, f"Real CIFAR-10 at {args.resolution} px, {args.n_images} images, median "
-                          f"of {args.rounds} passes, one thread.\n{machine()}\n\n{text}\n")
+    publish(f"Real CIFAR-10 at {args.resolution} px, {args.n_images} images, median "
+            f"of {args.rounds} passes, one thread.\n{machine()}\n\n{text}\n", args.save)
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -96,7 +93,7 @@ def bare_loop(provider: Any, split: str, args: argparse.Namespace, n_workers: in
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
 
-    from data_providers import eval_transform, train_transform
+    from tests.data_providers.references import eval_transform, train_transform
 
     images = provider.images(split)
     transform = {"train": train_transform, "valid": eval_transform}[split](

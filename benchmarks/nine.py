@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, processes, table
+from common import benchmark_parser, machine, processes, publish, table
 from direct import nsga2_front
 
 from cli.scripts import run_script
@@ -31,7 +31,6 @@ from search.strategies import STRATEGIES
 from search.table_report import true_values
 from search_space import SearchSpace, get_search_space
 from utils.errors import UserError
-from utils.files import write_text
 from utils.pareto import hypervolume, non_dominated, reference_point
 
 BUDGETS = (100, 200, 300)
@@ -41,7 +40,7 @@ DIRECT = (200, 200)  # population x generations straight on a predictor: 40,000 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: a space, a file that answers, and the objective beside the error."""
+    """One benchmark: a space, a file with the accuracies, and the objective besides the error."""
 
     name: str
     space: str
@@ -72,7 +71,7 @@ def opened(benchmark: Benchmark, data: str) -> tuple[SearchSpace, Any, SpaceCost
     evaluator = OracleEvaluator(path) if benchmark.accuracy is None \
         else TableEvaluator(benchmark.space, options)
     costs = SpaceCosts(space)
-    objectives = make_objectives(benchmark.objective, space, costs=costs, reported=True)
+    objectives = make_objectives(benchmark.objective, costs, reported=True)
     return space, evaluator, costs, objectives
 
 
@@ -113,8 +112,7 @@ def shares(F: np.ndarray, front: np.ndarray) -> list[float]:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="nine.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("data", help="folder of the tables and predictors")
     p.add_argument("--seeds", type=int, default=10, help="searches on each benchmark")
     p.add_argument("--strategy", choices=sorted(STRATEGIES), default="msunas", help="strategy")
@@ -163,8 +161,7 @@ def main(args: argparse.Namespace) -> None:
             "Share of the best front's hypervolume in percent, and regret of the accuracy.\n\n"
             + table(("benchmark", *(f"after {budget}" for budget in BUDGETS),
                      f"random search, {BUDGETS[-1]}", "regret (%)"), rows) + "\n")
-    print(text)
-    write_text(Path(args.save) / f"nine_{args.strategy}.md", text)
+    publish(text, Path(args.save) / f"nine_{args.strategy}.md")
 
 
 if __name__ == "__main__":

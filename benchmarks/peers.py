@@ -5,7 +5,7 @@
 
 PEERS is an environment of their own, with requirements.lock and requirements-peers.lock. All start
 from the initial sample of 40 that `ehvi` starts from. To Optuna both objectives are unknown;
-BoTorch is told the exact ones (a deterministic model), proposes batches of 8, and climbs from
+BoTorch gets the exact ones (a deterministic model), proposes batches of 8, and climbs from
 neighbour to neighbour, as a gradient means little between whole numbers. An architecture that is
 proposed again costs nothing, up to three proposals for each evaluation of the budget.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import benchmark_parser
 from quality import BATCH, BENCHMARKS, BUDGETS, PEERS, SMALL_DOE, common_flags, fill, hypervolumes
 
 from cli.scripts import run_script
@@ -186,8 +187,7 @@ def curve(data: str, benchmark: str, peer: str, seed: int,
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="peers.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     common_flags(p)
     p.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="which")
     p.add_argument("--budget", type=int, choices=BUDGETS, default=BUDGETS[-1],

@@ -11,17 +11,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import machine, moment, table
+from common import benchmark_parser, machine, moment, publish, table
 
 from cli.scripts import run_script
 from cli.types import count
-from utils.files import write_text
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="precision.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("supernet", help="checkpoint")
     p.add_argument("--dataset", default="digits", help="data set")
     p.add_argument("--data", default=None, help="its folder")
@@ -64,10 +62,8 @@ def main(args: argparse.Namespace) -> None:
           f"{change.mean():+.3f} +- {change.std(ddof=1) / np.sqrt(args.n):.3f}",
           f"{np.abs(change).max():.2f}", f"{one:.2f}",
           f"{kendalltau(top1[:, 0], top1[:, 1]).statistic:.3f}")])
-    print(text)
-    if args.save:
-        write_text(args.save, f"Mixed precision against float32. {machine()}. {moment()}, "
-                              f"{Path(args.supernet).name}\n\n{text}\n")
+    publish(f"Mixed precision against float32. {machine()}. {moment()}, "
+            f"{Path(args.supernet).name}\n\n{text}\n", args.save)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,15 @@ import csv
 import json
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 
 from acc_predictor import PREDICTORS, get_acc_predictor
 from cli.scripts import run_script
 from search_space import OFASearchSpace
 from utils.errors import UserError
-from utils.files import read_text, write_text
+from utils.files import read_text
 from utils.metrics import get_correlation
 
 CALLS, POPULATION = 21, 40
@@ -33,8 +32,7 @@ COLUMNS = ("arch", "imagenet_top1")
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="predictors.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("measured", help="ofa_mbv3_w1.0_imagenet_measured.csv")
     p.add_argument("--train", type=int, nargs="+", default=[100, 340], help="rows for training")
     p.add_argument("--seeds", type=int, default=5, help="random splits")
@@ -107,9 +105,7 @@ def main(args: argparse.Namespace) -> None:
                   "RMSE (%)", "z spread", "fit (s)", "step (s)", "answers"), rows)
     text = (f"{machine()}; the other of {len(X)} rows to test, mean of {args.seeds} splits; times "
             f"are medians\n\n{text}\n")
-    print(text)
-    if args.save:
-        write_text(Path(args.save), text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import table
+from common import benchmark_parser, publish, table
 from quality import BUDGETS, ORIGINAL, TEXTBOOK, curves_of
 
 from cli.scripts import run_script
 from cli.types import amount
 from utils.errors import UserError
-from utils.files import read_json, write_text
+from utils.files import read_json
 
 BENCHMARK = "mbv3"
 
@@ -41,8 +41,7 @@ def evaluations_to(target: float, curve: np.ndarray) -> float | None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="price.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("curves", type=Path, help="quality.json")
     p.add_argument("--seconds", type=amount, nargs=2, metavar=("ORIGINAL", "OURS"), required=True,
                    help="of one evaluation, the original's way and ours")
@@ -74,9 +73,7 @@ def main(args: argparse.Namespace) -> None:
             + "\n\nSeconds: one evaluation on one CPU thread at 64 px with 2,000 + 10,000 images, "
             f"plain and folded (`evaluation_speed.md`).\n`{TEXTBOOK}` counts all of a standard "
             "deviation.\n")
-    print(text)
-    if args.save:
-        write_text(args.save, text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 
 DATA is a folder with the files that `BENCHMARKS` names: accuracy predictors of the OFA authors and
 tables of measured architectures. A hypervolume is divided by the product of the reference point.
-Every curve is kept in `quality.json`; a curve that stands there is not computed again, so a run can
-be cut and go on, and the tables cover what is there. Seeds 0-9 are those that `ehvi` was tuned on
-(on `mbv3` alone). The searches are those of msunas.py, answered in this process.
+Every curve is kept in `quality.json` and not computed again, so a run can be stopped and resumed;
+the tables contain the curves that are there. Seeds 0-9 are those that `ehvi` was tuned on (only on
+`mbv3`). The searches are those of msunas.py, evaluated in this process.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, machine, processes, table
+from common import ROOT, benchmark_parser, machine, processes, table
 from direct import nsga2_front
 
 from cli.scripts import run_script
@@ -29,7 +29,7 @@ from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
 from search.strategies import STRATEGIES, get_strategy
 from search.strategies.base import Strategy
-from search.strategies.ehvi import BOLDNESS, EHVI
+from search.strategies.ehvi import EHVI, STD_SCALE
 from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
@@ -57,7 +57,7 @@ class Benchmark:
 
     Attributes:
         file: in the folder of data.
-        objective: beside the error.
+        objective: besides the error.
         reference: point that bounds the hypervolume: error in percent, objective.
         space: name of the search space.
         settings: of the space.
@@ -83,7 +83,7 @@ class Benchmark:
         evaluator = build_evaluator(self.evaluator, {
             "oracle_path": path, "search_space": self.space, "space_options": settings})
         n_doe = N_DOE.get(strategy, SMALL_DOE)
-        return Search(space, make_objectives(self.objective, space, reported=True, costs=costs),
+        return Search(space, make_objectives(self.objective, costs, reported=True),
                       strategy_of(strategy), engine=InProcess(evaluator), n_doe=n_doe, n_iter=BATCH,
                       iterations=-(-(BUDGETS[-1] - n_doe) // BATCH), seed=seed, costs=costs,
                       uniform_sample=strategy == "random", progress=Progress(0, quiet=True))
@@ -91,7 +91,7 @@ class Benchmark:
 
 def strategy_of(column: str) -> Strategy:
     """Returns the strategy of a column."""
-    return EHVI(boldness=1.0) if column == TEXTBOOK else get_strategy(column)
+    return EHVI(std_scale=1.0) if column == TEXTBOOK else get_strategy(column)
 
 
 def _graph(name: str, objective: str, worst: float) -> Benchmark:
@@ -140,7 +140,7 @@ def direct_hypervolume(data: Path) -> float:
     """Returns the hypervolume of NSGA-II straight on the oracle `mbv3`."""
     benchmark = BENCHMARKS["mbv3"]
     space, oracle = OFASearchSpace(), OracleEvaluator(str(data / benchmark.file))
-    (objective,) = make_objectives("flops", space)
+    (objective,) = make_objectives("flops", SpaceCosts(space))
 
     front = nsga2_front(space, lambda X: np.column_stack(
         [100 - oracle.predict(space, X), objective.values(X)]), *DIRECT)
@@ -166,8 +166,7 @@ def common_flags(p: argparse.ArgumentParser) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="quality.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     common_flags(p)
     p.add_argument("--strategies", nargs="+", choices=[*sorted(STRATEGIES), TEXTBOOK],
                    default=sorted(STRATEGIES), help="which")
@@ -277,7 +276,7 @@ def report(known: dict[str, Any]) -> str:
     """Returns the tables of all benchmarks that have curves, in Markdown."""
     parts = [f"{machine()}. Mean ± standard error of the hypervolume; batches of {BATCH}; initial "
              f"sample {SMALL_DOE}, of msunas {N_DOE['msunas']}. `{TEXTBOOK}` counts all of a "
-             f"standard deviation, `ehvi` {BOLDNESS:g} of it.\n"]
+             f"standard deviation, `ehvi` {STD_SCALE:g} of it.\n"]
     for name, benchmark in BENCHMARKS.items():
         curves = curves_of(known, name)
         if not curves:

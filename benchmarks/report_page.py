@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import machine, moment, table
+from common import benchmark_parser, machine, moment, publish, table
 from playwright.sync_api import sync_playwright
 
 from cli.scripts import run_script
 from tests.visualization.runs import N_ITER, make_run
-from utils.files import write_text
 from visualization.report import write_report
 
 SIZES, ITERATIONS, REPEATS, HOVERS = (350, 5000), 10, 3, 10
@@ -53,7 +52,7 @@ def seconds(page: Any, act: Callable[..., Any], *arguments: Any) -> float:
 
 
 def hover(page: Any, place: list[float]) -> float:
-    """Returns how long it takes until the label of a network stands beside the mouse."""
+    """Returns how long it takes until the label of a network appears next to the mouse."""
     page.mouse.move(5, 5)
     page.wait_for_function("!document.querySelector('#front .hoverlayer').textContent")
     start = time.perf_counter()
@@ -91,8 +90,7 @@ def look(browser: Any, path: Path) -> list[float]:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="report_page.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--save", type=Path, help="file for the table as well")
     return p
 
@@ -118,9 +116,7 @@ def main(args: argparse.Namespace) -> None:
             "charts: by the page's clock, from the start of the navigation until\nthey are made. "
             "Processor: what the page's thread took of the CPU until then, which other programs\n"
             f"change less. {machine()}.\n{moment()}.\n\n{table(COLUMNS, rows)}\n")
-    print(text)
-    if args.save:
-        write_text(args.save, text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import machine, peak_mib, table
+from common import benchmark_parser, machine, peak_mib, publish, table
 
 from cli.scripts import run_script
-from evaluator.jobs import Engine, EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, Scheduler, get_engine
 from evaluator.jobs.base import Outcome
-from evaluator.jobs.simulated import SimulatedSlots
-from utils.files import write_text
+from tests.jobs.simulated import SimulatedSlots
 
 N_JOBS, N_SLOTS, N_SEEDS = 1000, 64, 10
 LOSS, N_EMPTY = 0.02, 1000
@@ -46,9 +45,9 @@ class Idle:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="scheduler.py", description=__doc__.splitlines()[0])
-    p.add_argument("--ray", action="store_true", help="the real part with Ray, too; default: off")
-    p.add_argument("--save", help="write the figures to this file, too; default: no")
+    p = benchmark_parser(__file__, __doc__)
+    p.add_argument("--ray", action="store_true", help="the real part with Ray, too")
+    p.add_argument("--save", help="file for the figures as well")
     return p
 
 
@@ -70,7 +69,7 @@ def simulate(durations: np.ndarray, rng: np.random.Generator, known: bool,
     slots = SimulatedSlots(N_SLOTS, script)
     jobs = [Job(str(i), {}, expected=d if known else 1.0) for i, d in enumerate(durations)]
     began = time.perf_counter()
-    results = list(Engine(slots, retries=9).run(jobs))
+    results = list(Scheduler(slots, retries=9).run(jobs))
     real = time.perf_counter() - began
     if not all(result.ok for result in results) or len(results) != N_JOBS:
         raise RuntimeError("jobs were lost")
@@ -97,7 +96,7 @@ def real_row(backend: str) -> list[str]:
     """Measures a backend with two workers: start, cost of a job, end."""
     spec = EvaluatorSpec("benchmarks.scheduler:Idle")
     began = time.perf_counter()
-    with get_engine(backend, spec, slots=[Slot()] * 2) as engine:
+    with get_engine(backend, spec, slots=[Devices()] * 2) as engine:
         list(engine.run([Job("first", {})]))
         start = time.perf_counter() - began
         began = time.perf_counter()
@@ -117,9 +116,7 @@ def main(args: argparse.Namespace) -> None:
         "Jobs that do nothing, two workers:",
         table(["backend", "first result s", "ms per job", "end s", "parent MiB"],
               [real_row(backend) for backend in ["local", *(["ray"] if args.ray else [])]])])
-    print(text)
-    if args.save:
-        write_text(args.save, text + "\n")
+    publish(text + "\n", args.save)
 
 
 if __name__ == "__main__":

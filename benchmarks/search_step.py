@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 
 from acc_predictor import PREDICTORS
 from cli.scripts import run_script
 from evaluator.oracle import OracleEvaluator
-from search.objectives import make_objectives
+from search.objectives import SpaceCosts, make_objectives
 from search.strategies import STRATEGIES, Task, get_strategy
 from search.surrogate import Surrogate
 from search_space import OFASearchSpace
@@ -32,12 +32,11 @@ ORIGINAL = {"flops": "14 min", "cpu": "43 min"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="search_step.py", description=__doc__.splitlines()[0])
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--lut", help="latency table; adds the step with --sec_obj cpu")
-    p.add_argument("--predictor", choices=sorted(PREDICTORS), help="default: the strategy's")
-    p.add_argument("--strategy", choices=sorted(STRATEGIES), default="msunas",
-                   help="default: msunas")
+    p.add_argument("--predictor", choices=sorted(PREDICTORS), help="None: the strategy's")
+    p.add_argument("--strategy", choices=sorted(STRATEGIES), default="msunas", help="strategy")
     p.add_argument("--profile", help="file for a profile of the step (flops)")
     return p
 
@@ -57,8 +56,8 @@ def main(args: argparse.Namespace) -> None:
             seconds.append(time.perf_counter() - start)
         rows.append((name, predictor, ORIGINAL[name], f"{np.median(seconds):.2f} s",
                      f"{min(seconds):.2f}..{max(seconds):.2f} s"))
-    print(machine())
-    print(table(("objective", "predictor", "original", "ours (median)", "range"), rows))
+    publish(f"{machine()}\n\n" + table(
+        ("objective", "predictor", "original", "ours (median)", "range"), rows))
     if args.profile:
         write_profile(lambda: steps["flops"](1), args.profile)
 
@@ -69,7 +68,7 @@ def step_of(oracle: str, name: str, predictor: str | None = None, sec_obj: str =
     space = OFASearchSpace()
     X = np.array([space.encode(a) for a in space.initialize(ARCHIVE, rng=np.random.default_rng(0))])
     errors = 100 - np.asarray(OracleEvaluator(oracle).evaluate_many([space.decode(x) for x in X]))
-    (objective,) = make_objectives(sec_obj, space, luts={"": lut} if lut else {})
+    (objective,) = make_objectives(sec_obj, SpaceCosts(space, luts={"": lut} if lut else {}))
     strategy = get_strategy(name)
     model = predictor or str(strategy.default_predictor)
 

@@ -1,4 +1,4 @@
-"""Adaptive switching beside the plain procedure of the paper: the same winner, and how much faster.
+"""Adaptive switching against the plain procedure of the paper: same winner, and how much faster.
 
     python benchmarks/switching.py MEASURED [--train 340] [--seeds 3] [--save FILE]
 
@@ -13,7 +13,7 @@ import sys
 import time
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 from predictors import RESOLUTION, read_measured
 from pydacefit.corr import corr_gauss
 from pydacefit.dace import DACE
@@ -26,7 +26,6 @@ from acc_predictor import get_acc_predictor
 from acc_predictor.adaptive_switching import cross_validation_folds
 from cli.scripts import run_script
 from search_space import OFASearchSpace
-from utils.files import write_text
 
 N_TREES = 5000
 
@@ -75,8 +74,7 @@ def plain_scores(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="switching.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("measured", help="ofa_mbv3_w1.0_imagenet_measured.csv")
     p.add_argument("--train", type=int, default=340, help="rows for training")
     p.add_argument("--seeds", type=int, default=3, help="random choices of them")
@@ -104,9 +102,7 @@ def main(args: argparse.Namespace) -> None:
         print(*rows[-1], flush=True)
     text = f"{machine()}; {args.train} measured architectures; ours / plain\n\n" + table(
         ("seed", *PLAIN, "winner", "fit (s)", "faster"), rows) + "\n"
-    print(text)
-    if args.save:
-        write_text(args.save, text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

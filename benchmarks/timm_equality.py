@@ -20,17 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, publish, table
 
 from cli.scripts import run_script
 from utils.errors import UserError
-from utils.files import write_text
 
 SIZE, N_CLASSES, WIDTH = 32, 10, 0.35
 # Both scripts' losses are printed with about as many digits as float32 has.
 TOLERANCE = 2e-6
 NAME = "searched_network"
-# How the process of timm's script is told what the others know.
+# How the process of timm's script gets the paths.
 CONFIG_VARIABLE, WEIGHTS_VARIABLE = "TIMM_EQUALITY_CONFIG", "TIMM_EQUALITY_WEIGHTS"
 SHARED = ["--img-size", SIZE, "--num-classes", N_CLASSES, "-b", 100, "-vb", 100, "-j", 0, "--mean",
           .4914, .4822, .4465, "--std", .2470, .2435, .2616, "--crop-pct", .875, "--interpolation",
@@ -53,8 +52,7 @@ RECIPES = {
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="timm_equality.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--timm-train", required=True, metavar="FILE", help="train.py of timm")
     p.add_argument("--cifar", required=True, metavar="FOLDER", help="CIFAR-10 as class folders")
     p.add_argument("--images", type=int, default=2000, help="images to train on")
@@ -84,9 +82,8 @@ def main(args: argparse.Namespace) -> None:
     text = table(("recipe", "epoch", "training loss, ours", "timm's", "evaluation loss, ours",
                   "timm's", "top-1, ours", "timm's"), rows)
     verdict = f"Largest relative difference of a loss: {worst:.1e}."
-    print(text, verdict, sep="\n\n")
-    write_text(args.save, f"{args.images} images of CIFAR-10, {SIZE} px.\n{machine()}\n\n{text}\n\n"
-                          f"{verdict}\n")
+    publish(f"{args.images} images of CIFAR-10, {SIZE} px.\n{machine()}\n\n{text}\n\n{verdict}\n",
+            args.save)
     if worst > TOLERANCE:
         raise UserError(f"the losses differ by {worst:.1e}, more than {TOLERANCE:.0e}")
 

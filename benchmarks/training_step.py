@@ -13,16 +13,14 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-from common import machine, moment, table
+from common import benchmark_parser, machine, moment, publish, table
 
 from cli.scripts import run_script
-from utils.files import write_text
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="training_step.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("--sizes", type=int, nargs="+", default=[32, 40, 48, 64, 96, 128],
                    help="resolutions in pixels")
     p.add_argument("--batch_size", type=int, default=128, help="images of a step")
@@ -40,10 +38,9 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     rows = [compare(size, args) for size in args.sizes]
     text = table(("pixels", "torch, s", "here, s", "ratio"), rows)
-    print(text)
-    write_text(args.save, f"Largest subnet of width 0.5, batch {args.batch_size}, median of "
-                          f"{args.rounds} passes, {args.threads} thread(s).\n{machine()}, "
-                          f"{moment()}\n\n{text}\n")
+    publish(f"Largest subnet of width 0.5, batch {args.batch_size}, median of "
+            f"{args.rounds} passes, {args.threads} thread(s).\n{machine()}, "
+            f"{moment()}\n\n{text}\n", args.save)
 
 
 def compare(size: int, args: argparse.Namespace) -> tuple:

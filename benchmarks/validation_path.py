@@ -7,7 +7,7 @@ DATA is CIFAR-10 in class folders. No GPU is needed: what is measured is the wor
 until a batch lies where a GPU copies it from. There the bytes are copied once, as into page-locked
 memory; the pretended GPU (torch's device `meta`) computes nothing. The older program normalised on
 the processor. `cold` decodes and resizes, `cached` maps the bytes and normalises on the processor,
-in both programs. Both take turns, each pass in a process of its own.
+in both programs. They are measured in turns, each pass in a process of its own.
 """
 
 import argparse
@@ -21,19 +21,17 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from common import ROOT, machine, moment, table
+from common import ROOT, benchmark_parser, machine, moment, publish, table
 
 from cli.scripts import run_script
 from cli.types import count
-from utils.files import write_text
 
 PASSES = ("cold", "cached", "validation path")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="validation_path.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("data", help="CIFAR-10 in class folders of train/ and test/")
     p.add_argument("old", help="the files of an older commit")
     p.add_argument("--resolution", type=count(8), default=224, help="pixels")
@@ -55,11 +53,10 @@ def main(args: argparse.Namespace) -> None:
         rows.append((name, f"{statistics.median(before):,.0f}", f"{statistics.median(now):,.0f}",
                      f"{ratio:.2f}"))
     text = table(("pass", "before, images/s", "now, images/s", "ratio"), rows)
-    print(text)
-    write_text(args.save, f"CIFAR-10 at {args.resolution} px, {args.n_images} images, median of "
-                          f"{args.rounds} pairs, one thread. The validation path ends at a "
-                          f"pretended GPU that computes nothing.\n{machine()}. {moment()}\n\n"
-                          f"{text}\n")
+    publish(f"CIFAR-10 at {args.resolution} px, {args.n_images} images, median of "
+            f"{args.rounds} pairs, one thread. The validation path ends at a "
+            f"pretended GPU that computes nothing.\n{machine()}. {moment()}\n\n"
+            f"{text}\n", args.save)
 
 
 def measure(args: argparse.Namespace, tree: Path, cache: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from common import machine, table
+from common import benchmark_parser, machine, publish, table
 from quality import BENCHMARKS, Benchmark, seeds_of
 
 from cli.scripts import run_script
@@ -25,7 +25,6 @@ from search.archive import stats_file
 from search.constraints import Constraints
 from search.run_folder import RunFolder
 from search.warm_start import read_warm_start
-from utils.files import write_text
 from utils.pareto import normalized_hypervolume
 
 BUDGETS = (16, 40, 100, 140, 180, 240, 340)
@@ -99,8 +98,7 @@ def saved(cold: np.ndarray, warm: np.ndarray) -> str:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="warm_start.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("data", type=Path, help="folder of predictors and tables")
     p.add_argument("--seeds", type=seeds_of, default="10-14", help="one seed, or first-last")
     p.add_argument("--save", type=Path, help="file for the table as well")
@@ -121,9 +119,7 @@ def main(args: argparse.Namespace) -> None:
     text = (f"{machine()}; {STRATEGY}, {len(args.seeds)} seeds, mean ± standard error of the "
             "hypervolume after so many new evaluations\n\n"
             + table(("searches", "start", *BUDGETS, f"has cold's {BUDGETS[-1]} by"), rows) + "\n")
-    print(text)
-    if args.save:
-        write_text(args.save, text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

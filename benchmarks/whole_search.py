@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from common import ROOT, machine, table
+from common import ROOT, benchmark_parser, machine, publish, table
 
 from cli.scripts import run_script
 from utils.errors import UserError
@@ -23,8 +23,7 @@ from utils.errors import UserError
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = argparse.ArgumentParser(prog="whole_search.py", description=__doc__.splitlines()[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = benchmark_parser(__file__, __doc__)
     p.add_argument("oracle", help="ofa_mbv3_acc_predictor.pth")
     p.add_argument("--runs", type=int, default=3, help="searches, each from the start")
     p.add_argument("--save", default="benchmarks/results/whole_search.md", help="file of the table")
@@ -71,8 +70,7 @@ def main(args: argparse.Namespace) -> None:
             ("peak memory of a worker", "-", "900 MiB", f"{worker_mib.max():.0f} MiB")]
     text = f"{machine()}; median of {args.runs} runs, greatest memory\n\n" + table(
         ("what", "original", "target", "ours"), rows) + "\n"
-    print(text)
-    Path(args.save).write_text(text)
+    publish(text, args.save)
 
 
 if __name__ == "__main__":

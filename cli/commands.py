@@ -1,4 +1,4 @@
-"""The command line that leads to given values: what a file can tell about how it was made."""
+"""The command line that leads to given values: so that a file can record how it was made."""
 
 import argparse
 import shlex

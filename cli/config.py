@@ -4,20 +4,20 @@ import argparse
 import sys
 from typing import Any
 
-from cli.scripts import TypedFlagsParser
+from cli.scripts import Parser
 from cli.types import checked_values
 from utils.errors import UserError
 from utils.files import read_yaml
 
 
-class ConfigParser(TypedFlagsParser):
+class ConfigParser(Parser):
     """A parser whose defaults a YAML file can replace: `-c config.yaml`, such as an args.yaml.
 
     What stands in the file is not among `args.typed`.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(**options)
         self.add_argument("-c", "--config", metavar="YAML", help="file of defaults for all flags")
 
     def parse_args(  # type: ignore[override]  # the base class has overloads

@@ -15,6 +15,12 @@ def progress_bar(batches: Iterable[Any], unit: str = "batch") -> Any:
     return tqdm(batches, unit=unit, leave=False, disable=not _on_a_terminal())
 
 
+def duration(seconds: float) -> str:
+    """Returns seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def add_threads_flag(p: Any) -> None:
     """Adds `--threads`, which `share_processors` obeys, to a parser or a group of one."""
     p.add_argument("--threads", type=count(1, 1024), help="CPU threads (default: one per core; "

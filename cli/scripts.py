@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from cli.startup import EXIT_INTERRUPTED, open_streams, quit_quietly
@@ -62,7 +62,7 @@ def run_script(main: Callable[[argparse.Namespace], object],
 
 
 def _say(text: str) -> None:
-    """Prints to stderr, as far as it can be written: the exit code says the same."""
+    """Prints to stderr, as far as it can be written: the exit code tells the same."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)
 
@@ -76,14 +76,24 @@ def _flush_output() -> None:
         raise
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to a flag's help, where there is one that the help does not name itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        absent = (action.default is None or action.default is False) and "None:" not in text
+        return text if "(default" in text or absent else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that ends with one line and exit code 2: a long usage would hide what is wrong.
 
-    Flags must be written out: an abbreviation would change its meaning when a flag is added.
+    Flags must be written out: an abbreviation would change its meaning when a flag is added. `-`
+    and `_` within a flag are the same; the help shows the one that the flag was defined with.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})
+        super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
         """Prints what is wrong and exits."""
@@ -91,35 +101,57 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(  # type: ignore[override]  # the base class has overloads
             self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
-        """Parses as usual, after an unknown flag, which may hide a missing one, is refused."""
-        for text in sys.argv[1:] if args is None else args:
-            if text == "--":
-                break
-            self._check_flag(text.split("=")[0])
-        return super().parse_args(args, namespace)
+        """Parses as usual, after an unknown flag, which may hide a missing one, is refused.
 
-    def _check_flag(self, name: str) -> None:
-        """Ends the program where `name` looks like a flag and is none of this parser's."""
-        known = self._option_string_actions
-        if not re.fullmatch(r"--[A-Za-z]\S*", name) or name in known:
-            return
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        self.error(f"unknown flag {name}{hint}")
-
-
-class TypedFlagsParser(Parser):
-    """A parser that also tells which flags were typed: `args.typed`, a set of their names.
-
-    A resumed run takes the others from where it stored them.
-    """
-
-    def parse_args(  # type: ignore[override]  # the base class has overloads
-            self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
-        """Parses as usual and adds `typed`."""
-        parsed = super().parse_args(args, namespace)
+        Adds `typed`, the set of the names of the values on the command line: a resumed run takes
+        the others from where it stored them.
+        """
+        words = [*(sys.argv[1:] if args is None else args)]
+        end = words.index("--") if "--" in words else len(words)
+        words = [*map(self._spelled, words[:end]), *words[end:]]
+        parsed = super().parse_args(words, namespace)
         untyped = object()
         probe = argparse.Namespace(**dict.fromkeys(vars(parsed), untyped))
-        super().parse_args(args, probe)
+        super().parse_args(words, probe)
         parsed.typed = {name for name, value in vars(probe).items() if value is not untyped}
         return parsed
+
+    def spelling(self, flag: str) -> str | None:
+        """Returns how a flag, typed with `-` or `_`, is defined; None where there is none."""
+        known = {name.replace("_", "-"): name for name in self._option_string_actions}
+        return known.get(flag.replace("_", "-"))
+
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Lets other names stand for flags: `{"--grad_clip": "--clip-grad"}`."""
+        for alias, flag in aliases.items():
+            action = self._option_string_actions[flag]
+            action.option_strings = [*action.option_strings, alias]
+            self._option_string_actions[alias] = action
+
+    def _spelled(self, word: str) -> str:
+        """Returns a word of the command line, a flag as it is defined; ends at an unknown one."""
+        name, equals, value = word.partition("=")
+        if not re.fullmatch(r"--[A-Za-z]\S*", name):
+            return word
+        flag = self.spelling(name)
+        if flag is None:
+            close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"unknown flag {name}{hint}")
+        return f"{flag}{equals}{value}"
+
+
+def add_flags(group: Any, table: Mapping[str, Mapping[str, Any]], *flags: str,
+              **defaults: Any) -> None:
+    """Adds flags that several commands share to a parser, or to a group of one.
+
+    Args:
+        group: what they are added to.
+        table: the options of `add_argument`, by the name of the value.
+        flags: which, as this command spells them: `--vld_size` or `--vld-size`.
+        defaults: of this command, where they are not the table's, by the name of the value.
+    """
+    for flag in flags:
+        name = flag.lstrip("-").replace("-", "_")
+        changed = {"default": defaults[name]} if name in defaults else {}
+        group.add_argument(flag, **{**table[name], **changed})

@@ -12,9 +12,6 @@ from utils.errors import UserError
 DOWNLOAD = ("fetch the data set into its folder where it is not there: cifar10, cifar100, stl10, "
             "aircraft, dtd, pets, flowers102")
 
-MAX_DAMAGED = ("part of the images that may be damaged, 0..1; they are named and left out, and one "
-               "always may")
-
 # Seconds (32 years), GB or GiB.
 MAX_AMOUNT = 1e9
 
@@ -134,7 +131,7 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
 
 
 def _converted(action: argparse.Action, item: Any) -> Any:
-    """Returns one value of a flag; a text may stand for a number, nothing else for another type."""
+    """Returns one value of a flag; a text may hold a number, no other type is converted."""
     if b"\0" in os.fsencode(str(item)):  # which itself raises for what no path can hold
         raise ValueError
     convert: Any = action.type or str

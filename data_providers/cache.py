@@ -29,7 +29,7 @@ _HEADER = 128  # bytes of an .npy file before its data
 _SUBFOLDER = "arrays"
 _OWN = re.compile(r"[0-9a-f]{32}(-spare)?\.npy", re.ASCII)
 _TEMPORARY = re.compile(r"\.([0-9a-f]{32}(?:-spare)?)\.(?:npy|json)\.[a-z0-9_]+\.tmp", re.ASCII)
-# A spare array only takes the place of what nobody has used for a day.
+# A spare array only replaces what has not been used for a day.
 _SPARE, _SPARE_WAITS = "-spare", 86_400.0
 # Calls with a dict to fill, yields the array's bytes in order.
 Maker = Callable[[dict[str, Any]], Iterator[np.ndarray]]
@@ -49,7 +49,7 @@ def default_cache_dir() -> Path | None:
 def content_key(spare: bool = False, **identity: Any) -> str:
     """Returns the name of what is made from `identity` (JSON types): equal content, equal name.
 
-    A `spare` array saves time while there is room for it, and never drives out another one.
+    A `spare` array saves time while there is room for it, and never evicts another one.
     """
     text = json.dumps(identity, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + (_SPARE if spare else "")
@@ -61,7 +61,7 @@ class Entry:
 
     Attributes:
         array: uint8, of the shape asked for.
-        meta: what its maker noted down.
+        meta: the notes of its maker.
     """
 
     array: np.ndarray
@@ -69,7 +69,7 @@ class Entry:
 
 
 class ArrayCache:
-    """A folder of arrays (`<key>.npy`, with `<key>.json` beside it), bounded in size.
+    """A folder of arrays (`<key>.npy`, each with a `<key>.json`), bounded in size.
 
     Several processes may share the folder: one makes an array, the others wait and map it. A file
     that was damaged is made again: its checksum is verified by the first process that finds it
@@ -77,11 +77,11 @@ class ArrayCache:
     when room is needed, spare arrays before all others, but nothing that this process is using.
 
     Args:
-        folder: the arrays lie in `arrays` in it; None takes `default_cache_dir()`.
+        folder: the arrays are in its subfolder `arrays`; None takes `default_cache_dir()`.
         max_gb: bound of the folder in GB; 0 switches the cache off.
     """
 
-    # (file, id) -> array, of every array that somebody in this process still holds.
+    # (file, id) -> array, of every array that is still in use in this process.
     _mapped: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
 
     def __init__(self, folder: str | os.PathLike | None, max_gb: float) -> None:
@@ -89,8 +89,8 @@ class ArrayCache:
         self.max_bytes = int(max_gb * 1e9) if place else 0
         self.folder = (place or Path()) / _SUBFOLDER
         if place is None and max_gb > 0:
-            print("note: this user has no home folder; going on without the cache of decoded "
-                  "images (give --cache_dir)", file=sys.stderr)
+            print("note: this user has no home folder; decoded images are not cached (give "
+                  "--cache_dir)", file=sys.stderr)
         self._verified: set[tuple] = set()
 
     def get(self, key: str, shape: tuple[int, ...], make: Maker) -> Entry | None:
@@ -121,8 +121,8 @@ class ArrayCache:
                     self._write(key, shape, make)
                     entry = self._open(key, shape)
         except OSError as error:
-            print(f"note: {one_line(describe_os_error(error))}; going on without the cache of "
-                  "decoded images", file=sys.stderr)
+            print(f"note: {one_line(describe_os_error(error))}; decoded images are not cached",
+                  file=sys.stderr)
             self.max_bytes = 0
         return entry
 

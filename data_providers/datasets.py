@@ -1,200 +1,30 @@
 """From a name and a folder to labelled images, whichever of the known layouts the folder has."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
-from PIL import Image
-from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from data_providers.pictures import DAMAGED, picture_size, read_picture
-from data_providers.table import (
-    DatasetInfo,
-    class_folders,
-    count_class_folders,
-    get_dataset_info,
-)
+from data_providers.images import ArrayImages, FileImages, Images
+from data_providers.pictures import list_pictures, warn_of_others
+from data_providers.table import DatasetInfo, class_folders, get_dataset_info
 from utils.errors import UserError, one_line
-from utils.files import read_text
 
 SPLITS = ("train", "test")
-_STATISTICS_IMAGES = 5_000
 _DIGITS_SEED = 0
-_FEW_DAMAGED = 1  # of a small data set, whatever part that is
-
-
-class Images:
-    """A list of labelled images: what every data set becomes.
-
-    Attributes:
-        targets: int64 (n,).
-        total: number of images of the whole split, of which this may be a part.
-        in_memory: whether the images are decoded already.
-    """
-
-    in_memory = False
-
-    def __init__(self, items: Any, targets: Any, total: int | None = None) -> None:
-        self.items, self.targets = items, np.asarray(targets, dtype=np.int64)
-        self.total = len(self.targets) if total is None else total
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def subset(self, indices: Sequence[int]) -> Self:
-        """Returns the images at `indices`, in that order."""
-        items = [self.items[i] for i in indices]
-        return type(self)(items, self.targets[np.asarray(indices, dtype=np.int64)], self.total)
-
-    def name(self, index: int) -> str:
-        """Returns what an error message calls the image."""
-        return f"image {index}"
-
-    def read(self, index: int) -> Image.Image:
-        """Returns image `index` as RGB; raises one of `DAMAGED` where it cannot be decoded."""
-        raise NotImplementedError
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Returns (height, width) in pixels without decoding; (0, 0) for a damaged file."""
-        raise NotImplementedError
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest of the images and labels, equal only where these are; taken once."""
-        digest = hashlib.blake2b(self.targets.tobytes(), digest_size=16)
-        for part in self._parts():
-            digest.update(part)
-        return digest.hexdigest()
-
-    def _parts(self) -> Iterable[bytes | memoryview]:
-        raise NotImplementedError
-
-
-class FileImages(Images):
-    """Images in files; `items` are their paths.
-
-    Known by path, size, both times of change and inode: a file that was written anew is another
-    one even where its size and modification time were put back.
-    """
-
-    def name(self, index: int) -> str:
-        """Returns the path."""
-        return str(self.items[index])
-
-    def read(self, index: int) -> Image.Image:
-        """Decodes the file."""
-        return read_picture(self.items[index])
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Reads the file's header."""
-        try:
-            return picture_size(self.items[index])
-        except DAMAGED:
-            return 0, 0
-
-    def _parts(self) -> Iterable[bytes | memoryview]:
-        for path in self.items:
-            try:
-                status = os.stat(path)
-                stamp: tuple[int, ...] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns,
-                                          status.st_ino)
-            except OSError:
-                stamp = ()
-            yield f"{os.path.abspath(path)}|{stamp}\n".encode("utf-8", "surrogateescape")
-
-
-class ArrayImages(Images):
-    """Images in memory; `items` is uint8 (n, h, w, 3)."""
-
-    in_memory = True
-
-    def subset(self, indices: Sequence[int]) -> Self:
-        """Copies the rows at `indices`."""
-        rows = np.asarray(indices, dtype=np.int64)
-        return type(self)(self.items[rows], self.targets[rows], self.total)
-
-    def read(self, index: int) -> Image.Image:
-        """Wraps the row."""
-        return Image.fromarray(np.ascontiguousarray(self.items[index]))
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Returns the rows' size."""
-        return self.items.shape[1:3]
-
-    def _parts(self) -> Iterable[bytes | memoryview]:
-        yield np.ascontiguousarray(self.items).data
-
-
-def check_damaged(images: Images, damaged: Sequence[int], limit: float) -> None:
-    """Raises UserError where more than the part `limit` of a split is damaged; one always may be.
-
-    Args:
-        images: of the split, or a part of it.
-        damaged: indices of those that could not be decoded.
-        limit: 0..1.
-    """
-    if len(damaged) > max(_FEW_DAMAGED, images.total * limit):
-        raise UserError(f"{images.name(min(damaged))}: {len(damaged)} of {images.total} images are "
-                        f"damaged, more than {100 * limit:g} in 100; check or copy the data again, "
-                        "or raise --max_damaged")
-
-
-def warn_of_damage(name: str, count: int) -> None:
-    """Names a damaged image on stderr, the `count`-th."""
-    print(f"warning: {one_line(name)}: damaged image, left out ({count} so far)", file=sys.stderr)
-
-
-class LabelledDataset(Dataset):
-    """`images` as a torch data set of (transform(PIL image), label).
-
-    The next image stands in for a damaged one, which is named on stderr once.
-
-    Attributes:
-        damaged: bool (n,), in memory that loading processes share.
-    """
-
-    def __init__(self, images: Images, transform: Callable | None = None) -> None:
-        self.images, self.transform = images, transform
-        self.damaged = torch.zeros(len(images), dtype=torch.bool).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        for candidate in ((index + step) % len(self) for step in range(len(self))):
-            try:
-                image = self.images.read(candidate)
-            except DAMAGED:
-                self._note(candidate)
-                continue
-            label = int(self.images.targets[candidate])
-            return (self.transform(image) if self.transform else image), label
-        raise UserError(f"{self.images.name(0)}: this and all other images are damaged")
-
-    def check(self, limit: float) -> None:
-        """Raises UserError where too many of the images read so far were damaged."""
-        if self.damaged.any():
-            check_damaged(self.images, self.damaged.nonzero().flatten().tolist(), limit)
-
-    def _note(self, index: int) -> None:
-        if not self.damaged[index]:
-            self.damaged[index] = True
-            warn_of_damage(self.images.name(index), int(self.damaged.sum()))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set can lie in a folder.
+    """One arrangement of a data set's files in a folder.
 
     Attributes:
         name: what a message calls it.
@@ -230,34 +60,27 @@ def _load_folders(root: Path, split: str, folders: dict[str, tuple[str, ...]]) -
             raise UserError(f"{part}: the class folder {min(odd)!r} is in only one of it and "
                             f"{present[0]}; both must have the same class folders")
     parts = [root / name for name in folders[split]]
-    found = [(path, label) for part in parts for label, name in enumerate(classes[part])
-             for path in _image_files(part / name)]
-    empty = set(range(len(classes[parts[0]]))) - {label for _, label in found}
-    if found and empty:
-        print(f"warning: {one_line(root)}: {len(empty)} of {len(classes[parts[0]])} class folders "
-              f"of {split} hold no image, the first one {classes[parts[0]][min(empty)]!r}; their "
-              "classes count all the same", file=sys.stderr)
+    names = classes[parts[0]]
+    listed = {(part, label): list_pictures(part / name)
+              for part in parts for label, name in enumerate(names)}
+    found = [(path, label) for (_, label), (pictures, _) in listed.items() for path in pictures]
+    others = [path for _, rest in listed.values() for path in rest]
+    warn_of_others(root, others, len(found) + len(others))
+    if found:
+        _check_all_have_images(root, split, names, {label for _, label in found})
     return _of_files((path for path, _ in found), (label for _, label in found))
 
 
-def _image_files(folder: Path) -> list[str]:
-    """Returns the image files below a class folder, each once, though links may lead in circles."""
-    seen = {_identity(parent) for parent in folder.absolute().parents}
-    found = []
-    for place, names, files in os.walk(folder, followlinks=True):
-        if (identity := _identity(place)) in seen:
-            names.clear()
-            continue
-        seen.add(identity)
-        names.sort()
-        found.append((place, sorted(files)))
-    return [os.path.join(place, name) for place, files in sorted(found) for name in files
-            if name.lower().endswith(tv.folder.IMG_EXTENSIONS)]
-
-
-def _identity(folder: str | os.PathLike) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+def _check_all_have_images(root: Path, split: str, names: Sequence[str], labels: set[int]) -> None:
+    """Refuses classes without a training image; elsewhere they print a warning."""
+    empty = [name for label, name in enumerate(names) if label not in labels]
+    if not empty:
+        return
+    text = (f"{one_line(root)}: {len(empty)} of {len(names)} class folders of {split} hold no "
+            f"image, the first one {empty[0]!r}")
+    if split == "train":
+        raise UserError(f"{text}; add images, or remove the folders from all splits")
+    print(f"warning: {text}; their classes count all the same", file=sys.stderr)
 
 
 def folders(**splits: str) -> Layout:
@@ -290,19 +113,10 @@ def _load_listed(root: Path, split: str, kind: Callable, parts: dict[str, tuple[
                      (label for data in loaded for label in data._labels))
 
 
-def _load_aircraft(root: Path, split: str) -> Images:
-    """FGVC-Aircraft where `data/` lies in `root` itself; labels are the order of variants.txt."""
-    data = root / "data"
-    labels = {name: label for label, name in enumerate(_aircraft_variants(root))}
-    listed = data / f"images_variant_{_TRAINVAL[split][0]}.txt"
-    rows = [line.strip().split(" ", 1) for line in read_text(listed, "list of images").splitlines()]
-    return _of_files((data / "images" / f"{image}.jpg" for image, _ in rows),
-                     (labels[variant] for _, variant in rows))
+class Aircraft(tv.FGVCAircraft):
+    """FGVC-Aircraft with `data/` in the folder itself instead of in `fgvc-aircraft-2013b`."""
 
-
-def _aircraft_variants(root: Path) -> list[str]:
-    text = read_text(root / "data" / "variants.txt", "list of variants")
-    return [line.strip() for line in text.splitlines()]
+    _data_path = property(lambda self: str(self.root), lambda self, path: None)
 
 
 _TRAIN_VAL = {"train": ("train", "val"), "test": ("test",)}
@@ -339,7 +153,7 @@ def load_digits(split: str) -> Images:
 _VALIDATION = ("val", "valid", "validation")
 _PLAIN = tuple(folders(train="train", test=test)
                for test in ("test", *_VALIDATION))
-# The first layout that fits wins. "folder" knows a data set by its folders alone.
+# The first layout that fits is used.
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "imagenet": _PLAIN[1:],
     "cifar10": (_torchvision(tv.CIFAR10, ("cifar-10-batches-py",), _load_cifar),
@@ -351,8 +165,8 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "stl10": (_torchvision(STL10, ("stl10_binary",), _load_stl10), *_PLAIN),
     "aircraft": (_torchvision(tv.FGVCAircraft, ("fgvc-aircraft-2013b/data",), _load_listed,
                               parts=_TRAINVAL),
-                 Layout("FGVC-Aircraft's data/", dict.fromkeys(SPLITS, ("data/images",)),
-                        _load_aircraft, classes=_aircraft_variants), *_PLAIN),
+                 replace(_torchvision(Aircraft, ("data/images",), _load_listed, parts=_TRAINVAL),
+                         name="FGVC-Aircraft's data/", downloads=False), *_PLAIN),
     "dtd": (_torchvision(tv.DTD, ("dtd/dtd/images", "dtd/dtd/labels"), _load_listed,
                          parts=_TRAIN_VAL), _PLAIN[2], *_PLAIN[:2], _PLAIN[3]),
     "pets": (_torchvision(tv.OxfordIIITPet, ("oxford-iiit-pet/images",
@@ -378,7 +192,7 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
             can.
 
     Raises:
-        UserError: an unknown name, no folder, a layout that is not known (the message tells which
+        UserError: an unknown name, no folder, an unknown layout (the message lists which
             were tried and what each lacks), damaged archives, or too many or too few classes.
     """
     info = get_dataset_info(name)
@@ -403,7 +217,7 @@ def _no_other_fetches(root: Path) -> Iterator[None]:
     lock = FileLock(root / ".download.lock")
     try:
         lock.acquire()
-    except OSError:  # nobody can write here
+    except OSError:  # a folder that is read-only
         yield
         return
     try:
@@ -430,7 +244,8 @@ def _root(name: str, path: str | os.PathLike | None, download: bool) -> Path:
     if download:
         root.mkdir(parents=True, exist_ok=True)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; --data names the folder of {name}")
+        raise UserError(f"{root}: no such folder; --data names the folder of {name}"
+                        f"{_download_hint(name)}")
     return root
 
 
@@ -451,14 +266,23 @@ def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Lay
     if download:
         raise UserError(f"{name}: cannot be downloaded by this program; get it from its "
                         "authors and unpack it into --data")
-    raise UserError(f"{root}: not a layout of {name} that is known; tried {'; '.join(tried)}")
+    raise UserError(f"{root}: not a layout of {name} that is known{_download_hint(name)}; tried "
+                    f"{'; '.join(tried)}")
+
+
+def _download_hint(name: str) -> str:
+    """Returns what to do where a data set is missing that torchvision can fetch, else nothing.
+
+    DEVIATION download: the original's train_cifar.py fetches CIFAR-10 and CIFAR-100 unasked.
+    """
+    return " (--download fetches it)" if LAYOUTS[name][0].downloads else ""
 
 
 def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout,
                    split: str) -> None:
     if not len(images):
         raise UserError(f"{root}: {layout.name} without an image for {split}; get it again")
-    found = count_class_folders(root / layout.needs[split][0]) if layout.by_folder else None
+    found = len(class_folders(root / layout.needs[split][0])) if layout.by_folder else None
     if info.n_classes is None:
         return
     if found not in (None, info.n_classes) or images.targets.max() >= info.n_classes:
@@ -467,19 +291,9 @@ def _check_classes(info: DatasetInfo, images: Images, root: Path, layout: Layout
                         "use --dataset folder for other data")
 
 
-def build_dataset(name: str, path: str | os.PathLike | None, split: str,
-                  transform: Callable | None = None, download: bool = False) -> LabelledDataset:
-    """Returns a torch data set of (transform(PIL RGB image), label); arguments as `load_images`."""
-    return LabelledDataset(load_images(name, path, split, download), transform)
-
-
 def count_classes(name: str, path: str | os.PathLike | None) -> int:
     """Returns the number of classes: the table's, or for `folder` that of its class folders."""
-    info = get_dataset_info(name)
-    if info.n_classes is not None:
-        return info.n_classes
-    layout, root = _find_layout(name, _root(name, path, False), "train", False)
-    return count_class_folders(root / layout.needs["train"][0])
+    return get_dataset_info(name).n_classes or len(class_names(name, path))
 
 
 def class_names(name: str, path: str | os.PathLike | None) -> list[str]:
@@ -493,12 +307,12 @@ def class_names(name: str, path: str | os.PathLike | None) -> list[str]:
     layout, root = _find_layout(name, _root(name, path, False), "train", False)
     found = class_folders(root / layout.needs["train"][0]) if layout.by_folder \
         else layout.classes(root)
-    return list(found) or [str(label) for label in range(count_classes(name, path))]
+    return list(found) or [str(label) for label in range(get_dataset_info(name).n_classes or 0)]
 
 
 def has_split(name: str, path: str | os.PathLike | None, split: str,
               required: bool = False) -> bool:
-    """Tells whether the folder has `train`, `valid` or `test` images of its own; lists none.
+    """Returns whether the folder has `train`, `valid` or `test` images of its own; lists none.
 
     Raises:
         UserError: with `required`, where it has not; see `load_images`.
@@ -512,23 +326,3 @@ def has_split(name: str, path: str | os.PathLike | None, split: str,
             raise
         return False
     return True
-
-
-def measured_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation of the pixels in [0, 1], one per RGB channel.
-
-    Every image weighs the same; 5,000, evenly spread over the list, stand for more of them.
-    """
-    sums, n = np.zeros((2, 3)), 0
-    for index in np.unique(np.linspace(0, len(images) - 1, _STATISTICS_IMAGES).astype(int)):
-        try:
-            pixels = np.asarray(images.read(int(index))).reshape(-1, 3) / 255
-        except DAMAGED:
-            continue
-        sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
-        n += 1
-    if not n:
-        raise UserError("none of the training images can be decoded; check --data")
-    mean, square = sums / n
-    std = np.sqrt(np.maximum(square - mean**2, 1e-6))
-    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())

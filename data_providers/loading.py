@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
 
 from data_providers.cache import Entry
-from data_providers.datasets import Images
-from data_providers.pictures import DAMAGED
+from data_providers.images import Images
 from data_providers.transforms import preserved_generators, seed_everything
 from utils.devices import copies_alongside
 
@@ -51,7 +50,7 @@ class Reader(Dataset):
     """Makes whole batches of transformed images: `__getitems__([Request, ...]) -> RawBatch`.
 
     A random transform depends on the request's seed alone, so the number of loading processes does
-    not matter. A damaged image is left out, or with `replace` the next one stands in.
+    not matter. A damaged image is left out, or with `replace` replaced by the next one.
     """
 
     def __init__(self, images: Images, geometry: Geometry, replace: bool = False) -> None:
@@ -62,7 +61,8 @@ class Reader(Dataset):
         damaged: list[int] = []
         with preserved_generators():
             for request in requests:
-                image, index = self.read(request.index, damaged)
+                tries = len(self.images) if self.replace else 1
+                image, index = self.images.read_from(request.index, tries, damaged)
                 if image is not None:
                     seed_everything(request.seed)
                     pixels.append(np.asarray(self.geometry(image)))
@@ -70,16 +70,6 @@ class Reader(Dataset):
         images = np.stack(pixels) if pixels else np.empty((0, 1, 1, 3), np.uint8)
         return RawBatch(torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64), damaged,
                         0 if self.images.in_memory else len(pixels))
-
-    def read(self, index: int, damaged: list[int]) -> tuple[Image.Image | None, int]:
-        """Returns an image and its index; notes down in `damaged` those that cannot be decoded."""
-        for step in range(len(self.images) if self.replace else 1):
-            candidate = (index + step) % len(self.images)
-            try:
-                return self.images.read(candidate), candidate
-            except DAMAGED:
-                damaged.append(candidate)
-        return None, index
 
 
 class Decoder(Reader):
@@ -90,7 +80,7 @@ class Decoder(Reader):
 
     def __getitems__(self, requests: Sequence[Request]) -> RawBatch:
         damaged: list[int] = []
-        read = [self.read(request.index, damaged)[0] for request in requests]
+        read = [self.images.read_from(request.index, 1, damaged)[0] for request in requests]
         pixels = [np.empty((0, 0, 3), np.uint8) if image is None else np.asarray(image)
                   for image in read]
         return RawBatch(pixels, torch.empty(0), damaged, len(read) - len(damaged))
@@ -165,7 +155,7 @@ class SeededBatches(Sampler):
 
 
 class Batches:
-    """An iterable of finished batches with a length, which can be gone through many times.
+    """An iterable of finished batches with a length, which can be iterated many times.
 
     Args:
         start: begins a pass over raw batches.
@@ -265,13 +255,13 @@ def stream(reader: Reader, batches: Iterable[Sequence[Request]], n_workers: int 
 
     Args:
         reader: makes a batch.
-        batches: lists of requests; gone through once in each pass.
+        batches: lists of requests; iterated once in each pass.
         n_workers: processes that load, no more than there are cores; 0 loads in this one.
-        pin_memory: whether the tensors lie in page-locked memory, for copies to a GPU.
+        pin_memory: whether the tensors are in page-locked memory, for copies to a GPU.
         keep_workers: whether the processes stay for the next pass.
     """
     n_workers = min(n_workers, len(os.sched_getaffinity(0)))
-    lists: Any = batches  # torch's annotation wants lists, its code any sequence
+    lists: Any = batches  # torch's annotation asks for lists, its code takes any sequence
     return DataLoader(reader, batch_sampler=lists, num_workers=n_workers, collate_fn=_as_is,
                       pin_memory=pin_memory, generator=torch.Generator(),
                       persistent_workers=keep_workers and n_workers > 0)

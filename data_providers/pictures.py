@@ -4,23 +4,31 @@ Only formats in which photographs come are opened: Pillow goes by the content, n
 some of its decoders start other programs (EPS) or have no bounds.
 """
 
+import mmap
 import os
 import struct
+import sys
 import zlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from utils.errors import one_line
 from utils.files import open_regular
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
 # 8192 x 8192. A decoded picture takes up to 7 bytes a pixel while it is converted, 13 where its
 # values have 32 bits.
 MAX_PIXELS = 2**26
 # A strip of 1 x 1,000,000 pixels, resized by its short side, would fill the memory.
 MAX_ASPECT = 100
 _ROWS = 64  # that are scaled at a time
+_BITS_12, _BITS_16 = 4095, 65535
+_noted = mmap.mmap(-1, 1)  # shared with the processes that load: one note in a run
 # What the decoders of Pillow raise on a file that is missing, cut off, or not an image.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
            NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -28,11 +36,41 @@ _WHITE = (255, 255, 255, 255)
 _ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
+def list_pictures(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """Returns the pictures below a folder and the other files, each once even if links form loops.
+
+    Hidden files and folders, which tools leave behind, are neither. A file without the suffix of a
+    picture is one by its content.
+    """
+    seen = {_identity(parent) for parent in Path(folder).absolute().parents}
+    found = []
+    for place, names, files in os.walk(os.fspath(folder), followlinks=True):
+        if (identity := _identity(place)) in seen:
+            names.clear()
+            continue
+        seen.add(identity)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        found.append((place, sorted(name for name in files if not name.startswith("."))))
+    pictures: list[str] = []
+    others: list[str] = []
+    for path in (os.path.join(place, name) for place, files in sorted(found) for name in files):
+        (pictures if _is_picture(path) else others).append(path)
+    return pictures, others
+
+
+def warn_of_others(folder: str | os.PathLike, others: Sequence[str], total: int) -> None:
+    """Prints how many of all files in a folder are no pictures, and the first one."""
+    if others:
+        print(f"warning: {one_line(folder)}: {len(others)} of {total} files are not read, the first"
+              f" one {one_line(others[0])}: not in a format of {', '.join(FORMATS)}; convert or "
+              "remove them", file=sys.stderr)
+
+
 def read_picture(path: str | os.PathLike) -> Image.Image:
     """Decodes a file.
 
     Returns:
-        The first frame in RGB, turned as its EXIF orientation says.
+        The first frame in RGB, rotated by its EXIF orientation.
 
     Raises:
         One of `DAMAGED`: it cannot be decoded, or is too large or too narrow.
@@ -46,7 +84,7 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns (height, width) in pixels, without decoding, of a picture as it is stored.
 
     Raises:
-        One of `DAMAGED`: as `read_picture`, as far as the header tells.
+        One of `DAMAGED`: as `read_picture`, as far as the header shows.
     """
     with open_regular(path) as file, _open(file) as image:
         return image.height, image.width
@@ -56,7 +94,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Converts any mode of Pillow to RGB, keeping what a viewer would show.
 
     Transparent pixels show white. 16-bit values are scaled to 8 bits, where Pillow's own `convert`
-    cuts them off at 255. Integers of 32 bits count as 16-bit values, floats as 0..1 where none is
+    cuts them off at 255; where none is above 4095, they are values of 12 bits, as scanners and
+    cameras write them. Integers of 32 bits count as 16-bit values, floats as 0..1 where none is
     larger, else as 0..255.
     """
     if image.mode.startswith("I") or image.mode == "F":
@@ -75,6 +114,27 @@ def _open(file: IO[bytes]) -> Image.Image:
     return image
 
 
+@cache
+def _suffixes() -> tuple[str, ...]:
+    """Returns the suffixes of `FORMATS`; asking for them loads all plugins of Pillow."""
+    return tuple(suffix for suffix, kind in Image.registered_extensions().items()
+                 if kind in FORMATS)
+
+
+def _is_picture(path: str) -> bool:
+    if path.lower().endswith(_suffixes()):
+        return True
+    try:
+        return bool(picture_size(path))
+    except DAMAGED:
+        return False
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
 def _upright(image: Image.Image) -> Image.Image:
     if image.format == "TIFF" or any(key in image.info for key in _ORIENTATION_IN):
         return ImageOps.exif_transpose(image)
@@ -83,10 +143,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
+    largest = values.max(initial=0)
     if image.mode == "F":
-        scale = 255.0 if values.max(initial=0.0) <= 1 else 1.0
+        scale = 255.0 if largest <= 1 else 1.0
     else:
-        scale = 255 / 65535
+        scale = 255 / (_BITS_12 if largest <= _BITS_12 else _BITS_16)
+        if 0 < largest <= _BITS_12 and not _noted[0]:
+            _noted[0] = 1
+            print(f"note: 16-bit pictures without a value above {_BITS_12} are read as pictures of "
+                  "12 bits", file=sys.stderr)
     found = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), _ROWS):  # in float64, which takes 8 bytes and copies
         block = values[start:start + _ROWS].astype(np.float64) * scale

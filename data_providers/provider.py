@@ -1,6 +1,7 @@
 """One provider for every data set: the loaders that a search, a training and a validation need."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,16 +13,8 @@ import torch
 import torchvision
 
 from data_providers.cache import ArrayCache, Entry, content_key
-from data_providers.datasets import (
-    Images,
-    check_damaged,
-    class_names,
-    count_classes,
-    has_split,
-    load_images,
-    measured_statistics,
-    warn_of_damage,
-)
+from data_providers.datasets import class_names, count_classes, has_split, load_images
+from data_providers.images import Images, check_damaged, measured_statistics, warn_of_damage
 from data_providers.loading import (
     Batches,
     DecodedImages,
@@ -47,7 +40,7 @@ from data_providers.table import (
 )
 from data_providers.transforms import Normalise, eval_geometry, train_geometry
 from utils.devices import copies_alongside
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 # Seeds of Once-for-All's provider (arXiv 1908.09791): its splits are ours.
 VALIDATION_SEED = 2147483647
@@ -55,16 +48,16 @@ CALIBRATION_SEED = 937162211
 # 17 resolutions x (10,000 validation + 2,000 calibration images) of 192..256 px are 31 GB.
 DEFAULT_CACHE_GB = 32.0
 _ORIGINALS_SHARE = 4  # decoded files are kept where they need less than this part of the cache
-_PROBES = 64  # files whose size tells, without opening all, that there is not enough room
+_PROBES = 64  # files whose sizes show, without opening all, that there is not enough room
 _VERSIONS = {"pillow": PIL.__version__, "torchvision": torchvision.__version__,
-             "timm": timm.__version__, "numpy": np.__version__}
+             "timm": timm.__version__, "numpy": np.__version__, "pictures": 2}
 
 
 class DataProvider:
     """The images of one data set, split, transformed, normalised, in batches.
 
     The same seed gives the same images, on any number of loading processes, cached or not. A
-    damaged image is named on stderr and left out (in training the next one stands in).
+    damaged image is named on stderr and left out (in training it is replaced by the next one).
 
     Args:
         dataset: a row of `DATASETS`.
@@ -118,17 +111,17 @@ class DataProvider:
     @property
     def n_classes(self) -> int:
         """Number of classes."""
-        assert self.info.n_classes is not None  # the files have told
+        assert self.info.n_classes is not None  # counted in the files
         return self.info.n_classes
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a network's file says of its images: without it no accuracy can be repeated.
+        """Returns what a network's file records of its images, to reproduce its accuracy.
 
         `transform`, `mean` and `std` of each channel, and the names of the classes by label.
         """
         mean, std = self.info.mean or (), self.info.std or ()
         return {"transform": self.info.eval_resize, "mean": list(mean), "std": list(std),
-                "class_names": class_names(self.info.name, self.path)}
+                "class_names": self._class_names()}
 
     @property
     def n_train(self) -> int:
@@ -221,6 +214,8 @@ class DataProvider:
 
         They are a fixed choice, sent through the training transform once, by the provider's seed.
 
+        DEVIATION bn-images: the original draws them before the validation images are split off.
+
         Args:
             resolution: r, in pixels.
             n_images: number of images; all where there are fewer.
@@ -254,11 +249,24 @@ class DataProvider:
                             f"which 1 to {len(images) - 1} can be split off")
         order = _order(len(images), VALIDATION_SEED)
         self._images = {"valid": images.subset(order[:size]), "train": images.subset(order[size:])}
+        left = np.setdiff1d(images.targets, self._images["train"].targets)
+        if len(left):
+            self._warn(f"--vld_size {size} leaves classes without a training image: {len(left)}, "
+                       f"the first one {self._class_names()[left[0]]!r}; choose a smaller one")
+
+    def _class_names(self) -> list[str]:
+        return class_names(self.info.name, self.path)
+
+    def _warn(self, text: str) -> None:
+        print(f"warning: {one_line(self.path or self.info.name)}: {text}", file=sys.stderr)
 
     def _filled_in(self, transform: str | None, mean: Rgb | None, std: Rgb | None) -> DatasetInfo:
         info = replace(self.info, n_classes=count_classes(self.info.name, self.path),
                        eval_resize=transform or self.info.eval_resize,
                        mean=mean or self.info.mean, std=std or self.info.std)
+        if info.n_classes == 1:
+            self._warn(f"only one class, {self._class_names()[0]!r}, so that every network is "
+                       "right; each class needs a folder of its own")
         if info.mean and info.std:
             return info
         images = self._listed("train")

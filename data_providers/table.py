@@ -12,6 +12,7 @@ Rgb = tuple[float, float, float]
 
 # Training images on which a subnet's batch-norm statistics are recomputed, and those in a batch
 # (Once for All's own numbers).
+# DEVIATION bn-batch: the ofa package that the original pins takes batches of 100.
 N_CALIBRATION, CALIBRATION_BATCH = 2000, 200
 # Part of a data set's images that may be damaged; more stops what reads them.
 MAX_DAMAGED = 0.01
@@ -22,7 +23,7 @@ DIGITS_SUPERNET = shipped("data/ofa_digits_d234_e346_k357_w0.35")
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the program knows about a data set before it has seen one of its files.
+    """What is known of a data set before its files are read.
 
     Attributes:
         name: key in `DATASETS`.
@@ -72,7 +73,7 @@ class DatasetInfo:
             UserError: `n_classes` is given and another number, or is not given but needed; or the
                 folders are not as many as the data set has classes.
         """
-        counted = count_class_folders(os.path.join(path, "train")) if path else 0
+        counted = len(class_folders(os.path.join(path, "train"))) if path else 0
         if counted and self.n_classes not in (None, counted):
             raise UserError(f"{path}: {counted} class folders, but {self.name} has "
                             f"{self.n_classes}; use --dataset folder for other data")
@@ -143,11 +144,6 @@ def class_folders(path: str | os.PathLike[str]) -> list[str]:
                           if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return []
-
-
-def count_class_folders(path: str | os.PathLike[str]) -> int:
-    """Returns how many class folders there are in `path`; 0 where it cannot be read."""
-    return len(class_folders(path))
 
 
 def get_dataset_info(name: str) -> DatasetInfo:

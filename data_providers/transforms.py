@@ -28,7 +28,7 @@ def _squash(resolution: int) -> list[Callable]:
     return [tv.Resize((resolution, resolution), interpolation=BICUBIC)]
 
 
-# The name is recorded beside every result: a network is validated with what it was tuned with.
+# The name is recorded with every result: a network is validated with what it was tuned with.
 EVAL_RESIZES: dict[str, Callable[[int], list[Callable]]] = {"crop": _crop, "squash": _squash}
 
 
@@ -52,11 +52,6 @@ TRAIN_STEPS: dict[str, Callable[[DatasetInfo, int], Callable]] = {
     "shake": lambda info, r: tv.RandomAffine(10, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=5,
                                             interpolation=InterpolationMode.BILINEAR),
 }
-
-
-def to_tensor(info: DatasetInfo) -> list[Callable]:
-    """Returns the two steps from a PIL image to a normalised float tensor (3, h, w)."""
-    return [tv.ToTensor(), tv.Normalize(info.mean, info.std)]
 
 
 def eval_geometry(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
@@ -83,20 +78,10 @@ def train_geometry(info: DatasetInfo, resolution: int) -> tv.Compose:
     return tv.Compose([TRAIN_STEPS[step](info, resolution) for step in info.train_aug])
 
 
-def eval_transform(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
-    """Returns `eval_geometry` followed by normalisation: PIL -> float tensor (3, r, r)."""
-    return tv.Compose(eval_geometry(info, resolution, name).transforms + to_tensor(info))
-
-
-def train_transform(info: DatasetInfo, resolution: int) -> tv.Compose:
-    """Returns `train_geometry` followed by normalisation: PIL -> float tensor (3, r, r)."""
-    return tv.Compose(train_geometry(info, resolution).transforms + to_tensor(info))
-
-
 class Normalise:
     """Turns batches of bytes into normalised floats, with the arithmetic of torchvision's.
 
-    The bytes travel to the device, a quarter of the floats; the result lies in memory as
+    The bytes travel to the device, a quarter of the floats; the result is in memory as
     `channels_last`. Whole rows are normalised at once: three channels would be too short a loop.
 
     Args:
@@ -133,7 +118,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Puts the three global generators back to where they were, whatever the block does."""
+    """Restores the three global generators after the block."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield

@@ -1,11 +1,11 @@
 """Architecture -> objectives: accuracy from a supernet (or a table), exact costs, latency."""
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from evaluator.base import Evaluator
 from utils.errors import UserError
+from utils.lazy import lazy_names
 from utils.registry import load_class
 
 # name -> "module:Class", an `evaluator.base.Evaluator`. Imported when a worker builds it: the
@@ -15,6 +15,9 @@ EVALUATORS = {
     "oracle": "evaluator.oracle:OracleEvaluator",
     "table": "evaluator.table:TableEvaluator",
 }
+
+# `from evaluator import OFAEvaluator`, as the original has it
+__getattr__ = lazy_names(__name__, {"accuracy": ("OFAEvaluator",)})
 
 
 def build_evaluator(name: str, options: dict[str, Any]) -> Evaluator:
@@ -34,10 +37,3 @@ def build_evaluator(name: str, options: dict[str, Any]) -> Evaluator:
                         "have its method evaluate")
     make: Callable[..., Evaluator] = getattr(evaluator, "from_options", lambda o: evaluator(**o))
     return make(options)
-
-
-def __getattr__(attribute: str) -> Any:
-    """Makes `from evaluator import OFAEvaluator` work without importing torch beforehand."""
-    if attribute == "OFAEvaluator":
-        return importlib.import_module("evaluator.accuracy").OFAEvaluator
-    raise AttributeError(f"module 'evaluator' has no attribute {attribute!r}")

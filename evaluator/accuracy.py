@@ -15,9 +15,9 @@ from data_providers import DataProvider
 from data_providers.table import CALIBRATION_BATCH, Rgb
 from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
-from evaluator.latency import measure_latency
 from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
+from evaluator.timing import measure_latency
 from networks import (
     StaticNetwork,
     SupernetMeta,
@@ -84,6 +84,9 @@ class NetEvaluator:
         With `n_epochs > 0` it gets a new classifier and is fine-tuned. Then, unless `recalibrate`
         is False, its BN statistics are recomputed; see `recalibrate`.
 
+        DEVIATION bn-after-tuning: the original recomputes them before, and keeps the averages that
+        the fine-tuning leaves.
+
         Args:
             net: a static network; moved to the device.
             resolution: height and width of the images in pixels.
@@ -91,7 +94,7 @@ class NetEvaluator:
             recalibrate: whether to recompute BN statistics of a network that is not fine-tuned.
             batch_scale: shrinks all batches where memory ran out. Validation gives the same result,
                 fine-tuning (with the learning rate shrunk alike) and recalibration, whose BN
-                statistics come from batches, do not; the result then says `batch_scale`.
+                statistics come from batches, do not; the result then holds `batch_scale`.
 
         Raises:
             UserError: the network's classes are not the data set's, and it is not fine-tuned.
@@ -100,10 +103,8 @@ class NetEvaluator:
         if self.n_epochs:
             self._fine_tune(net, resolution, self.options.seed if seed is None else seed,
                             batch_scale)
-        elif net.classifier.out_features != self.provider.n_classes:
-            raise UserError(f"the network has {net.classifier.out_features} classes, the data set "
-                            f"{self.provider.n_classes}: give it a new classifier with "
-                            "--n_epochs 1 or more, or take another supernet")
+        else:
+            check_classes("--n_epochs 0", net.classifier.out_features, self.provider.n_classes)
         if self.n_epochs or recalibrate:
             self.recalibrate(net, resolution, batch_scale)
         batches = self.provider.eval_batches(
@@ -135,7 +136,7 @@ class NetEvaluator:
                   wanted: list[tuple[str, int]] | None = None) -> NetStats:
         """Returns the measured latency in ms by device, the network's state untouched.
 
-        Beside `gpu` and `cpu`, which are means, `latency` holds the median, the distance of the
+        Besides `gpu` and `cpu`, which are means, `latency` holds the median, the distance of the
         quartiles (`iqr`) and the number of samples of each.
 
         Args:
@@ -173,6 +174,7 @@ class NetEvaluator:
         net.set_dropout(self.options.drop_rate)
         net.set_drop_path(self.options.drop_connect_rate)
         replace_classifier(net, self.provider.n_classes, torch.Generator().manual_seed(seed))
+        # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
             device=self.device)
@@ -344,13 +346,13 @@ def parse_latency(text: str | None) -> list[tuple[str, int]]:
     """Returns (device, batch size) of each measurement in `gpu64#cpu`; a missing batch is 1.
 
     Raises:
-        UserError: another device, or no batch size behind it.
+        UserError: another device, or no batch size after it.
     """
     wanted = []
     for part in text.split("#") if text else []:
         device, batch = part[:3], part[3:] or "1"
         if device not in ("cpu", "gpu") or not batch.isdecimal() or int(batch) < 1:
-            raise UserError(f"latency {part!r}: write cpu or gpu with a batch size behind it, "
+            raise UserError(f"latency {part!r}: write cpu or gpu followed by a batch size, "
                             "several joined by #, as gpu64#cpu")
         wanted.append((device, int(batch)))
     return wanted

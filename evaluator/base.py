@@ -7,7 +7,7 @@ from typing import Any, Self
 from search_space import Arch
 from utils.errors import UserError
 
-# What is known of one network, as in a `net.stats` file: JSON types, None for what nobody measured.
+# What is known of one network, as in a `net.stats` file: JSON types, None if not measured.
 NetStats = dict[str, Any]
 
 
@@ -23,7 +23,7 @@ class Evaluator(ABC):
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """Constructs the evaluator from the options of a search, JSON types by name.
 
-        An evaluator gets the options of all; it takes what it knows.
+        An evaluator gets the options of all evaluators and uses its own.
         """
         return cls(**options)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluator.latency import measure
+from evaluator.timing import measure
 from networks.export import Runner
 
 N_RANDOM = 64
@@ -15,7 +15,7 @@ REPEATS, REL_ERR = 40, 0.05
 
 
 class Gap(NamedTuple):
-    """How far the answers to the same images lie apart.
+    """How far the outputs for the same images differ.
 
     Attributes:
         difference: largest absolute difference of a logit; infinity where one is not finite.
@@ -64,7 +64,7 @@ def real_images(batches: Iterable[Any], n: int = N_RANDOM) -> np.ndarray:
 
 
 def gap(first: Runner, second: Runner, images: np.ndarray) -> Gap:
-    """Returns how far two runners lie apart, and how large the logits of the first are.
+    """Returns how far two runners differ, and how large the logits of the first are.
 
     Args:
         first, second: what is compared.
@@ -74,11 +74,6 @@ def gap(first: Runner, second: Runner, images: np.ndarray) -> Gap:
     difference = float(np.abs(logits - np.asarray(second(images))).max())
     return Gap(difference if np.isfinite(difference) else float("inf"),
                float(np.abs(logits).max()))
-
-
-def largest_difference(first: Runner, second: Runner, images: np.ndarray) -> float:
-    """Returns the difference of `gap`."""
-    return gap(first, second, images).difference
 
 
 def allowed_difference(tolerance: float, logit: float) -> float:

@@ -1,17 +1,17 @@
-"""An exported accuracy predictor as an evaluator: a search of a supernet, rehearsed."""
+"""An exported accuracy predictor as an evaluator: a search without its supernet."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from acc_predictor.exported import ExportedPredictor, encoded
+from acc_predictor.exported import ExportedPredictor
 from evaluator.base import Evaluator
 from search_space import Arch, get_search_space
 from utils.errors import UserError
 
 
-class LearntEvaluator(Evaluator):
+class PredictorEvaluator(Evaluator):
     """Answers with what a predictor of an earlier search expects, see `python -m acc_predictor`.
 
     The stats are `top1` and what the evaluator of that search reported, all predicted.
@@ -63,7 +63,7 @@ class LearntEvaluator(Evaluator):
 
     def _predict(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]:
         """Predicts one at a time: the last bits can depend on how many are asked for together."""
-        X = encoded(self.space, archs)
+        X = self.space.encode_many(archs)
         found = {name: np.array([model.predict(x[None])[0, 0] for x in X])
                  for name, model in self._models.items()}
         return found | {"top1_err": np.clip(found["top1_err"], 0, 100)}

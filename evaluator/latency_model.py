@@ -65,7 +65,7 @@ class LatencyFeatures:
                  prior: "LatencyModel | None") -> Self:
         """Returns the features of a space; `X` (n, n_var) are the vectors of the training."""
         genes = GeneFeatures.of_space(space, X)
-        return cls(genes, _pooling(genes, space.traits), costs, prior)
+        return cls(genes, _pooling(genes, space.features), costs, prior)
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n, p) features of (n, n_var) vectors."""
@@ -255,7 +255,7 @@ def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
     for _ in range(min(n, len(pool))):
         most = int(model.predict(pool, return_std=True)[1].argmax())
         chosen.append(pool[most])
-        model, pool = model.believe(pool[most:most + 1]), np.delete(pool, most, axis=0)
+        model, pool = model.condition_on(pool[most:most + 1]), np.delete(pool, most, axis=0)
     return np.array(chosen).reshape(-1, space.n_var)
 
 

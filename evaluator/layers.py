@@ -1,7 +1,8 @@
-"""The layers of a whole space, and those of a `net.config` file."""
+"""Layers: of a whole space, of a `net.config` file, and as modules of torch."""
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from networks.configs import (
     check_config,
@@ -15,6 +16,9 @@ from networks.families import Part
 from search_space import SearchSpace
 from search_space.layers import POOL, Layer
 
+if TYPE_CHECKING:
+    from torch import nn
+
 MAX_RESOLUTION = 4096
 
 
@@ -23,7 +27,7 @@ def space_layers(space: SearchSpace, n_classes: int = 1000,
     """Returns every distinct layer that the networks of a space can contain.
 
     Raises:
-        UserError: the space does not say which layers its networks have.
+        UserError: the space does not list the layers of its networks.
     """
     return list(dict.fromkeys(layer for slot in space.slots(n_classes, width_mult)
                               for option in slot.options(space.lower, space.upper)
@@ -96,3 +100,54 @@ def _conv_layer(name: str, conv: dict[str, Any], size: int, skip: bool) -> Layer
     return Layer("conv", name, size, conv["in_channels"], conv["out_channels"],
                  conv["kernel_size"], conv["stride"], act=conv["act_func"], se=conv["use_se"],
                  skip=skip, bn=conv["use_bn"], bias=conv["bias"])
+
+
+def build_module(layer: Layer) -> "nn.Module":
+    """Returns a layer with random weights, made of the layers of the `ofa` package."""
+    from ofa.utils import MyGlobalAvgPool2d
+    from ofa.utils.layers import (
+        ConvLayer,
+        IdentityLayer,
+        LinearLayer,
+        MBConvLayer,
+        ResidualBlock,
+        ResNetBottleneckBlock,
+    )
+    from torch import nn
+
+    x = layer
+
+    def residual(module: nn.Module) -> nn.Module:
+        shortcut = IdentityLayer(x.in_channels, x.out_channels) if x.skip else None
+        return ResidualBlock(module, shortcut)
+
+    def conv() -> nn.Module:
+        module = ConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride, bias=x.bias,
+                           use_se=x.se, use_bn=x.bn, act_func=x.act)
+        return residual(module) if x.skip else module
+
+    builders = {
+        "conv": conv,
+        "mbconv": lambda: residual(MBConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride,
+                                               x.expand, x.mid, x.act, x.se)),
+        "bottleneck": lambda: ResNetBottleneckBlock(x.in_channels, x.out_channels, x.kernel,
+                                                    x.stride, x.expand, x.mid, x.act),
+        "max_pool": lambda: nn.MaxPool2d(x.kernel, x.stride, padding=x.kernel // 2),
+        "pool": lambda: MyGlobalAvgPool2d(keep_dim=True),
+        "linear": lambda: LinearLayer(x.in_channels, x.out_channels, x.bias, x.bn, x.act),
+    }
+    return builders[x.kind]()
+
+
+def build_network(layers: Sequence[Layer]) -> "nn.Module":
+    """Returns the network of all `layers` with random weights; its last layer is linear."""
+    from torch import nn
+
+    modules = [build_module(layer) for layer in layers]
+    return nn.Sequential(*modules[:-1], nn.Flatten(), modules[-1])
+
+
+def input_shape(layer: Layer, batch_size: int = 1) -> tuple[int, ...]:
+    """Returns the shape of what a layer takes."""
+    image = () if layer.kind == "linear" else (layer.size, layer.size)
+    return (batch_size, layer.in_channels, *image)

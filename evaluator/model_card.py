@@ -2,13 +2,14 @@
 
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from evaluator.costs import FLOPS_CONVENTION, MACS_CONVENTION, millions, network_costs
-from evaluator.latency import device_name, measure_latency
 from evaluator.layers import config_layers
+from evaluator.timing import device_name, measure_latency
 from networks.hub import HUB, Preprocessing, timm_model, write_hub
 from utils.errors import UserError
 from utils.intervals import wilson
@@ -59,7 +60,7 @@ class Accuracy(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says beside the costs, which follow from the network.
+    """What a model card says besides the costs, which follow from the network.
 
     Attributes:
         title: the network's name.
@@ -79,24 +80,20 @@ class Card:
 
 
 def give_to_timm(net: Any, folder: str | os.PathLike, images: Preprocessing,
-                 card: Card) -> str | None:
-    """Writes the folder that timm loads, with its model card.
+                 card: Card) -> None:
+    """Writes the folder that timm loads, with its model card; a note says why not.
 
     Args:
         net: a static network.
         folder: the folder, see `networks.hub.write_hub`.
         images: what the network was tuned with.
         card: the rest of what its README says.
-
-    Returns:
-        None, or why there is no such folder: timm cannot express the network.
     """
     try:
         timm_model(net.config)  # before the latency is measured
         write_hub(net, folder, images, render(card, net, images))
     except UserError as error:
-        return str(error)
-    return None
+        print(f"note: no {folder}: {error}", file=sys.stderr)
 
 
 def render(card: Card, net: Any, images: Preprocessing) -> str:

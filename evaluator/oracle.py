@@ -1,7 +1,7 @@
 """Accuracy predictors as evaluators: those of the OFA authors, a benchmark's ground truth.
 
 No network is run: top-1 accuracies are what an MLP learned from measured ImageNet accuracies of
-the MobileNetV3 (w1.0) or ResNet50 supernet with 1,000 classes. Every stats dict says so
+the MobileNetV3 (w1.0) or ResNet50 supernet with 1,000 classes. Every stats dict is marked
 (`"evaluator": "oracle"`). A predictor that was exported from a search is that of
 `evaluator.exported_predictor`.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from acc_predictor.exported import is_exported
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
-from evaluator.exported_predictor import LearntEvaluator
+from evaluator.exported_predictor import PredictorEvaluator
 from search_space import SEARCH_SPACES, Arch, get_search_space
 from utils.errors import UserError
 
@@ -89,10 +89,10 @@ ENCODINGS = (
 
 
 class OracleEvaluator(Evaluator):
-    """Answers with predicted accuracies, behind the same contract as a supernet's evaluator.
+    """Returns predicted accuracies, under the same contract as a supernet's evaluator.
 
     Args:
-        oracle_path: weights of a predictor, whose shapes tell its search space: an MLP with three
+        oracle_path: weights of a predictor, whose shapes show its search space: an MLP with three
             hidden layers of 400 and ReLU; its output is the top-1 accuracy as a fraction.
         ignored: options of other evaluators.
 
@@ -108,7 +108,7 @@ class OracleEvaluator(Evaluator):
     def from_options(cls, options: Mapping[str, Any]) -> Any:
         """Constructs the evaluator that reads the kind of file that `oracle_path` is."""
         path = options.get("oracle_path")
-        return LearntEvaluator(**options) if path and is_exported(path) else cls(**options)
+        return PredictorEvaluator(**options) if path and is_exported(path) else cls(**options)
 
     def __init__(self, oracle_path: str | None = None, search_space: str | None = None,
                  **ignored: Any) -> None:
@@ -149,7 +149,7 @@ class OracleEvaluator(Evaluator):
         resolutions = {arch.get("r") for arch in archs if isinstance(arch, dict)}
         valid = sorted(r for r in resolutions if isinstance(r, int) and r >= listed[0])
         if len(valid) < len(resolutions):
-            raise UserError(f"the oracle knows resolutions from {listed[0]} px up, not "
+            raise UserError(f"the oracle predicts resolutions from {listed[0]} px up, not "
                             f"{', '.join(str(r) for r in resolutions if r not in valid)}")
         space = get_search_space(self.encoding.space, resolutions=valid or listed.tolist())
         return self.predict(space, np.array([space.encode(arch) for arch in archs], dtype=int)

@@ -3,15 +3,19 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from data_providers.pictures import DAMAGED, read_picture
+from data_providers.pictures import (
+    DAMAGED,
+    FORMATS,
+    list_pictures,
+    read_picture,
+    warn_of_others,
+)
 from data_providers.table import DatasetInfo
 from data_providers.transforms import Normalise, eval_geometry
 from utils.errors import UserError, one_line
@@ -20,7 +24,7 @@ TOP = 5
 
 
 class Prediction(NamedTuple):
-    """What a network says of one picture.
+    """What a network predicts for one picture.
 
     Attributes:
         path: the picture.
@@ -34,7 +38,7 @@ class Prediction(NamedTuple):
 
 
 def picture_files(path: str | os.PathLike) -> list[str]:
-    """Returns the picture `path`, or all below the folder `path`, sorted.
+    """Returns the picture `path`, or all below the folder `path`, sorted; see `list_pictures`.
 
     Raises:
         UserError: there is nothing, or no picture in the folder.
@@ -43,11 +47,11 @@ def picture_files(path: str | os.PathLike) -> list[str]:
         raise UserError(f"{path}: no such picture or folder")
     if not os.path.isdir(path):
         return [str(path)]
-    found = sorted(str(file) for file in Path(path).rglob("*")
-                   if file.suffix.lower() in IMG_EXTENSIONS)
+    found, others = list_pictures(path)
     if not found:
-        raise UserError(f"{path}: no picture in this folder ({', '.join(IMG_EXTENSIONS)})")
-    return found
+        raise UserError(f"{path}: no picture in this folder ({', '.join(FORMATS)})")
+    warn_of_others(path, others, len(found) + len(others))
+    return sorted(found)
 
 
 def predict(net: nn.Module, files: Sequence[str], info: DatasetInfo, names: Sequence[str],

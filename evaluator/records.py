@@ -127,7 +127,7 @@ def _training(record: bytes) -> Training:
 
 
 def _double(fields: dict[int, list[Any]], number: int) -> float:
-    """Returns a field of type double; one that is absent is 0, as protocol buffers have it."""
+    """Returns a field of type double; one that is absent is 0, as in protocol buffers."""
     value: float = struct.unpack("<d", fields[number][0])[0] if number in fields else 0.0
     if not np.isfinite(value):
         raise ValueError("not finite")
@@ -162,7 +162,7 @@ def read_message(data: bytes) -> dict[int, list[Any]]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Returns a number of 7 bits a byte, the lowest first, and the position behind it."""
+    """Returns a number of 7 bits a byte, the lowest first, and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]

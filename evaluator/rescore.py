@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cli.progress import progress_bar
 from utils.errors import UserError
 from utils.intervals import LEVEL, Difference, Interval, compare_paired, holm, wilson
 
@@ -102,42 +103,37 @@ def check_unseen(provider: "DataProvider", test: bool) -> None:
 
     Args:
         provider: of the search's images.
-        test: whether the search was told to score on the test images.
+        test: whether the search scored on the test images.
     """
     if test or not provider.holds_out_validation:
-        raise UserError("--rescore: the search was scored on the test images, so that no others "
+        raise UserError("--rescore: the search was scored on the test images, so no other images "
                         "are left; search with --vld_size to keep them unseen")
 
 
-def finished_net(evaluator: "SupernetEvaluator", arch: "Arch") -> "nn.Module":
-    """Returns a network as the search scored it: calibrated, or fine-tuned again where it was."""
-    if not evaluator.n_epochs:
-        return evaluator.calibrated(arch)
-    from evaluator.accuracy import arch_seed
-    from networks import cut_subnet
-
-    net = cut_subnet(evaluator.supernet, arch)
-    evaluator.score(net, arch["r"], arch_seed(arch, evaluator.options.seed))
-    return net
-
-
-def rescore(names: Sequence[str], nets: Iterable[tuple["nn.Module", int]],
-            provider: "DataProvider", batch_size: int = 200) -> Scores:
-    """Returns what the networks answer for the test images.
+def rescore(names: Sequence[str], archs: Sequence["Arch"], nets: Sequence["nn.Module"],
+            evaluator: "SupernetEvaluator") -> Scores:
+    """Returns what networks answer for the test images, which the search did not see.
 
     Args:
-        names: of the networks.
-        nets: (network, resolution in pixels) of each.
-        provider: of the images.
-        batch_size: has no influence on the result.
+        names, archs: of the networks.
+        nets: with calibrated statistics; where the search fine-tuned its networks, others are
+            fine-tuned again as it did.
+        evaluator: what the search scored with.
 
     Raises:
         UserError: the data set has no test images.
     """
+    from evaluator.accuracy import arch_seed
+    from networks import cut_subnet
     from utils.devices import device_of
 
-    rows = [hits(net, provider.eval_batches("test", resolution, batch_size, device=device_of(net)))
-            for net, resolution in nets]
+    rows = []
+    for net, arch in progress_bar([*zip(nets, archs, strict=True)], "network scored"):
+        if evaluator.n_epochs:
+            net = cut_subnet(evaluator.supernet, arch)
+            evaluator.score(net, arch["r"], arch_seed(arch, evaluator.options.seed))
+        rows.append(hits(net, evaluator.provider.eval_batches("test", arch["r"],
+                                                              device=device_of(net))))
     return Scores(names, np.array(rows))
 
 

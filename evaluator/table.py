@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 
 class TableEvaluator(Evaluator):
-    """Answers with the figures of a table, behind the same contract as a supernet's evaluator.
+    """Returns the figures of a table, under the same contract as a supernet's evaluator.
 
     The stats of an architecture are `top1`, the accuracy column in percent, and every other column
     of its row that holds a number, under the column's name: each can be an objective.

@@ -1,6 +1,5 @@
 """What a fine-tuning leaves for timm: its best network, scored, with a model card."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +12,16 @@ CHOSEN_BY = "the fine-tuning chose its best epoch by them"
 UNSEEN = "nothing in this fine-tuning"
 
 
-def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, transform: str, *,
+def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, *,
                     device: str, title: str, command: str) -> None:
-    """Writes `hub/` beside `net.config` and `net.init`, the best network; a note says why not.
+    """Writes `hub/` next to `net.config` and `net.init`, the best network; a note says why not.
 
     It is scored on the test images, where others chose the best epoch, else on those.
 
     Args:
         folder: of the run.
-        provider: its images, with the transform of its evaluation.
+        provider: its images, with the transform that the network was tuned with.
         resolution: of the images in pixels.
-        transform: `crop` or `squash`, which the network was tuned with.
         device: that scores.
         title: the network's name.
         command: of the fine-tuning.
@@ -43,10 +41,8 @@ def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, tra
                 [Accuracy(name, int(figures["n_images"]), figures["top1"], role)],
                 {"fine-tuning": command})
     info = provider.info
-    reason = give_to_timm(net, folder / HUB,
-                          Preprocessing(resolution, transform, info.mean, info.std), card)
-    if reason:
-        print(f"note: no {folder / HUB}: {reason}", file=sys.stderr)
+    give_to_timm(net, folder / HUB,
+                 Preprocessing(resolution, info.eval_resize, info.mean, info.std), card)
 
 
 def scored_split(provider: "DataProvider") -> tuple[str, str]:

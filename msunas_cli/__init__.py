@@ -21,7 +21,7 @@ COMMANDS = {
     "msunas-supernet": "train_supernet.py",
     "msunas-evaluate": "evaluator/__main__.py",
     "msunas-predictor": "acc_predictor/__main__.py",
-    "msunas-costs": "evaluator/costs.py",
+    "msunas-costs": "evaluator/costs/__main__.py",
     "msunas-export": "scripts/export.py",
     "msunas-report": "scripts/report.py",
     "msunas-plot": "scripts/plot_search.py",
@@ -52,11 +52,11 @@ def project() -> Path:
 def load_script(command: str) -> ModuleType:
     """Returns the module behind a command: it has `main` and `get_args_parser`."""
     path = project() / COMMANDS[command]
-    folder = str(path.parent.relative_to(project()))
+    folder = ".".join(path.parent.relative_to(project()).parts)
     if (path.parent / "__init__.py").exists():  # a part of a package
         name = f"{folder}.{path.stem}"
     else:
-        name = path.stem if folder == "." else f"msunas_{path.stem}"
+        name = path.stem if not folder else f"msunas_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # a .py file always has one
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -72,13 +72,6 @@ def run(command: str) -> int:
     parser = script.get_args_parser()
     parser.prog = command
     return run_script(script.main, parser)
-
-
-def completion() -> int:
-    """Prints the completion of all commands for a shell: `msunas-completion bash`."""
-    from msunas_cli.completion import main
-
-    return main(sys.argv[1:])
 
 
 def __getattr__(name: str) -> Callable[[], int]:

@@ -25,7 +25,7 @@ def script_of(shell: str) -> str:
     return "\n".join(parts)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the completion for the shell that is named; returns the exit code."""
     project()
     from cli.scripts import Parser, run_script
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
 
     parser = Parser(prog=COMPLETION, description=__doc__)
     parser.add_argument("shell", choices=SHELLS, help="of which completion is wanted")
-    return run_script(show, parser, list(arguments))
+    return run_script(show, parser, None if arguments is None else list(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

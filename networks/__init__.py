@@ -3,8 +3,7 @@
 Names are imported on first use: reading a network config needs no torch.
 """
 
-import importlib
-from typing import Any
+from utils.lazy import lazy_names
 
 _MODULES = {
     "checkpoints": ("load_checkpoint", "load_state", "load_training_state", "load_weights",
@@ -12,7 +11,7 @@ _MODULES = {
     "configs": ("check_config", "choose_resolution", "read_config", "recorded_resolution",
                 "to_old_naming", "write_config"),
     "families": ("FAMILIES",),
-    "supernet_info": ("SupernetMeta", "read_meta"),
+    "supernet_info": ("SupernetMeta", "read_supernet_info"),
     "mbv3": ("NSGANetV2",),
     "proxyless": ("ProxylessNASNets",),
     "resnet50": ("ResNets",),
@@ -22,13 +21,6 @@ _MODULES = {
     "batch_norm": ("recalibrate_bn",),
     "warm_start": ("fill_from_network", "with_classes"),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module that defines `name`."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'networks' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"networks.{_HOME[name]}"), name)
+__all__ = sorted(name for names in _MODULES.values() for name in names)
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -1,4 +1,4 @@
-"""What a family of supernets must be able to do, and what all of them share."""
+"""The base class of a family of supernets."""
 
 import os
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from search_space.base import Arch
 from utils.errors import UserError
 
 
-class Source(NamedTuple):
+class WeightSource(NamedTuple):
     """Where a module of a subnet takes its weights from.
 
     Attributes:
@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
 
 class Supernets(ABC):
-    """Builds the supernets of one family and says how their subnets are cut.
+    """Builds the supernets of one family and describes how their subnets are cut.
 
     A supernet is a module of the `ofa` package. All methods but `activate` only read it, so that
     several threads may cut at once.
@@ -52,7 +52,7 @@ class Supernets(ABC):
         Args:
             state: in today's key naming.
             path: its file; the width is in its name, where `width` is None.
-            width: the width multiplier, where the file says it.
+            width: the width multiplier, where the file records it.
 
         Raises:
             UserError: no supernet of this family, or one of another width.
@@ -63,14 +63,14 @@ class Supernets(ABC):
         """Returns the network config of a subnet, in today's naming."""
 
     @abstractmethod
-    def sources(self, supernet: Any, arch: Arch) -> list[Source]:
+    def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """Returns where each module of a subnet that has weights takes them from."""
 
     @abstractmethod
     def arch(self, supernet: Any, config: Config) -> Arch:
         """Returns the architecture, without resolution, of a static network's config.
 
-        It may be no subnet of the supernet: whether `config` of the result is the config, tells.
+        It may be no subnet of the supernet: then `config` of the result is another config.
 
         Raises:
             ValueError, LookupError: the config has no such form.
@@ -83,7 +83,7 @@ class Supernets(ABC):
 
 def checked_shape(state: Mapping[str, Tensor], path: str | os.PathLike, width: float | None, *,
                   what: str, classifier: str, features: str, base: int) -> tuple[int, float]:
-    """Returns the class count and the width multiplier that two tensors of a supernet tell.
+    """Returns the class count and the width multiplier by two tensors of a supernet.
 
     Args:
         state: the supernet's state dict.

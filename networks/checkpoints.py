@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from networks.supernet_info import archive_entries, is_archive
+from networks.supernet_info import archive_entries
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
 
@@ -34,7 +34,7 @@ MAX_BYTES = 8 * 2**30
 MAX_PICKLE_BYTES, MAX_STEPS = 8 * 2**20, 1_000_000
 _N_PICKLES = 5  # of a file as torch wrote it until 2020, before the tensors
 N_NAMED = 3
-# what weights, counters and masks come in; others (8 bits and less, quantised) cannot be looked at
+# of weights, counters and masks; others (8 bits and less, quantised) cannot be checked
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16,
           torch.int32, torch.int64, torch.uint8, torch.bool)
 
@@ -71,7 +71,7 @@ def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
 
 
 def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
-    """Returns the weights in a checkpoint, and what it says of them.
+    """Returns the weights in a checkpoint, and its `meta`.
 
     Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script.
 
@@ -105,15 +105,15 @@ def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -
         source: the file's name for messages.
 
     Raises:
-        UserError: keys are missing or foreign, or shapes differ; the first ones are named.
+        UserError: keys are missing or unknown, or shapes differ; the first ones are named.
     """
     state, own = _today(state, source), dict(net.state_dict())
     missing = [key for key in own if key not in state]
-    foreign = [key for key in state if key not in own]
-    if missing or foreign:
+    unknown = [key for key in state if key not in own]
+    if missing or unknown:
         parts = [f"{len(keys)} {what} (first {', '.join(keys[:N_NAMED])})"
                  for what, keys in ((f"of {len(own)} tensors are missing", missing),
-                                    ("are foreign to the network", foreign)) if keys]
+                                    ("are not in the network", unknown)) if keys]
         raise UserError(f"{source}: not the weights of this network: {'; '.join(parts)}; give the "
                         "checkpoint that belongs to the config")
     wrong = [key for key in own if state[key].shape != own[key].shape]
@@ -144,7 +144,7 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
         net: the network.
         path: the file.
         old_naming: write the key names of ofa 0.0.4, for users of the original program.
-        extra: plain Python values to store beside.
+        extra: plain Python values to store with them.
     """
     state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
              for key, tensor in net.state_dict().items()}
@@ -152,7 +152,7 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
 
 
 def save_training_state(path: str | os.PathLike, **state: Any) -> None:
-    """Writes what a training run needs to go on: tensors and plain Python, atomically."""
+    """Writes what a training run needs to resume: tensors and plain Python, atomically."""
     _write(path, state)
 
 
@@ -185,7 +185,7 @@ def _write(path: str | os.PathLike, content: dict[str, Any]) -> None:
 
 
 def _check_file(path: Path) -> int:
-    """Returns the file's size, after looking at what can be told without loading it."""
+    """Returns the file's size, after the checks that need no loading."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -205,16 +205,16 @@ def _check_file(path: Path) -> int:
     if start[:1] == b"<":
         raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
                         "get the file again")
-    if is_archive(path):
-        _check_zip(path, size)
-    else:
+    entries = archive_entries(path)
+    if entries is None:
         _check_pickles(path)
+    else:
+        _check_zip(path, entries, size)
     return size
 
 
-def _check_zip(path: Path, size: int) -> None:
+def _check_zip(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
     """Refuses archives that unpack to more than they are: torch stores without compression."""
-    entries = archive_entries(path)
     declared = sum(entry.file_size for entry in entries)
     pickles = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
     if declared > size or pickles > MAX_PICKLE_BYTES:
@@ -226,7 +226,7 @@ def _check_zip(path: Path, size: int) -> None:
 
 def _check_pickles(path: Path) -> None:
     """Refuses a file that is no archive and whose pickles build more than weights need."""
-    with open(path, "rb") as file, suppress(*_DAMAGE):  # damage is told when it is loaded
+    with open(path, "rb") as file, suppress(*_DAMAGE):  # damage is found when it is loaded
         steps = chain.from_iterable(pickletools.genops(file) for _ in range(_N_PICKLES))
         if next(islice(steps, MAX_STEPS, None), None) is None:
             return
@@ -236,7 +236,7 @@ def _check_pickles(path: Path) -> None:
 
 def _load(path: Path) -> Any:
     # mapped, a zip file's tensors take memory only when they are read; old files cannot be mapped
-    zipped = is_archive(path)
+    zipped = archive_entries(path) is not None
     mapped = zipped and str(path).encode(errors="replace") == os.fsencode(path)  # UTF-8, for torch
     try:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error

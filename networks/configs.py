@@ -6,7 +6,6 @@ read everywhere and written on request. Both describe the same networks.
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from networks.families import FAMILIES, Family, Part, family_of_config
 from search_space.backbones import make_divisible
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.flags import choose, warn
 
 Config = dict[str, Any]
 
@@ -27,8 +27,10 @@ MAX_PARAMS = 250_000_000
 ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh")
 # of a network whose file and command line name none, in pixels
 DEFAULT_RESOLUTION = 224
+# evaluation transforms: see `networks.hub.Preprocessing`
+TRANSFORMS = ("crop", "squash")
 
-# how a ResNet's block reduces its input beside the convolutions
+# how a ResNet's block reduces its input in the shortcut
 DOWNSAMPLING = ("avgpool_conv", "conv")
 # old name -> today's name; the keys of the blocks were renamed as well
 _RENAMED = {"MobileInvertedResidualBlock": "ResidualBlock", "MBInvertedConvLayer": "MBConvLayer"}
@@ -38,7 +40,7 @@ _NEW_FIELDS: dict[str, Config] = {"ConvLayer": {"use_se": False}, "MBConvLayer":
 _REQUIRED = object()
 
 
-class Rule(NamedTuple):
+class Field(NamedTuple):
     """What a field may hold: a test, its description, and the value where the field is absent."""
 
     accepts: Callable[[Any], bool]
@@ -54,66 +56,68 @@ def _is_number(value: Any) -> bool:
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _integer(low: int, high: int, **default: Any) -> Rule:
-    return Rule(lambda v: _is_int(v) and low <= v <= high, f"an integer in {low}..{high}",
-                **default)
+def _integer(low: int, high: int, **default: Any) -> Field:
+    return Field(lambda v: _is_int(v) and low <= v <= high, f"an integer in {low}..{high}",
+                 **default)
 
 
-def _only(value: Any) -> Rule:
-    return Rule(lambda v: v == value and isinstance(v, bool) == isinstance(value, bool),
-                f"{value!r}, the only supported value", default=value)
+def _only(value: Any) -> Field:
+    return Field(lambda v: v == value and isinstance(v, bool) == isinstance(value, bool),
+                 f"{value!r}, the only supported value", default=value)
 
 
 _CHANNELS = _integer(1, MAX_CHANNELS)
-_KERNEL = Rule(lambda v: _is_int(v) and v % 2 == 1 and 1 <= v <= 15, "an odd integer in 1..15",
-               default=3)
+_KERNEL = Field(lambda v: _is_int(v) and v % 2 == 1 and 1 <= v <= 15, "an odd integer in 1..15",
+                default=3)
 _STRIDE = _integer(1, 4, default=1)
-_BOOL = {default: Rule(lambda v: isinstance(v, bool), "true or false", default=default)
+_BOOL = {default: Field(lambda v: isinstance(v, bool), "true or false", default=default)
          for default in (False, True)}
-_ACT = Rule(lambda v: v in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}", default="relu6")
+_ACT = Field(lambda v: v in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}", default="relu6")
 _ORDER = _only("weight_bn_act")
+_EXPANSION = Field(lambda v: _is_number(v) and 0 < v <= 64, "a number in (0, 64]", default=6)
+_MID_CHANNELS = Field(lambda v: v is None or _CHANNELS.accepts(v), f"null or {_CHANNELS.expected}",
+                      default=None)
 
 # Source: the constructors of ofa.utils.layers; what no published network uses is not supported.
-SCHEMAS: dict[str, dict[str, Rule]] = {
+SCHEMAS: dict[str, dict[str, Field]] = {
     "ConvLayer": {
         "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
         "stride": _STRIDE, "dilation": _only(1), "groups": _only(1), "bias": _BOOL[False],
         "has_shuffle": _only(False), "use_se": _BOOL[False], "use_bn": _BOOL[True],
-        "act_func": Rule(lambda v: v is None or v in ACTIVATIONS,
-                         f"null or one of {', '.join(ACTIVATIONS)}", default="relu"),
+        "act_func": Field(lambda v: v is None or v in ACTIVATIONS,
+                          f"null or one of {', '.join(ACTIVATIONS)}", default="relu"),
         "dropout_rate": _only(0), "ops_order": _ORDER},
     "MBConvLayer": {
         "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
         "stride": _STRIDE,
-        "expand_ratio": Rule(lambda v: _is_number(v) and 0 < v <= 64, "a number in (0, 64]",
-                             default=6),
-        "mid_channels": Rule(lambda v: v is None or _CHANNELS.accepts(v),
-                             f"null or {_CHANNELS.expected}", default=None),
+        "expand_ratio": _EXPANSION, "mid_channels": _MID_CHANNELS,
         "act_func": _ACT, "use_se": _BOOL[False], "groups": _only(None)},
     "ResNetBottleneckBlock": {
         "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
         "stride": _STRIDE,
-        "expand_ratio": Rule(lambda v: _is_number(v) and 0 < v <= 64, "a number in (0, 64]",
-                             default=0.25),
-        "mid_channels": Rule(lambda v: v is None or _CHANNELS.accepts(v),
-                             f"null or {_CHANNELS.expected}", default=None),
-        "act_func": Rule(_ACT.accepts, _ACT.expected, default="relu"), "groups": _only(1),
-        "downsample_mode": Rule(lambda v: v in DOWNSAMPLING, f"one of {', '.join(DOWNSAMPLING)}",
-                                default="avgpool_conv")},
+        "expand_ratio": _EXPANSION._replace(default=0.25), "mid_channels": _MID_CHANNELS,
+        "act_func": _ACT._replace(default="relu"), "groups": _only(1),
+        "downsample_mode": Field(lambda v: v in DOWNSAMPLING, f"one of {', '.join(DOWNSAMPLING)}",
+                                 default="avgpool_conv")},
     "IdentityLayer": {
         "in_channels": _CHANNELS, "out_channels": _CHANNELS, "use_bn": _only(False),
         "act_func": _only(None), "dropout_rate": _only(0), "ops_order": _ORDER},
     "LinearLayer": {
         "in_features": _CHANNELS, "out_features": _integer(1, MAX_CLASSES), "bias": _BOOL[True],
         "use_bn": _only(False), "act_func": _only(None),
-        "dropout_rate": Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number in [0, 1)",
-                             default=0),
+        "dropout_rate": Field(lambda v: _is_number(v) and 0 <= v < 1, "a number in [0, 1)",
+                              default=0),
         "ops_order": _ORDER},
     "bn": {
-        "momentum": Rule(lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]"),
-        "eps": Rule(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"),
+        "momentum": Field(lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]"),
+        "eps": Field(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"),
         "ws_eps": _only(None), "gn_channel_per_group": _only(None)},
 }
+# The entries next to the layers.
+_IMAGES = {"resolution": _integer(8, 4096), "img_size": _integer(8, 4096),
+           "transform": Field(lambda v: v is None or v in TRANSFORMS,
+                            f"one of {', '.join(TRANSFORMS)}")}
+
 
 def read_config(path: str | os.PathLike) -> Config:
     """Reads a `net.config` of either naming; see `check_config`.
@@ -126,7 +130,7 @@ def read_config(path: str | os.PathLike) -> Config:
 
 def write_config(net: Any, path: str | os.PathLike, old_naming: bool = False,
                  **extra: Any) -> None:
-    """Writes the config of a static network, with `extra` (`resolution`, `transform`) beside it.
+    """Writes the config of a static network, with `extra` (`resolution`, `transform`).
 
     A `search_space`, the space that the network comes from, is written where it is not `mbv3`:
     files without it are the original's.
@@ -143,8 +147,8 @@ def write_config(net: Any, path: str | os.PathLike, old_naming: bool = False,
 def check_config(config: Any, source: str = "network config") -> Config:
     """Returns a checked copy of a network config in today's naming, every field filled in.
 
-    What stands beside the layers (`resolution`, `transform`) is kept. Checked are names, types and
-    ranges of all fields, that each layer fits the one before, and the size of the whole (at most
+    Entries next to the layers (`resolution`, `transform`) are kept. Checked are names, types and
+    ranges of all fields, that each layer fits the one before, and the total size (at most
     250 million parameters), so that building the result cannot fail or exhaust the memory.
 
     Raises:
@@ -163,7 +167,7 @@ def check_config(config: Any, source: str = "network config") -> Config:
             checked[part.key] = _part(config, part, source)
     _check_chain(checked, source)
     _check_size(checked, source)
-    _check_resolution(checked, source)
+    _check_images(checked, source)
     return checked
 
 
@@ -208,30 +212,21 @@ def main_layers(config: Config) -> list[tuple[str, Config]]:
 
 
 def recorded_resolution(config: Config) -> int | None:
-    """Returns the resolution that a `net.config` says, in pixels, or None."""
+    """Returns the resolution that a `net.config` records, in pixels, or None."""
     return config.get("img_size", config.get("resolution"))
 
 
 def choose_resolution(typed: int | None, recorded: int | None, source: str,
-                      flag: str = "--img-size") -> int:
-    """Returns the input resolution in pixels: what was typed, else the file's, else the default.
+                      flag: str = "--img-size",
+                      report: Callable[[str], object] = warn) -> int:
+    """Returns the input resolution in pixels by `utils.flags.choose`, or the default.
 
-    A warning on stderr tells where the two differ, or where there is neither.
-
-    Args:
-        typed: the flag's value, None where it was not typed.
-        recorded: what the file of the network says, or None.
-        source: the file, for messages.
-        flag: the name of the flag.
+    Arguments are those of `choose`; a line is reported where the default is used, too.
     """
-    chosen = typed or recorded or DEFAULT_RESOLUTION
-    if typed and recorded and typed != recorded:
-        print(f"warning: {source} is for images of {recorded} pixels, {flag} says {typed}; using "
-              f"{chosen}", file=sys.stderr)
-    if not typed and not recorded:
-        print(f"warning: {source} names no resolution and there is no {flag}; using {chosen}",
-              file=sys.stderr)
-    return chosen
+    chosen = choose(flag, typed, recorded, source, report)
+    if chosen is None:
+        report(f"{source} has no resolution and {flag} was not given; using {DEFAULT_RESOLUTION}")
+    return chosen or DEFAULT_RESOLUTION
 
 
 def mid_channels(layer: Config) -> int:
@@ -318,15 +313,15 @@ def _named(layer: Config, name: str, place: str) -> Config:
 
 
 def _fields(values: Config, schema: str, place: str) -> Config:
-    rules = SCHEMAS[schema]
-    _refuse_unknown(values, rules, place)
+    fields = SCHEMAS[schema]
+    _refuse_unknown(values, fields, place)
     checked = {}
-    for key, rule in rules.items():
-        value = values.get(key, rule.default)
+    for key, field in fields.items():
+        value = values.get(key, field.default)
         if value is _REQUIRED:
-            raise UserError(f"{place}: {key!r} is missing; it must be {rule.expected}")
-        if isinstance(value, list | dict) or not rule.accepts(value):
-            raise UserError(f"{place}: {key!r} must be {rule.expected}, not {_short(value)}")
+            raise UserError(f"{place}: {key!r} is missing; it must be {field.expected}")
+        if isinstance(value, list | dict) or not field.accepts(value):
+            raise UserError(f"{place}: {key!r} must be {field.expected}, not {_short(value)}")
         checked[key] = value
     return checked
 
@@ -393,12 +388,12 @@ def _weights(layer: Config) -> int:
     return mid * (inputs + outputs + area) + layer["use_se"] * mid ** 2 // 2
 
 
-def _check_resolution(config: Config, source: str) -> None:
-    rule = _integer(8, 4096)
-    for key in ("resolution", "img_size"):
-        if not rule.accepts(config.get(key, 8)):
-            raise UserError(f"{source}: {key!r} must be {rule.expected}, "
-                            f"not {_short(config[key])}")
+def _check_images(config: Config, source: str) -> None:
+    """Checks the entries about images: their size, their transform."""
+    for key, field in _IMAGES.items():
+        if key in config and not field.accepts(config[key]):
+            raise UserError(f"{source}: {key!r} must be {field.expected}, not "
+                            f"{_short(config[key])}")
 
 
 def _short(value: Any) -> str:

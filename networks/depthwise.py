@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 class NarrowDepthwise(TorchFunctionMode):
     """Inside, convolutions that `is_narrow` describes have the gradient of `weight_gradient`.
 
-    Everything else is as ever, and so are all outputs; gradients differ by rounding.
+    Everything else, and all outputs, stay the same; gradients differ by rounding.
     """
 
     def __torch_function__(self, func: Callable[..., Any], types: Sequence[type],

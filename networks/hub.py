@@ -100,7 +100,7 @@ def write_hub(net: Any, folder: str | os.PathLike, images: Preprocessing,
     """Writes `model.safetensors`, `config.json` and `README.md` into the folder, each atomically.
 
     The card and the config of older weights are removed first: whenever it is stopped, no card is
-    beside other weights than its own, and timm finds no model.
+    next to other weights than its own, and timm finds no model.
 
     Args:
         net: a static network.
@@ -220,8 +220,8 @@ def _timm_state(state: Mapping[str, torch.Tensor],
 def _check_equal(net: nn.Module, converted: nn.Module) -> None:
     """Raises UserError where the two networks differ in what has no weights: strides, shortcuts ...
 
-    Such a folder must never be given away. Batch norm uses the statistics of the images at hand,
-    so that untrained weights cannot hide a difference.
+    Such a folder must never be published. Batch norm uses the statistics of these images, so that
+    untrained weights cannot hide a difference.
     """
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected, got = (_logits_of_copy(each, images) for each in (net, converted))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from networks.base import Source, Supernets, checked_shape
+from networks.base import Supernets, WeightSource, checked_shape
 from networks.configs import Config
 from search_space import Arch, search_space_class
 from search_space.backbones import make_divisible
@@ -19,14 +19,6 @@ class ActiveLayer(NamedTuple):
     position: int
     kernel: int
     expansion: int
-
-
-def active_layers(supernet: Any, depths: Iterable[int], kernels: Iterable[int],
-                  expansions: Iterable[int]) -> list[ActiveLayer]:
-    """Returns the elastic layers of a subnet, one for each kernel and expansion."""
-    used = [position for stage, depth in zip(supernet.block_group_info, depths, strict=True)
-            for position in stage[:depth]]
-    return [ActiveLayer(*layer) for layer in zip(used, kernels, expansions, strict=True)]
 
 
 def block_configs(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Config]:
@@ -46,13 +38,6 @@ def block_configs(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Config]:
             "shortcut": block.shortcut and block.shortcut.config})
         channels = conv.out_channels
     return blocks
-
-
-def block_sources(supernet: Any, layers: Iterable[ActiveLayer]) -> list[Source]:
-    """Returns where the blocks of a subnet take their weights from."""
-    return [Source("blocks.0.conv", supernet.blocks[0].conv),
-            *(Source(f"blocks.{i}.conv", supernet.blocks[layer.position].conv, layer.kernel)
-              for i, layer in enumerate(layers, 1))]
 
 
 def read_layers(supernet: Any, blocks: list[Config]) -> dict[str, list[int]]:
@@ -76,15 +61,6 @@ def read_layers(supernet: Any, blocks: list[Config]) -> dict[str, list[int]]:
     raise ValueError("no depths give these blocks")
 
 
-def activate_layers(supernet: Any, depths: list[int], layers: Iterable[ActiveLayer]) -> None:
-    """Makes a subnet the active one; layers beyond a stage's depth keep what they had."""
-    kernels: list[int | None] = [None] * (len(supernet.blocks) - 1)
-    expansions = kernels.copy()
-    for position, kernel, expansion in layers:
-        kernels[position - 1], expansions[position - 1] = kernel, expansion
-    supernet.set_active_subnet(ks=kernels, e=expansions, d=depths)
-
-
 class InvertedResidualSupernets(Supernets):
     """Supernets of elastic inverted residuals; a family is a row of these attributes.
 
@@ -93,7 +69,7 @@ class InvertedResidualSupernets(Supernets):
         space: name of the search space, which knows the elastic choices.
         title: of the family, for messages.
         config_name: `name` in a `net.config`.
-        fixed: the parts beside the blocks, which all subnets have whole.
+        fixed: the other parts, which all subnets have at full size.
         features: channels of the last convolution at width 1.0.
         last_depths: depths of the stages that `d` of an architecture leaves out.
     """
@@ -127,10 +103,13 @@ class InvertedResidualSupernets(Supernets):
                 "blocks": block_configs(supernet, self._layers(supernet, arch)),
                 **{part: getattr(supernet, part).config for part in self.fixed}}
 
-    def sources(self, supernet: Any, arch: Arch) -> list[Source]:
+    def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """See `Supernets.sources`."""
-        return [*(Source(part, getattr(supernet, part)) for part in self.fixed),
-                *block_sources(supernet, self._layers(supernet, arch))]
+        blocks = supernet.blocks
+        return [*(WeightSource(part, getattr(supernet, part)) for part in self.fixed),
+                WeightSource("blocks.0.conv", blocks[0].conv),
+                *(WeightSource(f"blocks.{i}.conv", blocks[layer.position].conv, layer.kernel)
+                  for i, layer in enumerate(self._layers(supernet, arch), 1))]
 
     def arch(self, supernet: Any, config: Config) -> Arch:
         """See `Supernets.arch`."""
@@ -138,8 +117,15 @@ class InvertedResidualSupernets(Supernets):
         return {**arch, "d": arch["d"][:len(arch["d"]) - len(self.last_depths)]}
 
     def activate(self, supernet: Any, arch: Arch) -> None:
-        """See `Supernets.activate`."""
-        activate_layers(supernet, [*arch["d"], *self.last_depths], self._layers(supernet, arch))
+        """See `Supernets.activate`; layers beyond a stage's depth keep what they had."""
+        kernels: list[int | None] = [None] * (len(supernet.blocks) - 1)
+        expansions = kernels.copy()
+        for position, kernel, expansion in self._layers(supernet, arch):
+            kernels[position - 1], expansions[position - 1] = kernel, expansion
+        supernet.set_active_subnet(ks=kernels, e=expansions, d=[*arch["d"], *self.last_depths])
 
     def _layers(self, supernet: Any, arch: Arch) -> list[ActiveLayer]:
-        return active_layers(supernet, [*arch["d"], *self.last_depths], arch["ks"], arch["e"])
+        """Returns the elastic layers of a subnet, one for each kernel and expansion."""
+        depths = zip(supernet.block_group_info, [*arch["d"], *self.last_depths], strict=True)
+        used = [position for stage, depth in depths for position in stage[:depth]]
+        return [ActiveLayer(*layer) for layer in zip(used, arch["ks"], arch["e"], strict=True)]

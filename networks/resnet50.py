@@ -16,7 +16,7 @@ from ofa.utils.layers import IdentityLayer, ResNetBottleneckBlock
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from networks.base import Source, Supernets, checked_shape
+from networks.base import Supernets, WeightSource, checked_shape
 from networks.configs import Config, mid_channels
 from networks.static import StaticNetwork, build_layer
 from search_space import Arch, get_search_space
@@ -52,7 +52,8 @@ class ResNets(StaticNetwork, ofa_networks.ResNets):
 class ResNet50Supernets(Supernets):
     """The family `resnet50`, published at width 1.0.
 
-    DEVIATION: other width multipliers, which the ofa package lacks, multiply all three widths.
+    DEVIATION resnet-width: other width multipliers, which the ofa package lacks, multiply all three
+    widths.
     """
 
     network = ResNets
@@ -94,16 +95,16 @@ class ResNet50Supernets(Supernets):
                     "use_bn": False, "act_func": None,
                     "dropout_rate": classifier.dropout_rate, "ops_order": "weight_bn_act"}}
 
-    def sources(self, supernet: Any, arch: Arch) -> list[Source]:
+    def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """See `Supernets.sources`."""
         first, middle, last = supernet.input_stem
-        stem = [Source("input_stem.0", first)]
+        stem = [WeightSource("input_stem.0", first)]
         if not _skips_stem(arch):
-            stem.append(Source("input_stem.1.conv", middle.conv))
-        stem.append(Source(f"input_stem.{len(stem)}", last))
-        blocks = [Source(f"blocks.{i}", supernet.blocks[index])
+            stem.append(WeightSource("input_stem.1.conv", middle.conv))
+        stem.append(WeightSource(f"input_stem.{len(stem)}", last))
+        blocks = [WeightSource(f"blocks.{i}", supernet.blocks[index])
                   for i, (index, *_) in enumerate(self._active(supernet, arch))]
-        return [*stem, *blocks, Source("classifier", supernet.classifier)]
+        return [*stem, *blocks, WeightSource("classifier", supernet.classifier)]
 
     def arch(self, supernet: Any, config: Config) -> Arch:
         """See `Supernets.arch`."""

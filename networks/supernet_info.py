@@ -1,4 +1,4 @@
-"""What a supernet's checkpoint says of itself, read without torch.
+"""What a supernet's checkpoint records of its training, read without torch.
 
 `train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python: the
 fields of `SupernetMeta`.
@@ -11,8 +11,8 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from utils.errors import UserError
@@ -24,6 +24,9 @@ _RELEASE = "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets"
 # The supernets that Once-for-All publishes and this program reads, with their sizes.
 PUBLISHED = {"ofa_mbv3_d234_e346_k357_w1.0": "31 MB", "ofa_mbv3_d234_e346_k357_w1.2": "43 MB",
              "ofa_proxyless_d234_e346_k357_w1.3": "32 MB"}
+# What to do where a network has other classes than the data set.
+FINE_TUNE = "fine-tune with --n_epochs 1 or more, or take another supernet"
+TUNE_FIRST = "fine-tune it on that data set first"
 # What reading damaged bytes can raise.
 _DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, ValueError, TypeError,
            LookupError, AttributeError, RuntimeError, MemoryError, NotImplementedError)
@@ -51,42 +54,9 @@ class _Reader(pickle.Unpickler):
         return None
 
 
-def read_meta(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the `meta` of a checkpoint; {} where it has none or cannot be read here.
-
-    Whether the file is a sound checkpoint is told when it is loaded (`networks.load_supernet`).
-    """
-    meta = _read(path).get("meta")
-    return dict(meta) if isinstance(meta, Mapping) else {}
-
-
-def read_n_classes(path: str | os.PathLike) -> int | None:
-    """Returns the outputs of a checkpoint's classifier; None where they cannot be read here."""
-    state = _read(path).get("state_dict")
-    for key, tensor in state.items() if isinstance(state, Mapping) else ():
-        if re.fullmatch(r"classifier\..*weight", str(key)) and isinstance(tensor, _Inert):
-            shape = tensor.args[2:3]  # of torch._utils._rebuild_tensor_v2
-            if shape and isinstance(shape[0], tuple) and shape[0] and _is_count(shape[0][0]):
-                return int(shape[0][0])
-    return None
-
-
-def _read(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns what a checkpoint holds, with inert tensors; {} where it cannot be read."""
-    try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            (entry,) = (e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
-            if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
-                return {}
-            content = _Reader(io.BytesIO(archive.read(entry))).load()
-    except _DAMAGE:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @dataclass(frozen=True)
 class SupernetMeta:
-    """What a supernet was trained on; None where a checkpoint does not say.
+    """What a supernet was trained on; None where a checkpoint does not record it.
 
     Attributes:
         search_space: name or `module:Class`.
@@ -98,6 +68,8 @@ class SupernetMeta:
         mean, std: that the images were normalised with, one for each channel.
         transform: evaluation transform, `crop` or `squash`.
         width: width multiplier.
+        n_outputs: outputs of the classifier by the shape of its weights, which older checkpoints
+            have too; not stored.
     """
 
     search_space: str | None = None
@@ -110,28 +82,29 @@ class SupernetMeta:
     std: list[float] | None = None
     transform: str | None = None
     width: float | None = None
+    n_outputs: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns what is stored under `meta`."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _RULES}
 
     @classmethod
-    def of(cls, values: Any) -> Self:
-        """Returns what `values`, from a file, says; parts of another form count as missing."""
+    def of(cls, values: Any, n_outputs: int | None = None) -> Self:
+        """Returns what `values`, from a file, records; parts of another form count as missing."""
         known = values if isinstance(values, Mapping) else {}
-        return cls(**{name: known[name] for name, rule in _RULES.items()
-                      if name in known and rule(known[name])})
+        return cls(n_outputs=n_outputs, **{name: known[name] for name, rule in _RULES.items()
+                                           if name in known and rule(known[name])})
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], source: str) -> Self:
-        """Returns what a `net.config` says of the images that its network was made with.
+        """Returns what a `net.config` records of the images that its network was made with.
 
         Raises:
             UserError: a part has another form.
         """
         for name in ("mean", "std", "class_names"):
             if config.get(name) is not None and not _RULES[name](config[name]):
-                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; mend "
+                raise UserError(f"{source}: {name!r} cannot be {str(config[name])[:60]!r}; fix "
                                 "the file, or take the entry out")
         return cls.of(config)
 
@@ -153,47 +126,76 @@ def _is_rgb(value: Any, least: float = 0.0) -> bool:
         and len(value) == 3
 
 
-_RULES = {
-    "search_space": _is_text, "dataset": _is_text, "transform": _is_text,
+_RULES: dict[str, Callable[[Any], bool]] = {  # in the order of the fields
+    "search_space": _is_text, "dataset": _is_text,
     "resolutions": lambda value: _is_list(value, lambda r: _is_count(r, 8, 4096)),
     "vld_size": _is_count, "n_classes": _is_count,
     "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb,
-    "std": lambda value: _is_rgb(value, 1e-6),
+    "std": lambda value: _is_rgb(value, 1e-6), "transform": _is_text,
     "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 
-def is_archive(path: str | os.PathLike) -> bool:
-    """Whether torch will take the file for a zip archive, as checkpoints are since 2020."""
-    with open_regular(path) as file:
-        return file.read(4) == b"PK\x03\x04"
+def read_supernet_info(path: str | os.PathLike) -> SupernetMeta:
+    """Returns what a checkpoint records; nothing where it has no `meta` or cannot be read here.
+
+    The file is opened once. Whether it is a sound checkpoint shows when it is loaded
+    (`networks.load_supernet`).
+    """
+    content = _read(path)
+    return SupernetMeta.of(content.get("meta"), _count_outputs(content.get("state_dict")))
 
 
-def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo]:
-    """Returns what a checkpoint that is an archive holds.
+def _read(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns what a checkpoint holds, with inert tensors; {} where it cannot be read."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            (entry,) = (e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
+            if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
+                return {}
+            content = _Reader(io.BytesIO(archive.read(entry))).load()
+    except _DAMAGE:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _count_outputs(state: Any) -> int | None:
+    """Returns the outputs of the classifier in a state dict of inert tensors, if it has one."""
+    for key, tensor in state.items() if isinstance(state, Mapping) else ():
+        if re.fullmatch(r"classifier\..*weight", str(key)) and isinstance(tensor, _Inert):
+            shape = tensor.args[2:3]  # of torch._utils._rebuild_tensor_v2
+            if shape and isinstance(shape[0], tuple) and shape[0] and _is_count(shape[0][0]):
+                return int(shape[0][0])
+    return None
+
+
+def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo] | None:
+    """Returns the entries of a checkpoint that is a zip archive, as they are since 2020, or None.
 
     Raises:
         UserError: it ends early, as after a copy that was cut.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    except _DAMAGE:
-        raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
+    with open_regular(path) as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.infolist()
+        except _DAMAGE:
+            raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
 
 
 def check_supernet_file(path: str | os.PathLike) -> None:
-    """Looks at a supernet before anything is planned with it; it is read whole when it is loaded.
+    """Checks a supernet before anything is planned with it; it is read whole when it is loaded.
 
     Raises:
         UserError: see `check_supernet_exists`; or the end of the file is missing.
     """
     check_supernet_exists(path)
-    if is_archive(path):
-        archive_entries(path)
+    archive_entries(path)
 
 
 def check_supernet_exists(path: str | os.PathLike) -> None:
-    """Raises UserError, which tells where supernets come from, where there is no file `path`."""
+    """Raises UserError, with where to get supernets, if there is no file `path`."""
     if os.path.exists(path):
         return
     name = os.path.basename(path)
@@ -204,13 +206,17 @@ def check_supernet_exists(path: str | os.PathLike) -> None:
                     "(docs/imagenet.md, docs/own_data.md)")
 
 
-def check_classes(path: str | os.PathLike, found: int | None, wanted: int | None) -> None:
-    """Raises UserError where a supernet that is not fine-tuned has other classes than the data.
+def check_classes(source: object, found: int | None, wanted: int | None,
+                  advice: str = FINE_TUNE) -> None:
+    """Raises UserError where a network does not have as many classes as the data set.
 
     Args:
-        path: the checkpoint.
+        source: the network's file, or how it is called.
         found, wanted: the outputs of its classifier, and the classes of the data; None is unknown.
+        advice: what to do, for the message.
+
+    DEVIATION class-count: the original measures how often the outputs meet labels of other classes.
     """
     if None not in (found, wanted) and found != wanted:
-        raise UserError(f"{path}: a supernet of {found} classes, but the data set has {wanted}: "
-                        "fine-tune with --n_epochs 1 or more, or take another supernet")
+        raise UserError(f"{source}: a network for {found} classes, but the data set has {wanted}; "
+                        f"{advice}")

@@ -43,7 +43,7 @@ def build_supernet(n_classes: int, width_mult: float = 1.0, dropout: float = 0.1
 
     Returns:
         A supernet of the `ofa` package, with `family` and `width_mult`, and `meta`, what its
-        checkpoint says of its training: empty here.
+        checkpoint records of its training: empty here.
 
     Raises:
         UserError: no such family.
@@ -57,14 +57,14 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
                   family: str | None = None) -> Any:
     """Loads a supernet checkpoint of either key naming; returns it in eval mode, on the CPU.
 
-    The width multiplier is the one that the checkpoint says, else the `w1.2` of the file's name,
+    The width multiplier is the one in the checkpoint, else the `w1.2` of the file's name,
     1.0 where it has none.
 
     Args:
         path: the checkpoint.
         n_classes: what the classifier must have; None takes what it has.
         family: the one that it must be of, a row of `networks.families.FAMILIES`; None takes the
-            one that the tensors' names tell.
+            one of the tensors' names.
 
     Returns:
         As `build_supernet`; `meta` is what `train_supernet.py` wrote of the training.
@@ -90,7 +90,7 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
 
 def build_from_config(config: Config, drop_path_rate: float = 0.0,
                       dropout_rate: float | None = None) -> StaticNetwork:
-    """Returns the static network of the family that `config["name"]` says.
+    """Returns the static network of the family that `config["name"]` names.
 
     Arguments and errors are those of `StaticNetwork.build_from_config`.
     """

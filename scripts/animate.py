@@ -14,7 +14,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = Parser(prog="animate.py", description=__doc__)
     p.add_argument("run", metavar="RUN", help="folder of a search (its --save)")
-    p.add_argument("--save", help="the .gif (an .mp4 is written beside it where ffmpeg is "
+    p.add_argument("--save", help="the .gif (an .mp4 is written next to it where ffmpeg is "
                    "installed), or an .mp4 alone (default: <RUN>/search.gif)")
     p.add_argument("--search_space", help="search space where the files do not say, or code of "
                    "your own as module:Class (default: the search's)")

@@ -16,32 +16,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.scripts import Parser, run_script
+from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, integers, number
-from data_providers.table import DATASETS, get_dataset_info
-from evaluator.latency import (
+from data_providers.table import get_dataset_info
+from evaluator.latency import WIDTHS, LookUpTable, read_header
+from evaluator.layers import build_module, input_shape, read_config_layers, space_layers
+from evaluator.options import EVALUATION_FLAGS
+from evaluator.timing import (
     GROUP,
     MAX_REPEATS,
     MAX_THREADS,
     REL_ERR,
-    WIDTHS,
-    LookUpTable,
-    build_module,
     check_conditions,
     device_name,
-    input_shape,
     measure_modules,
-    read_header,
 )
-from evaluator.layers import read_config_layers, space_layers
-from search_space import DEFAULT, SEARCH_SPACES, get_search_space
+from search_space import DEFAULT, get_search_space
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
 from utils.locks import Lock, locked_beside
 
-SHARED = 0.1  # of the time without the processor, from which on other programs are mentioned
+SHARED = 0.1  # of the time without the processor, above which other programs are mentioned
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
@@ -120,22 +117,18 @@ def measure_layers(layers: list[Layer], args: argparse.Namespace) -> dict[str, d
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
-    p = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--out", type=Path, required=True,
                    help="the table (YAML); what it already holds is kept, so that a run that was "
-                        "stopped goes on")
-    p.add_argument("--dataset", choices=sorted(DATASETS), default="imagenet",
-                   help="data set whose resolutions, classes and width are the defaults below")
-    p.add_argument("--search_space", default="mbv3", metavar="NAME",
-                   help="search space whose layers are measured: "
-                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
+                        "stopped can resume")
+    add_flags(p, EVALUATION_FLAGS, "--search_space", "--dataset")
     p.add_argument("--resolutions", **integers(8, 4096),
-                   help="input resolutions in px, as 32 36 40 or 32:40:4; None: those of the data "
-                        "set")
-    p.add_argument("--n_classes", type=count(1), help="classes; None: those of the data set")
+                   help="input resolutions in px, as 32 36 40 or 32:40:4 (default: those of the "
+                        "data set)")
+    add_flags(p, EVALUATION_FLAGS, "--n_classes")
     p.add_argument("--width", type=number(*WIDTHS),
-                   help="width multiplier; None: that of the data set's supernet, of proxyless "
-                        "1.3, of resnet50 1.0")
+                   help="width multiplier (default: that of the data set's supernet, 1.3 of "
+                        "proxyless, 1.0 of resnet50)")
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")
@@ -158,7 +151,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> None:
-    """Measures what the table lacks of `layers`; nobody else may write it meanwhile."""
+    """Measures what the table lacks of `layers`; no other process may write it meanwhile."""
     header = conditions(args)
     entries = read_entries(args.out, header)
     missing = [layer for layer in layers if layer.key not in entries]
@@ -166,20 +159,20 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
           f"{header['device_name']}, threads {args.threads}, batch {args.batch_size}")
     write_entries(args.out, header, entries)
     try:
-        with told_of_others(bool(missing) and args.device == "cpu" and args.threads == 1):
+        with watched_processor(bool(missing) and args.device == "cpu" and args.threads == 1):
             for group in progress(missing):
                 entries |= measure_layers(group, args)
                 lock.check()
                 write_entries(args.out, header, entries)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command goes "
-                                "on from there") from None
+        raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command "
+                                "resumes from there") from None
     print(f"{args.out}: {len(entries)} layers")
 
 
 @contextmanager
-def told_of_others(at_work: bool) -> Iterator[None]:
-    """Says at the end how long this thread, if it was at work, stood without the processor."""
+def watched_processor(at_work: bool) -> Iterator[None]:
+    """Reports at the end for how long this thread, if it was at work, had no processor."""
     wall, own = time.perf_counter(), time.thread_time()
     yield
     wall, own = time.perf_counter() - wall, time.thread_time() - own

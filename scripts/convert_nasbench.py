@@ -129,7 +129,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Converts and says how many architectures there are."""
+    """Converts and prints how many architectures there are."""
     if not Path(args.file).exists():
         raise UserError(f"{args.file}: no such file")
     print(f"{args.out}: {write_rows(args.out, READERS[args.benchmark](args.file))} architectures")

@@ -24,13 +24,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--pick", **integers(0), help="numbers of networks in a search's archive, "
                    "instead of those of its report")
     p.add_argument("--save", default="architecture.svg",
-                   help="the .svg or .png; the other is written beside it (default: "
+                   help="the .svg or .png; the other is written next to it (default: "
                    "architecture.svg)")
     p.add_argument("--supernet_path", help="supernet of a net.subnet: its name holds the width "
                    "(default: 1.0)")
     p.add_argument("--n_classes", type=count(1), default=1000,
                    help="classes of a net.subnet (default: 1000)")
-    p.add_argument("--search_space", help="search space where the files do not say, or code of "
+    p.add_argument("--search_space", help="search space where the files do not name it, or code of "
                    "your own as module:Class (default: mbv3)")
     return p
 

@@ -9,19 +9,20 @@ import math
 import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.progress import add_threads_flag, share_processors
-from cli.scripts import TypedFlagsParser, run_script
-from cli.types import DOWNLOAD, amount, count
+from cli.scripts import Parser, add_flags, run_script
+from cli.types import amount, count
+from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
 from networks.configs import choose_resolution, read_config, recorded_resolution
 from networks.export import FORMATS, Description, get_format
-from networks.supernet_info import SupernetMeta
+from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
 from utils.errors import UserError
 from utils.files import own_folder, write_json
 from utils.flags import refuse_idle
@@ -45,15 +46,15 @@ OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
     examples = __doc__.replace("python scripts/export.py", program("scripts/export.py"))
-    p = TypedFlagsParser(prog="scripts/export.py", description=examples,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="scripts/export.py", description=examples,
+               formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "
                    "stats file of a search")
     p.add_argument("weights", nargs="?", help="its weights: net.inherited, net.init, a checkpoint")
     p.add_argument("--to", nargs="+", required=True, metavar="FORMAT",
                    help=f"{', '.join(FORMATS)}, module:Class of your own, or {OPTUNA}")
     p.add_argument("--save", metavar="DIR",
-                   help="folder of the files (default: export/ beside the source)")
+                   help="folder of the files (default: export/ next to the source)")
     p.add_argument("--use-ema", action="store_true", help="take the averaged weights")
     p.add_argument("--img-size", type=count(8, 4096),
                    help="input resolution (default: the config's)")
@@ -65,12 +66,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("real images")
     g.add_argument("--dataset", choices=sorted(DATASETS),
                    help="data set to compare on (default: none, random images alone)")
-    g.add_argument("--data", help="its folder; digits needs none")
-    g.add_argument("--download", action="store_true", help=DOWNLOAD)
+    add_flags(g, DATA_FLAGS, "--data", "--download", "--vld_size", "--seed")
     g.add_argument("--split", choices=SPLITS, default="test",
                    help="images of the accuracy (default: %(default)s)")
-    g.add_argument("--vld_size", type=count(1), help="size of the split valid")
-    g.add_argument("--seed", type=count(0, 2**63), default=0, help="of that split (default: 0)")
     g.add_argument("-j", "--workers", type=count(0, 1024), default=0,
                    help="data-loading processes (default: 0)")
     g.add_argument("-b", "--batch-size", type=count(1), default=100,
@@ -141,22 +139,23 @@ def export_archive(args: argparse.Namespace) -> None:
     """Writes the archive of a search as an Optuna study."""
     if args.to != [OPTUNA] or args.weights or args.typed - OF_AN_ARCHIVE:
         raise UserError("--to optuna takes the folder of a search and --save, and no other format "
-                        "or flag beside it")
-    from post_search import read_search
-    from search.optuna_study import archive_space, write_study
+                        "or flag")
+    from search.finished import read_finished
+    from search.optuna_study import write_study
 
-    source, found = Path(args.source), read_search(args.source, None)
+    found = read_finished(args.source)
     if found.space is None:
-        raise UserError(f"{source}: its search space is code of your own; its genes have no names")
-    folder = source if source.is_dir() else source.parent
-    path, title = Path(args.save or folder) / "study.db", folder.resolve().name
-    write_study(found.stats, found.sec_obj.split("+"), archive_space(found.stats, found.space),
-                path, title)
+        raise UserError(f"{found.file}: its search space is code of your own, so its genes have "
+                        "no names")
+    path = Path(args.save or found.folder) / "study.db"
+    title = found.folder.resolve().name
+    write_study(found.stats, found.sec_obj.split("+"), found.space, path, title)
     print(f"{path}: study {title!r} with {len(found.stats.archive)} trials; look at it with "
           f"{shlex.join(['optuna-dashboard', f'sqlite:///{path}'])}")
 
 
-class Network:
+@dataclass(frozen=True)
+class ExportedNetwork:
     """A network to export, and the images to compare on.
 
     Attributes:
@@ -165,8 +164,9 @@ class Network:
         provider: of the real images, or None.
     """
 
-    def __init__(self, net: Any, description: Description, provider: "DataProvider | None") -> None:
-        self.net, self.description, self.provider = net, description, provider
+    net: Any
+    description: Description
+    provider: "DataProvider | None" = None
 
     def runner(self, threads: int | None = None) -> "Runner":
         """Returns what runs the original."""
@@ -180,7 +180,7 @@ class Network:
         return self.provider.eval_batches(split, self.description.resolution, batch_size)
 
 
-def load_network(args: argparse.Namespace) -> Network:
+def load_network(args: argparse.Namespace) -> ExportedNetwork:
     """Returns the network with its images.
 
     Raises:
@@ -196,14 +196,12 @@ def load_network(args: argparse.Namespace) -> Network:
     net.eval()
     mean, std = facts.mean and tuple(facts.mean), facts.std and tuple(facts.std)
     provider = open_data(args, config.get("transform"), mean, std)
-    if provider and provider.n_classes != net.classifier.out_features:
-        raise UserError(f"{args.source}: a network for {net.classifier.out_features} classes, but "
-                        f"{args.dataset} has {provider.n_classes}")
     if provider:
+        check_classes(args.source, net.classifier.out_features, provider.n_classes, TUNE_FIRST)
         info = provider.info
-        return Network(net, Description(resolution, info.eval_resize, info.mean, info.std),
+        return ExportedNetwork(net, Description(resolution, info.eval_resize, info.mean, info.std),
                        provider)
-    return Network(net, Description(resolution, config.get("transform"), mean, std), None)
+    return ExportedNetwork(net, Description(resolution, config.get("transform"), mean, std), None)
 
 
 def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
@@ -221,7 +219,7 @@ def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
                         mean=mean, std=std)
 
 
-def export(network: Network, name: str, form: "Format", folder: Path,
+def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
            args: argparse.Namespace) -> tuple[dict[str, Any], "Comparison | None"]:
     """Writes one format, compares it, prints the comparison and returns it.
 
@@ -239,7 +237,6 @@ def export(network: Network, name: str, form: "Format", folder: Path,
         return {"file": str(path), "notes": form.notes, "largest": None}, None
     comparison = compare(network, name, lambda threads: load(path, threads), args,
                          sum(os.path.getsize(each) for each in form.written(path)))
-    show(comparison, name)
     return {"file": str(path), "notes": form.notes, "largest": comparison.largest,
             **asdict(comparison)}, comparison
 
@@ -251,7 +248,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def export_int8(network: ExportedNetwork, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Quantises the ONNX file, compares it with the original, and returns plain values."""
     from evaluator.exported import calibration_arrays
     from networks.export.onnx_file import Onnx, quantise
@@ -262,21 +259,13 @@ def export_int8(network: Network, folder: Path, args: argparse.Namespace) -> dic
     print(f"{path}: 8-bit integers, calibrated on {sum(map(len, images))} training images")
     comparison = compare(network, "int8", lambda threads: Onnx().load(path, threads), args,
                          os.path.getsize(path))
-    show(comparison, "int8")
     return {"file": str(path), **asdict(comparison)}
 
 
-def compare(network: Network, name: str, load: Any, args: argparse.Namespace,
+def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Namespace,
             size: int) -> "Comparison":
-    """Returns the comparison of the original with what `load(threads)` runs."""
-    from evaluator.exported import (
-        Comparison,
-        gap,
-        latencies,
-        random_images,
-        real_images,
-        top1,
-    )
+    """Prints and returns the comparison of the original with what `load(threads)` runs."""
+    from evaluator.exported import Comparison, gap, latencies, random_images, real_images, top1
 
     resolution, cores = network.description.resolution, os.cpu_count() or 1
     own, other = network.runner(), load(None)
@@ -290,9 +279,11 @@ def compare(network: Network, name: str, load: Any, args: argparse.Namespace,
                                   network.batches(args.split, args.batch_size))
     latency = {} if args.skip_latency else latencies(
         {"torch": network.runner, name: load}, resolution, sorted({1, cores}))
-    return Comparison({kind: each.difference for kind, each in gaps.items()}, accuracy, n_images,
-                      latency, {"torch": os.path.getsize(args.weights), name: size},
-                      {kind: each.logit for kind, each in gaps.items()})
+    found = Comparison({kind: each.difference for kind, each in gaps.items()}, accuracy, n_images,
+                       latency, {"torch": os.path.getsize(args.weights), name: size},
+                       {kind: each.logit for kind, each in gaps.items()})
+    show(found, name)
+    return found
 
 
 def show(comparison: "Comparison", name: str) -> None:

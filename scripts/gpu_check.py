@@ -1,4 +1,4 @@
-"""Checks what only a machine with GPUs can show: one line for each check."""
+"""Runs the checks that need a machine with GPUs: one line for each."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.scripts import EXIT_BAD_INPUT, Parser
+from cli.scripts import Parser, run_script
 from utils.errors import UserError, one_line
 
 EXIT_FAILED = 1
@@ -32,7 +32,7 @@ LARGEST = {"ks": [7] * 20, "e": [6] * 20, "d": [4] * 5, "r": 48}
 
 
 class Skipped(Exception):  # noqa: N818  # it is no error
-    """A check that this machine cannot do; the message says why."""
+    """A check that this machine cannot run, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Machine:
     """What is checked.
 
     Attributes:
-        device: `cuda`, `xpu`, `mps`, or `cpu` to try the checks themselves.
+        device: `cuda`, `xpu`, `mps`, or `cpu` to test the checks themselves.
         count: how many of them there are.
         folder: an empty one, for what the checks write.
     """
@@ -244,35 +244,39 @@ def get_args_parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the checks, prints a line for each, and returns the exit code."""
+def main(args: argparse.Namespace) -> None:
+    """Runs the checks and prints a line for each.
+
+    Raises:
+        UserError: no such device.
+        SystemExit: with `EXIT_FAILED`, where a check failed.
+    """
     from utils.devices import checked_device, device_count
 
-    try:
-        device = checked_device(args.device).type
-    except UserError as error:
-        print(f"gpu_check.sh: error: {one_line(error)}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    device = checked_device(args.device).type
     if device == "cpu" and not args.device:
-        print("gpu_check.sh: error: torch finds no GPU here; these checks need one (--device cpu "
-              "tries the checks themselves)", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    failed = 0
+        raise UserError("torch finds no GPU here; these checks need one (--device cpu tries the "
+                        "checks themselves)")
     with tempfile.TemporaryDirectory(prefix="gpu check ") as folder:
         machine = Machine(device, device_count(device), Path(folder))
-        for name in args.checks or CHECKS:
-            began = time.perf_counter()
-            try:
-                outcome, text = "ok", CHECKS[name](machine)
-            except Skipped as reason:
-                outcome, text = "skipped", str(reason)
-            except Exception as error:  # whatever it is, the other checks go on
-                outcome, text = "FAILED", f"{type(error).__name__}: {error}"
-                failed += 1
-            print(f"{outcome:<8}{name:<10}{time.perf_counter() - began:6.1f} s  {one_line(text)}",
-                  flush=True)
-    return EXIT_FAILED if failed else 0
+        outcomes = [run_check(name, machine) for name in args.checks or CHECKS]
+    if "FAILED" in outcomes:
+        sys.exit(EXIT_FAILED)
+
+
+def run_check(name: str, machine: Machine) -> str:
+    """Runs a check, prints its line, and returns `ok`, `skipped` or `FAILED`."""
+    began = time.perf_counter()
+    try:
+        outcome, text = "ok", CHECKS[name](machine)
+    except Skipped as reason:
+        outcome, text = "skipped", str(reason)
+    except Exception as error:  # of any kind: the other checks still run
+        outcome, text = "FAILED", f"{type(error).__name__}: {error}"
+    print(f"{outcome:<8}{name:<10}{time.perf_counter() - began:6.1f} s  {one_line(text)}",
+          flush=True)
+    return outcome
 
 
 if __name__ == "__main__":
-    sys.exit(main(get_args_parser().parse_args()))
+    sys.exit(run_script(main, get_args_parser()))

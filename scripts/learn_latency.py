@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.scripts import TypedFlagsParser, run_script
+from cli.scripts import Parser, run_script
 from cli.types import amount, count, integers, number
 from evaluator.device_command import (
     KEY,
@@ -60,7 +60,7 @@ OF_A_COMMAND = ("--resolutions", "--format", "--key", "--timeout", "--retries")
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
-    p = TypedFlagsParser(
+    p = Parser(
         prog="scripts/learn_latency.py",
         description=__doc__.replace("python scripts/learn_latency.py",
                                     program("scripts/learn_latency.py")),

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
         stats = read_stats(path)
         F = objectives(stats.archive)
         name = stats.sec_obj or args.sec_obj
-        plot_front(target / f"front_{iteration:02d}.png", F, F[non_dominated(F)],
+        plot_front(target / f"front_{iteration:02d}.png", F, F[non_dominated(F * stats.signs)],
                    objectives(stats.candidates), sec_obj=name,
                    title=f"iteration {iteration}: {len(F)} evaluated, hypervolume {stats.hv:.4f}")
         history.append((len(F), stats.hv, stats.surrogate.get("tau")))

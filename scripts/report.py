@@ -23,7 +23,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "of its iter_<i>.stats; several are compared")
     p.add_argument("--save", help="the HTML file (default: <RUN>/report.html of the first)")
     p.add_argument("--watch", type=count(1), nargs="?", const=5, metavar="SECONDS",
-                   help="write the report anew at every iteration until the searches end; an open "
+                   help="write the report again at every iteration until the searches end; an open "
                    "page loads itself again every so many seconds (5)")
     p.add_argument("--search_space", help="search space where the files do not say, or code of "
                    "your own as module:Class (default: the search's)")

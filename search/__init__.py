@@ -3,8 +3,7 @@
 Names are imported on first use: a command that only prints its help needs none of them.
 """
 
-import importlib
-from typing import Any
+from utils.lazy import lazy_names
 
 _MODULES = {
     "algorithm": ("Batch", "Iteration", "Search"),
@@ -17,13 +16,6 @@ _MODULES = {
     "strategies": ("STRATEGIES", "Strategy", "Task", "get_strategy"),
     "surrogate": ("Surrogate",),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the module that defines `name`."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'search' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"search.{_HOME[name]}"), name)
+__all__ = sorted(name for names in _MODULES.values() for name in names)
+__getattr__ = lazy_names(__name__, _MODULES)

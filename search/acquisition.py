@@ -1,4 +1,4 @@
-"""Expected hypervolume improvement: how much a front is expected to gain from a candidate."""
+"""Expected hypervolume improvement of a front by a candidate."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -35,23 +35,23 @@ class Front:
         return replace(self, F=F[non_dominated(F)])
 
 
-class Gain:
-    """The acquisition function: (n, n_var) vectors -> (n,) expected gains of hypervolume.
+class ExpectedHypervolumeImprovement:
+    """The acquisition function: (n, n_var) vectors -> (n,) expected hypervolume improvements.
 
     Two objectives: in closed form. More: the mean over samples of the objectives that are not
     exact, the same standard normal numbers for all candidates.
 
     Args:
         surrogate: gives mean and standard deviation of each objective; they count as independent.
-        front: what is evaluated, or believed.
+        front: what is evaluated, or predicted of earlier proposals of the batch.
         seed: of the samples.
-        boldness: standard deviations are multiplied by it; below 1, what is likely to be good
+        std_scale: standard deviations are multiplied by it; below 1, what is likely to be good
             counts more against what may be.
     """
 
     def __init__(self, surrogate: Surrogate, front: Front, seed: int,
-                 boldness: float = 1.0) -> None:
-        self.surrogate, self.front, self.boldness = surrogate, front, boldness
+                 std_scale: float = 1.0) -> None:
+        self.surrogate, self.front, self.std_scale = surrogate, front, std_scale
         self.samples = np.random.default_rng(seed).standard_normal(
             (SAMPLES, len(front.reference)))
 
@@ -82,7 +82,7 @@ class Gain:
 
     def _predict(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, std = self.surrogate.predict_std(X)
-        return mean, self.boldness * std
+        return mean, self.std_scale * std
 
 
 def expected_improvement(mean: np.ndarray, std: np.ndarray, level: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 
 from acc_predictor import require_std
-from acc_predictor.base import AccPredictor
 from search import archive as archives
 from search.archive import Record, Stats
 from search.constraints import Constraints, initial_sample, nearest
@@ -54,29 +53,30 @@ class Search:
         search = Search(space, objectives, engine=engine, folder="runs/mine")
         search.run()
 
-    With a folder every result is kept the moment it arrives, and a search over a folder that holds
-    results goes on from there (the caller passes the same arguments). All randomness comes from
-    the seed and the number of the iteration.
+    With a folder every result is stored as soon as it arrives, and a search over a folder that
+    holds results resumes from there (the caller passes the same arguments). All randomness comes
+    from the seed and the number of the iteration.
 
     Args:
         space: the search space.
-        objectives: beside the top-1 error, one or more.
+        objectives: one or more, in addition to the top-1 error.
         strategy: name, or an object of your own.
         predictor: of the error; None takes the strategy's own.
         engine: evaluates jobs, see `evaluator.jobs`; needed by `run` alone.
         folder: the run folder or its path; None keeps everything in memory.
         n_doe, iterations, n_iter: Algorithm 1: initial sample, iterations, evaluations of each.
         seed: of every random draw.
-        constraints: limits that hold while searching, see `search.constraints`.
+        constraints: limits that hold while searching, as text (`flops<=300`) or built.
         costs: of the space, shared with the objectives; for constraints and estimates.
         uniform_sample: draw the initial sample uniformly, without the extremes: random search.
         retry_failed: evaluate and propose again what failed before.
         extra: further keys of every stats file, in JSON types.
-        progress: says what happens.
+        progress: prints and records what happens.
 
     Attributes:
         archive: every evaluated architecture, in the order of evaluation.
-        failed: the architectures whose evaluation failed.
+        X: (a, n_var) canonical vectors of the archive.
+        failed_X: (f, n_var) those of the architectures whose evaluation failed.
         initial: (n, n_var) vectors of the initial sample; None draws it.
     """
 
@@ -85,7 +85,7 @@ class Search:
                  engine: Engine | None = None,
                  folder: str | os.PathLike | RunFolder | None = None, *,
                  n_doe: int = 100, iterations: int = 30, n_iter: int = 8, seed: int = 0,
-                 constraints: str | None = None, costs: SpaceCosts | None = None,
+                 constraints: Constraints | str | None = None, costs: SpaceCosts | None = None,
                  uniform_sample: bool = False, retry_failed: bool = False,
                  extra: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
         self.space, self.objectives = space, list(objectives)
@@ -95,7 +95,8 @@ class Search:
             require_std(str(self.predictor))
         self.n_doe, self.iterations, self.n_iter, self.seed = n_doe, iterations, n_iter, seed
         self.costs = costs or SpaceCosts(space)
-        self.constraints = Constraints(constraints, objectives, self.costs)
+        self.constraints = constraints if isinstance(constraints, Constraints) else Constraints(
+            constraints, objectives, self.costs)
         self.constraints.check_strategy(self.strategy)
         self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
         self.engine, self.extra = engine, dict(extra or {})
@@ -103,7 +104,7 @@ class Search:
         self.progress = progress or Progress(n_planned=n_doe + iterations * n_iter)
         self.signs = np.array([1.0, *(objective.sign for objective in self.objectives)])
         self.archive: list[Record] = []
-        self.failed: list[Arch] = []
+        self.X = self.failed_X = np.zeros((0, space.n_var), dtype=int)
         self.reference: np.ndarray | None = None
         self.initial: np.ndarray | None = None
         self.next_iteration = 0
@@ -123,25 +124,25 @@ class Search:
             return self._batch(X, None)
         if self.next_iteration > self.iterations:
             return None
-        rng, X, F = self._rng(), self.encode(self.archs), self.F
+        rng, F = self._rng(), self.F
         surrogate = None
         if self.strategy.default_predictor is not None:
-            with self.progress.events.phase("fit"):
-                surrogate = Surrogate(self.space, self.objectives, str(self.predictor), X, F,
+            with self.progress.phase("fit"):
+                surrogate = Surrogate(self.space, self.objectives, str(self.predictor), self.X, F,
                                       int(rng.integers(2**31)),
                                       self.strategy.objective_predictor)
-        task = Task(self.space, X, F, np.vstack([X, self.encode(self.failed)]), surrogate,
+        task = Task(self.space, self.X, F, np.vstack([self.X, self.failed_X]), surrogate,
                     self.constraints.violation(surrogate))
-        with self.progress.events.phase("propose"):
+        with self.progress.phase("propose"):
             chosen = self._fresh(self.strategy.propose(task, self.n_iter, rng), task)
             if not len(chosen):
                 chosen = nearest(task, self.constraints, self.n_iter, rng)
                 if len(chosen):
                     self.progress.say(f"iteration {self.next_iteration}: nothing new is predicted "
-                                      f"to be within --constraint {self.constraints}; evaluating "
-                                      "what comes nearest")
+                                      f"to be within the constraint {self.constraints}; "
+                                      "evaluating what comes nearest")
         if not len(chosen):
-            within = f" within --constraint {self.constraints}" if self.constraints.limits else ""
+            within = f" within the constraint {self.constraints}" if self.constraints.limits else ""
             self.progress.say(f"iteration {self.next_iteration}: the space {self.space.name} holds "
                               f"no architecture{within} that was not evaluated; the search is "
                               "complete")
@@ -149,7 +150,7 @@ class Search:
         return self._batch(chosen, surrogate)
 
     def _fresh(self, proposed: np.ndarray, task: Task) -> np.ndarray:
-        """Returns what may be evaluated of (n, n_var) proposals; says where a strategy errs.
+        """Returns what may be evaluated of (n, n_var) proposals; reports it if some may not.
 
         Raises:
             UserError: they are no vectors of the space, or none of them is new.
@@ -180,23 +181,31 @@ class Search:
         failures = [each for each in outcomes if isinstance(each, Failure)]
         if not records:
             raise UserError(self._all_failed(batch, failures))
-        self.failed += [arch for arch, each in zip(batch.archs, outcomes, strict=True)
-                        if isinstance(each, Failure)]
-        scores = self._scores(batch, records)
-        return self.add(batch.iteration, records, failures, scores)
+        failed = np.array([isinstance(each, Failure) for each in outcomes])
+        self.failed_X = np.vstack([self.failed_X, batch.X[failed]])
+        X = batch.X[~failed]
+        return self.add(batch.iteration, records, X, failures, self._scores(batch, records, X))
 
-    def add(self, number: int, records: Sequence[Record], failures: Sequence[Failure] = (),
-            scores: dict[str, Any] | None = None) -> Iteration:
-        """Adds evaluated architectures to the archive as iteration `number`, and writes it."""
+    def add(self, number: int, records: Sequence[Record], X: np.ndarray,
+            failures: Sequence[Failure] = (), scores: dict[str, Any] | None = None) -> Iteration:
+        """Adds evaluated architectures to the archive as iteration `number`, and writes it.
+
+        Args:
+            number: of the iteration.
+            records: n evaluated architectures.
+            X: (n, n_var) their canonical vectors.
+            failures: what failed in this iteration.
+            scores: of the surrogate that proposed them; None where there was none.
+        """
         self.archive += records
+        self.X = np.vstack([self.X, X])
         if self.reference is None:
             self.reference = reference_point(self.F)
         hv = normalized_hypervolume(self.F, self.reference)
         empty = {"model": self.predictor, "name": None, "winner": None,
                  **dict.fromkeys(SCORES)}
         stats = Stats(list(self.archive), list(records), hv, scores or empty,
-                      sec_obj="+".join(objective.name for objective in self.objectives),
-                      reference_point=self.reference.tolist(),
+                      sec_obj=self.sec_obj, reference_point=self.reference.tolist(),
                       objectives=[objective.describe() for objective in self.objectives],
                       search_space=self.space.name, extra=self.extra)
         iteration = Iteration(number, stats, list(failures))
@@ -204,8 +213,7 @@ class Search:
             archives.write_stats(self.folder.iteration(number), stats)
         self.next_iteration = number + 1
         left = max(0, self.iterations - number) * self.n_iter
-        self.progress.iteration(number, self.iterations, len(self.archive), len(records),
-                                len(failures), stats, left)
+        self.progress.iteration(number, self.iterations, stats, len(failures), left)
         return iteration
 
     # ---------------------------------------------------------------------------------------- run
@@ -223,7 +231,7 @@ class Search:
         evaluations = Evaluations(self.space, self.objectives, self.engine, self.folder,
                                   self.costs, self.progress, self.retry_failed)
         while (batch := self.ask()) is not None:
-            with self.progress.events.phase("evaluate"):
+            with self.progress.phase("evaluate"):
                 outcomes = evaluations.run(batch.archs, batch.X, batch.iteration)
             self.tell(batch, outcomes)
         return None if self.folder is None else archives.latest_stats(self.folder.path)
@@ -231,8 +239,8 @@ class Search:
     def restore(self) -> Self:
         """Loads the latest finished iteration of the folder, if there is one.
 
-        A file of the original does not say what its second objective is: exact objectives are
-        computed anew.
+        A file of the original does not name its second objective: exact objectives are computed
+        again.
 
         Raises:
             UserError: a damaged file, or one of other objectives or another search space.
@@ -241,48 +249,48 @@ class Search:
             return self
         path = archives.latest_stats(self.folder.path)
         stats = archives.read_stats(path, check_arch=self.space.encode)
-        self.check_origin(path, stats)
-        self.archive = list(stats.archive) if stats.sec_obj else self.exact_records(
+        self._check_origin(path, stats)
+        self.X = self.space.encode_many(record.arch for record in stats.archive)
+        self.archive = list(stats.archive) if stats.sec_obj else self._exact_records(
             path, stats.archive)
         done = int(path.stem.removeprefix("iter_"))
         if not self.retry_failed:
-            self.failed = [arch for (iteration, _), arch in self.folder.read_failed(
-                self.space.encode).items() if iteration <= done]
+            failed = self.folder.read_failed(self.space.encode)
+            self.failed_X = self.space.encode_many(
+                arch for (iteration, _), arch in failed.items() if iteration <= done)
         if stats.reference_point and stats.sec_obj:
             self.reference = np.array(stats.reference_point)
         elif self.archive:
             self.reference = reference_point(self.F[:self.n_doe])
         self.next_iteration = done + 1
-        self.progress.n_known += len(self.archive) + len(self.failed)
-        self.progress.say(f"{path}: going on with {len(self.archive)} evaluated architectures "
+        self.progress.n_known += len(self.archive) + len(self.failed_X)
+        self.progress.say(f"{path}: resuming with {len(self.archive)} evaluated architectures "
                           f"after iteration {done}")
         return self
 
-    def check_origin(self, path: Path, stats: Stats) -> None:
+    def _check_origin(self, path: Path, stats: Stats) -> None:
         """Raises UserError where stats are of other objectives or another search space."""
-        ours = "+".join(objective.name for objective in self.objectives)
-        archives.check_objective(path, stats, ours)
+        archives.check_objective(path, stats, self.sec_obj)
         if stats.search_space not in (None, self.space.name):
-            raise UserError(f"{path}: of the search space {stats.search_space}, not "
-                            f"{self.space.name}; name it with --search_space")
+            raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
+                            f"is in {self.space.name}; take that space (--search_space)")
 
-    def exact_records(self, path: Path, records: Sequence[Record]) -> list[Record]:
-        """Returns records of unnamed objectives with the values of ours.
+    def _exact_records(self, path: Path, records: Sequence[Record]) -> list[Record]:
+        """Returns records of unnamed objectives, whose vectors are `self.X`, with values of ours.
 
         Raises:
             UserError: an objective of ours is known by evaluation only.
         """
         unknown = [objective.name for objective in self.objectives if not objective.exact]
         if unknown and records:
-            raise UserError(f"{path}: does not say what its second objective is, and "
-                            f"{', '.join(unknown)} cannot be computed; go on with flops or params, "
-                            "or name the folder of its networks (iter_<i>)")
+            raise UserError(f"{path}: does not name its second objective, and "
+                            f"{', '.join(unknown)} cannot be computed; resume with flops or "
+                            "params, or name the folder of its networks (iter_<i>)")
         if not records:
             return []
-        X = self.encode([record.arch for record in records])
-        values = np.column_stack([objective.values(X) for objective in self.objectives]).tolist()
+        values = np.column_stack([objective.values(self.X) for objective in self.objectives])
         return [Record(record.arch, record.top1_err, row[0], tuple(row[1:]))
-                for record, row in zip(records, values, strict=True)]
+                for record, row in zip(records, values.tolist(), strict=True)]
 
     # -------------------------------------------------------------------------------------- views
 
@@ -290,6 +298,16 @@ class Search:
     def archs(self) -> list[Arch]:
         """The architectures of the archive."""
         return [record.arch for record in self.archive]
+
+    @property
+    def failed(self) -> list[Arch]:
+        """The architectures whose evaluation failed."""
+        return [self.space.decode(x) for x in self.failed_X]
+
+    @property
+    def sec_obj(self) -> str:
+        """The names of the objectives, without the error, as files store them: `flops+cpu`."""
+        return "+".join(objective.name for objective in self.objectives)
 
     @property
     def F(self) -> np.ndarray:  # noqa: N802
@@ -302,21 +320,20 @@ class Search:
         front = np.flatnonzero(non_dominated(F))
         return [self.archive[i] for i in front[np.argsort(F[front, 1], kind="stable")]]
 
-    def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """Returns the (n, n_var) canonical vectors of architectures."""
-        return np.array([self.space.encode(arch) for arch in archs], int).reshape(
-            -1, self.space.n_var)
-
     # ----------------------------------------------------------------------------------- internal
 
     def _rng(self) -> np.random.Generator:
-        """The generator of the next iteration: the seed and the number decide alone."""
+        """The generator of the next iteration: the seed and the number decide alone.
+
+        DEVIATION seed: the original has none, and no run of it can be repeated.
+        """
         return np.random.default_rng([self.seed, self.next_iteration])
 
     def _batch(self, X: np.ndarray, surrogate: Surrogate | None) -> Batch:
         return Batch(self.next_iteration, [self.space.decode(x) for x in X], X, surrogate)
 
-    def _scores(self, batch: Batch, records: Sequence[Record]) -> dict[str, Any] | None:
+    def _scores(self, batch: Batch, records: Sequence[Record],
+                X: np.ndarray) -> dict[str, Any] | None:
         """How well the surrogate, fitted before the batch, predicts the archive with the batch.
 
         And what it predicted of the batch, with the standard deviations where it has them.
@@ -324,22 +341,21 @@ class Search:
         if batch.surrogate is None:
             return None
         error = batch.surrogate.error
-        everything = [*self.archive, *records]
-        predicted = error.predict(self.encode([record.arch for record in everything]))[:, 0]
-        measured = np.array([record.top1_err for record in everything])
+        predicted = error.predict(np.vstack([self.X, X]))[:, 0]
+        measured = np.array([record.top1_err for record in [*self.archive, *records]])
         quality = get_correlation(predicted, measured)
-        return {"model": self.predictor, "name": error.name, "winner": error.winner,
-                **dict(zip(SCORES, quality, strict=True)),
-                "predicted": predicted[len(self.archive):].tolist(),
-                **({"predicted_std": self._std(error, records)} if error.gives_std else {})}
-
-    def _std(self, error: AccPredictor, records: Sequence[Record]) -> list[float]:
-        _, std = error.predict(self.encode([record.arch for record in records]), return_std=True)
-        return std[:, 0].tolist()
+        scores = {"model": self.predictor, "name": error.name, "winner": error.winner,
+                  **dict(zip(SCORES, quality, strict=True)),
+                  "predicted": predicted[len(self.archive):].tolist()}
+        if error.gives_std:
+            scores["predicted_std"] = error.predict(X, return_std=True)[1][:, 0].tolist()
+        return scores
 
     def _all_failed(self, batch: Batch, failures: Sequence[Failure]) -> str:
-        logs = "" if self.folder is None else f" (logs in {self.folder.path}/failed;"
+        hint = "" if self.folder is None else (
+            f" (logs in {self.folder.path}/failed); fix the cause, then resume and retry what "
+            "failed (--resume with --retry_failed)")
         first = f"; the first one: {failures[0].status}: {failures[0].error}" if failures else ""
         return (f"all {len(batch.archs)} evaluations of iteration {batch.iteration} failed{first}"
-                f"{logs} when the cause is mended go on with --resume and --retry_failed)")
+                f"{hint}")
 

@@ -25,7 +25,7 @@ SURROGATE_SCORES = ("rmse", "rho", "tau")
 PREDICTIONS = ("predicted", "predicted_std")
 # What the original stores for an evaluation that failed: error 100, cost 1000.
 FAILED = (100.0, 1000.0)
-# What is said of each objective beside the error: name, unit, source, direction.
+# What describes each objective besides the error: name, unit, source, direction.
 DESCRIBED = "objectives"
 # The key of the third objective and those after it: the rows of the archive keep three items.
 FURTHER = "further_objectives"
@@ -49,7 +49,7 @@ class Record(NamedTuple):
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The objectives beside the error."""
+        """The objectives besides the error."""
         return (self.sec_obj, *self.further)
 
 
@@ -62,12 +62,12 @@ class Stats:
         candidates: those of this iteration.
         hv: normalised hypervolume of the archive, 0..1.
         surrogate: `model`, `name`, `winner` (str), `rmse`, `rho`, `tau` (float or None); may be {}.
-        sec_obj: names of the objectives beside the error, joined by `+`; None where the file does
+        sec_obj: names of the objectives besides the error, joined by `+`; None where the file does
             not say (the original's).
         reference_point: of the hypervolume, [error, second objective, ...], all minimised; None
             as above.
         extra: any further keys, kept as they are.
-        objectives: what `Objective.describe` says of each objective beside the error; may be [].
+        objectives: `Objective.describe` of each objective besides the error; may be [].
         search_space: name of the search space; None as above.
     """
 
@@ -83,7 +83,7 @@ class Stats:
 
     @property
     def names(self) -> list[str]:
-        """The names of the objectives beside the error; [] where the file does not say."""
+        """The names of the objectives besides the error; [] where the file does not say."""
         return self.sec_obj.split("+") if self.sec_obj else []
 
     @property
@@ -130,22 +130,24 @@ def objectives(records: Iterable[Record], signs: np.ndarray | None = None) -> np
     return F if signs is None else F * signs
 
 
+def arch_key(arch: dict[str, Any]) -> str:
+    """Returns a text that is the same for equal architecture dicts."""
+    return json.dumps(arch, sort_keys=True)
+
+
 def write_stats(path: str | os.PathLike, stats: Stats) -> None:
     """Writes a stats file atomically; equal stats give equal bytes."""
-    value = {"archive": _plain_records(stats.archive),
-             "candidates": _plain_records(stats.candidates),
-             "hv": float(stats.hv), "surrogate": stats.surrogate}
-    if stats.sec_obj is not None:
-        value["sec_obj"] = stats.sec_obj
-    if stats.reference_point is not None:
-        value["reference_point"] = [float(v) for v in stats.reference_point]
-    if stats.objectives:
-        value[DESCRIBED] = stats.objectives
-    if stats.search_space is not None:
-        value["search_space"] = stats.search_space
-    if any(record.further for record in stats.archive):
-        value[FURTHER] = {key: [list(record.further) for record in records] for key, records in
-                          (("archive", stats.archive), ("candidates", stats.candidates))}
+    parts = {"archive": stats.archive, "candidates": stats.candidates}
+    value: dict[str, Any] = {
+        **{key: _plain_records(records) for key, records in parts.items()},
+        "hv": float(stats.hv), "surrogate": stats.surrogate}
+    point, described = stats.reference_point, stats.objectives
+    optional = {"sec_obj": stats.sec_obj,
+                "reference_point": None if point is None else [float(v) for v in point],
+                DESCRIBED: described or None, "search_space": stats.search_space,
+                FURTHER: {key: [list(r.further) for r in records] for key, records in parts.items()}
+                if any(r.further for r in stats.archive) else None}
+    value |= {key: item for key, item in optional.items() if item is not None}
     write_json(path, value | stats.extra)
 
 
@@ -173,18 +175,18 @@ def read_stats(path: str | os.PathLike,
     sec_obj, space = (_name(path, value, key) for key in ("sec_obj", "search_space"))
     described = _described(f"{path}: {DESCRIBED}", value.get(DESCRIBED, []), sec_obj)
     low = -math.inf if any(row.get("source") == "reported" for row in described) else 0.0
-    further = _further(path, value, sec_obj, low)
-    records = {key: _records(f"{path}: {key}", value[key], check_arch, further.get(key), low)
-               for key in ("archive", "candidates")}
-    records = {key: _clean(f"{path}: {key}", found, strict=sec_obj is not None)
-               for key, found in records.items()}
-    n_objectives = 1 + (sec_obj or "").count("+") + 1
+    n_further = (sec_obj or "").count("+")
+    further = _dict(f"{path}: {FURTHER}", value.get(FURTHER), "archive and candidates") \
+        if n_further else {}
+    records = {key: _clean(f"{path}: {key}", _records(
+        path, key, value[key], check_arch, further.get(key), n_further, low), sec_obj is not None)
+        for key in ("archive", "candidates")}
     point = value.get("reference_point")
     if point is not None:
         place = f"{path}: reference_point"
         signed = any(row.get("direction") == "max" for row in described) or low < 0
         point = [_number(place, v, low=-math.inf if signed else 0)
-                 for v in _list(place, point, n_objectives)]
+                 for v in _list(place, point, n_further + 2)]
     known = (*REQUIRED_KEYS, "sec_obj", "search_space", DESCRIBED, "reference_point", FURTHER)
     extra = {key: v for key, v in value.items() if key not in known}
     surrogate = _surrogate(f"{path}: surrogate", value["surrogate"])
@@ -215,27 +217,11 @@ def _described(place: str, value: Any, sec_obj: str | None) -> list[dict[str, An
     return rows
 
 
-def _further(path: str | os.PathLike, value: dict[str, Any], sec_obj: str | None,
-             low: float) -> dict[str, list[tuple[float, ...]]]:
-    """Returns the third objective and those after it, for each record of archive and candidates."""
-    n_further = (sec_obj or "").count("+")
-    if not n_further:
-        return {}
-    found, place = value.get(FURTHER), f"{path}: {FURTHER}"
-    if not isinstance(found, dict):
-        raise UserError(f"{place}: must be a dict with archive and candidates, not {_short(found)}")
-    return {key: [tuple(_number(f"{place}[{key}][{i}]", v, low)
-                        for v in _list(f"{place}[{key}][{i}]", row, n_further))
-                  for i, row in enumerate(_list(f"{place}[{key}]", found.get(key),
-                                                len(_list(f"{path}: {key}", value[key]))))]
-            for key in ("archive", "candidates")}
-
-
 def check_objective(path: str | os.PathLike, stats: Stats, sec_obj: str) -> None:
     """Raises UserError where an archive says that its second objective is another one."""
     if stats.sec_obj not in (None, sec_obj):
-        raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {sec_obj}; go on "
-                        f"with --sec_obj {stats.sec_obj}, or start anew in another --save")
+        raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {sec_obj}; "
+                        f"resume with --sec_obj {stats.sec_obj}, or start in another --save")
 
 
 def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
@@ -306,23 +292,29 @@ def _plain_records(records: Iterable[Record]) -> list[list]:
     return [[record.arch, float(record.top1_err), float(record.sec_obj)] for record in records]
 
 
-def _records(place: str, value: Any, check_arch: Callable | None,
-             further: list[tuple[float, ...]] | None = None, low: float = 0.0) -> list[Record]:
+def _records(path: str | os.PathLike, key: str, value: Any, check_arch: Callable | None,
+             further: Any, n_further: int, low: float) -> list[Record]:
+    """Returns the records of archive or candidates; `n_further` objectives stand in `further`."""
+    rows = _list(f"{path}: {key}", value)
+    place = f"{path}: {FURTHER}[{key}]"
+    more = _list(place, further, len(rows)) if n_further else [[]] * len(rows)
     records = []
-    for i, item in enumerate(_list(place, value)):
-        arch, error, cost = _list(f"{place}[{i}]", item, 3)
-        _check_arch(f"{place}[{i}]", arch, check_arch)
-        records.append(Record(arch, _number(f"{place}[{i}], top-1 error", error, 0, 100),
-                              _number(f"{place}[{i}], second objective", cost, low),
-                              further[i] if further else ()))
+    for i, (row, rest) in enumerate(zip(rows, more, strict=True)):
+        here = f"{path}: {key}[{i}]"
+        arch, error, cost = _list(here, row, 3)
+        _check_arch(here, arch, check_arch)
+        records.append(Record(arch, _number(f"{here}, top-1 error", error, 0, 100),
+                              _number(f"{here}, second objective", cost, low),
+                              tuple(_number(f"{place}[{i}]", v, low)
+                                    for v in _list(f"{place}[{i}]", rest, n_further))))
     return records
 
 
 def _clean(place: str, records: list[Record], strict: bool) -> list[Record]:
-    """Drops the original's failed evaluations and repeated architectures, and says how many."""
+    """Drops the original's failed evaluations and repeated architectures, with one warning."""
     kept: dict[str, Record] = {}
     for i, record in enumerate(records):
-        key = repr(sorted(record.arch.items()))
+        key = arch_key(record.arch)
         if key in kept and strict:
             raise UserError(f"{place}[{i}]: this architecture is there twice")
         if strict or (record.top1_err, record.sec_obj) != FAILED:
@@ -351,9 +343,7 @@ def _check_arch(place: str, arch: Any, check_arch: Callable[[dict], object] | No
 
 
 def _surrogate(place: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{place}: must be a dict with model, name, winner, rmse, rho, tau, not "
-                        f"{_short(value)}")
+    _dict(place, value, "model, name, winner, rmse, rho, tau")
     scores = {key: value[key] for key in SURROGATE_SCORES if value.get(key) is not None}
     for key, score in scores.items():
         if isinstance(score, float) and math.isnan(score):  # predictions that were all equal
@@ -364,6 +354,12 @@ def _surrogate(place: str, value: Any) -> dict[str, Any]:
         for score in _list(f"{place}: {key}", value.get(key, [])):
             _number(f"{place}: {key}", score)
     return value | scores
+
+
+def _dict(place: str, value: Any, keys: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: must be a dict with {keys}, not {_short(value)}")
+    return value
 
 
 def _list(place: str, value: Any, length: int | None = None) -> list:

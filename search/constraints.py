@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.costs import COUNTED
+from search.evolution import offspring
 from search.objectives import ERROR, Objective, SpaceCosts, Values
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
@@ -71,14 +72,13 @@ def parse_limits(text: str | None, name_of: Callable[[str, str], str],
     Raises:
         UserError: malformed, or an unknown name.
     """
-    limits = []
+    limits, place = [], f"constraint {text!r}"
     for part in text.split(",") if text is not None else []:
         parts = re.fullmatch(r"\s*([\w@]+)\s*(<=|>=|<|>)(.*)", part, re.DOTALL)
         if not parts:
-            raise UserError(f"--constraint {text!r}: write objective, <= or >=, and a value, joined"
-                            f" by commas, as {example}<=300,{ERROR}>=75")
-        name = name_of(parts[1], f"--constraint {text!r}")
-        limits.append(Limit(name, parts[2], parse_number(parts[3], f"--constraint {text!r}")))
+            raise UserError(f"{place}: write objective, <= or >=, and a value, joined by commas, "
+                            f"as {example}<=300,{ERROR}>=75")
+        limits.append(Limit(name_of(parts[1], place), parts[2], parse_number(parts[3], place)))
     return limits
 
 
@@ -88,7 +88,7 @@ class Constraints:
     Args:
         text: see `parse_limits`; names of counted costs, of latencies by a table, of the search's
             objectives, or `top1`.
-        objectives: of the search, beside the error.
+        objectives: of the search, without the error.
         costs: of the space.
 
     Raises:
@@ -124,7 +124,7 @@ class Constraints:
     def check_strategy(self, strategy: Strategy) -> None:
         """Raises UserError where a limit needs a prediction and the strategy has no predictor."""
         if self.predicted and strategy.default_predictor is None:
-            raise UserError(f"--constraint {self.predicted[0]}: known by evaluation only, and the "
+            raise UserError(f"constraint {self.predicted[0]}: known by evaluation only, and the "
                             f"strategy {strategy.name} predicts nothing; choose another strategy")
 
     def exact_violation(self, X: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def initial_sample(space: SearchSpace, n: int, rng: np.random.Generator, *, unif
     if constraints is not None and constraints.exact:
         return _sample_within(space, n, rng, constraints)
     if not uniform:
-        return np.array([space.encode(arch) for arch in space.initialize(n, rng=rng)])
+        return space.encode_many(space.initialize(n, rng=rng))
     nothing = np.zeros((0, space.n_var), dtype=int)
     X = Task(space, nothing, np.zeros((0, 2)), nothing, None).top_up(nothing, n, rng)[:n]
     if len(X) < n:
@@ -185,13 +185,14 @@ def initial_sample(space: SearchSpace, n: int, rng: np.random.Generator, *, unif
 def _sample_within(space: SearchSpace, n: int, rng: np.random.Generator,
                    constraints: Constraints) -> np.ndarray:
     """Draws; where too little of the space is within the limits, mutates what comes nearest."""
-    X = np.array([space.encode(arch) for arch in space.extremes()])
+    X = space.encode_many(space.extremes())
     inside = X[constraints.exact_violation(X) <= 0]
     pool = X
     for _ in range(MAX_ROUNDS):
         drawn = space.draw(ROUND, rng)
         if len(inside) or len(pool) > ELITE:
-            drawn = np.vstack([drawn, _mutants(space, np.vstack([inside, pool])[-ELITE:], rng)])
+            near = np.vstack([inside, pool])[:ELITE]
+            drawn = np.vstack([drawn, offspring(space, near, ROUND, rng)])
         beyond = constraints.exact_violation(drawn)
         inside = unique_rows(np.vstack([inside, drawn[beyond <= 0]]))
         if len(inside) >= n:
@@ -213,29 +214,22 @@ def nearest(task: Task, constraints: Constraints, k: int, rng: np.random.Generat
     for _ in range(APPROACH):
         near = X[np.argsort(task.violation(X), kind="stable")[:ELITE]]
         X = unique_rows(np.vstack([near, task.space.draw(ROUND, rng),
-                                   _mutants(task.space, near, rng)]))
+                                   offspring(task.space, near, ROUND, rng)]))
     X = replace(task, violation=constraints.exact_violation).fresh(X)
     return X[np.argsort(task.violation(X), kind="stable")[:k]] if len(X) else X
-
-
-def _mutants(space: SearchSpace, X: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns (ROUND, n_var) canonical vectors: rows of `X`, crossed, some genes drawn anew."""
-    parents = X[rng.integers(len(X), size=(2, ROUND))]
-    children = np.where(rng.random(parents[0].shape) < 0.5, *parents)
-    drawn = rng.integers(space.lower, space.upper, size=children.shape, endpoint=True)
-    return space.canonical(np.where(rng.random(children.shape) < 2 / space.n_var, drawn, children))
 
 
 def _unsatisfiable(space: SearchSpace, n: int, inside: np.ndarray, pool: np.ndarray,
                    constraints: Constraints) -> str:
     text = ",".join(map(str, constraints.exact))
     if len(inside):
-        return (f"--constraint {text}: only {len(inside)} architectures within it were found in "
-                f"the space {space.name}, {n} are needed; widen it, or choose a smaller --n_doe")
+        return (f"constraint {text}: only {len(inside)} architectures within it were found in the "
+                f"space {space.name}, but the initial sample has {n} (--n_doe); relax the "
+                "constraint, or choose a smaller sample")
     nearest = []
     for limit in constraints.exact:
         values = constraints._exact[limit.name](pool)
         value = values.min() if limit.comparison.startswith("<") else values.max()
         nearest.append(f"{limit.name}{limit.comparison}{value:g}")
-    return (f"--constraint {text}: no architecture of the space {space.name} is within it; the "
+    return (f"constraint {text}: no architecture of the space {space.name} is within it; the "
             f"nearest that can be satisfied, each by itself, is {', '.join(nearest)}")

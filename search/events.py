@@ -1,120 +1,37 @@
-"""What a search tells about itself while it runs: to people, to machines, and to its report.
+"""The events of a search, `events.jsonl`: how a line is written, and what a report reads.
 
-Every event is a dict with `event`, `time` (seconds since 1970) and values in JSON types. All go to
-`events.jsonl` in the search's folder; the file holds times and is no part of the search's result.
+Every event is a dict with `event`, `time` (seconds since 1970) and values in JSON types. The file
+holds times and is no part of the search's result. `search.progress` records what happens.
 """
 
 import fcntl
 import json
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from search.run_folder import EVENTS, LOCK, RunFolder
-from utils.files import open_log, own_folder, parse_json, read_log
+from search.run_folder import EVENTS, LOCK
+from utils.files import open_log, read_log
+from utils.parsing import parse_json
 
-TENSORBOARD = "tensorboard"
-LOG_FORMATS = ("text", "json")
 MAX_SECONDS = 1e12  # of one event; JSON has integers without an end
 PACKAGES = ("torch", "torchvision", "pymoo", "numpy", "scikit-learn")
-# The values of an iteration that become TensorBoard scalars.
-SCALARS = ("hv", "tau", "rho", "rmse", "best_top1_err", "n_evaluated", "n_failed")
 
 
-class Events:
-    """Records the events of one search.
-
-    Args:
-        folder: of the search; None records nothing.
-        log_format: what goes to standard output: `text`, lines for people; `json`, the events, one
-            object a line.
-        tensorboard: write the figures of each iteration as scalars to `<folder>/tensorboard`; the
-            step is the number of evaluated networks.
-    """
-
-    def __init__(self, folder: RunFolder | None = None, log_format: str = "text",
-                 tensorboard: bool = False) -> None:
-        self.folder = folder
-        self.log_format = log_format
-        self._tensorboard = tensorboard
-        self._writer: Any = None
-        self._seconds: dict[str, float] = {}
-
-    def say(self, text: str) -> None:
-        """Prints a line for people; in the format `json` as an event, which is not recorded."""
-        print(_line("message", {"text": text}) if self.log_format == "json" else text, flush=True)
-
-    def event(self, name: str, text: str = "", **values: Any) -> None:
-        """Records an event; `text` is what people read of it, nothing where it is empty."""
-        line = _line(name, values)
-        if self.folder is not None:
-            with open_log(self.folder.events) as file:
-                # a killed process may have left half a line
-                whole = not file.tell() or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
-                file.write(b"" if whole else b"\n")
-                file.write(line.encode() + b"\n")
-        if self.log_format == "json":
-            print(line, flush=True)
-        elif text:
-            print(text, flush=True)
-
-    def start(self, command: list[str], slots: int) -> None:
-        """Records the command, the versions and the machine: the start of a run, or of a resume."""
-        self.event("start", command=command, slots=slots, versions=versions(),
-                   python=platform.python_version(), machine=platform.platform())
-
-    def evaluated(self, iteration: int, index: int, seconds: float, status: str) -> None:
-        """Records one evaluation: how long its device worked, and `ok` or why it failed."""
-        self.event("evaluation", iteration=iteration, index=index, seconds=round(seconds, 3),
-                   status=status)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times a phase of the present iteration: `fit`, `propose`, `evaluate`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - start
-
-    def iteration(self, number: int, text: str = "", **values: Any) -> None:
-        """Records the end of an iteration with its figures (see `SCALARS`) and phases."""
-        seconds = {name: round(value, 3) for name, value in self._seconds.items()}
-        self._seconds = {}
-        self.event("iteration", text, iteration=number, seconds=seconds, **values)
-        if self._tensorboard and self.folder is not None:
-            self._write_scalars(values, seconds)
-
-    def _write_scalars(self, values: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # imports torch
-
-            self._writer = SummaryWriter(str(self._tensorboard_folder()))
-        step = values.get("n_evaluated", 0)
-        for name in SCALARS:
-            if values.get(name) is not None:
-                self._writer.add_scalar(f"search/{name}", values[name], step)
-        for name, value in seconds.items():
-            self._writer.add_scalar(f"seconds/{name}", value, step)
-        self._writer.flush()
-
-    def _tensorboard_folder(self) -> Path:
-        return own_folder((self.folder.path if self.folder else Path()) / TENSORBOARD)
-
-    def close(self) -> None:
-        """Closes the TensorBoard file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _line(name: str, values: Mapping[str, Any]) -> str:
+def as_line(name: str, values: Mapping[str, Any]) -> str:
+    """Returns an event of the present moment as one line of JSON."""
     return json.dumps({"event": name, "time": round(time.time(), 3), **values}, allow_nan=False)
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line to a file of events; one that a killed process left unfinished is ended first."""
+    with open_log(path) as file:
+        whole = not file.tell() or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
+        file.write(b"" if whole else b"\n")
+        file.write(line.encode() + b"\n")
 
 
 def versions() -> dict[str, str]:

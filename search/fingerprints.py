@@ -3,12 +3,10 @@
 import hashlib
 import importlib.util
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.objectives import parse_luts
 from search.run_folder import CODE_FLAGS
 from utils.errors import UserError
 from utils.files import open_regular
@@ -20,7 +18,7 @@ _WITHOUT_DATA = ("oracle",)
 _CHUNK = 2**20
 
 
-def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
+def fingerprints(settings: dict[str, Any], luts: Mapping[str, str]) -> dict[str, str]:
     """Returns digests of a search's inputs, by the flag that names them.
 
     Files count by their content; the folder of the data by its listing, that is by the relative
@@ -29,15 +27,13 @@ def fingerprints(settings: dict[str, Any]) -> dict[str, str]:
 
     Args:
         settings: the resolved flags of msunas.py.
+        luts: the latency tables in use by tag, see `SpaceCosts.used_luts`.
     """
     evaluator = settings["evaluator"]
     files = {name: settings[name]
              for name in (*_FILES.get(evaluator, ("supernet_path", "oracle_path")), "table",
                           "warm_start")}
-    asked = f"{settings['sec_obj']}+{settings['constraint'] or ''}"
-    tags = set(re.findall(r"\bcpu\b@?(\w*)", asked))
-    files |= {f"lut {tag}".strip(): path for tag, path in parse_luts(settings["lut"] or []).items()
-              if tag in tags}
+    files |= {f"lut {tag}".strip(): path for tag, path in luts.items()}
     found = {name: _of_file(path) for name, path in files.items()
              if path and os.path.isfile(path)}
     if evaluator not in _WITHOUT_DATA:
@@ -66,8 +62,8 @@ def check_inputs(source: str | os.PathLike, stored: Any, found: dict[str, str]) 
     if changed:
         raise UserError(f"{source}: what --{', --'.join(changed)} names has changed since the "
                         "search was started, so that its results cannot be compared with new "
-                        "ones; put it back, start anew in another --save, or go on all the same "
-                        "with --accept_changed_inputs")
+                        "ones; put it back, start a new search in another --save, "
+                        "or continue anyway with --accept_changed_inputs")
 
 
 def _of_code(named: str) -> str:
@@ -77,7 +73,7 @@ def _of_code(named: str) -> str:
         module, colon, _ = part.partition(":")
         try:
             found = importlib.util.find_spec(module) if colon else None
-        except (ImportError, ValueError):  # told when it is loaded
+        except (ImportError, ValueError):  # reported when it is loaded
             continue
         if found and found.origin and os.path.isfile(found.origin):
             digests.append(_of_file(found.origin))

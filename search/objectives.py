@@ -1,4 +1,4 @@
-"""The objectives of a search beside the top-1 error: their names, units, directions and sources.
+"""The objectives of a search after the top-1 error: their names, units, directions and sources.
 
 An objective is counted (closed form), looked up in a latency table, measured on a device, or
 reported by the evaluator. The first two are exact: known for every architecture without evaluating
@@ -40,13 +40,15 @@ class Objective:
 
     Attributes:
         name: as it is typed and written: `flops`, `cpu`, `gpu64`, `cpu@pi4`, `energy`.
-        unit: of its values, such as `M` (millions) or `ms`; empty where nobody says.
+        unit: of its values, such as `M` (millions) or `ms`; empty where it is not known.
         source: one of `SOURCES`.
         key: its key in an evaluation's stats.
         maximise: whether more is better.
         device: `cpu` or `gpu` of a latency.
         batch_size: of a measured latency.
         exact_values: (n, n_var) vectors -> (n,) values, where they need no evaluation.
+
+    DEVIATION folder-names: networks' folders have the objective's name; there always `net-flops@`.
     """
 
     name: str
@@ -104,7 +106,7 @@ class Objective:
         return float(value)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what files say of it, in JSON types."""
+        """Returns what files store of it, in JSON types."""
         return {"name": self.name, "unit": self.unit, "source": self.source, "key": self.key,
                 "direction": "max" if self.maximise else "min"}
 
@@ -148,7 +150,8 @@ class SpaceCosts:
             UserError: there is no such table, or it lacks layers of the space.
         """
         if tag not in self.luts:
-            raise UserError(f"--sec_obj cpu@{tag}: name its latency table with --lut {tag}=FILE")
+            raise UserError(f"objective cpu@{tag}: no latency table has the name {tag!r}; add one: "
+                            f"--lut {tag}=FILE, or luts of SpaceCosts")
         if tag not in self._with_lut:
             self._with_lut[tag] = CostModel(self.space, self.n_classes, self.width_mult,
                                             lut=LookUpTable.read(self.luts[tag]))
@@ -162,9 +165,10 @@ class SpaceCosts:
         """Returns the latency tables in use."""
         return [model.lut for model in self._with_lut.values() if model.lut is not None]
 
-    def idle_tables(self) -> list[str]:
-        """Returns the paths of the latency tables that nothing asked for."""
-        return [path for tag, path in self.luts.items() if tag not in self._with_lut]
+    @property
+    def used_luts(self) -> dict[str, str]:
+        """The paths of the latency tables in use, by tag."""
+        return {tag: path for tag, path in self.luts.items() if tag in self._with_lut}
 
     def work(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected relative durations, above 0: the MACs where they are known."""
@@ -189,28 +193,24 @@ def parse_luts(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def make_objectives(text: str, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
-                    luts: Mapping[str, str] | None = None, reported: bool = False,
-                    costs: SpaceCosts | None = None) -> list[Objective]:
+def make_objectives(text: str, costs: SpaceCosts, reported: bool = False) -> list[Objective]:
     """Returns the objectives of `flops` or `flops+cpu+energy`, in that order.
 
     Args:
-        text: names joined by `+`. A reported one may say its direction: `throughput:max`. One of
+        text: names joined by `+`. A reported one may name its direction: `throughput:max`. One of
             your own is a function from `SpaceCosts` to `Objective`, named `module:function`.
-        space, n_classes, width_mult, luts: see `SpaceCosts`.
+        costs: of the search space.
         reported: whether the evaluator may report objectives of its own, so that any other name is
             a key of its stats.
-        costs: shared with the caller; by default made of the arguments before.
 
     Raises:
         UserError: an unknown or repeated name, or a table that lacks layers of the space.
     """
-    costs = costs or SpaceCosts(space, n_classes, width_mult, luts)
     found: list[Objective] = []
     for name in (part.strip() for part in text.split("+")):
         objective = _own(name, costs) or _make(name, costs, reported)
         if objective.name == ERROR or objective.name in {other.name for other in found}:
-            raise UserError(f"--sec_obj {text[:60]!r}: {objective.name} is given twice (the top-1 "
+            raise UserError(f"objectives {text[:60]!r}: {objective.name} is given twice (the top-1 "
                             "error is always an objective)")
         found.append(objective)
     return found
@@ -228,9 +228,9 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
     try:
         objective = getattr(importlib.import_module(module), attribute)(costs)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"--sec_obj {name[:60]}: no such objective: {error}") from None
+        raise UserError(f"objective {name[:60]}: no such objective: {error}") from None
     if not isinstance(objective, Objective):
-        raise UserError(f"--sec_obj {name[:60]}: must return a search.Objective")
+        raise UserError(f"objective {name[:60]}: must return a search.Objective")
     return objective
 
 
@@ -250,8 +250,3 @@ def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
     if not own or not reported:
         raise UserError(f"unknown second objective {name[:60]!r}; choose from {OBJECTIVES}")
     return Objective(own[1], "", "reported", own[1], maximise=DIRECTIONS[own[2] or "min"])
-
-
-def minimised(objectives: Sequence[Objective], values: np.ndarray) -> np.ndarray:
-    """Returns (n, m) values of the objectives with the sign that makes all of them minimised."""
-    return values * np.array([objective.sign for objective in objectives])

@@ -84,7 +84,7 @@ def gap_deviation(masks: np.ndarray, candidates: np.ndarray, front: np.ndarray) 
 
     Args:
         masks: (n, m) bool, the same number of ones in every row.
-        candidates: (m,) or (m, q) objectives of the candidates beside the error.
+        candidates: (m,) or (m, q) objectives of the candidates without the error.
         front: (f,) or (f, q) those of the archive's front.
     """
     columns = list(zip(_columns(candidates), _columns(front), strict=True))
@@ -109,8 +109,10 @@ def evolve_subsets(candidates: np.ndarray, front: np.ndarray, k: int, population
     """Returns the (m,) mask of `k` candidates with the smallest gap deviation that was found.
 
     A genetic algorithm: binary tournaments, crossover, one swap in every child, the best of
-    parents and children survive, no duplicates. It runs on whole arrays: in pymoo, where each of
-    the 6,000 masks is an object, it took most of a search step.
+    parents and children survive, no duplicates.
+
+    DEVIATION subset-search: it runs on whole arrays, not in pymoo, where each of the 6,000 masks is
+    an object: that took most of a search step.
     """
     masks = np.unique(random_subsets(population, len(candidates), k, rng), axis=0)
     fitness = gap_deviation(masks, candidates, front)

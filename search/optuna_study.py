@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from search.archive import Record, Stats
-from search_space import SearchSpace, get_search_space
+from search_space import SearchSpace
 from utils.errors import UserError, one_line
 from utils.files import atomic_path
 
@@ -27,7 +27,7 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
 
     Args:
         stats: the archive.
-        names: of the objectives beside the error.
+        names: of the objectives besides the error.
         space: of its architectures.
         path: the SQLite file.
         title: name of the study.
@@ -60,23 +60,10 @@ def write_study(stats: Stats, names: Sequence[str], space: SearchSpace, path: st
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns what SQLite said: Optuna and SQLAlchemy wrap it."""
+    """Returns the error of SQLite, which Optuna and SQLAlchemy wrap."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def archive_space(stats: Stats, space: SearchSpace) -> SearchSpace:
-    """Returns the space with the resolutions of an archive, where it is the one of any resolution.
-
-    Args:
-        stats: the archive.
-        space: as the search's settings say it.
-    """
-    if space.name != "mbv3":
-        return space
-    found = sorted({int(record.arch["r"]) for record in stats.archive})
-    return get_search_space("mbv3", resolutions=found)
 
 
 def _optuna() -> Any:

@@ -39,7 +39,7 @@ CODE_FLAGS = ("evaluator", "search_space", "predictor", "strategy", "sec_obj")
 # By these a settings file is known as that of a search.
 _SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
 # What a search has written, ours or the original's: files, and folders with files. The original
-# may have left networks beside its iterations.
+# may have left networks next to its iterations.
 _NETWORKS = re.compile(r"net_\d+\.(subnet|stats)", re.ASCII)
 _PROPOSED = re.compile(r"net_\d+\.subnet", re.ASCII)
 _FILES = re.compile(rf"settings\.json|retries\.log|events\.jsonl|iter_\d+\.stats|"
@@ -55,7 +55,7 @@ class RunFolder:
     `iter_<i>/net_<j>.subnet` and `.stats`, `iter_<i>.stats`, `failed/it_<i>_net_<j>` (with `.log`),
     and of our own `settings.json`, `events.jsonl`, `retries.log` where evaluations had to be
     started again, and, while the search runs, `search.lock`. No other name is ever copied or
-    removed; beside these, the command writes `report.html` and, if asked to, `tensorboard/`.
+    removed; besides these, the command writes `report.html` and, if asked to, `tensorboard/`.
 
     While the folder is locked, every path that it gives is checked to be in that folder still.
     """
@@ -98,8 +98,8 @@ class RunFolder:
         if self._lock is not None and not self._lock.holds():
             place = self._lock.place()
             raise UserError(f"{self.path}: renamed, replaced or removed while the search was "
-                            f"running (it is now in {place}); nothing more is written. Go on with "
-                            f"--resume {shlex.quote(place)}")
+                            f"running (it is now in {place}); nothing more is written. Resume it "
+                            f"with --resume {shlex.quote(place)}")
 
     def is_empty(self) -> bool:
         """Whether the folder is absent, or holds nothing but a lock.
@@ -123,7 +123,7 @@ class RunFolder:
                 first.is_dir() and not first.is_symlink() and all(
                     _PROPOSED.fullmatch(path.name) or _is_leftover(path.name, _PROPOSED)
                     for path in first.iterdir()))):
-            raise UserError(f"{self.path}: not empty; go on with --resume "
+            raise UserError(f"{self.path}: not empty; resume it with --resume "
                             f"{shlex.quote(str(self.path))}, or choose "
                             "another --save")
 
@@ -197,7 +197,7 @@ class RunFolder:
     def import_from(self, other: "RunFolder") -> None:
         """Makes this folder, which is absent or empty, a copy of another search.
 
-        The copy is made beside and then renamed: whenever it is stopped, this folder is complete
+        The copy is made next to it, then renamed: whenever it is stopped, this folder is complete
         or not there. Only the files of the search are copied; links are not followed.
 
         Raises:
@@ -274,7 +274,7 @@ class RunFolder:
 
     def write_failed(self, iteration: int, index: int, arch: dict[str, Any], status: str,
                      error: str, log: str) -> None:
-        """Records a failed evaluation: the architecture and the reason, and the log beside it."""
+        """Records a failed evaluation: the architecture and the reason, and the log next to it."""
         path = self.failed(iteration, index)
         text = f"{status}: {error}\n\n{log}".rstrip() + "\n"
         write_text(path.with_name(path.name + ".log"), text)
@@ -327,7 +327,7 @@ def _trusted(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def resume_command(settings: dict[str, Any]) -> str:
-    """Returns the command that goes on with a search, with the flags that must be typed again."""
+    """Returns the command that resumes a search, with the flags that must be typed again."""
     code = [part for name, value in _trusted(settings).items() for part in (f"--{name}", value)]
     return shlex.join([*calling("msunas.py"), "--resume", str(settings["save"]), *code])
 

@@ -1,10 +1,10 @@
-"""From settings to a search: its space, its objectives, its workers, its plan."""
+"""From settings to a search: its space, its objectives, its workers, its plan, its run."""
 
 import os
 import shlex
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,21 +13,22 @@ from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
+from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
-from evaluator.jobs import EvaluatorSpec, WorkerError, get_engine, plan_slots
-from evaluator.latency import cpu_name
+from evaluator.jobs import Devices, EvaluatorSpec, WorkerError, get_engine, plan_slots
+from evaluator.options import EvaluationSettings
 from evaluator.table import TableEvaluator
-from networks.supernet_info import check_classes, check_supernet_exists, read_n_classes
+from evaluator.timing import cpu_name
+from networks.supernet_info import check_classes, check_supernet_exists
 from search.algorithm import Search
 from search.constraints import Constraints
 from search.evaluation import Engine
-from search.events import Events
 from search.fingerprints import check_inputs, fingerprints
 from search.import_original import adopt
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
-from search.progress import Progress, duration
+from search.progress import Progress
 from search.run_folder import RunFolder, resume_command
-from search.settings import DEFAULT_LUT, IDLE, Settings, contradictions, supernet_meta
+from search.settings import DEFAULT_LUT, IDLE, Settings, contradictions
 from search.strategies import get_strategy
 from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
@@ -43,15 +44,16 @@ GIB = 2**30
 
 
 class Parts(NamedTuple):
-    """What the settings of a search stand for."""
+    """What a search is built of, from its settings."""
 
     space: SearchSpace
     objectives: list[Objective]
     costs: SpaceCosts
+    constraints: Constraints
 
 
 def make_parts(settings: Settings) -> Parts:
-    """Returns the space, the objectives and the costs of a search.
+    """Returns the space, the objectives, the costs and the constraints of a search.
 
     Raises:
         UserError: an unknown name, a bad value, or a missing or unsuitable file.
@@ -67,20 +69,19 @@ def make_parts(settings: Settings) -> Parts:
         require_points(model, settings.n_doe)
     space = get_search_space(settings.search_space, **settings.to_json())
     if settings.evaluator == "ofa" and settings.supernet_path and not settings.n_epochs:
-        check_classes(settings.supernet_path, read_n_classes(settings.supernet_path),
-                      settings.n_classes)
+        check_classes(settings.supernet_path, settings.supernet.n_outputs, settings.n_classes)
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
-    width = supernet_meta(settings).width or width_from_name(settings.supernet_path or "")
+    width = settings.supernet.width or width_from_name(settings.supernet_path or "")
     costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
     reported = reported_names(settings)
-    objectives = make_objectives(settings.sec_obj, space, costs=costs,
+    objectives = make_objectives(settings.sec_obj, costs,
                                  reported=reported is None or bool(reported))
     for objective in objectives:
         if objective.source == "reported" and objective.key not in (reported or [objective.key]):
             source = f"{settings.table} has" if settings.evaluator == "table" \
                 else f"{settings.oracle_path} predicts"
             raise UserError(f"--sec_obj {objective.name}: {source} "
-                            f"{', '.join(reported or []) or 'nothing'} beside the accuracy")
+                            f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
         if objective.measured and settings.evaluator in IDLE:
             raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
                             "whose latency could be measured; name a table")
@@ -88,13 +89,14 @@ def make_parts(settings: Settings) -> Parts:
             objective.measured for objective in objectives):
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
                         "cpu, say, or leave it out")
-    Constraints(settings.constraint, objectives, costs).check_strategy(strategy)
+    constraints = Constraints(settings.constraint, objectives, costs)
+    constraints.check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
         print(f"warning: {line}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
-    return Parts(space, objectives, costs)
+    return Parts(space, objectives, costs, constraints)
 
 
 def reported_names(settings: Settings) -> list[str] | None:
@@ -122,19 +124,19 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
 def idle_tables(costs: SpaceCosts) -> list[str]:
     """Returns a line for each latency table that was named and changes nothing."""
     return [f"--lut {path}: no objective or limit is a latency of this table, so it changes nothing"
-            for path in costs.idle_tables() if path != DEFAULT_LUT]
+            for tag, path in costs.luts.items() if tag not in costs.used_luts
+            and path != DEFAULT_LUT]
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
-                n_slots: int = 1, retry_failed: bool = False, events: Events | None = None,
+                progress: Progress, retry_failed: bool = False,
                 start: WarmStart | None = None) -> Search:
     """Returns the search that settings describe.
 
     Args:
         settings, parts, folder, engine: of the search.
-        n_slots: evaluations at a time.
+        progress: prints and records what happens in it.
         retry_failed: see `Search`.
-        events: records what happens in it.
         start: what it starts from, where it has no iteration yet.
     """
     if not is_compiled():
@@ -146,22 +148,16 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
         extra["warm_start"] = {"stats": settings.warm_start, "reused": settings.reused}
     search = Search(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
                     folder, n_doe=settings.n_doe, iterations=settings.iterations,
-                    n_iter=settings.n_iter, seed=settings.seed, constraints=settings.constraint,
+                    n_iter=settings.n_iter, seed=settings.seed, constraints=parts.constraints,
                     costs=parts.costs, uniform_sample=settings.uniform_sample,
-                    retry_failed=retry_failed, extra=extra,
-                    progress=Progress(settings.planned, n_slots, events=events))
+                    retry_failed=retry_failed, extra=extra, progress=progress)
     if start is not None:
         start.apply(search)
     return search
 
 
-def starting_point(settings: Settings, parts: Parts, folder: RunFolder,
-                   typed: Collection[str] = ()) -> WarmStart | None:
+def starting_point(settings: Settings, parts: Parts, folder: RunFolder) -> WarmStart | None:
     """Returns what a search starts from; None without --warm_start, or when it has started.
-
-    Args:
-        settings, parts, folder: of the search.
-        typed: the flags on the command line.
 
     Raises:
         UserError: see `read_warm_start`; or a typed flag that would have no meaning.
@@ -170,28 +166,35 @@ def starting_point(settings: Settings, parts: Parts, folder: RunFolder,
         return None
     values = settings.to_json()
     start = read_warm_start(Path(settings.warm_start), parts.space, parts.objectives, values,
-                            fingerprints(values), settings.reused)
-    if start.reason is None and "n_doe" in typed:
+                             fingerprints(values, parts.costs.used_luts), settings.reused)
+    if start.reason is None and "n_doe" in settings.typed:
         raise UserError(f"--n_doe: the {len(start.records)} evaluated architectures of "
-                        f"{settings.warm_start} stand for the initial sample; leave it out")
+                        f"{settings.warm_start} replace the initial sample; leave it out")
     return start
 
 
 def make_spec(settings: Settings, objectives: Sequence[Objective]) -> EvaluatorSpec:
-    """Returns how the workers build their evaluator."""
+    """Returns how the workers, whose folder may be another, build their evaluator."""
     given = settings.to_json()
-    options: dict[str, Any] = {
-        name: given[name] and os.path.abspath(given[name])
-        for name in ("data", "supernet_path", "oracle_path", "cache_dir")}
-    options |= {name: given[name] for name in (
-        "dataset", "download", "max_damaged", "n_classes", "vld_size", "test", "n_workers",
-        "trn_batch_size", "vld_batch_size", "n_epochs", "seed", "amp", "cache_gb")}
+    options = {option.name: given[option.name] for option in fields(EvaluationSettings)}
+    for name in ("data", "supernet_path", "oracle_path", "cache_dir"):
+        options[name] = given[name] and os.path.abspath(given[name])
     measured = next((objective for objective in objectives if objective.measured), None)
     if measured is not None:
         options |= {"latency_batch_size": measured.batch_size, "latency_device": measured.device}
-    options |= {"search_space": settings.search_space, "space_options": {
-        name: given[name] for name in search_space_class(settings.search_space).options}}
+    options["space_options"] = {
+        name: given[name] for name in search_space_class(settings.search_space).options}
     return EvaluatorSpec(str(settings.evaluator), options)
+
+
+def make_slots(settings: Settings) -> list[Devices]:
+    """Returns the devices on which a search evaluates, one for each evaluation at a time."""
+    return plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
+                      _ray_address(settings))
+
+
+def _ray_address(settings: Settings) -> str | None:
+    return settings.ray_address if settings.backend == "ray" else None
 
 
 def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
@@ -235,9 +238,14 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
     return lines
 
 
-def print_plan(settings: Settings, parts: Parts, n_slots: int,
-               start: WarmStart | None = None) -> None:
-    """Prints what the search would do and how much work that is; evaluates nothing."""
+def print_plan(settings: Settings, folder: RunFolder) -> None:
+    """Prints what the search would do and how much work that is; evaluates nothing.
+
+    Raises:
+        UserError: bad settings, or a missing input.
+    """
+    n_slots, parts = len(make_slots(settings)), make_parts(settings)
+    start = starting_point(settings, parts, folder)
     info = get_dataset_info(settings.dataset)
     n_doe = settings.n_doe if start is None or start.reason else 0
     planned = n_doe + settings.planned - settings.n_doe
@@ -264,7 +272,7 @@ def print_plan(settings: Settings, parts: Parts, n_slots: int,
 
 
 class Ended(NamedTuple):
-    """A finished search: its last stats file, and what is said of it."""
+    """A finished search: its last stats file, and the lines to print about it."""
 
     last: Path
     lines: list[str]
@@ -272,8 +280,7 @@ class Ended(NamedTuple):
 
 def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None = None, *,
                resumed: bool = False, retry_failed: bool = False, accept_changed: bool = False,
-               typed: Collection[str] = (), log_format: str = "text",
-               tensorboard: bool = False) -> Ended:
+               log_format: str = "text", tensorboard: bool = False) -> Ended:
     """Runs or continues a search in its folder to the end.
 
     Args:
@@ -282,9 +289,8 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         source: another search whose files are copied into the folder first.
         resumed: whether the folder, or the source, holds a search already.
         retry_failed: evaluate and propose again what failed before.
-        accept_changed: go on although inputs have changed since the search was started.
-        typed: the flags on the command line.
-        log_format, tensorboard: see `search.events.Events`.
+        accept_changed: resume although inputs have changed since the search was started.
+        log_format, tensorboard: see `search.progress.Progress`.
 
     Raises:
         UserError: bad settings, a missing or changed input, or workers that cannot start.
@@ -292,14 +298,13 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     parts = make_parts(settings)  # bad input fails before anything is written
     if settings.evaluator == "ofa" and settings.backend == "local":
         check_supernet_exists(str(settings.supernet_path))
-    ray_address = settings.ray_address if settings.backend == "ray" else None
-    slots = plan_slots(settings.n_gpus, settings.gpu, settings.cpu_workers, settings.threads,
-                       ray_address)
-    stored = {**settings.to_json(), "inputs": fingerprints(settings.to_json())}
+    slots = make_slots(settings)
+    stored = {**settings.to_json(),
+              "inputs": fingerprints(settings.to_json(), parts.costs.used_luts)}
     if resumed and not accept_changed:
         check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),
                      stored["inputs"])
-    start = starting_point(settings, parts, source or folder, typed)
+    start = starting_point(settings, parts, source or folder)
     if start is not None:
         settings = replace(settings, reused=start.reason is None)
         stored["reused"] = settings.reused
@@ -318,11 +323,11 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=None if limit is None else int(limit * GIB),
-                        ray_address=ray_address) as engine:
-            events = Events(folder, log_format, tensorboard)
-            events.start(["python", *sys.argv], len(slots))
-            search = make_search(settings, parts, folder, engine, len(slots), retry_failed, events,
-                                 start)
+                        ray_address=_ray_address(settings)) as engine:
+            progress = Progress(settings.planned, len(slots), folder=folder,
+                                log_format=log_format, tensorboard=tensorboard)
+            progress.start(["python", *sys.argv])
+            search = make_search(settings, parts, folder, engine, progress, retry_failed, start)
             if adopting:
                 adopt(search)
                 folder.write_settings(stored)
@@ -330,19 +335,19 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         command = selection_command(settings, parts, last)
         lines = [*final_report(settings, parts, search),
                  f"done: {last}; choose networks with: {command}"]
-        events.event("end", stats=str(last), post_search=command)
-        events.close()
+        progress.event("end", stats=str(last), post_search=command)
+        progress.close()
     return Ended(last, lines)
 
 
 def _run_to_the_end(search: Search, settings: Settings, folder: RunFolder) -> Path:
-    """Runs the search; workers that cannot start are one line, their log a file beside it."""
+    """Runs the search; workers that cannot start are one line, and their log is a file."""
     try:
         return Path(str(search.run()))
     except WorkerError as error:
         log = folder.path / "failed" / "worker.log"
         write_text(log, f"{error}\n")
-        raise UserError(f"{str(error).splitlines()[0]} (log in {log}; mend the cause and go on "
+        raise UserError(f"{str(error).splitlines()[0]} (log in {log}; fix the cause and resume "
                         f"with: {resume_command(settings.to_json())})") from None
 
 
@@ -350,7 +355,7 @@ def selection_command(settings: Settings, parts: Parts, last: Path) -> str:
     """Returns the command that chooses networks of a finished search."""
     command = [*calling("post_search.py"), "--expr", str(last)]
     if settings.evaluator == "oracle" and is_exported(str(settings.oracle_path)):
-        return shlex.join([*command, "--list"])  # the file does not say where the supernet is
+        return shlex.join([*command, "--list"])  # the file does not name the supernet
     command += ["--save", f"{settings.save}/selected"]
     if parts.space.family is not None:
         command += ["--supernet_path", str(settings.supernet_path)]

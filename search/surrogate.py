@@ -1,4 +1,4 @@
-"""What a search believes of architectures that it has not evaluated."""
+"""Predictions of all objectives for architectures that were not evaluated."""
 
 import copy
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Surrogate:
 
     Args:
         space: the search space.
-        objectives: beside the error.
+        objectives: of the search, without the error.
         predictor: name of the accuracy predictor.
         X: (a, n_var) canonical vectors of the archive.
         F: (a, m) minimised objectives; column 0 the top-1 error in percent.
@@ -40,11 +40,10 @@ class Surrogate:
                  objective_predictor: str = OBJECTIVE_PREDICTOR) -> None:
         self.objectives = list(objectives)
         self.error: AccPredictor = get_acc_predictor(
-            predictor, X, F[:, 0], seed=seed, lower=space.lower, upper=space.upper, space=space)
+            predictor, X, F[:, 0], seed=seed, space=space)
         self.exact = np.array([False] + [objective.exact for objective in objectives])
         self._models: dict[int, AccPredictor] = {
-            column: get_acc_predictor(objective_predictor, X, F[:, column], lower=space.lower,
-                                      upper=space.upper, space=space)
+            column: get_acc_predictor(objective_predictor, X, F[:, column], space=space)
             for column in np.flatnonzero(~self.exact)[1:].tolist()}
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -52,7 +51,7 @@ class Surrogate:
         return np.column_stack([self.error.predict(X)[:, 0], self.costs(X)])
 
     def costs(self, X: np.ndarray) -> np.ndarray:
-        """Returns the (n, m - 1) minimised objectives beside the error."""
+        """Returns the (n, m - 1) minimised objectives without the error."""
         return np.column_stack([
             self._models[column].predict(X)[:, 0] if column in self._models
             else self._exact_values(column, X) for column in range(1, len(self.exact))])
@@ -77,9 +76,10 @@ class Surrogate:
                 mean[:, column] = self._exact_values(column, X)
         return mean, std
 
-    def believe(self, X: np.ndarray) -> Self:
-        """Returns the surrogate as it would be if its predictions of `X` were measured."""
+    def condition_on(self, X: np.ndarray) -> Self:
+        """Returns the surrogate conditioned on its own predictions of (n, n_var) vectors."""
         surrogate = copy.copy(self)
-        surrogate.error = self.error.believe(X)
-        surrogate._models = {column: model.believe(X) for column, model in self._models.items()}
+        surrogate.error = self.error.condition_on(X)
+        surrogate._models = {column: model.condition_on(X)
+                             for column, model in self._models.items()}
         return surrogate

@@ -55,7 +55,7 @@ def table_report(evaluator: TableEvaluator, objectives: Sequence[Objective],
 
     Args:
         evaluator: of the table.
-        objectives: of the search, beside the error.
+        objectives: of the search, besides the error.
         F: (n, m) minimised values of what the search evaluated.
 
     Raises:

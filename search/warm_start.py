@@ -2,7 +2,7 @@
 
 An accuracy is taken over where it would be the same if it were measured again: the same evaluator
 on the same supernet (or oracle, or table), data, split, seed and settings. Then all rows stand for
-the initial sample, the exact objectives computed anew, and nothing is evaluated before the first
+the initial sample, the exact objectives computed again, and nothing is evaluated before the first
 iteration. Otherwise, as for another data set, the errors only tell which architectures are worth
 evaluating first.
 """
@@ -18,13 +18,13 @@ from search.algorithm import Search
 from search.archive import Record, Stats, objectives, read_stats
 from search.constraints import Constraints, initial_sample
 from search.evolution import survivors
+from search.finished import encoded, read_settings
 from search.objectives import Objective
-from search.run_folder import RunFolder
 from search_space import SearchSpace
 from search_space.base import unique_rows
 from utils.errors import UserError
 
-# What decides an accuracy, beside the files and folders that are known by fingerprints.
+# What decides an accuracy, besides the files and folders that are known by fingerprints.
 _ANY = ("dataset", "n_classes", "vld_size", "test", "n_epochs", "trn_batch_size", "amp", "seed")
 DECIDES: Mapping[str, tuple[str, ...]] = {"oracle": (), "table": ("accuracy", "genes")}
 INPUTS = ("supernet_path", "oracle_path", "table", "vld_size", "data", "evaluator")
@@ -64,7 +64,8 @@ class WarmStart:
         if self.reason is None:
             search.progress.n_planned += len(self.records) - search.n_doe
             search.progress.n_known += len(self.records)
-            search.add(0, self.records)
+            search.add(0, self.records, search.space.encode_many(
+                row.arch for row in self.records))
         else:
             rng = np.random.default_rng([search.seed, 0])
             search.initial = self.sample(search.space, search.n_doe, search.constraints, rng)
@@ -99,12 +100,9 @@ def read_warm_start(path: Path, space: SearchSpace, wanted: Sequence[Objective],
                         f"{space.name}; a search starts from one in the same space")
     if len(stats.archive) < 2:
         raise UserError(f"--warm_start {path}: holds no two evaluated architectures")
-    try:
-        X = np.array([space.encode(record.arch) for record in stats.archive])
-    except UserError as error:
-        raise UserError(f"--warm_start {path}: {error}") from None
+    X = encoded(f"--warm_start {path}", stats, space)
     if reused is None:
-        reason = difference(settings, inputs, RunFolder(path.parent).read_settings()) \
+        reason = difference(settings, inputs, read_settings(path.parent)) \
             or unknown_objective(wanted, stats)
     else:
         reason = None if reused else "as when the search was started"
@@ -126,7 +124,7 @@ def difference(settings: Mapping[str, Any], inputs: Mapping[str, str],
     """
     before, evaluator = stored.get("inputs"), settings["evaluator"]
     if not isinstance(before, dict):
-        return "nothing says what its accuracies were measured on"
+        return "no file tells what its accuracies were measured on"
     names = ("evaluator", *DECIDES.get(evaluator, _ANY))
     changed = [name for name in names if stored.get(name) != settings[name]]
     changed += [name for name in INPUTS if before.get(name) != inputs.get(name)]

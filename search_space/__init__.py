@@ -64,8 +64,8 @@ def family_of(name: str) -> str:
     """
     family = search_space_class(name).family
     if family is None:
-        raise UserError(f"the search space {name} has no supernet; choose another, or name an "
-                        "--evaluator for it")
+        raise UserError(f"the search space {name} has no supernet; choose another, or an "
+                        "evaluator for it (--evaluator)")
     return family
 
 
@@ -151,7 +151,7 @@ def refuse_code(named: Any, source: str) -> None:
     """Refuses a search space that is code of the user's, `module:Class`, where a file names it.
 
     Raises:
-        UserError: it is; the message tells the flag to type.
+        UserError: it is; the message names the flag to type.
     """
     if isinstance(named, str) and ":" in named:
         raise UserError(f"{source} names code, the search space {named[:60]}, which would be run; "

@@ -1,7 +1,9 @@
 """What every search space offers: bounds, sampling, and the way from architecture to integers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,12 +25,15 @@ class Gene:
         values: what the integers from the lower to the upper bound mean.
         group: genes of one group may share a weight in a surrogate: "stage 3 kernel".
         ordered: whether the values have an order; False for a choice of operations.
+        needs: (i, k) where it is used only if gene i has at least its k-th value, counted from 0:
+            the kernel of a layer needs a stage of that depth. None where it is always used.
     """
 
     name: str
     values: tuple[Any, ...]
     group: str
     ordered: bool = True
+    needs: tuple[int, int] | None = None
 
 
 class SearchSpace(ABC):
@@ -39,9 +44,9 @@ class SearchSpace(ABC):
     architecture exactly when their canonical forms are equal. Randomness comes from the generator
     that is passed in. Architectures are dicts that JSON can hold.
 
-    A space of your own must have `name`, `lower`, `upper`, `encode`, `decode` and `extremes`. It
-    adds `active` where genes can be unused, and `layers` or (faster) `slots` where the costs of its
-    networks are counted; nothing asks for the costs of a space unless they are an objective.
+    A space of your own must have `name`, `lower`, `upper`, `encode` and `decode`. It adds `genes`
+    with their `needs`, or `active`, where genes can be unused, and `layers` or (faster) `slots`
+    where the costs of its networks are counted; nothing else needs them.
 
     Attributes:
         name: key in `search_space.SEARCH_SPACES`, or any name for a space of your own.
@@ -71,27 +76,31 @@ class SearchSpace(ABC):
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """What each integer stands for; unless a space says more, its bounds are all there is."""
+        """What each integer stands for; by default, integers within its bounds."""
         return tuple(Gene(f"gene {i}", tuple(range(low, high + 1)), f"gene {i}")
                      for i, (low, high) in enumerate(zip(self.lower.tolist(), self.upper.tolist(),
                                                          strict=True)))
 
     @property
-    def traits(self) -> tuple[Gene, ...]:
-        """What a surrogate sees of an architecture: the genes, unless a space says more."""
+    def features(self) -> tuple[Gene, ...]:
+        """What a surrogate sees of an architecture: by default, its genes."""
         return self.genes
 
-    def look(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the traits of (n, n_var) canonical vectors.
+    def featurize(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the features of (n, n_var) canonical vectors.
 
         Returns:
-            (n, k) positions in the `values` of each trait, and (n, k) bool: which traits are used.
+            (n, k) positions in the `values` of each feature, and (n, k) bool: which are used.
         """
         return X - self.lower, self.active(X)
 
     @abstractmethod
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (n_var,) integer vector; raises UserError for an invalid arch."""
+
+    def encode_many(self, archs: Iterable[Arch]) -> np.ndarray:
+        """Returns the canonical (n, n_var) vectors of n architectures; see `encode`."""
+        return np.array([self.encode(arch) for arch in archs], dtype=int).reshape(-1, self.n_var)
 
     @abstractmethod
     def decode(self, x: np.ndarray) -> Arch:
@@ -101,16 +110,27 @@ class SearchSpace(ABC):
             UserError: wrong length, not integers, or a gene outside its bounds.
         """
 
-    @abstractmethod
     def extremes(self) -> list[Arch]:
-        """Returns the smallest and the largest architecture."""
+        """Returns the smallest and the largest architecture: all genes at one of their bounds."""
+        return [self.decode(self.lower), self.decode(self.upper)]
 
     def active(self, X: np.ndarray) -> np.ndarray:
-        """Returns an (n, n_var) bool array: the genes that each architecture uses."""
-        return np.ones(np.shape(X), dtype=bool)
+        """Returns an (n, n_var) bool array: the genes in use, see `Gene.needs`."""
+        deciding, least = self._conditions
+        return np.asarray(X)[..., deciding] >= least
+
+    @cached_property
+    def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each gene, the gene that decides whether it is used, and from which integer on."""
+        needs = [gene.needs or (i, 0) for i, gene in enumerate(self.genes)]
+        deciding = np.array([i for i, _ in needs])
+        return deciding, self.lower[deciding] + [k for _, k in needs]
 
     def canonical(self, X: np.ndarray) -> np.ndarray:
-        """Returns a copy of the (n, n_var) integer array, unused genes at their lower bound."""
+        """Returns a copy of the (n, n_var) integer array, unused genes at their lower bound.
+
+        DEVIATION unused-genes: the original leaves them as they are, and evaluates equal networks.
+        """
         X = np.asarray(X, dtype=int)
         return np.where(self.active(X), X, self.lower)
 
@@ -133,7 +153,7 @@ class SearchSpace(ABC):
         return ", ".join(f"{key} {_short(value)}" for key, value in arch.items())
 
     def summary(self, arch: Arch) -> dict[str, int | float | str]:
-        """Returns what a table says about an architecture, by column: {"resolution": 224}."""
+        """Returns what tables show of an architecture, by column: {"resolution": 224}."""
         resolution = self.resolution(arch)
         return {} if resolution is None else {"resolution": resolution}
 
@@ -154,8 +174,8 @@ class SearchSpace(ABC):
             UserError: what the networks of this space consist of is not known, or a bad argument.
         """
         if type(self).layers is SearchSpace.layers:
-            raise UserError(f"the search space {self.name} does not say which layers its networks "
-                            "have, so their costs are unknown")
+            raise UserError(f"the search space {self.name} does not define the layers of its "
+                            "networks, so their costs are unknown")
 
         def build(*values: int) -> tuple[Layer, ...]:
             return tuple(self.layers(self.decode(np.array(values)), n_classes, width_mult))
@@ -209,7 +229,7 @@ class SearchSpace(ABC):
         if n_doe < 2:
             raise UserError(f"the initial sample holds at least the smallest and the largest "
                             f"architecture: n_doe must be 2 or more, not {n_doe}")
-        X = np.array([self.encode(arch) for arch in self.extremes()])
+        X = self.encode_many(self.extremes())
         for _ in range(MAX_DRAWS):
             X = unique_rows(np.vstack([X, self.draw(n_doe, rng)]))[:n_doe]
             if len(X) == n_doe:

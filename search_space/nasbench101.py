@@ -1,7 +1,7 @@
 """NAS-Bench-101: graphs of up to 7 vertices and 9 edges with one of 3 operations at each vertex.
 
 Source: Ying et al., "NAS-Bench-101" (ICML 2019). Isomorphic graphs are one architecture; there are
-423,624. The benchmark tells them apart by a hash of the graph, which is computed here, too.
+423,624. The benchmark identifies them by a hash of the graph, which is computed here, too.
 """
 
 import hashlib

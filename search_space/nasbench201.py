@@ -1,7 +1,7 @@
 """NAS-Bench-201: cells of 4 nodes whose 6 edges have one of 5 operations each.
 
-Source: Dong and Yang, "NAS-Bench-201" (ICLR 2020). 15,625 cells; cells that compute the same are
-told apart, as the benchmark does.
+Source: Dong and Yang, "NAS-Bench-201" (ICLR 2020). 15,625 cells; cells that compute the same
+count as different, as in the benchmark.
 """
 
 import re
@@ -53,8 +53,8 @@ class NASBench201Space(TabularSpace):
         dataset = next((name for name in DATASETS if f"{self.accuracy}_".startswith(f"{name}_")),
                        None)
         if dataset is None:
-            raise UserError(f"--accuracy {self.accuracy}: the column's name starts with its data "
-                            f"set in NAS-Bench-201: {', '.join(DATASETS)}")
+            raise UserError(f"accuracy column {self.accuracy}: in NAS-Bench-201 its name starts "
+                            f"with its data set: {', '.join(DATASETS)}")
         self.dataset = dataset
         self.lower = np.zeros(len(EDGES), dtype=int)
         self.upper = np.full(len(EDGES), len(OPERATIONS) - 1)

@@ -25,7 +25,7 @@ _LINKS = re.compile("".join(f"[0-{layer}]" for layer in range(N_LAYERS)))
 class NASBenchGraphSpace(TableSearchSpace):
     """Architectures `{"links": "0012", "op1": "gat", ..., "op4": "gcn"}`.
 
-    `links` says what each layer reads: 0 the input, i the layer i. The encoding has 5 integers.
+    `links` is what each layer reads: 0 the input, i the layer i. The encoding has 5 integers.
     A combination that is isomorphic to a row stands for that row; networks whose output joins the
     input itself are in no table.
 
@@ -69,12 +69,12 @@ class NASBenchGraphSpace(TableSearchSpace):
                          for i, link in enumerate(arch["links"], 1))
 
     @property
-    def traits(self) -> tuple[Gene, ...]:
+    def features(self) -> tuple[Gene, ...]:
         """What isomorphic networks share: how many layers of each operation, and where."""
         return self._seen[0]
 
-    def look(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See the base class; what has no row has none of the traits."""
+    def featurize(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See the base class; what has no row has none of the features."""
         _, values, numbers = self._seen
         asked = self._number(np.asarray(X, dtype=int))
         row = np.minimum(np.searchsorted(numbers, asked), len(numbers) - 1)
@@ -83,16 +83,16 @@ class NASBenchGraphSpace(TableSearchSpace):
 
     @cached_property
     def _seen(self) -> tuple[tuple[Gene, ...], np.ndarray, np.ndarray]:
-        """The traits, their values by row, and the numbers of the rows, which ascend."""
+        """The features, their values by row, and the numbers of the rows, which ascend."""
         counts = [_counts(tree) for tree in self._classes]
         names = sorted(set().union(*counts))
         numbers = self._number(self.rows)
         order = np.argsort(numbers)
         values = np.array([[count[name] for name in names] for count in counts])[order]
-        traits = tuple(Gene(f"{group}: {name}", tuple(range(most + 1)), group)
+        features = tuple(Gene(f"{group}: {name}", tuple(range(most + 1)), group)
                        for (group, name), most in zip(names, values.max(axis=0).tolist(),
                                                       strict=True))
-        return traits, values, numbers[order]
+        return features, values, numbers[order]
 
     def _number(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) numbers of (n, 5) vectors among all combinations."""
@@ -122,7 +122,7 @@ class NASBenchGraphSpace(TableSearchSpace):
 
 
 def _counts(tree: tuple) -> Counter[tuple[str, str]]:
-    """Returns the traits of a tree of layers, by group and name."""
+    """Returns the features of a tree of layers, by group and name."""
     found: Counter[tuple[str, str]] = Counter()
 
     def visit(node: tuple, depth: int) -> None:

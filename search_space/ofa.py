@@ -3,6 +3,7 @@
 Other spaces of inverted residuals differ in their backbone alone: see `search_space.proxyless`.
 """
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -92,7 +93,7 @@ class SupernetLayers:
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerGenes:
     """Where a layer of the largest subnet stands, and the genes that decide about it.
 
     The single layer after the stages has no `depth_gene`: it is always there.
@@ -117,7 +118,7 @@ class OFASearchSpace(SearchSpace):
         seed: seeds the generator that `sample` and `initialize` use where none is passed.
 
     Attributes:
-        places: one for each layer of the largest subnet.
+        layer_genes: one for each layer of the largest subnet.
     """
 
     name = "mbv3"
@@ -132,11 +133,10 @@ class OFASearchSpace(SearchSpace):
         self.depth = [2, 3, 4]
         self.resolutions = checked_resolutions(resolutions)
         self.max_depth = max(self.depth)
-        self.places = self._places()
+        self.layer_genes = self._all_layer_genes()
         self._genes = self._named_genes()
         self.upper = np.array([len(gene.values) - 1 for gene in self._genes])
         self.lower = np.zeros_like(self.upper)
-        self._deciding, self._least_index = self._uses()
         self._rng = np.random.default_rng(seed)
 
     @property
@@ -179,38 +179,30 @@ class OFASearchSpace(SearchSpace):
         """See `SearchSpace.initialize`; without `rng` the space's own generator is used."""
         return super().initialize(n_doe, rng=self._rng if rng is None else rng)
 
-    def extremes(self) -> list[Arch]:
-        """Returns the smallest and the largest architecture."""
-        return [self.decode(self.lower), self.decode(self.upper)]
-
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (46,) integer vector; raises UserError for an invalid arch."""
         depths, kernels, expansions, resolution = self._parts(arch)
         x = np.zeros(self.n_var, dtype=int)
         choices = iter(zip(kernels, expansions, strict=True))
-        for place in self.places:
-            if place.depth_gene is not None:
-                x[place.depth_gene] = self.depth.index(depths[place.stage])
-            if place.depth_gene is None or place.position < depths[place.stage]:
+        for layer in self.layer_genes:
+            if layer.depth_gene is not None:
+                x[layer.depth_gene] = self.depth.index(depths[layer.stage])
+            if layer.depth_gene is None or layer.position < depths[layer.stage]:
                 kernel, expand = next(choices)
-                x[place.kernel_gene], x[place.expand_gene] = kernel, expand
+                x[layer.kernel_gene], x[layer.expand_gene] = kernel, expand
         x[-1] = resolution
         return x
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a (46,) vector; raises UserError for an invalid vector."""
         genes = self.check(x).tolist()
-        used = [place for place in self.places if place.depth_gene is None
-                or place.position < self.depth[genes[place.depth_gene]]]
-        return {"ks": [self.kernel_size[genes[place.kernel_gene]] for place in used],
-                "e": [self.exp_ratio[genes[place.expand_gene]] for place in used],
-                "d": [self.depth[genes[place.depth_gene]] for place in self.places
-                      if place.position == 0 and place.depth_gene is not None],
+        used = [layer for layer in self.layer_genes if layer.depth_gene is None
+                or layer.position < self.depth[genes[layer.depth_gene]]]
+        return {"ks": [self.kernel_size[genes[layer.kernel_gene]] for layer in used],
+                "e": [self.exp_ratio[genes[layer.expand_gene]] for layer in used],
+                "d": [self.depth[genes[layer.depth_gene]] for layer in self.layer_genes
+                      if layer.position == 0 and layer.depth_gene is not None],
                 "r": self.resolutions[genes[-1]]}
-
-    def active(self, X: np.ndarray) -> np.ndarray:
-        """Returns an (n, 46) bool array: the genes of layers within the depth of their stage."""
-        return np.asarray(X)[..., self._deciding] >= self._least_index
 
     def resolutions_of(self, X: np.ndarray) -> np.ndarray:
         """Returns the input resolutions (n,) in pixels of (n, 46) vectors."""
@@ -223,8 +215,8 @@ class OFASearchSpace(SearchSpace):
             Kernel indices, expansion indices, and whether the layer is used: (n, 20) each.
         """
         X = np.asarray(X)
-        kernel_genes = [place.kernel_gene for place in self.places]
-        return (X[:, kernel_genes], X[:, [place.expand_gene for place in self.places]],
+        kernel_genes = [layer.kernel_gene for layer in self.layer_genes]
+        return (X[:, kernel_genes], X[:, [layer.expand_gene for layer in self.layer_genes]],
                 self.active(X)[:, kernel_genes])
 
     def describe(self, arch: Arch) -> str:
@@ -244,63 +236,51 @@ class OFASearchSpace(SearchSpace):
         sizes = [net.stage_sizes(r) for r in self.resolutions]
         r = self.n_var - 1
         return [Slot((r,), lambda index: net.body(self.resolutions[index])),
-                *(self._slot(net, place, sizes) for place in self.places),
+                *(self._slot(net, layer, sizes) for layer in self.layer_genes),
                 Slot((r,), lambda index: net.head(sizes[index][-1]))]
 
-    def _slot(self, net: SupernetLayers, place: Place, sizes: list[list[int]]) -> Slot:
+    def _slot(self, net: SupernetLayers, layer: LayerGenes, sizes: list[list[int]]) -> Slot:
         """Returns the slot of one elastic layer; `sizes` are the stages' inputs by resolution."""
-        stage = place.stage + (place.position > 0)  # later layers see the stage's output size
+        stage = layer.stage + (layer.position > 0)  # later layers see the stage's output size
 
         def build(depth: int, kernel: int, expand: int, resolution: int) -> tuple[Layer, ...]:
-            if place.position >= self.depth[depth]:
+            if layer.position >= self.depth[depth]:
                 return ()
-            return (net.block(place.stage, place.position, self.kernel_size[kernel],
+            return (net.block(layer.stage, layer.position, self.kernel_size[kernel],
                               self.exp_ratio[expand], sizes[resolution][stage]),)
 
-        genes = (place.kernel_gene, place.expand_gene, self.n_var - 1)
-        if place.depth_gene is None or place.position < min(self.depth):
+        genes = (layer.kernel_gene, layer.expand_gene, self.n_var - 1)
+        if layer.depth_gene is None or layer.position < min(self.depth):
             return Slot(genes, partial(build, 0))  # always there, whatever the depth
-        return Slot((place.depth_gene, *genes), build)
+        return Slot((layer.depth_gene, *genes), build)
 
-    def _places(self) -> list[Place]:
+    def _all_layer_genes(self) -> list[LayerGenes]:
         stage_genes = 1 + 2 * self.max_depth
-        places = [Place(stage, position, first, first + 1 + position,
+        layers = [LayerGenes(stage, position, first, first + 1 + position,
                         first + 1 + self.max_depth + position)
                   for stage in range(self.num_blocks) for first in [stage * stage_genes]
                   for position in range(self.max_depth)]
         if self.backbone.single:
             end = self.num_blocks * stage_genes
-            places.append(Place(self.num_blocks, 0, None, end, end + 1))
-        return places
+            layers.append(LayerGenes(self.num_blocks, 0, None, end, end + 1))
+        return layers
 
     def _named_genes(self) -> tuple[Gene, ...]:
         """Returns what each gene stands for, in the order of the encoding."""
-        genes = {max(place.expand_gene for place in self.places) + 1:
+        genes = {max(layer.expand_gene for layer in self.layer_genes) + 1:
                  Gene("resolution", tuple(self.resolutions), "resolution")}
-        for place in self.places:
-            stage = f"stage {place.stage + 1}"
-            layer = f"{stage}, layer {place.position + 1}"
-            if place.depth_gene is not None:
-                genes[place.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth),
+        for layer in self.layer_genes:
+            stage, needs = f"stage {layer.stage + 1}", None
+            name = f"{stage}, layer {layer.position + 1}"
+            if layer.depth_gene is not None:
+                genes[layer.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth),
                                                f"{stage} depth")
-            genes[place.kernel_gene] = Gene(f"{layer}: kernel", tuple(self.kernel_size),
-                                            f"{stage} kernel")
-            genes[place.expand_gene] = Gene(f"{layer}: expansion", tuple(self.exp_ratio),
-                                            f"{stage} expansion")
+                needs = layer.depth_gene, bisect(self.depth, layer.position)
+            genes[layer.kernel_gene] = Gene(f"{name}: kernel", tuple(self.kernel_size),
+                                            f"{stage} kernel", needs=needs)
+            genes[layer.expand_gene] = Gene(f"{name}: expansion", tuple(self.exp_ratio),
+                                            f"{stage} expansion", needs=needs)
         return tuple(genes[i] for i in sorted(genes))
-
-    def _uses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for each gene, the gene that decides whether it is used, and from which value.
-
-        Genes that are always used are decided by themselves, from 0.
-        """
-        deciding, least = np.arange(self.n_var), np.zeros(self.n_var, dtype=int)
-        for place in self.places:
-            if place.depth_gene is not None:
-                index = next(i for i, depth in enumerate(self.depth) if depth > place.position)
-                for gene in (place.kernel_gene, place.expand_gene):
-                    deciding[gene], least[gene] = place.depth_gene, index
-        return deciding, least
 
     def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
         """Returns the depths, and the indices of kernels, expansions and resolution."""

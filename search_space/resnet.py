@@ -1,5 +1,6 @@
 """The Once-for-All ResNet50 space: elastic depth, expansion and width of a ResNet50-D."""
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -81,18 +82,17 @@ class ResNetSearchSpace(SearchSpace):
         self._gene = {(entry.key, entry.index): i for i, entry in enumerate(self._entries)}
         self.upper = np.array([len(entry.options) - 1 for entry in self._entries])
         self.lower = np.zeros_like(self.upper)
-        self._deciding, self._least_index = self._uses()
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """What each integer stands for."""
+        """What each integer stands for; the expansion of a block needs a stage of that depth."""
+        needs = {self._gene["e", block.number]:
+                 (self._gene["d", 1 + block.stage], bisect(self.depth, beyond))
+                 for block in self.blocks
+                 if (beyond := block.place - BASE_DEPTHS[block.stage]) >= 0}
         values = {"w": tuple(self.width)}
-        return tuple(Gene(entry.name, values.get(entry.key, tuple(entry.options)), entry.group)
-                     for entry in self._entries)
-
-    def extremes(self) -> list[Arch]:
-        """Returns the smallest and the largest architecture."""
-        return [self.decode(self.lower), self.decode(self.upper)]
+        return tuple(Gene(entry.name, values.get(entry.key, tuple(entry.options)), entry.group,
+                          needs=needs.get(i)) for i, entry in enumerate(self._entries))
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (30,) integer vector; raises UserError for an invalid arch."""
@@ -119,10 +119,6 @@ class ResNetSearchSpace(SearchSpace):
             else:
                 arch[key].append(value)
         return arch
-
-    def active(self, X: np.ndarray) -> np.ndarray:
-        """Returns an (n, 30) bool array: all but the expansions beyond the depth of a stage."""
-        return np.asarray(X)[..., self._deciding] >= self._least_index
 
     def choices(self, X: np.ndarray) -> dict[str, np.ndarray]:
         """Returns what (n, 30) vectors choose, in the order of architecture dicts.
@@ -164,7 +160,8 @@ class ResNetSearchSpace(SearchSpace):
     def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """See `SearchSpace.slots`: the stem, 18 blocks, the head.
 
-        DEVIATION: the package has no further width multiplier; here it multiplies all widths.
+        DEVIATION resnet-width: the package has no further width multiplier; here it multiplies all
+        widths.
         """
         check_supernet(n_classes, width_mult)
         gene = self._gene
@@ -245,17 +242,3 @@ class ResNetSearchSpace(SearchSpace):
                      f"{stages[block.stage]} expansion") for block in self.blocks),
             _Entry("r", 0, self.resolutions, END, "resolution", "resolution"),
         ]
-
-    def _uses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for each gene, the gene that decides whether it is used, and from which value.
-
-        Genes that are always used are decided by themselves, from 0.
-        """
-        deciding, least = np.arange(self.n_var), np.zeros(self.n_var, dtype=int)
-        for block in self.blocks:
-            beyond = block.place - BASE_DEPTHS[block.stage]
-            if beyond >= 0:
-                gene = self._gene["e", block.number]
-                deciding[gene] = self._gene["d", 1 + block.stage]
-                least[gene] = next(i for i, depth in enumerate(self.depth) if depth > beyond)
-        return deciding, least

@@ -131,7 +131,7 @@ class TabularSpace(SearchSpace):
     Attributes:
         table: path of the table; None where the space is known without it.
         accuracy: its column with the top-1 accuracy in percent.
-        key_columns: its columns that tell which architecture a row is.
+        key_columns: its columns that identify the architecture of a row.
         rows: (n, n_var) canonical vectors of all architectures.
     """
 
@@ -189,7 +189,7 @@ class TabularSpace(SearchSpace):
     def initialize(self, n_doe: int, *, rng: np.random.Generator) -> list[Arch]:
         """See `SearchSpace.initialize`; the whole table is a sample, too."""
         if n_doe == len(self.rows) >= 2:
-            ends = np.array([self.encode(arch) for arch in self.extremes()])
+            ends = self.encode_many(self.extremes())
             rest = rng.permutation(self.rows[~rows_in(self.rows, ends)])
             return [self.decode(x) for x in [*ends, *rest]]
         return super().initialize(n_doe, rng=rng)
@@ -232,9 +232,9 @@ class TableSearchSpace(TabularSpace):
                  accuracy: str | None = None) -> None:
         super().__init__(table, accuracy)
         if not table or not genes:
-            own = "" if genes else (" and --genes, the columns that make an architecture, as "
-                                    "--genes links,op1,op2")
-            raise UserError(f"the search space {self.name} needs --table FILE{own}")
+            own = "" if genes else (", and the columns that make an architecture, as --genes "
+                                    "links,op1,op2")
+            raise UserError(f"the search space {self.name} needs a table, as --table FILE{own}")
         names = genes.split(",") if isinstance(genes, str) else list(genes)
         content = read_table(table)
         keys = content.keys(names)

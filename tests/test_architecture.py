@@ -4,6 +4,8 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
@@ -41,6 +43,42 @@ def test_imports_point_down_only(package):
         own = imported(path) & (set(ALLOWED) | SCRIPTS | {"tests", "benchmarks", "scripts"})
         forbidden = own - ALLOWED[package] - {package}
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Names that are imported anywhere, `a.b` for `from a import b`; not those for types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if is_type_checking(node):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        yield from imports_of(node)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """The modules of the project that each one imports; a package is its `__init__`."""
+    files = [*ROOT.glob("*.py"), *(path for package in [*ALLOWED, "msunas_cli", "scripts"]
+                                   for path in (ROOT / package).rglob("*.py"))]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
+               path for path in files}
+    return {name: set(imports_of(ast.parse(path.read_text(encoding="utf-8")))) & set(modules)
+            - {name} for name, path in modules.items()}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = import_graph()
+    assert "training.resume" in graph["training.tune"]
+    assert {"networks.supernets", "search_space.base"} <= graph["networks.warm_start"]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))

@@ -5,12 +5,14 @@ import ast
 import importlib
 import re
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
+from cli.scripts import Parser
 from evaluator.latency import CONDITIONS
 from search.run_folder import CODE_FLAGS
 from search.settings import DERIVED, SPACE_OPTIONS, Settings
@@ -34,7 +36,7 @@ FOREIGN = {
         "--gpus-per-node", "--exclude"},
     "evaluator/jobs/ray.py": RAY,
     "scripts/distributed_train.sh": TORCHRUN | {"--standalone", "--nproc_per_node"},
-    "training/resume.py": {"--standalone", "--nproc_per_node", "--no-python"},
+    "training/flags.py": {"--standalone", "--nproc_per_node", "--no-python"},
     "scripts/lock.sh": {"--quiet", "--no-config", "--generate-hashes", "--no-annotate",
                         "--no-header", "--python-version", "--python-platform", "--output-file",
                         "--constraint"},
@@ -69,7 +71,7 @@ def programs() -> dict[str, Path]:
 
 
 @cache
-def parsers() -> dict[str, argparse.ArgumentParser]:
+def parsers() -> dict[str, Parser]:
     """The parser of every program."""
     names = {run: path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
              for run, path in programs().items()}
@@ -90,7 +92,14 @@ def flags_of(program: str) -> frozenset[str]:
         for passed_on in re.findall(r"(?:scripts/)?\w+\.py", text):
             flags |= set(flags_of(passed_on)) if passed_on in parsers() else set()
         return frozenset(flags)
-    return frozenset(parsers()[program]._option_string_actions)
+    defined = parsers()[program]._option_string_actions
+    return frozenset(defined) | {f"--{flag[2:].replace(*signs)}" for flag in defined
+                                 for signs in ("-_", "_-") if flag.startswith("--")}
+
+
+def action_of(parser: Parser, flag: str) -> argparse.Action | None:
+    """What a parser does at a flag, which may be typed with `-` or `_`."""
+    return parser._option_string_actions.get(parser.spelling(flag) or "")
 
 
 @cache
@@ -164,10 +173,40 @@ def test_every_command_that_is_shown_has_its_flags(path):
             assert not unknown, f"{path.name}: {program} has no {sorted(unknown)}"
 
 
+def anchors(path: Path) -> set[str]:
+    """What `#...` in a link can name on a page: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    for name, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), f"{path.name} links {name}"
+        assert not anchor or anchor in anchors(page), f"{path.name} links {name}#{anchor}"
+
+
 def test_names_that_messages_turn_into_flags_are_flags():
     settings = {*Settings.names(), *CODE_FLAGS, *SPACE_OPTIONS} - {*DERIVED}
     assert {f"--{name}" for name in settings} <= flags_of("msunas.py")
     assert {f"--{name}" for name in CONDITIONS} <= flags_of("scripts/build_lut.py")
+
+
+@pytest.mark.parametrize("run", sorted(programs()))
+def test_every_parser_takes_a_flag_with_either_sign_and_shows_one(run, capsys):
+    parser = parsers()[run]
+    flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    assert len({flag.replace("-", "_") for flag in flags}) == len(flags)
+    for name in (flag[2:] for flag in flags if flag != "--help"):
+        for word in (f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"):
+            with suppress(SystemExit):  # for want of a value, or of another flag
+                parser.parse_args([word])
+            assert "unknown flag" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--no_such_flag"])
+    assert "unknown flag --no_such_flag" in capsys.readouterr().err
 
 
 def test_every_script_with_data_can_fetch_it():
@@ -244,26 +283,58 @@ def test_the_migration_table_has_every_flag_and_tells_the_truth(script):
     defaults = {flag: default for flag, _, default in
                 (word.partition("=") for word in ORIGINAL[script].split())}
     assert [row[0] for row in rows] == list(defaults)
-    actions = parsers()["-m evaluator" if script == "evaluator.py" else script]\
-        ._option_string_actions
+    parser = parsers()["-m evaluator" if script == "evaluator.py" else script]
     for old, new, status, reason in rows:
         if old == "DATA":
             continue
         if status == "same":
-            assert old == new and new in actions, f"{script}: {old} is not taken"
+            assert old == new and action_of(parser, new), f"{script}: {old} is not taken"
         elif status == "alias":
-            assert actions.get(old) and actions[old] is actions.get(new), \
+            assert action_of(parser, old) and action_of(parser, old) is action_of(parser, new), \
                 f"{script}: {old} is not another spelling of {new}"
         else:
             assert status == "changed" and reason, f"{script}: {old} without a reason"
-            assert not new or new in actions, f"{script}: {new} is not taken"
+            assert not new or action_of(parser, new), f"{script}: {new} is not taken"
         if new:
-            default = actions[new].default
+            default = action_of(parser, new).default
             assert equal_defaults(defaults[old], default) or \
                 re.search("default|accepted|^as `", reason), \
                 f"{script}: the default of {old} is {default}, not {defaults[old]}: say so"
             said = re.search(r"(?<!no )default `?([\w./-]+?)`?[,;:]", f"{reason};")
             assert said is None or said[1] == str(default), f"{script}: {old} says {said[1]}"
+
+
+# A mark in the code, and the row of docs/migrating.md that explains it.
+MARK = re.compile(r"DEVIATION ([a-z][a-z0-9-]*): \S")
+
+
+def departures() -> dict[str, list[str]]:
+    """The rows of the table of departures by their key: original, here, why."""
+    section = MIGRATING.read_text(encoding="utf-8").split("## Departures\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in section.splitlines() if line.startswith("| `")]
+    assert len({row[0] for row in rows}) == len(rows), "a key stands in two rows"
+    return {key.strip("`"): cells for key, *cells in rows}
+
+
+def marks() -> dict[str, set[str]]:
+    """The files that carry each mark."""
+    found: dict[str, set[str]] = {}
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        keys = MARK.findall(text)
+        assert text.count("DEVIATION") == len(keys), f"{path}: write `DEVIATION key: reason`"
+        for key in keys:
+            found.setdefault(key, set()).add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_every_departure_is_marked_in_the_code_and_every_mark_explained():
+    explained, marked = departures(), marks()
+    assert len(explained) > 20
+    assert explained.keys() == marked.keys(), "rows of docs/migrating.md, marks in the code"
+    for key, cells in explained.items():
+        assert len(cells) == 3 and all(cells), f"{key}: original, here, why"
 
 
 @pytest.mark.parametrize("command", published_commands(), ids=lambda words: " ".join(words)[:60])

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import torch
 
+from cli.scripts import run_script
 from tests.conftest import ROOT
 
 
@@ -26,7 +27,11 @@ def machine(script, tmp_path_factory):
 def run(script, capsys, checks, *words) -> tuple[int, list[str]]:
     script.CHECKS.clear()
     script.CHECKS.update(checks)
-    code = script.main(script.get_args_parser().parse_args(["--device", "cpu", *words]))
+    args, code = script.get_args_parser().parse_args(["--device", "cpu", *words]), 0
+    try:
+        script.main(args)
+    except SystemExit as end:
+        code = end.code
     return code, capsys.readouterr().out.splitlines()
 
 
@@ -50,8 +55,7 @@ def test_one_line_for_each_check_and_the_worst_decides(script, capsys, monkeypat
 
 
 def test_a_device_that_is_not_there_is_one_line(script, capsys):
-    args = script.get_args_parser().parse_args(["--device", "nonsense"])
-    assert script.main(args) == 2
+    assert run_script(script.main, script.get_args_parser(), ["--device", "nonsense"]) == 2
     assert "'nonsense' cannot be used" in (text := capsys.readouterr().err)
     assert text.count("\n") == 1
 

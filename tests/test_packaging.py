@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from data_providers.table import DIGITS_SUPERNET
-from evaluator.model_card import Card
 from msunas_cli import COMMANDS, COMPLETION, load_script
 from networks import cut_subnet, load_supernet, save_weights, write_config
 from search.archive import Record
-from search.cards import with_accuracies
+from search.model_cards import search_cards
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.files import shipped
@@ -34,8 +33,8 @@ def test_every_top_level_script_has_a_command_and_every_command_an_entry_point()
     assert scripts <= set(COMMANDS.values())
     assert {*COMMANDS, COMPLETION} == set(PROJECT["scripts"])
     for command, target in PROJECT["scripts"].items():
-        attribute = "completion" if command == COMPLETION else command.replace("-", "_")
-        assert target == f"msunas_cli:{attribute}"
+        assert target == ("msunas_cli.completion:main" if command == COMPLETION
+                          else f"msunas_cli:{command.replace('-', '_')}")
     assert {command.split("-")[0] for command in PROJECT["scripts"]} == {"msunas"}
 
 
@@ -43,7 +42,7 @@ def test_a_checkout_calls_files_and_modules():
     assert program("post_search.py") == "python post_search.py"
     assert program("scripts/report.py") == "python scripts/report.py"
     assert program("acc_predictor/__main__.py") == "python -m acc_predictor"
-    assert program("evaluator/costs.py") == "python -m evaluator.costs"
+    assert program("evaluator/costs/__main__.py") == "python -m evaluator.costs"
 
 
 @pytest.mark.parametrize(("command", "checkout", "package"), [
@@ -62,8 +61,8 @@ def test_helps_name_the_commands_that_are_there(monkeypatch, command, checkout, 
 
 def test_a_card_names_the_command_that_is_there(monkeypatch):
     def note():
-        card = Card("net", "digits", {}, (), {})
-        return with_accuracies([card], [Record({}, 5.0, 1.0)], 100, None)[0].notes[0]
+        records = {"net": Record({}, 5.0, 1.0)}
+        return search_cards(records, ["1 of 1"], "digits", "w", {}, 100, None)[0].notes[0]
 
     assert note().endswith("`python post_search.py --rescore` does.")
     monkeypatch.setattr("utils.invocation._FOLDER", Path("site-packages/msunas_cli/project"))

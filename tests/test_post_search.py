@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import post_search
+from search import selection
 from search.archive import Record, Stats, objectives, write_stats
+from search.finished import read_finished, read_settings
+from search.subnets import check_targets, make_targets
 from search_space import OFASearchSpace
 from utils.errors import UserError
 from utils.locks import locked
@@ -28,11 +31,11 @@ def make_records(points):
 
 
 def choose(points=POINTS, n=1, prefer=None, constraint=None, sec_obj="flops"):
-    front = post_search.front_within(make_records(points),
-                                     post_search.parse_constraints(constraint, sec_obj),
+    front = selection.front_within(make_records(points),
+                                     selection.parse_constraints(constraint, sec_obj),
                                      sec_obj)
-    wanted = post_search.parse_preference(prefer, sec_obj)
-    return [front[i] for i in post_search.select(front, n, wanted, sec_obj)]
+    wanted = selection.parse_preference(prefer, sec_obj)
+    return [front[i] for i in selection.select(front, n, wanted, sec_obj)]
 
 
 def costs(records):
@@ -43,7 +46,7 @@ def costs(records):
 
 
 def test_the_front_is_sorted_by_cost():
-    assert costs(post_search.front_within(make_records(POINTS), [], "flops")) == COSTS
+    assert costs(selection.front_within(make_records(POINTS), [], "flops")) == COSTS
 
 
 @pytest.mark.parametrize(("prefer", "n", "expected"), [
@@ -87,21 +90,21 @@ def test_every_objective_is_matched_by_name(sec_obj, name):
                                   "top1#101", "top1#80+", "top1#80+top1#70", "params#5", "#5"])
 def test_malformed_preferences_are_refused(text):
     with pytest.raises(UserError, match="--prefer"):
-        post_search.parse_preference(text, "flops")
+        selection.parse_preference(text, "flops")
 
 
 @pytest.mark.parametrize("text", ["", "flops", "flops=3", "flops<=", "flops<=x", "flops<=300,",
                                   "params<=3", "<=3"])
 def test_malformed_constraints_are_refused(text):
-    with pytest.raises(UserError, match="--constraint"):
-        post_search.parse_constraints(text, "flops")
+    with pytest.raises(UserError, match="constraint"):
+        selection.parse_constraints(text, "flops")
 
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(UserError, match="'params'; this search has top1, flops"):
-        post_search.parse_preference("top1#80+params#5", "flops")
+        selection.parse_preference("top1#80+params#5", "flops")
     with pytest.raises(UserError, match="'params'; this search has top1, gpu64"):
-        post_search.parse_constraints("params<=5", "gpu64")
+        selection.parse_constraints("params<=5", "gpu64")
 
 
 def test_limits_that_nothing_meets_say_what_there_is():
@@ -115,7 +118,7 @@ def test_limits_that_nothing_meets_say_what_there_is():
     ([312.12, 312.34], "flops", ["net-flops@312.1", "net-flops@312.3"]),
     ([0.0], "gpu64", ["net-gpu64@0.00"])])
 def test_folders_are_named_after_the_objective(values, sec_obj, expected):
-    assert post_search.folder_names(values, sec_obj) == expected
+    assert selection.folder_names(values, sec_obj) == expected
 
 
 # ------------------------------------------------------------------------------------- properties
@@ -138,7 +141,7 @@ def test_what_is_chosen_is_non_dominated_and_has_the_most_accurate(points, n, to
     assert min(n, n_front) <= len(chosen) <= min(n + 1, n_front)
     for point in F:
         assert not ((everything <= point).all(axis=1) & (everything < point).any(axis=1)).any()
-    assert len(set(post_search.folder_names(F[:, 1], "flops"))) == len(chosen)
+    assert len(set(selection.folder_names(F[:, 1], "flops"))) == len(chosen)
 
 
 # ----------------------------------------------------------------------------------- command line
@@ -219,9 +222,9 @@ def test_a_folder_that_holds_another_network_is_left_alone(tmp_path):
     folder = tmp_path / "net-flops@300"
     folder.mkdir()
     (folder / "net.subnet").write_text(json.dumps(first.arch))
-    post_search.check_targets([folder], [first])
+    check_targets(make_targets(tmp_path, [folder.name], [first], None))
     with pytest.raises(UserError, match="holds another network"):
-        post_search.check_targets([folder], [second])
+        check_targets(make_targets(tmp_path, [folder.name], [second], None))
 
 
 def test_the_flag_goes_before_what_the_search_stored():
@@ -433,12 +436,12 @@ def test_other_weights_are_said_and_leave_no_older_folder_for_timm(digits_search
     flags = ("--expr", digits_search.folder, "--save", tmp_path / "out")
     run_post_search(*flags)
     run_post_search(*flags)
-    assert "written anew" not in capsys.readouterr().err
+    assert "replaced by" not in capsys.readouterr().err
     hubs = [*(tmp_path / "out").glob("net-*/hub/config.json")]
     write_stats(tmp_path / "iter_1.stats", Stats(digits_search.records, [], 0.5))
     run_post_search("--expr", tmp_path, "--save", tmp_path / "out", "--n_classes", 10,
                     "--supernet_path", digits_search.supernet)
-    assert "net.inherited: written anew, with other weights than before" in capsys.readouterr().err
+    assert "net.inherited: replaced by other weights than before" in capsys.readouterr().err
     assert hubs and not any(hub.exists() for hub in hubs)
 
 
@@ -469,15 +472,17 @@ def test_a_supernet_that_carries_code_is_refused(digits_search, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"seed": "x"}, {"dataset": 3}, {"n_workers": True}])
-def test_damaged_settings_are_refused(settings):
-    args = post_search.get_args_parser().parse_args(["--expr", "x", "--supernet_path", "w"])
+def test_damaged_settings_are_refused(search_folder, settings):
+    (search_folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"settings\.json: .* must be of type"):
+        read_settings(search_folder)
     with pytest.raises(UserError, match="must be of type"):
-        post_search.resolve(args, settings)
+        run_post_search("--expr", search_folder, "--supernet_path", "w")
 
 
 def test_networks_are_not_written_through_a_link(search_folder, tmp_path):
-    first = post_search.read_search(str(search_folder), None).stats.archive[0]
-    (name,) = post_search.folder_names([first.sec_obj], "flops")
+    first = read_finished(search_folder).stats.archive[0]
+    (name,) = selection.folder_names([first.sec_obj], "flops")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
@@ -490,7 +495,7 @@ def test_networks_are_not_written_through_a_link(search_folder, tmp_path):
 
 @pytest.mark.parametrize(("flags", "match"), [
     (("--pick", "0", "--constraint", "top1>=99", "-n", 2), "-n, --constraint: have no meaning"),
-    (("--pick", "0", "--prefer", "top1#99"), "--prefer: has no meaning beside --pick"),
-    (("--list", "--rescore"), "--rescore: has no meaning beside --list")])
+    (("--pick", "0", "--prefer", "top1#99"), "--prefer: has no meaning next to --pick"),
+    (("--list", "--rescore"), "--rescore: has no meaning next to --list")])
 def test_flags_that_would_do_nothing_are_refused(fails_clearly, search_folder, flags, match):
     fails_clearly("post_search.py", "--expr", search_folder, *flags, match=match)

@@ -241,7 +241,7 @@ def test_imagenets_classifier_is_not_asked_about_cifar(use, fails_clearly, tmp_p
     use("cifar10")
     fails_clearly("msunas.py", *SEARCHES[UNTUNED], "--supernet_path", Path(SUPERNET).resolve(),
                   "--save", tmp_path / "run",
-                  match="a supernet of 1000 classes, but the data set has 10: fine-tune")
+                  match="a network for 1000 classes, but the data set has 10; fine-tune")
     search(SEARCHES[UNTUNED], *RANDOM, *ONE_EPOCH)
 
 

@@ -26,9 +26,10 @@ from tests.fine_tuning import (
     make_networks,
     only_run,
 )
-from train_cifar import Enlarged, cutout, geometry, get_args_parser, main
+from train_cifar import get_args_parser, main
+from training.checkpoints import plain_part
 from training.loops import evaluate
-from training.run import plain_part
+from training.small_images import Enlarged, cutout, geometry
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,7 @@ def test_the_command_that_ctrl_c_tells_goes_on(command, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    start = "train_cifar.py: interrupted; go on with: "
+    start = "train_cifar.py: interrupted; resume with: "
     (told,) = [line.removeprefix(start) for line in errors.splitlines() if line.startswith(start)]
     assert told.startswith("python train_cifar.py -c ")
     pasted = told.replace("python", shlex.quote(sys.executable), 1)

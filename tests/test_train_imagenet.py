@@ -25,9 +25,10 @@ from tests.fine_tuning import (
     only_run,
 )
 from tests.published import published_command
-from train_imagenet import get_args_parser, load_all, main, with_lr
+from train_imagenet import get_args_parser, main, open_data
 from training.loops import evaluate, train_one_epoch
-from training.run import Run
+from training.run import Run, with_lr
+from training.tune import load_all
 from training.world import World, check_devices
 from utils.devices import seeded
 from utils.errors import UserError
@@ -188,13 +189,13 @@ def test_number_of_processes_is_checked(arguments):
     ("--initial-checkpoint", "net.config", "no checkpoint"),
     ("--teacher", "net.config", "--teacher-checkpoint"),
     ("--teacher", "absent", "neither a file nor a model"),
-    ("--teacher", "ofa_other_w0.1", "teaches 5 classes"),
+    ("--teacher", "ofa_other_w0.1", "a network for 5 classes"),
 ])
 def test_wrong_files_are_named(published, files, flag, file, match):
     if file.startswith("ofa_other"):
         save_weights(build_supernet(5, 0.1), files / file)
     with pytest.raises(UserError, match=match):
-        load_all(parsed(published, flag, files / file if file != "absent" else file))
+        load_all(parsed(published, flag, files / file if file != "absent" else file), open_data)
 
 
 def test_wrong_config_on_the_command_line(fails_clearly, published, files):
@@ -206,16 +207,14 @@ def test_resuming_another_network_is_refused(published, files, tmp_path):
     run = Run(parsed(published), nn.Linear(2, 2), CPU, 10)
     state = {**run.state(), "epoch": 0}
 
-    def load(net, weights, source):
-        raise UserError(f"{source}: not the weights of this network")
-
+    other = Run(parsed(published), nn.Linear(3, 3), CPU, 10)
     with pytest.raises(UserError, match="not the weights"):
-        run.resume(state, "last.pth.tar", load)
+        other.resume(state, "last.pth.tar")
     other = Run(parsed(published, "--opt", "adamw"), nn.Linear(2, 2), CPU, 10)
     state = {**other.state(), "epoch": 0}
     state["optimizer"]["param_groups"] = state["optimizer"]["param_groups"][:1]
     with pytest.raises(UserError, match="--no-resume-opt"):
-        run.resume(state, "last.pth.tar", lambda *_: None)
+        run.resume(state, "last.pth.tar")
 
 
 def other_shape(state):
@@ -245,10 +244,10 @@ def test_a_damaged_state_is_refused_before_any_step(published, damage):
     run.net(torch.ones(1, 2)).sum().backward()
     run.optimizer.step()
     state = copy.deepcopy({**run.state(), "epoch": 0})
-    Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar", lambda *_: None)
+    Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar")
     damage(state)
     with pytest.raises(UserError, match="--no-resume-opt"):
-        Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar", lambda *_: None)
+        Run(args, nn.Linear(2, 2), CPU, 10).resume(state, "last.pth.tar")
 
 
 @pytest.mark.parametrize("kind", ["net.config", "timm"])
@@ -261,7 +260,8 @@ def test_other_teachers(published, files, kind, tmp_path):
         save_weights(teacher, weights)
     else:
         who, weights = files / "net.config", files / "net.inherited"
-    _, networks = load_all(parsed(published, "--teacher", who, "--teacher-checkpoint", weights))
+    _, networks = load_all(parsed(published, "--teacher", who, "--teacher-checkpoint", weights),
+                           open_data)
     assert not networks.teacher.calibrate
     with torch.no_grad():
         assert networks.teacher.net(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, 3)

@@ -13,13 +13,14 @@ import torch
 
 import networks
 import train_supernet
+from cli.progress import duration
 from data_providers import DataProvider
 from networks import build_supernet, cut_subnet, load_supernet
 from search_space import get_search_space
 from tests.conftest import ROOT
 from tests.data_providers import layouts
 from training.defaults import default_epochs, default_resolutions, picture_size
-from training.progress import TimeLeft, clock
+from training.progress import TimeLeft
 from training.shrinking import Recipe, SupernetTraining
 from training.subnets import Phase, Subnets, phases_of, rule_class
 from utils.devices import seeded
@@ -344,10 +345,10 @@ def test_time_left_knows_that_later_phases_are_slower():
     assert times.total(1, 5) == 5 + 60
     assert times.total(3, 0) == 30
     assert times.total(4) == 0
-    taught = TimeLeft([1.0, 3.0], [2, 2], batches=10, teacher=0.5, asks=10, first=5)
+    taught = TimeLeft([1.0, 3.0], [2, 2], batches=10, teacher=0.5, taught=10, first=5)
     assert taught.total() == 80 + 7.5
     assert taught.total(1, 5) == 5 + 60
-    assert clock(3725) == "1:02:05"
+    assert duration(3725) == "1:02:05"
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -402,7 +403,7 @@ def test_command_is_interrupted_and_goes_on_by_itself(run_command, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"go on with: python train_supernet.py --resume {path}" in errors
+    assert f"resume with: python train_supernet.py --resume {path}" in errors
     assert load_supernet(path).classifier.out_features == 10
     done = run_command("train_supernet.py", "--resume", tmp_path, "--epochs", "1,0,0,4")
     if done.returncode:  # more than 4 epochs were done before the signal came
@@ -478,7 +479,7 @@ def test_what_a_received_state_names_is_neither_run_nor_fetched(tmp_path, monkey
     parse = train_supernet.get_args_parser().parse_args
     with pytest.raises(UserError, match=f"--{flag} {value}.*type this flag again"):
         train_supernet.main(parse(["--resume", str(tmp_path)]))
-    taken = train_supernet.take_up(parse(["--resume", str(tmp_path), f"--{flag}", value]))
+    taken = train_supernet.resumed_flags(parse(["--resume", str(tmp_path), f"--{flag}", value]))
     assert taken.lr == 0.5 and not taken.download, "which is typed in every call"
     assert not (tmp_path / "ran").exists()
     assert f"--{flag} {value}" in train_supernet.resume_command(taken, tmp_path / "x_w0.1")

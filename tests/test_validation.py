@@ -2,22 +2,28 @@ import argparse
 import json
 import pickle
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import validation
 from data_providers import DataProvider
 from networks import (
     build_from_config,
     build_supernet,
+    check_config,
     choose_resolution,
     cut_subnet,
     save_weights,
     write_config,
 )
 from search_space import OFASearchSpace
+from training.batch_log import BatchLog
 from utils.errors import UserError
+from utils.flags import choose
 
 SPACE = OFASearchSpace(resolutions=[32, 48])
 SMALL = SPACE.extremes()[0]
@@ -27,7 +33,7 @@ LINE = re.compile(r"Test: \[ *\d+/\d+\]\tTime +\d+\.\d{3} \( *\d+\.\d{3}\)\tLoss
 
 def test_a_batch_line_holds_the_batchs_values_and_the_means():
     lines = []
-    log = validation.BatchLog(12, 5, lines.append)
+    log = BatchLog(12, 5, lines.append)
     for loss, top1, top5, n in [(10.0, 5, 10, 10)] * 11 + [(8.0, 4, 4, 4)]:
         log(torch.tensor([loss, top1, top5, n]))
     assert len(lines) == 3
@@ -38,7 +44,7 @@ def test_a_batch_line_holds_the_batchs_values_and_the_means():
 
 
 @pytest.mark.parametrize(("recorded", "flag", "expected", "warns"), [
-    (192, None, 192, ""), (192, 192, 192, ""), (192, 224, 224, "--img-size says 224; using 224"),
+    (192, None, 192, ""), (192, 192, 192, ""), (192, 224, 224, "records 192; using --img-size 224"),
     (None, 160, 160, ""), (None, None, 224, "using 224")])
 def test_a_typed_resolution_goes_first(capsys, recorded, flag, expected, warns):
     assert choose_resolution(flag, recorded, "net.config") == expected
@@ -51,14 +57,14 @@ def test_a_typed_resolution_goes_first(capsys, recorded, flag, expected, warns):
     (None, None, None, False), ("squash", None, "squash", False), ("squash", "crop", "crop", True),
     (None, "crop", "crop", False)])
 def test_the_transforms_flag_goes_first(capsys, recorded, flag, expected, warns):
-    assert validation.choose_transform(recorded, flag, "net.config") == expected
+    assert choose("--transform", flag, recorded, "net.config") == expected
     assert bool(capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize("recorded", ["stretch", 3, ["crop"]])
-def test_an_unknown_transform_is_refused(recorded):
+def test_an_unknown_transform_is_refused(files, recorded):
     with pytest.raises(UserError, match="'transform' must be one of crop, squash"):
-        validation.choose_transform(recorded, None, "net.config")
+        check_config({**files.net.config, "transform": recorded})
 
 
 @pytest.mark.parametrize("flags", [
@@ -148,7 +154,7 @@ def test_a_network_for_other_classes_is_refused(files, tmp_path):
     net = build_from_config(config)
     write_config(net, tmp_path / "net.config", resolution=32)
     save_weights(net, tmp_path / "net.init")
-    with pytest.raises(UserError, match="for 3 classes, but the data set digits has 10"):
+    with pytest.raises(UserError, match="for 3 classes, but the data set has 10"):
         validate("--model", tmp_path / "net.config", "--pretrained", tmp_path / "net.init")
 
 
@@ -158,7 +164,7 @@ def test_a_network_for_other_classes_is_refused(files, tmp_path):
     (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be 8..4096"),
     (["--model", "{config}", "--pretrained", "{weights}", "--dataset", "cifar10", "--split",
       "valid"], "--split valid needs --vld_size"),
-    (["--subnet", "a", "--supernet_path", "b", "--use-ema"], "--use-ema: has no meaning beside"),
+    (["--subnet", "a", "--supernet_path", "b", "--use-ema"], "--use-ema: has no meaning with"),
     (["--model", "a", "--pretrained", "b", "--search_space", "mbv3"], "without --subnet; leave it"),
     (["--model", "a", "--pretrained", "b", "--seed", "0"], "without --subnet or --split valid"),
     (["--img-size", "4", "--model", "a", "--pretrained", "b"], "--img-size: must be 8 or more"),
@@ -243,6 +249,20 @@ def test_a_subnet_of_a_supernet_predicts_too(files, pictures, capsys):
     assert said["class"] in "0123456789"
 
 
+def test_a_folder_of_pictures_is_read_by_content_without_what_is_hidden(files, pictures, capfd):
+    shutil.copy(pictures / "digit_0.png", pictures / "._digit_0.png")
+    shutil.copy(pictures / "digit_0.png", pictures / "no_suffix")
+    Image.open(pictures / "digit_1.png").save(pictures / "x.jfif", "JPEG")
+    (pictures / "notes.txt").write_text("no picture")
+    validate("--model", files.config, "--pretrained", files.weights, "--predict", pictures)
+    done = capfd.readouterr()
+    paths = [Path(json.loads(line)["path"]).name for line in done.out.splitlines()
+             if line.startswith("{")]
+    assert {"no_suffix", "x.jfif", "digit_0.png"} <= set(paths)
+    assert "._digit_0.png" not in paths and "notes.txt" not in paths
+    assert "files are not read, the first one" in done.err and "notes.txt" in done.err
+
+
 @pytest.mark.parametrize(("path", "match"), [
     ("missing", "no such picture"), ("empty", "no picture in this folder"),
     ("broken.png", "none of 1 pictures can be read")])
@@ -254,15 +274,15 @@ def test_a_prediction_of_nothing_is_refused(files, pictures, path, match):
 
 
 @pytest.mark.parametrize(("flags", "match"), [
-    (["--seed", 1], "--seed: has no meaning beside --predict; leave it out"),
+    (["--seed", 1], "--seed: has no meaning with --predict; leave it out"),
     (["--seed", 0], "--seed: has no meaning"),
     (["--print-freq", 5, "--vld_size", 9],
-     "--print-freq, --vld_size: have no meaning beside --predict; leave them out"),
+     "--print-freq, --vld_size: have no meaning with --predict; leave them out"),
     (["--split", "valid"], "--split: has no meaning"), (["--no-amp"], "--amp: has no meaning"),
     (["--max_damaged", 0.5], "--max_damaged: has no"), (["--download"], "--download: has no"),
     (["--data", "."], "--data: has no meaning"), (["-j", 2], "--workers: has no meaning"),
-    (["--dataset", "cifar100"], r"--dataset cifar100: 100 classes, but \S.*config is a network for "
-     "10; name the data set that it was trained on")])
+    (["--dataset", "cifar100"], r"\S.*config: a network for 10 classes, but the data set has 100; "
+     "--dataset cifar100 is not the data set that it was trained on")])
 def test_a_prediction_refuses_what_it_would_not_obey(files, flags, match):
     with pytest.raises(UserError, match=match):
         validate("--model", files.config, "--pretrained", files.weights, "--predict", "a", *flags)
@@ -279,7 +299,7 @@ def test_a_prediction_of_a_subnet_reads_the_data_set(files, pictures, capsys):
 def test_a_subnet_predicts_no_classes_of_another_data_set(files, monkeypatch):
     provider = argparse.Namespace(n_classes=7, info=argparse.Namespace(name="folder"))
     monkeypatch.setattr(validation, "open_data", lambda *args: provider)
-    with pytest.raises(UserError, match="for 10 classes, but the data set folder has 7"):
+    with pytest.raises(UserError, match="for 10 classes, but the data set has 7"):
         validate("--subnet", files.subnet, "--supernet_path", files.supernet, "--predict", "a")
 
 

@@ -1,7 +1,7 @@
 """The checkpoints of a training run: the last one, the best ones, and those within an epoch.
 
-The names and the record of the best are those of timm's training script. Each file is complete or
-absent, whenever the process is killed.
+Names and the record of the best are those of timm's training script. Each file is complete or
+absent, even after a kill.
 """
 
 import math
@@ -34,7 +34,7 @@ class Ranked(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a checkpoint knows of the run before it.
+    """What a checkpoint records of the run before it.
 
     Attributes:
         ranked: the best checkpoints, best first, without this one.
@@ -57,7 +57,7 @@ def read_history(value: Any, source: str) -> History:
         source: the file, for messages.
 
     Raises:
-        UserError: another form, a foreign name, or a metric that is no number.
+        UserError: another form, another name, or a metric that is no number.
     """
     if value is None:
         return History()
@@ -67,8 +67,8 @@ def read_history(value: Any, source: str) -> History:
         best = _of_epoch(value.get("best_epoch"), value.get("best_metric"))
         return History(ranked, best, _of_epoch(*value.get("pending", (None, None))))
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{source}: its record of the best checkpoints is none that a training "
-                        f"writes ({error}); refused") from None
+        raise UserError(f"{source}: its record of the best checkpoints is damaged "
+                        f"({error}); take another checkpoint") from None
 
 
 def _ranked_name(name: Any) -> str:
@@ -95,8 +95,8 @@ class Checkpoints:
     """The checkpoints in one folder.
 
     Args:
-        folder: where they lie.
-        keep: how many of the best stay.
+        folder: of the run.
+        keep: how many of the best are kept.
         decreasing: whether a smaller metric is better.
     """
 
@@ -121,7 +121,7 @@ class Checkpoints:
         return metric is not None and self._rank(epoch, metric, self.folder / LAST)
 
     def save_recovery(self, state: Mapping[str, Any], epoch: int, step: int) -> None:
-        """Writes the state within an epoch, which a resumed run does again; two of them stay."""
+        """Writes the state within an epoch, which a resumed run repeats; two of them are kept."""
         name = f"recovery-{epoch}-{step}.pth.tar"
         self._write(name, state, epoch - 1, epoch, None)
         self._recoveries.append(self.folder / name)
@@ -130,7 +130,7 @@ class Checkpoints:
         self._recoveries = self._recoveries[-_RECOVERIES:]
 
     def restore(self, history: History, source: Path) -> bool:
-        """Takes up a run where a checkpoint left it, and completes what a killed process did not.
+        """Continues after a checkpoint, and completes what a killed process did not finish.
 
         Args:
             history: the checkpoint's record.
@@ -159,7 +159,7 @@ class Checkpoints:
                 "best_metric": self.best and self.best.metric, "pending": (epoch, metric)}
 
     def _rank(self, epoch: int, metric: float, source: Path) -> bool:
-        """Copies `source` to its ranked name, and to the best's, if it earns them."""
+        """Copies `source` to its ranked name, and to the best's, if it is good enough."""
         row = Ranked(f"checkpoint-{epoch}.pth.tar", metric)
         others = [other for other in self.ranked if other.name != row.name]
         rows = sorted([*others, row], key=lambda one: one.metric, reverse=not self.decreasing)
@@ -192,3 +192,16 @@ def copy_file(source: Path, target: Path) -> None:
             os.link(os.path.realpath(source), temporary)  # never a second name of a link
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def plain_part(value: Any) -> Any:
+    """Returns the part of a value that is plain Python: what YAML and safe checkpoints hold."""
+    if isinstance(value, dict):
+        return {key: plain_part(item) for key, item in value.items() if _is_plain(item)}
+    if isinstance(value, list | tuple):
+        return [plain_part(item) for item in value if _is_plain(item)]
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)

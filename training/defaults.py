@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from data_providers.datasets import DAMAGED
+from data_providers.pictures import DAMAGED
 
 # Pictures whose shorter side is smaller are trained near their own size.
 SMALL, LEAST = 160, 32

@@ -2,7 +2,10 @@
 
 import argparse
 import importlib.util
+import logging
 import os
+import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,21 @@ from cli.types import amount, count, number
 from data_providers.table import DATASETS
 from utils.errors import UserError
 from utils.files import read_yaml
-from utils.flags import refuse_idle
+from utils.flags import choose, refuse_idle
+from utils.invocation import calling
+
+log = logging.getLogger("train")
 
 # Packages that timm's readers import, by the prefix of the data set's name.
 PACKAGES = {"hfds": "datasets", "wds": "webdataset"}
 TAR = "tar"
 KD_DEFAULT = 1.0
-# What has no meaning without another flag (or one of several), or without one of these schedules.
+# Learning rate of train_imagenet.py where none is given: this for each 256 images of a step.
+LR_BASE, LR_BATCH = 0.006, 256
+# Flags of one call, which are not those of the run.
+OF_THE_CALL = ("start_epoch", "no_resume_opt")
+OF_A_SUPERNET_CALL = ("resume", "dry_run", "check", "typed", "save", "download")
+# Flags that have no meaning without another flag (or one of several), or without a schedule.
 PARTNERS = {
     "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),
     "--amp": ("--amp-dtype",),
@@ -46,23 +57,23 @@ SCHEDULES = {
 
 
 def add_network_flags(p: argparse.ArgumentParser) -> None:
-    """Adds what says which network is trained, from where, and who teaches it.
+    """Adds the flags of the network that is trained: its config, its weights, its teacher.
 
-    All names of the fine-tuning scripts are those of timm's training script.
+    All flags of the fine-tuning scripts have the names of timm's training script.
     """
     g = p.add_argument_group("network")
     g.add_argument("--model", default="nsganetv2", metavar="NAME", help="a label for the run")
     g.add_argument("--model-config", metavar="FILE",
-                   help="net.config that describes the network (required); None: the one beside "
+                   help="net.config that describes the network (required); None: the one next to "
                         "--resume")
     g.add_argument("--initial-checkpoint", metavar="FILE", default=None,
-                   help="weights to start from; None: net.inherited beside the config, where there "
+                   help="weights to start from; None: net.inherited next to the config, if there "
                         "is one; 'none': from scratch")
     g.add_argument("--num-classes", type=count(1), default=None,
                    help="classes; None: those of the data. Another count than the network's "
                         "replaces its classifier")
     g.add_argument("--reset-classifier", action="store_true",
-                   help="begin with a new classifier also where the class count stays")
+                   help="use a new classifier even where the class count is the same")
     g.add_argument("--img-size", type=count(1, 4096), default=None, metavar="R",
                    help="input resolution; None: the config's own")
     g.add_argument("--mean", type=number(0, 1), nargs=3, default=None, metavar=("R", "G", "B"),
@@ -83,11 +94,11 @@ def add_network_flags(p: argparse.ArgumentParser) -> None:
 
 
 def add_teacher_flags(group: Any) -> None:
-    """Adds what `training.students.load_teacher` takes to a group of flags."""
-    group.add_argument("--teacher", default=None, metavar="WHO",
-                       help="learn from a trained network, too: a supernet's checkpoint (at its "
+    """Adds the flags of `training.students.load_teacher` to a group."""
+    group.add_argument("--teacher", default=None, metavar="NETWORK",
+                       help="learn from a trained network too: a supernet's checkpoint (at its "
                             "full size), a net.config, or the name of a timm model")
-    group.add_argument("--teacher-checkpoint", "--teacher_checkpoint", default=None, metavar="FILE",
+    group.add_argument("--teacher-checkpoint", default=None, metavar="FILE",
                        help="weights of a teacher that is a net.config or a timm model; "
                             "None: timm's pretrained ones")
 
@@ -122,7 +133,7 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
                    choices=("default", "reduce-overhead", "max-autotune",
                             "max-autotune-no-cudagraphs"), help="its mode; None: the default one")
     g.add_argument("--channels-last", action="store_true",
-                   help="accepted for timm's sake: the memory format is always channels_last")
+                   help="accepted as by timm's script: the memory format is always channels_last")
     g = p.add_argument_group("schedule")
     g.add_argument("--epochs", type=count(1), default=300, help="epochs")
     g.add_argument("--sched", default="cosine",
@@ -159,10 +170,10 @@ def add_optimisation_flags(p: argparse.ArgumentParser) -> None:
 
 
 def add_run_flags(p: argparse.ArgumentParser) -> None:
-    """Adds what says where a run lies, how it goes on, and on what it runs."""
+    """Adds the flags of a run: its folder, how it is resumed, its devices."""
     g = p.add_argument_group("run")
     g.add_argument("--resume", metavar="FILE", default=None,
-                   help="last.pth.tar (or another checkpoint) of a run to go on with; its folder "
+                   help="last.pth.tar (or another checkpoint) of a run to resume; its folder "
                         "is the output again")
     g.add_argument("--no-resume-opt", action="store_true",
                    help="take only the weights and the epoch from --resume")
@@ -177,34 +188,59 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="steps between two recovery checkpoints; 0: none")
     g.add_argument("--checkpoint-hist", type=count(1), default=10, help="best checkpoints to keep")
     g.add_argument("--eval-metric", choices=("top1", "top5", "loss"), default="top1",
-                   help="what the best is judged by")
-    g.add_argument("--device", default=None,
-                   help="cpu, cuda, xpu or mps; None: a GPU if there is one")
+                   help="metric that ranks checkpoints")
+    add_machine_flags(g)
     g.add_argument("--num-gpu", type=count(1), default=None, metavar="N",
-                   help="accepted for the original's sake: must be the number of processes, which "
+                   help="accepted as by the original: the number of processes, which "
                         "scripts/distributed_train.sh starts")
-    g.add_argument("--local-rank", "--local_rank", type=count(0), default=None,
+    g.add_argument("--local-rank", type=count(0), default=None,
                    help=argparse.SUPPRESS)  # from torch's old launcher, which also sets LOCAL_RANK
-    g.add_argument("--threads", type=count(1, 1024), default=None,
-                   help="CPU threads of each process; None: half of the cores, or OMP_NUM_THREADS")
     g.add_argument("--log-wandb", action="store_true",
                    help="send the figures of each epoch to Weights & Biases too")
     g.add_argument("--wandb-project", default=None, metavar="NAME", help="its project")
     g.add_argument("--wandb-tags", nargs="+", default=None, metavar="TAG", help="its tags")
     g.add_argument("--wandb-resume-id", default=None, metavar="ID",
-                   help="the run there that --resume goes on with")
+                   help="the run there that --resume continues")
     g.add_argument("--dist-bn", choices=("reduce", "broadcast", ""), default="reduce",
                    help="how processes agree on BN statistics after each epoch; '': not at all")
     g.add_argument("--sync-bn", action="store_true",
                    help="BN statistics over the images of all GPUs in training")
     g.add_argument("--no-ddp-bb", action="store_true",
                    help="do not broadcast buffers before each step")
-    g.add_argument("--check", type=count(1), metavar="N", default=None,
-                   help="only check flags and files, and that N processes find their devices")
+
+
+def add_machine_flags(group: Any) -> None:
+    """Adds the flags of `training.world.processes` and `check_devices` to a group."""
+    group.add_argument("--device", default=None,
+                       help="cpu, cuda, cuda:0, xpu or mps; None: a GPU if there is one")
+    group.add_argument("--threads", type=count(1, 1024), default=None,
+                       help="CPU threads of each process; None: half of the cores, or "
+                            "OMP_NUM_THREADS")
+    group.add_argument("--check", type=count(1), metavar="N", default=None,
+                       help="only check flags and files, and that N processes find their devices")
+
+
+def checked(args: argparse.Namespace, root: str) -> argparse.Namespace:
+    """Returns the flags of a fine-tuning, completed by `with_config`, or raises UserError.
+
+    Args:
+        args: the flags, with `typed`.
+        root: the flag that names the place of a new run: `save` or `output`.
+    """
+    args = with_config(args)
+    check_flags(args)
+    check_resumed(args, root)
+    return args
+
+
+def flag_or_config(args: argparse.Namespace, name: str, config: Mapping[str, Any]) -> Any:
+    """Returns a flag's value, or where it was not typed the one that the network's config has."""
+    return choose(f"--{name}", getattr(args, name), config.get(name), args.model_config,
+                  log.warning)
 
 
 def with_config(args: argparse.Namespace) -> argparse.Namespace:
-    """Returns the flags, with the net.config beside --resume where no --model-config is named."""
+    """Returns the flags, with the net.config next to --resume where no --model-config is named."""
     if args.model_config or not args.resume:
         return args
     beside = Path(args.resume).with_name("net.config")
@@ -228,7 +264,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def check_resumed(args: argparse.Namespace, root: str) -> None:
-    """Checks that nothing typed beside --resume says where else a run goes on, or from what.
+    """Checks that no flag typed with --resume names another folder or other weights.
 
     The command that started the run can be repeated with --resume.
 
@@ -244,45 +280,57 @@ def check_resumed(args: argparse.Namespace, root: str) -> None:
     folder, place = Path(args.resume).parent, getattr(args, root)
     real = Path(os.path.realpath(folder))
     if root in args.typed and Path(os.path.realpath(place)) not in (real, real.parent):
-        raise UserError(f"--{root} {place}: with --resume the run goes on in its own folder, "
+        raise UserError(f"--{root} {place}: with --resume the run stays in its own folder, "
                         f"{folder}; leave --{root} out")
     if "initial_checkpoint" in args.typed and not _began_with(folder, args.initial_checkpoint):
         raise UserError(f"--initial-checkpoint {args.initial_checkpoint}: with --resume the run "
-                        f"goes on from {args.resume}; leave --initial-checkpoint out")
+                        f"continues from {args.resume}; leave --initial-checkpoint out")
 
 
 def _began_with(folder: Path, weights: str) -> bool:
-    """Whether the args.yaml of a run names these weights."""
+    """Whether the args.yaml of a run has these weights."""
     with suppress(UserError, OSError):
         recorded = read_yaml(folder / "args.yaml").get("initial_checkpoint")
         return isinstance(recorded, str) and os.path.realpath(recorded) == os.path.realpath(weights)
     return False
 
 
-def check_processes(args: argparse.Namespace, n: int, script: str = "") -> None:
-    """Checks that n processes are as many as --num-gpu asks for.
+def mixes_labels(args: argparse.Namespace) -> bool:
+    """Whether the labels of a batch are mixed."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
-    Args:
-        args: the flags.
-        n: how many there are.
-        script: which one the launcher has to start; empty for train_imagenet.py.
 
-    Raises:
-        UserError: they are not.
-    """
+def check_loss(args: argparse.Namespace) -> None:
+    """Raises UserError for flags of the loss and its augmentation that contradict each other."""
+    if args.aug_splits == 1:
+        raise UserError("--aug-splits 1: two copies of each image at least are needed; give 2 or "
+                        "more, or 0 for none")
+    if args.jsd and not args.aug_splits:
+        raise UserError("--jsd: needs --aug-splits 2 or more, the images that it compares")
+    if args.aug_splits and mixes_labels(args):
+        raise UserError("--aug-splits: cannot be used with --mixup or --cutmix")
+    if (args.aug_splits or args.aug_repeats) and (args.dataset or "").lower().startswith("wds/"):
+        raise UserError("--aug-splits, --aug-repeats: not with --dataset wds/..., whose images "
+                        "come in a stream and cannot be read twice")
+    if args.jsd and args.bce_loss:
+        raise UserError("--jsd and --bce-loss: choose one")
+
+
+def check_processes(args: argparse.Namespace, n: int, script: str) -> None:
+    """Raises UserError where n processes of a script are not as many as --num-gpu asks for."""
     if args.num_gpu not in (None, n):
-        launcher = f"SCRIPT={script} sh" if script else "sh"
         raise UserError(f"--num-gpu {args.num_gpu}: there {'is' if n == 1 else 'are'} {n}; one "
-                        f"process works on one GPU: {launcher} scripts/distributed_train.sh "
-                        f"{args.num_gpu} ...")
+                        f"process works on one GPU: {shlex.join(launcher(script, args.num_gpu))} "
+                        "...")
 
 
-def add_aliases(parser: argparse.ArgumentParser, aliases: dict[str, str]) -> None:
-    """Lets other names stand for flags of a parser: `{"--weight_decay": "--weight-decay"}`."""
-    for alias, flag in aliases.items():
-        action = parser._option_string_actions[flag]
-        action.option_strings = [*action.option_strings, alias]
-        parser._option_string_actions[alias] = action
+def launcher(script: str, n: int) -> list[str]:
+    """Returns the words that start `n` processes of a script on this machine."""
+    words = calling(script)
+    if words[0] != "python":  # an installed package has no scripts/
+        return ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n),
+                "--no-python", *words]
+    return [f"SCRIPT={script}", "sh", "scripts/distributed_train.sh", str(n)]
 
 
 def check_name(text: str) -> str:

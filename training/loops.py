@@ -1,6 +1,6 @@
 """The training loop that all scripts share, and the evaluation loop.
 
-Whoever trains here differs in the *objective*: a function `(net, images, targets)` that returns
+Trainings differ in their *objective*: a function `(net, images, targets)` that returns
 the losses of one optimiser step as functions without arguments. Plain training has one, a
 supernet one for each subnet that it samples; their gradients add up.
 """
@@ -42,7 +42,7 @@ def evaluate(net: nn.Module, batches: Batches, *, amp: str | None = None,
              progress: Callable[[Batches], Batches] | None = None,
              on_batch: Callable[[Tensor], None] | None = None,
              reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-    """Measures a classifier once over the batches; its training mode is put back afterwards.
+    """Measures a classifier once over the batches; its training mode is restored afterwards.
 
     Args:
         net: maps (b, 3, r, r) images to (b, n_classes) logits.
@@ -105,11 +105,11 @@ def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 class KeptLogits:
-    """A teacher of a training that goes through the same batches again after some epochs.
+    """A teacher of a training that repeats the same batches after some epochs.
 
     Args:
         teacher: images -> logits.
-        epochs: it is asked in so many; its logits are kept in memory. None: it is always asked.
+        epochs: it is called in so many; its logits are kept in memory. None: it is always called.
     """
 
     def __init__(self, teacher: Callable[[Tensor], Tensor], epochs: int | None) -> None:
@@ -210,7 +210,7 @@ def _grouped(batches: Batches, size: int) -> Iterator[tuple[tuple[Tensor, Tensor
     """
     n = len(batches) if size > 1 else 0  # type: ignore[arg-type]  # more than one: counted batches
     for i, batch in enumerate(batches):
-        left = n - (i - i % size)  # a stream may have more batches than it says
+        left = n - (i - i % size)  # a stream may have more batches than its length
         own = min(size, left) if left > 0 else size
         yield batch, own, i % size == own - 1
 

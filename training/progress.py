@@ -1,4 +1,4 @@
-"""What a supernet's training says while it runs: a bar on a terminal, plain lines in a log."""
+"""The progress of a supernet's training: a bar on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -6,33 +6,34 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from cli.progress import duration
 from training.shrinking import Step
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class TimeLeft:
-    """Foretells how long a training will take, from the measured seconds of a step of each phase.
+    """Estimates the remaining time of a training from the measured seconds of a step of each phase.
 
     Args:
         seconds: of a step, by phase.
         epochs: of each phase.
         batches: steps of an epoch.
-        teacher: seconds that a teacher takes beside, in `asks` steps from the step `first` on.
-        asks: see there.
-        first: the step, counted over all epochs, that the training begins or goes on with.
+        teacher: seconds that a teacher adds to a step, in `taught` steps from the step `first` on.
+        taught: steps that call the teacher.
+        first: the step, counted over all epochs, that the training begins or resumes with.
     """
 
     def __init__(self, seconds: Sequence[float], epochs: Sequence[int], batches: int,
-                 teacher: float = 0.0, asks: int = 0, first: int = 0) -> None:
+                 teacher: float = 0.0, taught: int = 0, first: int = 0) -> None:
         self.seconds, self.epochs, self.batches = list(seconds), list(epochs), batches
-        self.teacher, self.asks_until = teacher, first + asks
+        self.teacher, self.taught_until = teacher, first + taught
         self.done_seconds, self.began = 0.0, time.monotonic()
 
     def total(self, first_epoch: int = 0, first_batch: int = 0) -> float:
-        """Returns the seconds that are foretold from a point of the training to its end."""
+        """Returns the estimated seconds from a point of the training to its end."""
         skip = first_epoch * self.batches + first_batch
-        left = self.teacher * max(0, self.asks_until - skip)
+        left = self.teacher * max(0, self.taught_until - skip)
         for seconds, epochs in zip(self.seconds, self.epochs, strict=True):
             steps = epochs * self.batches
             left += max(0, steps - skip) * seconds
@@ -41,14 +42,14 @@ class TimeLeft:
 
     def after(self, phase: int, epoch: int, batch: int) -> float:
         """Counts a step and returns the seconds left, corrected by how long all took so far."""
-        asked = epoch * self.batches + batch <= self.asks_until
-        self.done_seconds += self.seconds[phase] + self.teacher * asked
+        taught = epoch * self.batches + batch <= self.taught_until
+        self.done_seconds += self.seconds[phase] + self.teacher * taught
         pace = (time.monotonic() - self.began) / max(self.done_seconds, 1e-9)
         return self.total(epoch, batch) * pace
 
 
 class Report:
-    """Shows each step: in a bar where stderr is a terminal, else as a line now and then."""
+    """Shows each step: in a bar where stderr is a terminal, else as a line every 30 seconds."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -57,7 +58,7 @@ class Report:
     def step(self, step: Step, seconds_left: float) -> None:
         """Shows a step."""
         figures = (f"loss {step.loss:.3f} a subnet, {step.images_per_s:.0f} images/s, "
-                   f"{clock(seconds_left)} left")
+                   f"{duration(seconds_left)} left")
         name = f"{step.phase} {step.epoch}/{step.epochs}"
         if sys.stderr.isatty():
             if self.bar is None:
@@ -71,13 +72,7 @@ class Report:
             print(f"  {name}, step {step.batch}/{step.batches}: {figures}", flush=True)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def clock(seconds: float) -> str:
-    """Returns a duration as 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

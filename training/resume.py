@@ -1,4 +1,4 @@
-"""How a run that was interrupted goes on: the command, ready to be pasted."""
+"""How a run is resumed: from a checkpoint, by a command that an interrupted run prints."""
 
 import argparse
 import os
@@ -6,26 +6,37 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from training.checkpoints import LAST
+from networks.checkpoints import load_training_state
+from training.checkpoints import LAST, History, read_history
+from training.flags import launcher
+from training.run import Run
+from training.run_files import Output
 from training.world import World, launched
 from utils.invocation import calling
 
-if TYPE_CHECKING:
-    from training.run_files import Output
 
-# Flags of one call, which are not those of the run.
-OF_THE_CALL = ("start_epoch", "no_resume_opt")
+def resume_run(run: Run, path: str | None) -> History | None:
+    """Continues a `training.run.Run` from a checkpoint; returns the record of its best ones.
+
+    Raises:
+        UserError: no checkpoint of a training, or one of another network.
+    """
+    if path is None:
+        return None
+    state = load_training_state(path)
+    history = read_history(state.get("saver"), path)
+    run.resume(state, path)
+    return history
 
 
 @contextmanager
-def telling_how(output: "Output", script: str, data: str | None = None) -> Iterator[None]:
-    """Inside, Ctrl-C tells how to go on, where there is something to go on from.
+def resuming(output: Output, script: str, data: str | None = None) -> Iterator[None]:
+    """Inside, Ctrl-C prints the command that resumes the run, where it has a checkpoint.
 
     Args:
-        output: the run's; of several processes the first one tells.
-        script: what was called, such as `train_cifar.py`.
+        output: the run's; of several processes the first one prints.
+        script: the command, such as `train_cifar.py`.
         data: a folder that must be typed again.
 
     Raises:
@@ -34,16 +45,15 @@ def telling_how(output: "Output", script: str, data: str | None = None) -> Itera
     try:
         yield
     except KeyboardInterrupt:
-        files = output.files
-        words = files and flags_to_go_on(output.run.args, files.folder, files.saved)
+        words = output.folder and resume_flags(output.run.args, output.folder, output.saved)
         if not words:
             raise
         words = [*([data] if data else []), *words]
-        raise KeyboardInterrupt(how_to_go_on(script, words, output.run.world)) from None
+        raise KeyboardInterrupt(resume_hint(script, words, output.run.world)) from None
 
 
-def flags_to_go_on(args: argparse.Namespace, folder: Path, saved: bool) -> list[str]:
-    """Returns the flags that go on with an interrupted run; none where it has no checkpoint.
+def resume_flags(args: argparse.Namespace, folder: Path, saved: bool) -> list[str]:
+    """Returns the flags that resume an interrupted run; none where it has no checkpoint.
 
     Args:
         args: the flags of this call.
@@ -62,20 +72,11 @@ def flags_to_go_on(args: argparse.Namespace, folder: Path, saved: bool) -> list[
     return ["-c", str(folder / "args.yaml"), "--resume", str(source), *again]
 
 
-def how_to_go_on(script: str, words: list[str], world: World) -> str:
+def resume_hint(script: str, words: list[str], world: World) -> str:
     """Returns what to do: a command, or for processes of several machines the flags to add."""
     if world.size == 1:
-        return f"go on with: {shlex.join([*calling(script), *words])}"
+        return f"resume with: {shlex.join([*calling(script), *words])}"
     place = launched(os.environ)
     if place is None or place.local_size != world.size:
         return f"start it on each machine as before, with: {shlex.join(words)}"
-    return f"go on with: {shlex.join([*launcher(script, world.size), *words])}"
-
-
-def launcher(script: str, n: int) -> list[str]:
-    """Returns the words that start `n` processes of a script on this machine."""
-    words = calling(script)
-    if words[0] != "python":  # an installed package has no scripts/
-        return ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n),
-                "--no-python", *words]
-    return [f"SCRIPT={script}", "sh", "scripts/distributed_train.sh", str(n)]
+    return f"resume with: {shlex.join([*launcher(script, world.size), *words])}"

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from timm.optim import create_optimizer_v2, optimizer_kwargs
@@ -20,19 +20,19 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.loops import Batches, Objective, load_optimizer, train_one_epoch
+from networks.checkpoints import load_state
+from training.checkpoints import plain_part
+from training.flags import LR_BASE, LR_BATCH
+from training.loops import Batches, Objective, evaluate, load_optimizer, train_one_epoch
 from training.world import World
 from utils.devices import amp_precision, device_of
 from utils.errors import UserError
 
-if TYPE_CHECKING:
-    from training.run_files import Output
-
 log = logging.getLogger("train")
 
-# Seeds of two epochs lie further apart than there are processes.
+# The distance between the seeds of two epochs: more than there are processes.
 SEED_STRIDE = 100_003
-# What the schedule `plateau` has learnt so far; the other schedules follow from the epoch alone.
+# The state of the schedule `plateau`; the other schedules depend on the epoch alone.
 PLATEAU_STATE = ("best", "last_epoch", "num_bad_epochs", "cooldown_counter")
 
 # The layers of --layer-decay: the first convolution, each block, and all behind the blocks.
@@ -45,7 +45,7 @@ class Run:
     """A network in training: optimiser, schedule, scaler, averaged weights.
 
     Args:
-        args: the flags of `training.flags.add_optimisation_flags` and `add_run_flags`; `lr` is set.
+        args: the flags of `training.flags.add_optimisation_flags` and `add_run_flags`.
         net: the network; it moves to the device.
         world: the processes.
         n_batches: batches of each epoch and process.
@@ -56,7 +56,8 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, net: nn.Module, world: World,
                  n_batches: int) -> None:
-        self.args, self.world = args, world
+        self.args, self.world = with_lr(args, world), world
+        args = self.args
         fast_at_a_fixed_size(world.device)
         if args.sync_bn and world.device.type != "cuda":
             raise UserError("--sync-bn works on GPUs only; leave it out")
@@ -92,8 +93,13 @@ class Run:
         """The network that counts: the averaged one where there is one."""
         return self.ema.module if self.ema else self.net
 
+    def evaluate(self, net: nn.Module, batches: Batches) -> dict[str, float]:
+        """Returns the figures of a network, of which each process evaluates its own batches."""
+        return evaluate(net, batches, amp=self.amp, reduce=self.world.sum,
+                        progress=self.world.progress)
+
     def placed(self, net: nn.Module) -> nn.Module:
-        """Returns a network on this process's device: itself, or a copy of one kept elsewhere."""
+        """Returns a network on this process's device: itself, or a copy of it."""
         if device_of(net) == device_of(self.net):
             return net
         return copy.deepcopy(net).to(device_of(self.net))
@@ -105,27 +111,25 @@ class Run:
                  "lr_scheduler": self._schedule_state(), "args": plain_part(vars(self.args))}
         return state | ({"state_dict_ema": self.ema.module.state_dict()} if self.ema else {})
 
-    def resume(self, state: dict[str, Any], source: str,
-               load: Callable[[nn.Module, Any, str], None]) -> None:
-        """Goes on from a checkpoint.
+    def resume(self, state: dict[str, Any], source: str) -> None:
+        """Continues from a checkpoint.
 
         Weights, averages and the optimiser's buffers are the checkpoint's. Learning rate, weight
-        decay and whatever else a flag says are those of the flags: a run may go on with other
-        ones, for more epochs, or on another number of processes.
+        decay and all other settings are those of the flags: a run may continue with other ones,
+        for more epochs, or on another number of processes.
 
         Args:
             state: what `state` returned, with the epoch.
             source: the file's name for messages.
-            load: loads a state dict into a network, strictly: `networks.load_state`.
 
         Raises:
             UserError: weights of another network, or an optimiser of another kind.
         """
-        load(self.net, state.get("state_dict", {}), source)
+        load_state(self.net, state.get("state_dict", {}), source)
         if self.args.start_epoch is None:
             self.start_epoch = state["epoch"] + 1
         if self.ema:
-            load(self.ema.module, state.get("state_dict_ema", state["state_dict"]), source)
+            load_state(self.ema.module, state.get("state_dict_ema", state["state_dict"]), source)
         try:
             if not self.args.no_resume_opt:
                 self._resume_optimizer(state)
@@ -168,7 +172,7 @@ class Run:
         options = optimizer_kwargs(self.args) | read_options(self.args.opt_kwargs)
         if self.args.layer_decay and not hasattr(self.net, "group_matcher"):
             self.net.group_matcher = lambda coarse=False: LAYERS  # where timm looks for it
-        try:
+        try:  # DEVIATION weight-decay: train_cifar.py's decays biases and batch norm, too
             return create_optimizer_v2(self.net, **options)
         except (ValueError, TypeError) as error:
             raise UserError(f"--opt {self.args.opt}: {error}") from None
@@ -183,7 +187,7 @@ class Run:
         return partial(dispatch_clip_grad, clipped, self.args.clip_grad, self.args.clip_mode)
 
     def _go_to_start(self) -> None:
-        """Sets the learning rate of the first step to come."""
+        """Sets the learning rate of the first step."""
         if self.start_epoch:
             self.scheduler.step(self.start_epoch)
             self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
@@ -209,53 +213,30 @@ class Run:
             vars(self.scheduler.lr_scheduler).update(saved)
 
 
+def with_lr(args: argparse.Namespace, world: World) -> argparse.Namespace:
+    """Returns the flags with a learning rate: by the rule of thumb where none is given."""
+    if args.lr is not None:
+        return args
+    images = args.batch_size * world.size * args.grad_accum_steps
+    lr = images / LR_BATCH * LR_BASE
+    log.info("learning rate %.5g by the rule of thumb: %d images a step / %d x %g", lr, images,
+             LR_BATCH, LR_BASE)
+    return argparse.Namespace(**vars(args) | {"lr": lr})
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Returns the seed of an epoch, to which a rank can be added: numpy's end at 2**32."""
+    """Returns the seed of an epoch, small enough that a rank can be added: numpy takes 32 bits."""
     return (seed + SEED_STRIDE * epoch) % (2**32 - 2**16)
 
 
-def fit(run: Run, batches: Batches, objective: Objective, evaluate: Evaluation, output: "Output",
-        set_epoch: Callable[[int], None]) -> None:
-    """Trains to the last epoch; after each, evaluates and writes.
-
-    Args:
-        run: what is trained.
-        batches: one pass is an epoch.
-        objective: see `training.loops`.
-        evaluate: returns `loss`, `top1`, `top5` of a network over all processes.
-        output: the files.
-        set_epoch: told the epoch before each pass.
-    """
-    if run.start_epoch >= run.n_epochs:
-        log.info("all %d epochs are done; more of them with --epochs", run.n_epochs)
-    for epoch in range(run.start_epoch, run.n_epochs):
-        set_epoch(epoch)
-        lr = run.optimizer.param_groups[0]["lr"]
-        train = run.train_one_epoch(epoch, run.world.progress(batches), objective,
-                                    partial(output.on_step, epoch))
-        wanted = (epoch + 1) % run.args.val_interval == 0 or epoch + 1 == run.n_epochs
-        evaluation = evaluate_run(run, evaluate) if wanted else {}
-        output.on_epoch(epoch, train, evaluation, lr)
-        run.scheduler.step(epoch + 1, evaluation.get(run.args.eval_metric))
-
-
 def fast_at_a_fixed_size(device: torch.device) -> None:
-    """Lets a GPU choose its fastest convolutions, in TF32 where it has that.
+    """Lets a GPU choose its fastest convolutions, in TF32 where it is supported.
 
     All batches of a training have one size. Sums are no longer the same to the last bit.
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-
-
-def evaluate_run(run: Run, evaluate: Evaluation) -> dict[str, float]:
-    """Returns the figures of the network that counts, and of the plain one under `..._plain`."""
-    evaluation = _without_count(evaluate(run.placed(run.best)))
-    if run.ema:
-        plain = _without_count(evaluate(run.net))
-        evaluation |= {f"{key}_plain": value for key, value in plain.items()}
-    return evaluation
 
 
 def precision(args: argparse.Namespace, device: torch.device) -> str | None:
@@ -281,10 +262,6 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _without_count(figures: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in figures.items() if key != "n_images"}
-
-
 def _same_form(value: Any, model: Any) -> bool:
     """Whether plain Python of a file has the keys, lengths and kinds of values of `model`."""
     if isinstance(model, dict):
@@ -296,16 +273,3 @@ def _same_form(value: Any, model: Any) -> bool:
     if isinstance(model, float | int):
         return isinstance(value, float | int)
     return model is None or isinstance(value, type(model))
-
-
-def plain_part(value: Any) -> Any:
-    """Returns the part of a value that is plain Python: what YAML and safe checkpoints hold."""
-    if isinstance(value, dict):
-        return {key: plain_part(item) for key, item in value.items() if _is_plain(item)}
-    if isinstance(value, list | tuple):
-        return [plain_part(item) for item in value if _is_plain(item)]
-    return value
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)

@@ -1,6 +1,6 @@
-"""What a training run leaves: args.yaml, summary.csv, train.log, checkpoints, scalars.
+"""The files of a training run: args.yaml, summary.csv, train.log, checkpoints, scalars.
 
-Whatever cannot be written ends the run with the system's reason in one line, never half a file.
+Where one cannot be written, the run ends with the system's reason in one line and no partial file.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
-from training.checkpoints import Checkpoints, History
-from training.resume import OF_THE_CALL
-from training.run import Evaluation, Run, plain_part
+from training.checkpoints import Checkpoints, History, plain_part
+from training.flags import OF_THE_CALL
+from training.run import Run
 from training.world import World
 from utils.errors import UserError, one_line
 from utils.files import make_folder, open_log, own_folder, read_text, write_text
@@ -38,7 +38,7 @@ log = logging.getLogger("train")
 
 SUMMARY, LOCK, BOARD = "summary.csv", "train.lock", "tensorboard"
 _EPOCH = re.compile(r"\d{1,9}", re.ASCII)
-# Names of the files that are written, of which a killed process may leave a half.
+# Names of the files that are written, of which a killed process may leave temporary ones.
 OWN = ("*.pth.tar", "net.init", "net.config", "args.yaml", SUMMARY)
 
 
@@ -46,7 +46,7 @@ class Summary:
     """summary.csv: a row for each epoch, written whole, so that a full disk or a kill leaves one.
 
     Args:
-        path: the file; rows of a run that goes on are kept up to `epoch`.
+        path: the file; rows of a resumed run are kept up to `epoch`.
         epoch: the first one to come.
     """
 
@@ -66,7 +66,7 @@ class Summary:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a summary; what a crash of the machine left as NULs is no row."""
+    """Returns the rows of a summary; NULs, which a crash of the machine can leave, are skipped."""
     try:
         text = io.StringIO(read_text(path, "summary").replace("\0", ""), newline=None)
         return [row for row in csv.DictReader(text)
@@ -82,7 +82,7 @@ class Scalars:
 
     Args:
         folder: where a new file of events is made.
-        epoch: the first one to come; what older files hold from there on does not count.
+        epoch: the first one to come; later epochs in older files are ignored.
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:
@@ -113,31 +113,63 @@ class Output:
 
     Args:
         run: the run.
-        folder: where they lie; None keeps nothing.
+        folder: where they are written; None writes nothing.
         on_best: called with the network and the folder whenever it is the best so far.
+
+    Attributes:
+        folder: None, too, in a process that does not write.
+        saved: whether an epoch was finished, whose checkpoint is the last one.
     """
 
     def __init__(self, run: Run, folder: Path | None,
                  on_best: Callable[[Any, Path], None]) -> None:
-        self.run, self.metric = run, run.args.eval_metric
-        self.files = RunFiles(run, folder, on_best) if folder and run.world.primary else None
-        self.start, self.epochs = time.monotonic(), 0
+        self.run, self.on_best, self.metric = run, on_best, run.args.eval_metric
+        self.folder = folder if run.world.primary else None
+        self.start, self.epochs, self.saved = time.monotonic(), 0, False
+        self.opened = ExitStack()
+        if self.folder:
+            with ExitStack() as opened:
+                self._open(self.folder, opened)
+                self.opened = opened.pop_all()
 
-    def take_up(self, history: History | None, source: str | None) -> None:
-        """Goes on with the files of the run that a checkpoint comes from."""
-        if self.files and history and source:
-            self.files.take_up(history, Path(source))
+    def _open(self, folder: Path, opened: ExitStack) -> None:
+        self.lock = opened.enter_context(
+            locked(folder / LOCK, f"{folder}: the folder of a training"))
+        opened.enter_context(log_file(folder / "train.log"))
+        remove_leftovers(folder)
+        args, epoch = self.run.args, self.run.start_epoch
+        flags = {name: value for name, value in plain_part(vars(args)).items()
+                 if name not in OF_THE_CALL}
+        write_text(folder / "args.yaml", yaml.safe_dump(flags, sort_keys=False))
+        self.checkpoints = Checkpoints(folder, args.checkpoint_hist, self.metric == "loss")
+        self.board, self.summary = Scalars(folder / BOARD, epoch), Summary(folder / SUMMARY, epoch)
+        self.wandb = start_wandb(args, folder.name) if args.log_wandb else None
+        log.info("output: %s", one_line(folder))
+
+    def resume(self, history: History | None, source: str | None) -> None:
+        """Continues the files of the run that a checkpoint comes from.
+
+        What a killed process did not finish is completed: the best checkpoint and its pair.
+        """
+        if self.folder and history and source \
+                and self.checkpoints.restore(history, Path(source)):
+            self.on_best(self.run.best, self.folder)
 
     def on_step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Logs every now and then, and writes a recovery checkpoint."""
+        """Logs every `--log-interval` steps, and writes recovery checkpoints."""
         args, total = self.run.args, self.run.updates_per_epoch
         if not self.run.world.primary:
             return
         if step % args.log_interval == 0 or step == total:
             lr = self.run.optimizer.param_groups[0]["lr"]
             log.info("epoch %d step %d/%d: loss %.4f, lr %.3e", epoch, step, total, loss.item(), lr)
-        if self.files and args.recovery_interval and step % args.recovery_interval == 0:
-            self.files.on_recovery(epoch, step)
+        if self.folder and args.recovery_interval and step % args.recovery_interval == 0:
+            self.on_recovery(epoch, step)
+
+    def on_recovery(self, epoch: int, step: int) -> None:
+        """Writes a checkpoint within an epoch."""
+        self.lock.check()
+        self.checkpoints.save_recovery(self.run.state(), epoch, step)
 
     def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
                  lr: float) -> None:
@@ -148,8 +180,25 @@ class Output:
         text = ", ".join(f"{key} {value:.4f}" for key, value in evaluation.items()) or "none"
         log.info("epoch %d: train loss %.4f, %.1f images/s; evaluation: %s; %s left", epoch,
                  train["loss"], train["images_per_s"], text, self._time_left(epoch))
-        if self.files:
-            self.files.on_epoch(epoch, train, evaluation, lr)
+        if self.folder:
+            self._write_epoch(self.folder, epoch, {"train": train, "eval": evaluation}, lr)
+
+    def _write_epoch(self, folder: Path, epoch: int, figures: dict[str, dict[str, float]],
+                     lr: float) -> None:
+        self.lock.check()
+        rows = {mark: {f"{part}{mark}{key}": value for part, values in figures.items()
+                       for key, value in values.items()} | {"lr": lr} for mark in "_/"}
+        self.summary.add({"epoch": epoch, **rows["_"]})
+        self.board.add(rows["/"], epoch)
+        if self.wandb:
+            self.wandb.log({"epoch": epoch, **rows["_"]})
+        best_so_far = self.checkpoints.save(self.run.state(), epoch,
+                                            figures["eval"].get(self.metric))
+        self.saved = True
+        if best_so_far:
+            self.on_best(self.run.best, folder)
+        if best := self.checkpoints.best:
+            log.info("best %s: %.4f (epoch %d)", self.metric, best.metric, best.epoch)
 
     def _time_left(self, epoch: int) -> timedelta:
         """Returns the time that the other epochs need at the pace so far, in whole seconds."""
@@ -160,76 +209,16 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.files:
-            self.files.close()
-
-
-class RunFiles:
-    """The files themselves; arguments as of `Output`.
-
-    Attributes:
-        saved: whether an epoch was finished, whose checkpoint is the last one.
-    """
-
-    def __init__(self, run: Run, folder: Path, on_best: Callable[[Any, Path], None]) -> None:
-        self.run, self.folder, self.on_best = run, folder, on_best
-        self.metric, self.saved = run.args.eval_metric, False
-        self.checkpoints = Checkpoints(folder, run.args.checkpoint_hist, self.metric == "loss")
-        with ExitStack() as opened:
-            self.lock = opened.enter_context(
-                locked(folder / LOCK, f"{folder}: the folder of a training"))
-            opened.enter_context(log_file(folder / "train.log"))
-            remove_leftovers(folder)
-            flags = {name: value for name, value in plain_part(vars(run.args)).items()
-                     if name not in OF_THE_CALL}
-            text = yaml.safe_dump(flags, sort_keys=False)
-            write_text(folder / "args.yaml", text)
-            self.board = Scalars(folder / BOARD, run.start_epoch)
-            self.summary = Summary(folder / SUMMARY, run.start_epoch)
-            self.wandb = start_wandb(run.args, folder.name) if run.args.log_wandb else None
-            log.info("output: %s", one_line(folder))
-            self.opened = opened.pop_all()
-
-    def take_up(self, history: History, source: Path) -> None:
-        """Completes what a killed process left undone: the best checkpoint and its pair."""
-        if self.checkpoints.restore(history, source):
-            self.on_best(self.run.best, self.folder)
-
-    def on_recovery(self, epoch: int, step: int) -> None:
-        """Writes a checkpoint within an epoch."""
-        self.lock.check()
-        self.checkpoints.save_recovery(self.run.state(), epoch, step)
-
-    def on_epoch(self, epoch: int, train: dict[str, float], evaluation: dict[str, float],
-                 lr: float) -> None:
-        """Writes everything about a finished epoch."""
-        self.lock.check()
-        row = {"epoch": epoch, **{f"train_{key}": value for key, value in train.items()},
-               **{f"eval_{key}": value for key, value in evaluation.items()}, "lr": lr}
-        self.summary.add(row)
-        self.board.add({**{f"train/{key}": value for key, value in train.items()},
-                        **{f"eval/{key}": value for key, value in evaluation.items()}, "lr": lr},
-                       epoch)
-        if self.wandb:
-            self.wandb.log(row)
-        best_so_far = self.checkpoints.save(self.run.state(), epoch, evaluation.get(self.metric))
-        self.saved = True
-        if best_so_far:
-            self.on_best(self.run.best, self.folder)
-        best = self.checkpoints.best
-        if best:
-            log.info("best %s: %.4f (epoch %d)", self.metric, best.metric, best.epoch)
-
-    def close(self) -> None:
-        """Says where everything is, and leaves the folder to others."""
-        if self.wandb:
-            self.wandb.finish()
-        log.info("output: %s", one_line(self.folder))
+        """Logs where everything is, and unlocks the folder."""
+        if self.folder:
+            if self.wandb:
+                self.wandb.finish()
+            log.info("output: %s", one_line(self.folder))
         self.opened.close()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the half-written files of a killed process, and no others."""
+    """Removes the temporary files of a killed process, and no others."""
     for name in OWN:
         for leftover in folder.glob(f".{name}.*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -237,7 +226,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Writes the log into a file too, as far as there is room for it."""
+    """Writes the log into a file too, as long as the disk has room."""
     handler = LogFile(path, encoding="utf-8", errors="backslashreplace")
     log.addHandler(handler)
     try:
@@ -249,7 +238,7 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """A log in a file that is only left incomplete where it cannot be written.
+    """A log in a file; where it cannot be written it stays incomplete, and the run continues.
 
     Raises:
         UserError: the file is a link or a device: the folder may come from elsewhere.
@@ -260,14 +249,14 @@ class LogFile(logging.FileHandler):
                                 line_buffering=True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Does nothing: what else is written in the folder says what is wrong."""
+        """Does nothing: other writes to the folder raise the error."""
 
 
 def start_wandb(args: argparse.Namespace, name: str) -> Any:
     """Returns a run of Weights & Biases, which takes the rows of the summary too.
 
     Raises:
-        UserError: it cannot be started: no account is known, no network, no such run.
+        UserError: it cannot be started: no account, no network, no such run.
     """
     import wandb
 
@@ -275,15 +264,17 @@ def start_wandb(args: argparse.Namespace, name: str) -> Any:
         return wandb.init(project=args.wandb_project, name=name, tags=args.wandb_tags,
                           config=plain_part(vars(args)), id=args.wandb_resume_id,
                           resume="must" if args.wandb_resume_id else None)
-    except Exception as error:  # of any kind that the package knows
+    except Exception as error:  # of any kind that the package raises
         raise UserError(f"--log-wandb: {one_line(error)}; WANDB_MODE=offline logs on this machine "
                         "alone") from error
 
 
-def output_folder(args: argparse.Namespace, root: str, name: str) -> Path:
-    """Returns the folder of a run: that of --resume, or a new one below `root`."""
+def output_folder(args: argparse.Namespace, root: str | None, name: str) -> Path | None:
+    """Returns the folder of a run: that of --resume, or a new one below `root`; None without."""
     if args.resume:
         return Path(args.resume).parent
+    if root is None:
+        return None
     first = Path(root) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
     others = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
     return next(path for path in itertools.chain([first], others) if not path.exists())
@@ -310,13 +301,3 @@ def start_logging(world: World) -> None:
         root.addHandler(BesideBar())
     logging.getLogger("timm").setLevel(logging.WARNING)
 
-
-
-
-def log_start(run: Run, evaluate: Evaluation, transform: str) -> None:
-    """Logs what the network reaches before the first epoch."""
-    if run.start_epoch:
-        return
-    figures = evaluate(run.placed(run.best))
-    log.info("before training: top1 %.4f, top5 %.4f, loss %.5f (%d images, %s)", figures["top1"],
-             figures["top5"], figures["loss"], figures["n_images"], transform)

@@ -1,10 +1,10 @@
-"""Training a supernet phase by phase: its optimiser, its state, and how far it is."""
+"""Training a supernet phase by phase: its optimiser, its schedule, its state."""
 
 import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from training.world import World
 from utils.devices import device_of, seeded, synchronize, to_device
 from utils.errors import UserError
 
-# What may differ when a training is resumed: no other part of it changes by that.
+# Settings that may differ when a training is resumed.
 CHANGEABLE = ("epochs",)
 # Seeds of two steps lie further apart than there are processes.
 RANKS = 100_003
@@ -42,7 +42,7 @@ TIMED_STEPS = 2
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a supernet is trained; `train_supernet.py --help` says what each value means."""
+    """How a supernet is trained; `train_supernet.py --help` describes each value."""
 
     resolutions: list[int]
     epochs: list[int]
@@ -64,7 +64,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Step:
-    """What is told after each step of a training.
+    """The progress of a training after a step.
 
     Attributes:
         phase: its name.
@@ -84,10 +84,10 @@ class Step:
 
 
 class SupernetTraining:
-    """A supernet on its way through the phases, its optimiser, and how far they are.
+    """A supernet in training: its optimiser, its phase and epoch.
 
     All randomness of a step comes from the seed and the numbers of its epoch and step, so that a
-    training that was stopped anywhere and resumed ends like one that was not.
+    training that was stopped anywhere and resumed gives the same weights as one that was not.
 
     Args:
         net: the supernet, on its device; trained in place, the same on all processes.
@@ -96,7 +96,7 @@ class SupernetTraining:
         space: the search space, with the training's resolutions.
         world: the processes that share each step's images; None: this one alone.
         external: a teacher, images of the largest resolution -> logits on the supernet's device,
-            beside the labels; rules that need a teacher take it in place of the full network.
+            next to the labels; rules that need a teacher use it instead of the full network.
         **identity: plain values that must be equal when a training is resumed (the data set's name
             and the like).
 
@@ -149,7 +149,7 @@ class SupernetTraining:
         """Trains one epoch, or the rest of one, and returns a line about it.
 
         Args:
-            on_step: told after each step; what it raises ends the epoch after a whole step.
+            on_step: called after each step; it may raise to end the epoch.
         """
         phase, done = self._position()
         if done == 0 and self.batch == 0:
@@ -190,15 +190,15 @@ class SupernetTraining:
                 f"{figures['images_per_s'] * self.world.size:.0f} images/s")
 
     @property
-    def asks(self) -> int:
-        """The number of steps from here to the end that ask the teacher from elsewhere."""
+    def taught_steps(self) -> int:
+        """The number of remaining steps that call the external teacher."""
         epochs = 0 if self.external is None else self.n_epochs - self.epoch
         return min(epochs, self.recipe.teacher_epochs or epochs) * len(self.loader)
 
     def seconds_of_a_step(self, phase: int) -> float:
         """Measures a step of a phase, with the loading of its images, on a copy of the supernet.
 
-        A teacher from elsewhere is not part of it.
+        An external teacher is not included.
         """
         net, rule = copy.deepcopy(self.net).train(), self._rule(phase, 1.0, copy_teacher=True)
         if self.external:
@@ -207,22 +207,18 @@ class SupernetTraining:
         device, seconds = device_of(net), 0.0
         no_scaler = torch.amp.GradScaler(enabled=False)
         self.loader.set_epoch(0)
-        batches = iter(self.loader)
+        batches = chain.from_iterable(repeat(self.loader))  # it may have fewer than the steps
         for i in range(1 + TIMED_STEPS):
             began = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:  # fewer batches than steps
-                self.loader.set_epoch(0)
-                batches = iter(self.loader)
-                batch = next(batches)
-            images, labels = to_device(batch[0], device), batch[1].to(device)
-            add_gradients(net, rule(net, images, labels), no_scaler, self.recipe.amp)
+            images, labels = next(batches)
+            losses = rule(net, to_device(images, device), labels.to(device))
+            add_gradients(net, losses, no_scaler, self.recipe.amp)
             synchronize(device)
             seconds += (time.perf_counter() - began) * (i > 0)
         return seconds / TIMED_STEPS
 
     def seconds_of_the_teacher(self) -> float:
-        """Measures the teacher from elsewhere on one batch; 0 without one."""
+        """Measures the external teacher on one batch; 0 without one."""
         if self.external is None:
             return 0.0
         self.loader.set_epoch(0)
@@ -237,8 +233,8 @@ class SupernetTraining:
     def score_extremes(self, split: str) -> dict[str, float]:
         """Returns the top-1 accuracy in percent of the smallest and the largest subnet.
 
-        Cut, calibrated and validated as an evaluation of a search is. Smallest of those that the
-        phase has trained: where only the full network was trained, it stands alone.
+        They are cut, calibrated and validated as in a search. The smallest is that of the trained
+        phases; without one, where only the full network was trained.
         """
         phase = self.phases[self._position(self.epoch - 1)[0] if self.epoch and not self.batch
                             else self._position()[0]]
@@ -257,7 +253,7 @@ class SupernetTraining:
         return top1
 
     def save_state(self, path: str | Path, **extra: Any) -> None:
-        """Writes what `resume` needs, and `extra` plain values beside it."""
+        """Writes what `resume` needs, and `extra` plain values."""
         teacher = {} if self.full is None else {"teacher": self.full.state_dict()}
         save_training_state(
             path, state_dict=self.net.state_dict(), epoch=self.epoch, batch=self.batch,
@@ -265,7 +261,7 @@ class SupernetTraining:
             scaler=self.scaler.state_dict(), settings=self.settings, **teacher, **extra)
 
     def resume(self, path: str | Path) -> None:
-        """Goes on from a state file. Epochs of phases that are not over may differ.
+        """Continues from a state file. Epochs of phases that are not finished may differ.
 
         Raises:
             UserError: no state of a supernet training, or one of other settings.
@@ -302,7 +298,7 @@ class SupernetTraining:
         phase, within = self._position(done, planned)
         if now[:phase] != planned[:phase] or now[phase] < within:
             raise UserError(f"{path}: {done} epochs of {planned} are done; --epochs {now} changes "
-                            "what is over; only later epochs can be added or left out")
+                            "phases that are finished; only later epochs can be added or left out")
         return sum(now[:phase]) + within
 
     def _rule(self, phase: int, progress: float, copy_teacher: bool = False) -> Rule:

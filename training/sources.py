@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from data_providers import DatasetInfo, get_dataset_info
-from data_providers.datasets import LabelledDataset
+from data_providers.images import LabelledDataset
 from data_providers.provider import DataProvider
-from data_providers.table import DATASETS, Rgb, count_class_folders
-from training.flags import PACKAGES, TAR
+from data_providers.table import DATASETS, Rgb, class_folders
+from training.flags import PACKAGES, TAR, flag_or_config
 from utils.errors import UserError, one_line
 
 IMAGENET_CLASSES = 1000
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """Labelled images to train on and to evaluate on.
 
     Attributes:
@@ -41,7 +41,7 @@ class Source(NamedTuple):
         return self.info.n_classes
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a network's file says of its images, as `DataProvider.facts`."""
+        """Returns what a network's file records of its images, as `DataProvider.facts`."""
         if self.provider:
             return self.provider.facts()
         index = class_index(self.train)
@@ -55,40 +55,36 @@ class Source(NamedTuple):
         return len(self.train)
 
 
-class Part(Dataset[tuple[Any, int]]):
+class EveryNth(Subset[tuple[Any, int]]):
     """Every n-th image of a data set: what one of n processes evaluates."""
 
+    dataset: Any
+
     def __init__(self, images: Any, rank: int, size: int) -> None:
-        self.images, self.indices = images, range(rank, len(images), size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.images[self.indices[index]]
+        super().__init__(images, range(rank, len(images), size))
 
     @property
     def transform(self) -> Callable[[Any], Any] | None:
         """The transform of the whole data set."""
-        return self.images.transform
+        return self.dataset.transform
 
     @transform.setter
     def transform(self, transform: Callable[[Any], Any] | None) -> None:
-        self.images.transform = transform
+        self.dataset.transform = transform
 
 
 def part_of(images: Any, rank: int, size: int) -> Any:
-    """Returns what one of `size` processes evaluates; streams share themselves out."""
-    return images if isinstance(images, IterableDataset) else Part(images, rank, size)
+    """Returns what one of `size` processes evaluates; streams split themselves."""
+    return images if isinstance(images, IterableDataset) else EveryNth(images, rank, size)
 
 
-def open_source(args: argparse.Namespace, config: dict[str, Any]) -> Source:
+def open_source(args: argparse.Namespace, config: dict[str, Any]) -> ImageSource:
     """Returns the images that the flags of train_imagenet.py name.
 
     Args:
         args: `data`, `dataset`, the splits, `mean`, `std`; see the script's help.
-        config: of the network: its mean, std, transform and class count stand in for what neither
-            a flag nor the data says.
+        config: of the network: its mean, std, transform and class count are used where neither a
+            flag nor the data has them.
 
     Raises:
         UserError: no such data, or a package that its reader needs is missing.
@@ -106,32 +102,33 @@ def open_source(args: argparse.Namespace, config: dict[str, Any]) -> Source:
                     for split in (args.train_split, args.val_split))
     info = replace(DATASETS["folder"], n_classes=_count_classes(args, train, config),
                    eval_resize=config.get("transform") or "crop",
-                   mean=_rgb(args.mean or config.get("mean") or DATASETS["imagenet"].mean),
-                   std=_rgb(args.std or config.get("std") or DATASETS["imagenet"].std))
-    return Source(train, valid, info)
+                   mean=rgb(args, "mean", config) or DATASETS["imagenet"].mean,
+                   std=rgb(args, "std", config) or DATASETS["imagenet"].std)
+    return ImageSource(train, valid, info)
 
 
 def guess_name(data: Path, train_split: str) -> str:
-    """Returns the data set's name where none is typed, from what lies in the folder."""
+    """Returns the data set's name where none is typed, by the files in the folder."""
     if (data / f"{train_split}.tar").is_file():
         return TAR
-    n_classes = count_class_folders(data / "train")
+    n_classes = len(class_folders(data / "train"))
     return "imagenet" if n_classes == IMAGENET_CLASSES else "folder"
 
 
 def _of_provider(args: argparse.Namespace, name: str, data: Path,
-                 config: dict[str, Any]) -> Source:
+                 config: dict[str, Any]) -> ImageSource:
     get_dataset_info(name)
     provider = DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers,
                             download=args.download, max_damaged=args.max_damaged,
-                            mean=_rgb(args.mean or config.get("mean")),
-                            std=_rgb(args.std or config.get("std")),
+                            mean=rgb(args, "mean", config), std=rgb(args, "std", config),
                             transform=config.get("transform"))
-    return Source(LabelledDataset(provider.images("train")),
+    return ImageSource(LabelledDataset(provider.images("train")),
                   LabelledDataset(provider.images("valid")), provider.info, provider)
 
 
-def _rgb(values: Any) -> Rgb | None:
+def rgb(args: argparse.Namespace, name: str, config: dict[str, Any]) -> Rgb | None:
+    """Returns `mean` or `std` of the pixels by `flag_or_config`, or None."""
+    values = flag_or_config(args, name, config)
     return None if values is None else (values[0], values[1], values[2])
 
 

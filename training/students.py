@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.batch_norm import recalibrate_bn
-from networks.checkpoints import (
-    load_checkpoint,
-    load_state,
-    load_training_state,
-    load_weights,
-    save_weights,
-)
+from networks.checkpoints import load_checkpoint, load_state, load_weights, save_weights
 from networks.configs import (
     choose_resolution,
     config_family,
@@ -28,21 +22,19 @@ from networks.configs import (
 )
 from networks.folding import speed_up
 from networks.static import StaticNetwork, replace_classifier
+from networks.supernet_info import check_classes
 from networks.supernets import build_from_config, cut_subnet, load_supernet
 from search_space import get_search_space
-from training.checkpoints import History, read_history
 from training.loops import Criterion, Objective, distilled, supervised
-from training.run import Run
 from utils.devices import seeded
 from utils.errors import UserError, one_line
 from utils.files import open_regular
-from utils.flags import choose
 
 log = logging.getLogger("train")
 
 CLASS_NAMES = "class_names"
 
-# What --initial-checkpoint calls weights drawn from the seed, and the file that it looks for.
+# The value of --initial-checkpoint for weights drawn from the seed, and its default file.
 NO_WEIGHTS, INHERITED = "none", "net.inherited"
 
 
@@ -60,13 +52,13 @@ class Networks(NamedTuple):
         student: the network that learns.
         teacher: or None.
         resolution: r, in pixels.
-        beside: what the config says beside the layers, to be written again.
+        extra: what the config has next to the layers, to be written again.
     """
 
     student: StaticNetwork
     teacher: Teacher | None
     resolution: int
-    beside: dict[str, Any]
+    extra: dict[str, Any]
 
 
 def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: int,
@@ -86,16 +78,17 @@ def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: i
     wanted = args.num_classes or n_classes
     if wanted < n_classes:
         raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
-    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config)
+    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config,
+                                   report=log.warning)
     student = load_student(
         args.model_config, initial_weights(args), wanted, drop=args.drop, drop_path=args.drop_path,
         seed=args.seed, reset=args.reset_classifier, bn=(args.bn_momentum, args.bn_eps))
     teacher = load_teacher(args.teacher, args.teacher_checkpoint, wanted) if args.teacher else None
     own: Any = student
     same = config["classifier"]["out_features"] == wanted
-    beside = {key: value for key, value in config.items()
-              if key not in own.config and (same or key != CLASS_NAMES)}
-    return Networks(student, teacher, resolution, beside)
+    extra = {key: value for key, value in config.items()
+             if key not in own.config and (same or key != CLASS_NAMES)}
+    return Networks(student, teacher, resolution, extra)
 
 
 def check_names(recorded: Sequence[str] | None, names: Sequence[str], source: str) -> None:
@@ -103,31 +96,25 @@ def check_names(recorded: Sequence[str] | None, names: Sequence[str], source: st
     if not recorded or len(recorded) != len(names) or list(recorded) == list(names):
         return
     odd = next(i for i, name in enumerate(names) if name != recorded[i])
-    log.warning("%s: its class %d is %s, but the data's is %s; --reset-classifier begins with a "
+    log.warning("%s: its class %d is %s, but the data's is %s; --reset-classifier trains a "
                 "new classifier", source, odd, one_line(recorded[odd]), one_line(names[odd]))
 
 
-def settled(args: argparse.Namespace, name: str, recorded: Any) -> Any:
-    """Returns a flag's value, or for None what the config records; says where they differ."""
-    return choose(f"--{name.replace('_', '-')}", getattr(args, name), recorded, args.model_config,
-                  log.warning)
-
-
 def initial_weights(args: argparse.Namespace) -> str | None:
-    """Returns the file of the weights to start from, and says which; None draws them.
+    """Returns the file of the weights to start from, and logs it; None draws them.
 
-    Without --initial-checkpoint it is `net.inherited` beside the config, where there is one.
+    Without --initial-checkpoint it is `net.inherited` next to the config, if there is one.
     """
     if args.resume or args.initial_checkpoint == NO_WEIGHTS:
         return None
     if args.initial_checkpoint:
         return str(args.initial_checkpoint)
-    beside = Path(args.model_config).parent / INHERITED
-    if beside.is_file():
-        log.info("weights: %s, which lies beside the config", one_line(beside))
-        return str(beside)
-    log.warning("no --initial-checkpoint, and no %s beside the config: training starts from random "
-                "weights, which takes many more epochs", INHERITED)
+    inherited = Path(args.model_config).parent / INHERITED
+    if inherited.is_file():
+        log.info("weights: %s, next to the config", one_line(inherited))
+        return str(inherited)
+    log.warning("no --initial-checkpoint, and no %s next to the config: training starts from "
+                "random weights, which takes many more epochs", INHERITED)
     return None
 
 
@@ -171,28 +158,14 @@ def write_pair(net: StaticNetwork, folder: Path, networks: Networks,
         net: the network.
         folder: where to.
         networks: what the training began with.
-        facts: what the files say of the images: `DataProvider.facts`.
+        facts: what the files record of the images: `DataProvider.facts`.
     """
     save_weights(net, folder / "net.init")
-    beside = {"search_space": config_family(net.config).name, **networks.beside, **facts,
-              "resolution": networks.resolution}
-    if len(beside.get(CLASS_NAMES) or ()) != net.classifier.out_features:
-        beside.pop(CLASS_NAMES, None)
-    write_config(net, folder / "net.config", **beside)
-
-
-def resume_run(run: Run, path: str | None) -> History | None:
-    """Lets a `training.run.Run` go on from a checkpoint; returns the record of its best ones.
-
-    Raises:
-        UserError: no checkpoint of a training, or one of another network.
-    """
-    if path is None:
-        return None
-    state = load_training_state(path)
-    history = read_history(state.get("saver"), path)
-    run.resume(state, path, load_state)
-    return history
+    extra = {"search_space": config_family(net.config).name, **networks.extra, **facts,
+             "resolution": networks.resolution}
+    if len(extra.get(CLASS_NAMES) or ()) != net.classifier.out_features:
+        extra.pop(CLASS_NAMES, None)
+    write_config(net, folder / "net.config", **extra)
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,
@@ -200,10 +173,13 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
                  bn: tuple[float | None, float | None] = (None, None)) -> StaticNetwork:
     """Returns the network to train.
 
+    DEVIATION dropout: `drop` holds for any classifier; the original's `--drop` only for a new one.
+    DEVIATION kept-classifier: the original's train_cifar.py always begins with a new one.
+
     Args:
         config_path: its net.config.
         checkpoint: its weights; None draws them from the seed.
-        n_classes: where the config says another number, the classifier is replaced by a new one.
+        n_classes: where the config has another number, the classifier is replaced by a new one.
         drop, drop_path: see `networks.build_from_config`.
         seed: of the new weights.
         reset: replace the classifier in any case.
@@ -231,11 +207,13 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
 def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
     """Returns the network that teaches; its weights do not change.
 
+    DEVIATION teacher-mode: the original's teaches in training mode, with each batch's statistics.
+
     Args:
         who: a supernet's checkpoint, which teaches at its full size; a net.config; or the name of
             a timm model.
         checkpoint: weights of the last two; None takes timm's pretrained ones.
-        n_classes: what the teacher must tell apart.
+        n_classes: that the teacher must have.
 
     Raises:
         UserError: as `check_teacher`; weights of another network, weights that cannot be fetched,
@@ -254,9 +232,7 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
         largest = get_search_space(supernet.family).extremes()[1]
         net, calibrate = cut_subnet(supernet, largest), True
         classes = net.classifier.out_features
-    if classes != n_classes:
-        raise UserError(f"{who}: teaches {classes} classes, but the data set has {n_classes}; "
-                        "choose a teacher of the same classes")
+    check_classes(who, classes, n_classes, "choose a teacher of the same classes")
     return Teacher(net.eval().requires_grad_(False), calibrate)
 
 
@@ -270,7 +246,7 @@ def check_teacher(who: str, checkpoint: str | None) -> None:
             raise UserError(f"--teacher {who}: neither a file nor a model that timm knows")
     elif _is_json(path):
         if checkpoint is None:
-            raise UserError(f"{who}: a network config teaches only with --teacher-checkpoint")
+            raise UserError(f"{who}: a network config as the teacher needs --teacher-checkpoint")
     elif checkpoint is not None:
         raise UserError(f"--teacher-checkpoint {checkpoint}: the supernet {who} has weights of its "
                         "own; leave it out")
@@ -304,10 +280,10 @@ def _fetched(name: str) -> nn.Module:
     print(f"note: --teacher {name}: with the weights that timm has for it", file=sys.stderr)
     hub = logging.getLogger("huggingface_hub")
     before = hub.level
-    hub.setLevel(logging.ERROR)  # ten lines of attempts, where there is no network
+    hub.setLevel(logging.ERROR)  # it logs ten lines of attempts without a network
     try:
         return timm.create_model(name, pretrained=True)
-    except Exception as error:  # of the hub, of what is below it, of timm: no weights
+    except Exception as error:  # of the hub, its transport, or timm
         raise UserError(f"--teacher {name}: its weights could not be fetched ({one_line(error)}); "
                         "give a file of them as --teacher-checkpoint") from error
     finally:

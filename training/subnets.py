@@ -84,10 +84,10 @@ class Subnets:
 
 
 class Rule(ABC):
-    """Which subnets a step trains, and what they learn from; an objective of `training.loops`.
+    """Chooses the subnets of a step and what they learn from; an objective of `training.loops`.
 
     Each step draws one resolution, to which the images are reduced on the device. All draws of a
-    step come from `rng`, which the training sets anew for each step.
+    step come from `rng`, which the training sets for each step.
 
     Args:
         phase: what is elastic.
@@ -98,9 +98,9 @@ class Rule(ABC):
         kd_ratio: weight of a teacher's output against the labels:
             (labels + kd_ratio * teacher) / (1 + kd_ratio).
         smoothing: label smoothing.
-        teacher: images of a step -> logits, beside the labels: those of a network from elsewhere,
-            which the training sets anew for each step, or, where the rule needs one, the full
-            network after the phase `full`.
+        teacher: images of a step -> logits, next to the labels: those of an external network, which
+            the training sets for each step, or, where the rule needs one, the full network after
+            the phase `full`.
 
     Attributes:
         rng: the generator of the present step.

@@ -9,19 +9,20 @@ from timm.data import AugMixDataset, FastCollateMixup, create_loader
 from timm.data.transforms import ToNumpy
 from torchvision.transforms import Compose
 
-from data_providers.datasets import LabelledDataset
+from data_providers.images import LabelledDataset
 from data_providers.transforms import eval_geometry
-from training.sources import Source, part_of
+from training.flags import mixes_labels
+from training.sources import ImageSource, part_of
 from training.world import World
 from utils.devices import copies_alongside
 
 
-def make_loaders(args: argparse.Namespace, source: Source, size: int, world: World,
-                 n_classes: int) -> tuple[Any, Any]:
+def make_loaders(args: argparse.Namespace, source: ImageSource, size: int, world: World,
+                 n_classes: int) -> tuple["Watched", Any]:
     """Returns the loader of the training images, and that of the images to evaluate on.
 
     Each process gets its own part of both. Normalisation happens on the device. The evaluation
-    transform is the program's own, unless --crop-pct or --interpolation asks for timm's.
+    transform is the program's own, with --crop-pct or --interpolation timm's.
 
     Args:
         args: the flags of train_imagenet.py.
@@ -34,22 +35,32 @@ def make_loaders(args: argparse.Namespace, source: Source, size: int, world: Wor
     shared = {"input_size": (3, size, size), "mean": source.info.mean, "std": source.info.std,
               "device": world.device, "num_workers": n_workers, "persistent_workers": False,
               "pin_memory": args.pin_mem or copies_alongside(world.device)}
-    return (_train_loader(args, source, world, n_classes, shared),
+    train = _train_loader(args, source, world, n_classes, shared)
+    return (Watched(train, source.train, args.max_damaged, args.mixup_off_epoch),
             _eval_loader(args, source, size, world, shared))
 
 
 class Watched:
-    """Batches of a data set, in which not too many images may be damaged.
+    """Batches of a training, in which not too many images may be damaged.
 
     Args:
-        batches: of a loader, whose processes note down what is damaged.
-        images: the data set; timm's readers keep no account.
+        batches: of timm's loader, whose processes record what is damaged.
+        images: the data set; timm's readers keep no record.
         limit: part of them, 0..1, that may be damaged.
+        mixup_off_epoch: from this epoch on labels are not mixed; 0: always.
     """
 
-    def __init__(self, batches: Any, images: Any, limit: float) -> None:
-        self.batches, self.limit = batches, limit
+    def __init__(self, batches: Any, images: Any, limit: float, mixup_off_epoch: int = 0) -> None:
+        self.batches, self.limit, self.mixup_off_epoch = batches, limit, mixup_off_epoch
         self.images = images if isinstance(images, LabelledDataset) else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Prepares the next pass."""
+        for part in (self.batches.dataset, self.batches.sampler):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+        if self.mixup_off_epoch and epoch >= self.mixup_off_epoch:
+            self.batches.mixup_enabled = False
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -61,26 +72,12 @@ class Watched:
             yield batch
 
 
-def uses_mixup(args: argparse.Namespace) -> bool:
-    """Whether the labels of a batch are mixed."""
-    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
-
-
-def set_epoch(args: argparse.Namespace, batches: Any, epoch: int) -> None:
-    """Prepares the training loader for an epoch."""
-    for part in (batches.dataset, batches.sampler):
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
-    if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
-        batches.mixup_enabled = False
-
-
-def _train_loader(args: argparse.Namespace, source: Source, world: World, n_classes: int,
+def _train_loader(args: argparse.Namespace, source: ImageSource, world: World, n_classes: int,
                   shared: dict[str, Any]) -> Any:
     mixup = FastCollateMixup(
         mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, cutmix_minmax=args.cutmix_minmax,
         prob=args.mixup_prob, switch_prob=args.mixup_switch_prob, mode=args.mixup_mode,
-        label_smoothing=args.smoothing, num_classes=n_classes) if uses_mixup(args) else None
+        label_smoothing=args.smoothing, num_classes=n_classes) if mixes_labels(args) else None
     images: Any = AugMixDataset(source.train, args.aug_splits) if args.aug_splits \
         else source.train
     plain = args.interpolation or "bilinear"
@@ -93,9 +90,10 @@ def _train_loader(args: argparse.Namespace, source: Source, world: World, n_clas
         interpolation=plain if args.no_aug else args.train_interpolation, **shared)
 
 
-def _eval_loader(args: argparse.Namespace, source: Source, size: int, world: World,
+def _eval_loader(args: argparse.Namespace, source: ImageSource, size: int, world: World,
                  shared: dict[str, Any]) -> Any:
     batch_size = args.validation_batch_size or args.batch_size
+    # DEVIATION judged-images: the original resizes to floor(r / 0.875), bicubic.
     own_transform = not (args.crop_pct or args.interpolation)
     if source.provider and own_transform:  # decoded once and cached, damaged images left out
         return source.provider.eval_batches("valid", size, batch_size, device=world.device,

@@ -1,4 +1,4 @@
-"""The processes of a training run: who they are, which device each has, how they meet."""
+"""The processes of a training run: their ranks, their devices, their process group."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class World(NamedTuple):
 
     @property
     def primary(self) -> bool:
-        """Whether this is the process that writes and logs."""
+        """Whether this process writes and logs."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -40,10 +40,10 @@ class World(NamedTuple):
         return reduce_tensor(tensor.to(self.device, widest_float(self.device)), 1).cpu()
 
     def share_bn(self, net: nn.Module, mode: str) -> None:
-        """Lets all processes agree on the BN statistics of a network, wherever its tensors are.
+        """Gives all processes the same BN statistics of a network, wherever its tensors are.
 
         Args:
-            net: on any device; what travels is copied to this process's device and back.
+            net: on any device; tensors are copied to this process's device and back.
             mode: `reduce` takes the mean, `broadcast` those of the first process, '' does nothing.
         """
         if self.size == 1 or not mode:
@@ -59,8 +59,8 @@ class World(NamedTuple):
                 buffer.copy_(value)
 
 
-class Place(NamedTuple):
-    """Where a launcher has put this process: among all, and among those of its machine."""
+class Launched(NamedTuple):
+    """The place of a process that a launcher started: among all, and among those of its machine."""
 
     rank: int
     size: int
@@ -68,8 +68,8 @@ class Place(NamedTuple):
     local_size: int
 
 
-def launched(environ: Mapping[str, str]) -> Place | None:
-    """Returns what torchrun, or srun with MASTER_ADDR, says about this process; None: it is alone.
+def launched(environ: Mapping[str, str]) -> Launched | None:
+    """Returns what torchrun, or srun with MASTER_ADDR, sets for this process; None: it is alone.
 
     A Slurm job sets its variables in every shell: they alone start nothing.
 
@@ -86,7 +86,7 @@ def launched(environ: Mapping[str, str]) -> Place | None:
     try:
         rank, size = int(values["RANK"]), int(values["WORLD_SIZE"])
         local = int(values["LOCAL_RANK"] or rank)
-        place = Place(rank, size, local, int(values["LOCAL_WORLD_SIZE"] or local + 1))
+        place = Launched(rank, size, local, int(values["LOCAL_WORLD_SIZE"] or local + 1))
     except ValueError:
         raise UserError(f"the launcher's variables {values} are no numbers; start the processes "
                         "with scripts/distributed_train.sh") from None
@@ -94,19 +94,19 @@ def launched(environ: Mapping[str, str]) -> Place | None:
 
 
 def lone_world(device: str | None) -> World:
-    """Returns a world of this process alone."""
+    """Returns the world of a single process."""
     return World(torch.device(default_device(device)))
 
 
 def check_devices(n_processes: int, device: str | None) -> None:
-    """Raises UserError for no such device, or fewer GPUs than it is to run processes on."""
+    """Raises UserError for no such device, or fewer GPUs than processes."""
     if device:
         checked_device(device)
     check_count(n_processes, device)
 
 
 def check_count(n_processes: int, device: str | None) -> None:
-    """Raises UserError where processes of one machine cannot have an accelerator each."""
+    """Raises UserError where there are fewer accelerators than processes on one machine."""
     kind, _, index = default_device(device).partition(":")
     if kind == "cpu" or n_processes == 1:
         return
@@ -143,9 +143,9 @@ def default_threads() -> int:
 
 @contextmanager
 def processes(device: str | None, threads: int | None) -> Iterator[World]:
-    """Joins the processes that a launcher started, or stands alone; leaves them at the end.
+    """Joins the processes that a launcher started, if any, and leaves them at the end.
 
-    Only the first process says what is wrong with the input; the others end with its exit code.
+    Only the first process reports bad input; the others end with its exit code.
     """
     if threads or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads or default_threads())
@@ -161,7 +161,7 @@ def processes(device: str | None, threads: int | None) -> Iterator[World]:
             torch.distributed.destroy_process_group()
 
 
-def _meet(device: str | None, place: Place) -> World:
+def _meet(device: str | None, place: Launched) -> World:
     """Joins the process group: NCCL for GPUs, gloo for CPUs."""
     own = device_of_rank(device, place.local_rank, place.local_size)
     if own.type != "cpu":

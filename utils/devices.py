@@ -35,7 +35,7 @@ def device_count(kind: str) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until an accelerator has done what it was given; a CPU always has."""
+    """Waits until an accelerator has finished its work; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -60,7 +60,7 @@ def checked_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:  # torch raises both for what is not there
+    except (RuntimeError, AssertionError) as error:  # torch raises both for a missing device
         reason = str(error).splitlines()[0]
         raise UserError(f"the device {name!r} cannot be used: {reason}; choose cpu or cuda:0, "
                         "...") from None
@@ -81,7 +81,7 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
-    """Returns the precision that `amp` asks for by name; None is full precision.
+    """Returns the name of the precision for `amp`; None is full precision.
 
     True means the usual one of the device: float16 on GPUs, bfloat16 on CPUs.
     """
@@ -92,14 +92,14 @@ def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
 
 
 def warn_if_slow(amp: str | None, device: torch.device) -> None:
-    """Says on stderr where mixed precision is slower than none: processors without its format."""
+    """Prints a warning where mixed precision is slow: on processors without its format."""
     if amp == "bfloat16" and device.type == "cpu" and not _processor_has_bfloat16():
         print("warning: this processor has no instructions for bfloat16: mixed precision is much "
               "slower here than full precision", file=sys.stderr)
 
 
 def _processor_has_bfloat16() -> bool:
-    """What oneDNN says; True where torch is built without it."""
+    """By oneDNN; True where torch is built without it."""
     return not torch.backends.mkldnn.is_available() \
         or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -126,7 +126,7 @@ class InPrecision(nn.Module):
     """A network whose forward pass has its precision in every thread that calls it.
 
     DataParallel calls the copies on its GPUs in threads of their own, where `autocast` is on again,
-    but with the default dtype of GPUs instead of the one that was asked for.
+    but with the default dtype of GPUs instead of the chosen one.
 
     Args:
         net: the network.
@@ -150,7 +150,7 @@ def over_gpus(net: nn.Module, gpus: Sequence[int], amp: str | None) -> nn.Module
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch inside the block (dropout, drop path) and puts its generators back after it."""
+    """Seeds torch inside the block (dropout, drop path) and restores its generators after it."""
     kind = default_device(None)
     if kind == "mps":  # fork_rng wants an index, which its generator does not take
         state = torch.mps.get_rng_state()

@@ -11,7 +11,7 @@ _DISK_ERRORS = {
     errno.EACCES: "permission denied; choose another folder or change its permissions",
     errno.EPERM: "permission denied; choose another folder or change its permissions",
 }
-# What torch says of it, in errors of several types.
+# From torch's messages, in errors of several types.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
                   "storage size calculation overflowed", "cudnn_status_alloc_failed",
                   "cublas_status_alloc_failed")

@@ -1,5 +1,6 @@
 """The one rule between a flag, a file, and a default: what is typed is obeyed, or refused."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
@@ -8,19 +9,24 @@ from utils.errors import UserError
 T = TypeVar("T")
 
 
+def warn(line: str) -> None:
+    """Prints a warning on stderr."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
 def choose(flag: str, typed: T | None, recorded: T | None, source: str,
-           say: Callable[[str], object]) -> T | None:
+           report: Callable[[str], object] = warn) -> T | None:
     """Returns what was typed, or else what a file records: a typed flag is obeyed.
 
     Args:
         flag: its name, for the message.
         typed: its value; None where it was not typed.
-        recorded: what the file says; None where it says nothing.
+        recorded: the file's value; None where it has none.
         source: the file.
-        say: told where the two differ.
+        report: gets a line where the two differ.
     """
     if typed is not None and recorded is not None and typed != recorded:
-        say(f"{source} says {_short(recorded)}, {flag} says {_short(typed)}; the flag is obeyed")
+        report(f"{source} records {_short(recorded)}; using {flag} {_short(typed)}")
     return recorded if typed is None else typed
 
 
@@ -30,7 +36,7 @@ def refuse_idle(typed: Collection[str], idle: Mapping[str, Collection[str]]) -> 
     Args:
         typed: the flags on the command line, by the names of their values: `vld_size`.
         idle: flags as they are spelled, by the reason why they would do nothing, such as
-            `without --teacher` or `beside --list`.
+            `without --teacher` or `with --list`.
 
     Raises:
         UserError: one of them was typed.

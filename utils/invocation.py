@@ -7,7 +7,7 @@ _FOLDER = Path(__file__).resolve().parents[1]  # the checkout, or msunas_cli/pro
 
 
 def calling(file: str) -> list[str]:
-    """Returns the words that call a script here, `python post_search.py` or `msunas-select` say.
+    """Returns the words that call a script here: `python post_search.py`, or `msunas-select`.
 
     Args:
         file: in a checkout, such as `scripts/report.py` or `acc_predictor/__main__.py`.

@@ -1,4 +1,4 @@
-"""One lock for whatever one process alone may write: the folder of a search, a table, a training.
+"""One lock for what only one process may write: the folder of a search, a table, a training.
 
 The lock is the kernel's (`flock`), on a small file that names its holder, and it is dropped when
 the holder ends, however that happens. It works between processes of one machine, and between
@@ -10,7 +10,6 @@ import fcntl
 import os
 import re
 import socket
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import in_use, make_folder
+from utils.files import in_use, make_folder, open_own
 
 _HOLDER = re.compile(rb"(pid \d+ on [^\n]*\n?)?")
 _MAX_HOLDER = 300  # bytes
@@ -49,14 +48,14 @@ class Lock:
         """Looks whether what is locked is still where it was; call it before writing there.
 
         Raises:
-            UserError: it is not, so that what is written would lie elsewhere than the rest.
+            UserError: it is not, so that files would be written to another folder than the rest.
         """
         if not self.holds():
             raise UserError(f"{self.path.parent}: renamed, replaced or removed while it was in use "
                             f"(it is now in {self.place()}); nothing more is written")
 
     def place(self) -> str:
-        """Returns where the file is now, as far as the system tells."""
+        """Returns where the file is now, as far as it is known."""
         try:
             return os.path.dirname(os.readlink(f"/proc/self/fd/{self.handle}"))
         except OSError:
@@ -111,7 +110,7 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
 
 @contextmanager
 def locked_beside(path: str | os.PathLike, what: str) -> Iterator[Lock]:
-    """Holds the file `path`, which one process alone may write, by a lock file beside it.
+    """Holds the file `path`, which only one process may write, by a lock file next to it.
 
     Raises:
         UserError: as `locked`.
@@ -123,14 +122,12 @@ def locked_beside(path: str | os.PathLike, what: str) -> Iterator[Lock]:
 
 
 def _acquire(path: Path, what: str, hint: str) -> int:
-    handle = _open(path)
+    handle = open_own(path, "lock file of this program")
     try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise _foreign(path)
         found = os.pread(handle, _MAX_HOLDER, 0)
         if not _HOLDER.fullmatch(found):
-            raise _foreign(path)
+            raise UserError(f"{path}: not a lock file of this program (it has another content); it "
+                            "was not touched. Remove it if it is not needed")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
@@ -146,21 +143,6 @@ def _acquire(path: Path, what: str, hint: str) -> int:
         os.close(handle)
         raise
     return handle
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o644)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-            raise _foreign(path) from None
-        raise
-
-
-def _foreign(path: Path) -> UserError:
-    return UserError(f"{path}: not a lock file of this program (a link, a pipe, or a file with "
-                     "another content); it was not touched. Remove it if it is not needed")
 
 
 def _is_same_file(handle: int, path: Path) -> bool:

@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
 
     By default glibc may hand large arrays, such as the activations of early layers, back to the
     system after every pass and ask for them again in the next; whether it does depends on chance,
-    and it can double the time of a pass (`benchmarks/freed_memory.py`). Only glibc is told.
+    and it can double the time of a pass (`benchmarks/freed_memory.py`). This affects glibc only.
     """
     import ctypes
 

@@ -10,7 +10,10 @@ from utils.errors import UserError
 
 
 def rmse(pred: np.ndarray, target: np.ndarray) -> float:
-    """Root mean squared error, in the unit of the values; both (n,) or (n, 1)."""
+    """Root mean squared error, in the unit of the values; both (n,) or (n, 1).
+
+    DEVIATION rmse: the original subtracts (n,) from (n, 1) and averages the n x n differences.
+    """
     pred, target = _pair(pred, target)
     return float(np.sqrt(np.mean((pred - target) ** 2)))
 

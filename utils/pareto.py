@@ -91,7 +91,7 @@ def tradeoff(F: ArrayLike) -> np.ndarray:
     """Returns the (n,) trade-off of each point of a front: the higher, the more of a knee.
 
     Objectives are scaled to 0..1. The trade-off is the least loss per unit of gain in moving to a
-    neighbour: one of the points within 0.125, or of the nearest 2 m where fewer lie there. A point
+    neighbour: one of the points within 0.125, or of the nearest 2 m where these are fewer. A point
     that no neighbour improves on has infinity.
     Source: Rachmawati and Srinivasan (2009), as the original selects with pymoo.
 

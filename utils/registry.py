@@ -20,7 +20,7 @@ def code_in(values: Mapping[str, Any], flags: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[str]) -> None:
-    """Refuses what a file asks for and only a person may ask for: each of it must be typed.
+    """Refuses settings of a file that only a person may choose: each of them must be typed.
 
     Args:
         source: the file or its folder, for the message.
@@ -64,3 +64,8 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
         raise UserError(f"{name!r} is no {kind}: {attribute} must be a class derived from "
                         f"{base.__name__}")
     return found
+
+
+def listed(registry: Iterable[str]) -> str:
+    """Returns what a help text lists for a flag that names a row, or code of the user's."""
+    return f"{', '.join(sorted(registry))}, or module:Class"

@@ -30,7 +30,7 @@ class Frame:
 
 
 def write_animation(path: str | os.PathLike, run: RunData) -> list[Path]:
-    """Writes the animation of a run, and beside a GIF an MP4 where ffmpeg is installed.
+    """Writes the animation of a run, and next to a GIF an MP4 where ffmpeg is installed.
 
     Args:
         path: a `.gif`, or an `.mp4` alone.

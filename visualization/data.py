@@ -1,29 +1,22 @@
 """What pictures and reports show of a search, read once from its folder. Free of torch."""
 
-import json
 import os
 import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from search import events
-from search.archive import Stats, objectives, read_stats, stats_file, stats_path
-from search.run_folder import RETRIES
-from search.settings import read_stored
-from search_space import get_search_space
+from search.archive import Stats, arch_key, read_evaluations, read_stats, stats_path
+from search.finished import FinishedSearch, read_finished
+from search.run_folder import RETRIES, RunFolder
 from search_space.backbones import width_from_name
-from search_space.base import SearchSpace
 from search_space.layers import Layer
 from utils.errors import UserError
-from utils.files import read_json, read_log
+from utils.files import read_log
 from utils.invocation import calling
-from utils.pareto import non_dominated
 from visualization.plots import axis_parts
 from visualization.unseen import Rescore, read_rescores
 
@@ -49,8 +42,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """What one `iter_<i>.stats` says beside its archive.
+class HistoryEntry:
+    """What one `iter_<i>.stats` says besides its archive.
 
     Attributes:
         number: of the iteration; 0 is the initial sample.
@@ -72,16 +65,6 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """One evaluation that failed."""
-
-    iteration: int
-    index: int
-    status: str
-    error: str
-
-
-@dataclass(frozen=True)
 class Pick:
     """A network that a report recommends: its number in the archive, and why."""
 
@@ -91,70 +74,38 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class RunData:
-    """One search.
+class RunData(FinishedSearch):
+    """One search, with all that its folder tells.
 
     Attributes:
-        folder: of the search.
-        stats_file: the `iter_<i>.stats` that was read.
-        settings: the flags of the search; {} for one of the original's.
-        space: the search space; None where it is code that nobody named.
         axes: of the objectives; the first is the top-1 error.
-        archs: n architectures in the order of evaluation.
-        F: (n, m) objectives in their own units and directions; column 0 the top-1 error in percent.
-        iteration: (n,) number of the iteration that evaluated each.
-        figures: n dicts of what else is known of each network, by column name.
         history: one entry for each iteration, ascending.
-        failures: evaluations that failed.
+        iteration: (n,) number of the iteration that evaluated each architecture.
+        figures: n dicts of what else is known of each network, by column name.
+        failures: evaluations that failed: `iteration`, `index`, `status`, `error`.
         retries: lines of the log of evaluations that were started again.
         events: what the search recorded about its progress, see `search.events`.
-        reference: (m,) reference point of the hypervolume, minimised objectives; None where the
-            files do not say.
         rescores: accuracies of chosen networks on images that the search did not see.
     """
 
-    folder: Path
-    stats_file: Path
-    settings: dict[str, Any]
-    space: SearchSpace | None
     axes: tuple[Axis, ...]
-    archs: list[dict[str, Any]]
-    F: np.ndarray
+    history: list[HistoryEntry]
     iteration: np.ndarray
     figures: list[dict[str, Any]]
-    history: list[Iteration]
-    failures: list[Failure]
+    failures: list[dict[str, Any]]
     retries: list[str]
     events: list[dict[str, Any]]
-    reference: np.ndarray | None
-    rescores: list[Rescore] = field(default_factory=list)
+    rescores: list[Rescore]
 
     @property
     def name(self) -> str:
         """The folder's name, as legends show it."""
         return self.folder.resolve().name
 
-    @cached_property
-    def minimised(self) -> np.ndarray:
-        """(n, m) objectives, all minimised."""
-        return self.F * np.array([-1.0 if axis.maximise else 1.0 for axis in self.axes])
-
-    @cached_property
-    def front(self) -> np.ndarray:
-        """(n,) bool: the non-dominated networks."""
-        return non_dominated(self.minimised)
-
-    @cached_property
-    def vectors(self) -> np.ndarray:
-        """(n, n_var) encoded architectures; (n, 0) without a space."""
-        if self.space is None:
-            return np.zeros((len(self.archs), 0), dtype=int)
-        return np.array([self.space.encode(arch) for arch in self.archs])
-
     def describe(self, index: int) -> str:
         """Returns one line about one network."""
         arch = self.archs[index]
-        return _key(arch) if self.space is None else self.space.describe(arch)
+        return arch_key(arch) if self.space is None else self.space.describe(arch)
 
     @property
     def n_initial(self) -> int:
@@ -172,16 +123,13 @@ class RunData:
         except UserError:
             return []
 
-    def command(self, index: int) -> str:
-        """Returns the `post_search.py` command that writes one network and its weights."""
-        return self.command_for([index])
+    def command(self, *indices: int) -> str:
+        """Returns the `post_search.py` command that writes networks with their weights.
 
-    def command_for(self, indices: Sequence[int]) -> str:
-        """Returns the command for several networks; where the space has no weights it lists them.
-
-        Without indices `--pick ''` stands for those to come.
+        Where the space has no weights it lists them. Without indices, `--pick ''` stands for those
+        to come.
         """
-        parts = [*calling("post_search.py"), "--expr", str(self.stats_file), "--pick",
+        parts = [*calling("post_search.py"), "--expr", str(self.file), "--pick",
                  ",".join(map(str, indices))]
         own = self.settings.get("search_space") or ""
         if ":" in own:
@@ -195,35 +143,24 @@ class RunData:
 
 
 def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunData:
-    """Reads a search, ours or the original's.
+    """Reads a search, ours or the original's, with everything that a report shows.
 
     Args:
         path: its folder, or one of its `iter_<i>.stats`.
-        search_space: the space where the files do not say. One of the user's own, `module:Class`,
-            is imported only if it is named here: reading a folder runs none of its code.
+        search_space: see `search.finished.read_finished`.
 
     Raises:
-        UserError: no search there, a damaged file, or architectures of an unknown space.
+        UserError: as `read_finished`, or another file of the search is damaged.
     """
-    file = stats_file(path)
-    folder = file.parent
-    settings = read_stored(folder)
-    stats = read_stats(file)
-    if not stats.archive:
-        raise UserError(f"{file}: the archive holds no evaluated architecture")
-    space = _space(stats, settings, search_space)
-    archs = [record.arch for record in stats.archive]
-    if space is not None:
-        _check(file, archs, space)
-    history, iteration = _history(file, stats)
-    rescores = read_rescores(folder, {_key(arch): i for i, arch in enumerate(archs)})
-    return RunData(folder=folder, stats_file=file, settings=settings, space=space,
-                   axes=_axes(stats, settings), archs=archs, F=objectives(stats.archive),
-                   iteration=np.array([iteration.get(_key(arch), 0) for arch in archs]),
-                   figures=_figures(folder, archs, space, history, rescores), history=history,
-                   failures=_failures(folder), retries=read_log(folder / RETRIES),
-                   events=events.read(folder), reference=None if stats.reference_point is None
-                   else np.array(stats.reference_point), rescores=rescores)
+    found = read_finished(path, search_space)
+    folder = found.folder
+    history, iteration = _history(found)
+    rescores = read_rescores(folder, {arch_key(arch): i for i, arch in enumerate(found.archs)})
+    return RunData(
+        **{each.name: getattr(found, each.name) for each in fields(found)}, axes=_axes(found),
+        history=history, iteration=np.array([iteration.get(arch_key(a), 0) for a in found.archs]),
+        figures=_figures(found, history, rescores), failures=_failures(found),
+        retries=read_log(folder / RETRIES), events=events.read(folder), rescores=rescores)
 
 
 def picks(run: RunData) -> list[Pick]:
@@ -249,92 +186,57 @@ def picks(run: RunData) -> list[Pick]:
             Pick("best", int(front[best]), "lowest top-1 error")]
 
 
-def _space(stats: Stats, settings: dict[str, Any], typed: str | None) -> SearchSpace | None:
-    """The space of a search; resolutions that no setting names are taken from the archive."""
-    name = typed or stats.search_space or settings.get("search_space") or "mbv3"
-    if ":" in name and not typed:
-        print(f"note: the search space {name} is code of your own, which --search_space {name} "
-              "would load; without it architectures are shown as they are written", file=sys.stderr)
-        return None
-    options = dict(settings)
-    if not options.get("resolutions"):
-        found = {record.arch.get("r") for record in stats.archive} - {None}
-        options["resolutions"] = sorted(found)
-    return get_search_space(name, **options)
-
-
-def _check(file: Path, archs: Sequence[dict[str, Any]], space: SearchSpace) -> None:
-    for i, arch in enumerate(archs):
-        try:
-            space.encode(arch)
-        except UserError as error:
-            raise UserError(f"{file}: archive[{i}]: {error}") from None
-
-
-def _axes(stats: Stats, settings: dict[str, Any]) -> tuple[Axis, ...]:
-    text = stats.sec_obj or settings.get("sec_obj") or "flops"
-    described = {row["name"]: row for row in stats.objectives}
+def _axes(found: FinishedSearch) -> tuple[Axis, ...]:
+    described = {row["name"]: row for row in found.stats.objectives}
     axes = [Axis("top1_err", "top-1 error", "%")]
-    for key in text.split("+"):
+    for key in found.sec_obj.split("+"):
         row = described.get(key, {})
         name, unit = axis_parts(key, str(row.get("unit", "")))
         axes.append(Axis(key, name, unit, row.get("direction") == "max"))
     return tuple(axes)
 
 
-def _key(arch: dict[str, Any]) -> str:
-    return json.dumps(arch, sort_keys=True)
-
-
-def _history(file: Path, last: Stats) -> tuple[list[Iteration], dict[str, int]]:
-    """Returns what each stats file up to `file` says, and the iteration of each candidate."""
-    stem = file.stem.removeprefix("iter_")
+def _history(found: FinishedSearch) -> tuple[list[HistoryEntry], dict[str, int]]:
+    """Returns what each stats file up to the search's says, and the iteration of each candidate."""
+    stem = found.file.stem.removeprefix("iter_")
     if not stem.isdecimal():
-        return [_entry(0, last)], {}
-    history: list[Iteration] = []
+        return [_entry(0, found.stats)], {}
+    history: list[HistoryEntry] = []
     iteration: dict[str, int] = {}
     for number in range(int(stem) + 1):
-        path = stats_path(file.parent, number)
+        path = stats_path(found.folder, number)
         if number == int(stem) or path.exists():
-            stats = last if number == int(stem) else read_stats(path)
+            stats = found.stats if number == int(stem) else read_stats(path)
             history.append(_entry(number, stats))
-            iteration |= {_key(record.arch): number for record in stats.candidates}
+            iteration |= {arch_key(record.arch): number for record in stats.candidates}
     return history, iteration
 
 
-def _entry(number: int, stats: Stats) -> Iteration:
-    return Iteration(number, len(stats.archive), stats.hv, stats.surrogate,
-                     [record.top1_err for record in stats.candidates],
-                     list(stats.surrogate.get("predicted") or []),
-                     list(stats.surrogate.get("predicted_std") or []))
+def _entry(number: int, stats: Stats) -> HistoryEntry:
+    return HistoryEntry(number, len(stats.archive), stats.hv, stats.surrogate,
+                        [record.top1_err for record in stats.candidates],
+                        list(stats.surrogate.get("predicted") or []),
+                        list(stats.surrogate.get("predicted_std") or []))
 
 
-def _figures(folder: Path, archs: Sequence[dict[str, Any]], space: SearchSpace | None,
-             history: Sequence[Iteration], rescores: Sequence[Rescore]) -> list[dict[str, Any]]:
-    """Returns what the space says of each network, and what its evaluations wrote beside."""
+def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
+             rescores: Sequence[Rescore]) -> list[dict[str, Any]]:
+    """Returns what the space says of each network, and what its evaluations wrote."""
     unseen = {network.index: {UNSEEN: network.top1}
               for rescore in rescores for network in rescore.networks}
-    measured: dict[str, dict[str, Any]] = {}
-    for entry in history:
-        for path in (folder / f"iter_{entry.number}").glob("net_*.stats"):
-            subnet = path.with_suffix(".subnet")
-            if subnet.exists():
-                measured[_key(read_json(subnet, "subnet file"))] = read_json(path, "stats file")
+    folders = [found.folder / f"iter_{entry.number}" for entry in history]
+    measured = {arch_key(each.arch): each.stats for folder in folders if folder.is_dir()
+                for each in read_evaluations(folder)}
     figures = []
-    for i, arch in enumerate(archs):
-        stats = measured.get(_key(arch), {})
-        figures.append(unseen.get(i, {}) | ({} if space is None else space.summary(arch)) | {
-            key: stats[key] for key in FIGURES if isinstance(stats.get(key), int | float)})
+    for i, arch in enumerate(found.archs):
+        stats = measured.get(arch_key(arch), {})
+        figures.append(unseen.get(i, {}) | ({} if found.space is None else found.space.summary(
+            arch)) | {key: stats[key] for key in FIGURES if stats.get(key) is not None})
     return figures
 
 
-def _failures(folder: Path) -> list[Failure]:
-    found = []
-    for path in (folder / "failed").glob("it_*_net_*"):
-        parts = path.name.split("_")
-        if len(parts) == 4 and parts[1].isdecimal() and parts[3].isdecimal():
-            record = read_json(path, "record of a failure")
-            found.append(Failure(int(parts[1]), int(parts[3]), str(record.get("status", "failed")),
-                                 str(record.get("error", "no reason was recorded"))))
-    return sorted(found, key=lambda failure: (failure.iteration, failure.index))
-
+def _failures(found: FinishedSearch) -> list[dict[str, Any]]:
+    records = RunFolder(found.folder).read_failed(check_arch=bool)
+    return [{"iteration": iteration, "index": index, **{
+        key: str(record.get(key, "not recorded")) for key in ("status", "error")}}
+        for (iteration, index), record in sorted(records.items())]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import atomic_path
 from visualization.blocks import HEAD, STEM, Block
 from visualization.cells import Graph
+from visualization.plots import new_figure, save_figure
 
 # Okabe and Ito (2008): safe for the colour-blind.
 KERNEL_COLOURS = {1: "#aab2bd", 3: "#56B4E9", 5: "#E69F00", 7: "#009E73"}
@@ -43,14 +43,14 @@ def write_drawing(path: str | os.PathLike, pictures: Sequence[Picture]) -> list[
     """Draws architectures below each other, their stages aligned; writes SVG and PNG.
 
     Args:
-        path: an `.svg` or a `.png`; the other is written beside it.
+        path: an `.svg` or a `.png`; the other is written next to it.
         pictures: at least one, all with blocks, or all without.
 
     Returns:
         The two files.
 
     Raises:
-        UserError: another ending, or blocks beside graphs.
+        UserError: another ending, or blocks next to graphs.
     """
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
@@ -60,22 +60,15 @@ def write_drawing(path: str | os.PathLike, pictures: Sequence[Picture]) -> list[
     figure = _block_figure(pictures) if pictures[0].blocks else _graph_figure(pictures)
     files = [path.with_suffix(".svg"), path.with_suffix(".png")]
     for file in files:
-        with atomic_path(file) as temporary:
-            # Nothing that differs between equal drawings: neither a date nor a version.
-            metadata = {"Date": None} if file.suffix == ".svg" else {"Software": None}
-            figure.savefig(temporary, format=file.suffix[1:], metadata=metadata)
+        save_figure(figure, file)
     return files
 
 
 def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     mpl.rcParams["svg.hashsalt"] = "msunas"  # the same identifiers in equal drawings
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    figure, axes = new_figure((WIDTH, height), DPI, rows)
     for each in axes:
         each.set_axis_off()
     return figure, axes

@@ -61,7 +61,7 @@ def plot_front(path: str | os.PathLike, F: np.ndarray, front: np.ndarray, candid
     axes.set_xlabel(axis_label(sec_obj))
     axes.set_ylabel("top-1 error (%)")
     axes.legend(frameon=False, loc="upper right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence[float],
@@ -86,7 +86,7 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
         right.set_ylim(min(0.0, *(value for _, value in fitted)), 1.02)
         right.set_ylabel("Kendall's tau of the predictor", color=ORANGE)
         right.spines["top"].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def border(F: np.ndarray, xlim: tuple[float, float], ylim: tuple[float, float],
@@ -108,21 +108,22 @@ def border(F: np.ndarray, xlim: tuple[float, float], ylim: tuple[float, float],
     return (x, y), (np.array([x[0], *x, end]), np.array([ylim[1], *y, y[-1]]))
 
 
-def new_figure(size: tuple[float, float], dpi: int,
+def new_figure(size: tuple[float, float], dpi: int, rows: int = 1,
                columns: Sequence[float] = (1,)) -> tuple[Any, list[Any]]:
     """Returns a figure that no global state knows of, and its axes.
 
     Args:
         size: in inches.
         dpi: pixels per inch.
-        columns: relative widths of the axes beside each other.
+        rows: number of axes below each other.
+        columns: relative widths of the axes next to each other.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, len(columns), squeeze=False, width_ratios=columns)[0])
+    axes = list(figure.subplots(rows, len(columns), squeeze=False, width_ratios=columns).flat)
     for each in axes:
         each.grid(color="#e3e6ea", lw=0.7)
         each.set_axisbelow(True)
@@ -130,7 +131,12 @@ def new_figure(size: tuple[float, float], dpi: int,
     return figure, axes
 
 
-def _save(figure: Any, path: str | os.PathLike) -> None:
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
+    """Writes a figure as a PNG, or as an SVG where the path ends so, atomically.
+
+    What differs between equal pictures, a date or a version, is left out: they are equal files.
+    """
+    svg = str(path).endswith(".svg")
     with atomic_path(path) as temporary:
-        # The software version is left out, so that equal pictures are equal files.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format="svg" if svg else "png",
+                       metadata={"Date": None} if svg else {"Software": None})

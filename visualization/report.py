@@ -90,11 +90,11 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         **(_genes(run, run.space) if run.space else NO_GENES), "drawings": _drawings(run),
         "picks": [{"name": p.name, "index": p.index, "reason": p.reason,
                    "command": run.command(p.index)} for p in picks(run)],
-        "take_home": run.command_for([]),
+        "take_home": run.command(),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
         "rescores": [_rescore(run, rescore) for rescore in run.rescores],
-        "failures": [vars(failure) for failure in run.failures], "retries": run.retries,
+        "failures": run.failures, "retries": run.retries,
         "phases": events.phases(run.events),
         "device_hours": round(events.device_hours(run.events), 4),
         "command": start.get("command"), "versions": start.get("versions", {}),
@@ -111,8 +111,8 @@ def _history(entry: Any) -> dict[str, Any]:
 
 def _rescore(run: RunData, rescore: Rescore) -> dict[str, Any]:
     return {"file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
-            "n": rescore.n_images, "networks": [vars(network) for network in rescore.networks],
-            "pairs": [vars(pair) for pair in rescore.pairs]}
+            "n": rescore.n_images, "networks": [vars(each) for each in rescore.networks],
+            "pairs": [vars(each) for each in rescore.pairs]}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
@@ -144,7 +144,7 @@ def _packed(space: SearchSpace, vectors: np.ndarray) -> list[str]:
 
 
 def _groups(space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns the groups of genes, with equal kinds (the last word) beside each other."""
+    """Returns the groups of genes, with equal kinds (the last word) next to each other."""
     groups: dict[str, dict[str, Any]] = {}
     for number, gene in enumerate(space.genes):
         group = groups.setdefault(gene.group, {
@@ -223,8 +223,8 @@ def _hypervolumes(run: RunData, reference: np.ndarray | None) -> dict[str, Any]:
 
     Without a positive reference point, as with a maximised objective, it is what the search wrote.
     """
-    if reference is None:
-        reference = run.reference
+    if reference is None and run.stats.reference_point:
+        reference = np.array(run.stats.reference_point)
     if reference is None or not (reference > 0).all():
         return {"n": [entry.n_evaluated for entry in run.history],
                 "value": [round(entry.hv, 6) for entry in run.history]}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluator.layers import read_config_layers
+from search.selection import check_numbers
 from search_space.base import SearchSpace
 from utils.errors import UserError
 from visualization.blocks import blocks_of
@@ -24,9 +25,7 @@ def of_search(path: str | os.PathLike, numbers: Sequence[int] | None,
     named: dict[int, list[str]] = {number: [] for number in numbers or ()}
     for pick in picks(run) if not numbers else ():
         named.setdefault(pick.index, []).append(pick.name)
-    unknown = [number for number in named if number >= len(run.archs)]
-    if unknown:
-        raise UserError(f"--pick {unknown[0]}: the archive holds networks 0..{len(run.archs) - 1}")
+    check_numbers(named, len(run.archs))
     return [of_network(run, i, " = ".join(names) or f"network {i}") for i, names in named.items()]
 
 
@@ -38,7 +37,8 @@ def of_network(run: RunData, index: int, name: str) -> Picture:
     title = f"{name}: top-1 {100 - run.F[index, 0]:.2f} %, {values}"
     arch, space = run.archs[index], run.space
     if space is None:
-        return Picture(title, graph=graph_of(arch), genes=_plain_genes(arch))
+        genes = tuple((key, str(value)) for key, value in arch.items())
+        return Picture(title, graph=graph_of(arch), genes=genes)
     return _picture(space, arch, title, run.layers(index))
 
 
@@ -68,7 +68,3 @@ def _picture(space: SearchSpace, arch: dict[str, Any], title: str,
     values = [str(gene.values[place - low]) for gene, place, low in zip(
         space.genes, space.encode(arch).tolist(), space.lower.tolist(), strict=True)]
     return Picture(title, graph=graph, genes=tuple(zip(names, values, strict=True)))
-
-
-def _plain_genes(arch: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, str(value)) for key, value in arch.items())

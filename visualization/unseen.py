@@ -1,23 +1,22 @@
-"""Reads what `post_search.py --rescore` found: accuracies on images that chose nothing."""
+"""Reads what `post_search.py --rescore` found: accuracies on unseen images."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.archive import arch_key
 from search_space import SPACE_KEY
 from utils.errors import UserError
 from utils.files import read_json
 from utils.invocation import program
 
 RESCORE = "rescore.json"
-KEYS = ("images", "n_images", "networks", "neighbours")
 
 
 @dataclass(frozen=True)
-class Network:
+class RescoredNetwork:
     """One network.
 
     Attributes:
@@ -62,7 +61,7 @@ class Rescore:
     file: Path
     images: str
     n_images: int
-    networks: list[Network]
+    networks: list[RescoredNetwork]
     pairs: list[Pair]
 
 
@@ -71,7 +70,7 @@ def read_rescores(folder: Path, numbers: Mapping[str, int]) -> list[Rescore]:
 
     Args:
         folder: of the search.
-        numbers: from an architecture's JSON text, keys sorted, to its number in the archive.
+        numbers: from an architecture's `arch_key` to its number in the archive.
 
     Raises:
         UserError: one is damaged.
@@ -83,38 +82,34 @@ def read_rescores(folder: Path, numbers: Mapping[str, int]) -> list[Rescore]:
 def _read(file: Path, numbers: Mapping[str, int]) -> Rescore:
     value = read_json(file, "record of --rescore")
     try:
-        images, n_images, networks, pairs = (value[key] for key in KEYS)
-        return Rescore(file, str(images), int(n_images),
-                       [_network(file.parent, row, numbers) for row in networks],
-                       [_pair(row) for row in pairs])
+        networks = [RescoredNetwork(str(row["name"]), _index(file.parent, row["name"], numbers),
+                                    _finite(row["top1"]), *_interval(row))
+                    for row in value["networks"]]
+        pairs = [Pair(str(row["first"]), str(row["second"]), _finite(row["points"]),
+                      *_interval(row), _finite(row["p_value"]), bool(row["distinct"]))
+                 for row in value["neighbours"]]
+        return Rescore(file, str(value["images"]), int(value["n_images"]), networks, pairs)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: no record of --rescore ({type(error).__name__}: {error}); run "
                         f"{program('post_search.py')} --rescore again, or remove it") from None
 
 
-def _network(folder: Path, row: Mapping[str, Any], numbers: Mapping[str, int]) -> Network:
-    name, (top1, low, high) = str(row["name"]), _finite(row["top1"], *row["interval"])
-    index = _index(folder / name, numbers) if Path(name).name == name else None
-    return Network(name, index, top1, low, high)
+def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = row["interval"]
+    return _finite(low), _finite(high)
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
-    points, low, high, p_value = _finite(row["points"], *row["interval"], row["p_value"])
-    return Pair(str(row["first"]), str(row["second"]), points, low, high, p_value,
-                bool(row["distinct"]))
-
-
-def _finite(*values: Any) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    if not all(map(math.isfinite, numbers)):
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
         raise ValueError("a number is not finite")
-    return numbers
+    return number
 
 
-def _index(folder: Path, numbers: Mapping[str, int]) -> int | None:
-    subnet = folder / "net.subnet"
-    if not subnet.is_file():
+def _index(folder: Path, name: Any, numbers: Mapping[str, int]) -> int | None:
+    """Returns the number in the archive of the network in a folder; None where there is none."""
+    subnet = folder / str(name) / "net.subnet"
+    if Path(str(name)).name != name or not subnet.is_file():
         return None
     arch = read_json(subnet, "subnet file")
     arch.pop(SPACE_KEY, None)
-    return numbers.get(json.dumps(arch, sort_keys=True))
+    return numbers.get(arch_key(arch))

@@ -1,21 +1,21 @@
 """run(jobs) -> results: evaluations on the devices of one machine, or of several.
 
-One `Engine` holds the policy (what runs when, what follows a fault); behind it stand `Slots`, the
-places where workers run: `local` (processes of this machine), `ray` (actors of a cluster), and
-`simulated` (a clock that jumps). `InProcess` is an engine without workers.
+One `Scheduler` holds the policy (what runs when, what follows a fault); behind it are `Slots`, the
+places where workers run: `local` (processes of this machine) or `ray` (actors of a cluster). Both
+`Scheduler` and `InProcess`, which has no workers, are engines in the sense of `search.Engine`.
 """
 
 import importlib
 import os
 
-from evaluator.jobs.base import STATUSES, EvaluatorSpec, Job, Result, Slot, WorkerError
+from evaluator.jobs.base import STATUSES, Devices, EvaluatorSpec, Job, Result, WorkerError
 from evaluator.jobs.in_process import InProcess
 from evaluator.jobs.plan import plan_slots
-from evaluator.jobs.scheduler import Engine
+from evaluator.jobs.scheduler import Scheduler
 from utils.errors import UserError
 
-__all__ = ["BACKENDS", "STATUSES", "Engine", "EvaluatorSpec", "InProcess", "Job", "Result", "Slot",
-           "WorkerError", "get_engine", "plan_slots"]
+__all__ = ["BACKENDS", "STATUSES", "Devices", "EvaluatorSpec", "InProcess", "Job", "Result",
+           "Scheduler", "WorkerError", "get_engine", "plan_slots"]
 
 # name -> "module:class" of its slots, and the options of `get_engine` that it understands.
 BACKENDS = {
@@ -24,10 +24,10 @@ BACKENDS = {
 }
 
 
-def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Slot],
+def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Devices],
                timeout: float | None = None, retries: int = 2,
                log_dir: str | os.PathLike | None = None, memory_limit: int | None = None,
-               ray_address: str | None = None) -> Engine:
+               ray_address: str | None = None) -> Scheduler:
     """Returns an engine for `with get_engine(...) as engine: engine.run(jobs)`.
 
     Args:
@@ -60,5 +60,5 @@ def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Slot],
         raise UserError("a memory limit cannot be set for workers on GPUs: CUDA reserves more "
                         "addresses than there is memory")
     module, name = place.split(":")
-    return Engine(getattr(importlib.import_module(module), name)(spec, slots, **options),
-                  timeout=timeout, retries=retries)
+    return Scheduler(getattr(importlib.import_module(module), name)(spec, slots, **options),
+                     timeout=timeout, retries=retries)

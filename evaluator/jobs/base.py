@@ -11,12 +11,12 @@ from search_space import Arch
 # nan: a result that is not finite. lost: the worker died. Only `ok` is ever scored.
 STATUSES = ("ok", "failed", "timeout", "oom", "nan", "lost")
 
-# What a worker says of itself before its first job. ready: it waits for jobs. refused: its options
+# States of a worker before its first job. ready: it waits for jobs. refused: its options
 # are wrong (`UserError`). broken: an exception while it was built.
 READY, REFUSED, BROKEN = "ready", "refused", "broken"
 
 
-# The variables that say which GPUs of a kind a process sees. AMD's libraries read both of theirs.
+# The variables that select the GPUs that a process sees. AMD's libraries read both of theirs.
 VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",),
            "rocm": ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
            "xpu": ("ZE_AFFINITY_MASK",)}
@@ -52,7 +52,7 @@ class Result:
         status: one of `STATUSES`.
         stats: what was measured (`params`, `flops`, `gpu`, `cpu`, `loss`, `top1`, `top5`, ...);
             empty unless `ok`.
-        error: one line that says what went wrong.
+        error: what went wrong, in one line.
         log: the traceback of the worker, or its last output.
         retried: why each earlier attempt ended: `lost: ...` or `oom: ...`.
         seconds: duration of the last attempt.
@@ -96,7 +96,7 @@ class EvaluatorSpec:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Devices:
     """What one worker may use.
 
     Attributes:
@@ -111,7 +111,7 @@ class Slot:
 
     @property
     def device_options(self) -> dict[str, Any]:
-        """The options that tell an evaluator its device; it sees its own GPUs alone, from 0."""
+        """The options that name an evaluator's device; it sees its own GPUs alone, from 0."""
         kind = "cuda" if self.kind == "rocm" else self.kind  # as torch calls it
         device = f"{kind}:0" if self.gpus else "cpu"
         return {"device": device, "gpus": list(range(len(self.gpus))), "threads": self.threads}
@@ -152,7 +152,7 @@ class Slots(ABC):
     """Places where jobs run, numbered 0..n-1, each with room for one worker; no policy.
 
     An engine opens a worker, waits until it is READY, starts one job at a time on it, and waits
-    for the outcome. Whatever happens is told by `wait`, never raised by `start`. A worker that
+    for the outcome. Every outcome is returned by `wait`, never raised by `start`. A worker that
     died by itself needs a `stop` too, before its slot is opened again.
 
     Attributes:
@@ -163,7 +163,7 @@ class Slots(ABC):
 
     @abstractmethod
     def open(self, slot: int) -> None:
-        """Begins to start the slot's worker; `wait` tells READY, REFUSED, BROKEN or lost."""
+        """Begins to start the slot's worker; `wait` returns READY, REFUSED, BROKEN or lost."""
 
     @abstractmethod
     def start(self, slot: int, job: Job, batch_scale: float) -> None:
@@ -175,7 +175,7 @@ class Slots(ABC):
 
     @abstractmethod
     def stop(self, slot: int) -> None:
-        """Kills the slot's worker with its children; nothing more is heard of its job."""
+        """Kills the slot's worker with its children; its job has no outcome any more."""
 
     @abstractmethod
     def close(self) -> None:

@@ -10,7 +10,7 @@ from evaluator.jobs.worker import answer
 class InProcess:
     """An engine without workers: what an evaluator raises or returns is judged as a worker does.
 
-    It does not survive what kills a process, and knows no time limit.
+    It does not survive what kills a process, and has no time limit.
 
     Args:
         evaluator: an `evaluator.base.Evaluator`, or any object with its method `evaluate`.

@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from evaluator.jobs.base import EvaluatorSpec, Job, Outcome, Slot, Slots
+from evaluator.jobs.base import Devices, EvaluatorSpec, Job, Outcome, Slots
 from utils.files import make_folder, open_log
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -44,8 +44,8 @@ class _Worker:
     buffer: bytearray = field(default_factory=bytearray)
     busy: bool = True
 
-    def tell(self, message: dict) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died; its stdout says so too
+    def send(self, message: dict) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died; its stdout ends too
             self.requests.write(json.dumps(message).encode() + b"\n")
             self.requests.flush()
 
@@ -62,14 +62,14 @@ class LocalSlots(Slots):
     the thread that opened it ends. This process never imports torch for it.
     """
 
-    def __init__(self, spec: EvaluatorSpec, slots: list[Slot], *,
+    def __init__(self, spec: EvaluatorSpec, slots: list[Devices], *,
                  log_dir: str | os.PathLike | None = None, memory_limit: int | None = None) -> None:
         """Prepares slots; no process is started yet.
 
         Args:
             spec: the evaluator that each worker builds.
             slots: the devices of each worker.
-            log_dir: folder for `worker_<slot>.log`; None for files that vanish at the end.
+            log_dir: folder for `worker_<slot>.log`; None for temporary files.
             memory_limit: bound of a worker's address space in bytes (RLIMIT_AS).
         """
         self.n = len(slots)
@@ -98,7 +98,7 @@ class LocalSlots(Slots):
                          os.fstat(log.fileno()).st_size)
         self._workers[slot] = worker
         self._selector.register(worker.answers, selectors.EVENT_READ, slot)
-        worker.tell({"name": self._spec.name, "memory_limit": self._memory_limit,
+        worker.send({"name": self._spec.name, "memory_limit": self._memory_limit,
                      "options": self._spec.options | devices.device_options})
 
     def start(self, slot: int, job: Job, batch_scale: float) -> None:
@@ -106,7 +106,7 @@ class LocalSlots(Slots):
         worker = self._workers[slot]
         worker.busy = True
         worker.log_start = os.fstat(worker.log.fileno()).st_size
-        worker.tell({"kind": job.kind, "arch": job.arch, "batch_scale": batch_scale})
+        worker.send({"kind": job.kind, "arch": job.arch, "batch_scale": batch_scale})
 
     def wait(self, timeout: float | None) -> list[tuple[int, Outcome]]:
         """Sleeps until workers wrote something or died."""
@@ -172,7 +172,7 @@ class LocalSlots(Slots):
         return [_parse(line) for line in lines]
 
     def _lost_outcome(self, worker: _Worker) -> Outcome:
-        """What is known of a worker that closed its channel: killed, or gone by itself."""
+        """What is known of a worker that closed its channel: killed, or ended by itself."""
         self._unregister(worker)
         try:
             code = worker.process.wait(_GRACE)
@@ -205,7 +205,7 @@ class LocalSlots(Slots):
 def import_path() -> list[str]:
     """Returns where workers import from: as here, but never from the current folder as such.
 
-    A `json.py` or `torch.py` that lies there by chance, or by intent, would be run.
+    A `json.py` or `torch.py` there, by accident or intent, would be run.
     """
     return [_ROOT, *(entry for entry in sys.path if entry not in ("", ".", _ROOT))]
 

@@ -1,6 +1,6 @@
 """Which devices each worker gets. The GPUs are counted by a child process: torch stays out.
 
-A GPU is any accelerator that torch knows: `cuda` (NVIDIA), `rocm` (AMD, which torch calls cuda
+A GPU is any accelerator that torch supports: `cuda` (NVIDIA), `rocm` (AMD, which torch calls cuda
 too), `xpu` (Intel), `mps` (Apple).
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from evaluator.jobs.base import VISIBLE, Slot
+from evaluator.jobs.base import VISIBLE, Devices
 from utils.errors import UserError
 
 _COUNT_GPUS = ("import torch; kind = torch.accelerator.current_accelerator(check_available=True); "
@@ -23,7 +23,7 @@ _DRIVERS = ("nvidia[0-9]*", "dxg", "kfd", "accel/accel[0-9]*", "dri/renderD*")
 
 
 def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = None,
-               threads: int | None = None, ray_address: str | None = None) -> list[Slot]:
+               threads: int | None = None, ray_address: str | None = None) -> list[Devices]:
     """Divides the devices of this machine, or of a cluster, into slots: one worker each.
 
     Args:
@@ -33,7 +33,7 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
         cpu_workers: workers without GPUs; None for as many as there are cores for this process
             (affinity and cgroup limits count).
         threads: threads of each worker's CPU work; None for 1 without GPUs, so that results do not
-            depend on the number of cores, and an equal share of the cores beside GPUs.
+            depend on the number of cores, and an equal share of the cores with GPUs.
         ray_address: the cluster whose devices count (`auto`: the running one, if there is one);
             None for this machine's.
 
@@ -48,9 +48,9 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
         *(visible_gpus() if n_gpus else ("cpu", [])), cpu_count())
     gpus = gpus[:n_gpus]
     if not gpus:
-        return [Slot(threads=threads or 1)] * (cpu_workers or cores)
+        return [Devices(threads=threads or 1)] * (cpu_workers or cores)
     if gpus_per_job > len(gpus):
-        raise UserError(f"a job wants {gpus_per_job} GPUs, but only {len(gpus)} can be used; "
+        raise UserError(f"a job needs {gpus_per_job} GPUs, but only {len(gpus)} can be used; "
                         "lower --gpu or raise --n_gpus")
     if gpus_per_job > 1:
         print(f"warning: --gpu {gpus_per_job}: the GPUs share each batch and wait for each other; "
@@ -58,7 +58,7 @@ def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = Non
               file=sys.stderr)
     n_slots = len(gpus) // gpus_per_job
     threads = threads or max(1, cores // n_slots)
-    return [Slot(tuple(gpus[i * gpus_per_job:(i + 1) * gpus_per_job]), threads, kind)
+    return [Devices(tuple(gpus[i * gpus_per_job:(i + 1) * gpus_per_job]), threads, kind)
             for i in range(n_slots)]
 
 
@@ -73,7 +73,7 @@ def _cluster_devices(address: str | None) -> tuple[str, list[str], int] | None:
 def visible_gpus() -> tuple[str, list[str]]:
     """Returns the kind of the GPUs that torch can use here, and their names.
 
-    The names are entries for the variable that restricts a worker to its own, see `Slot`. Where
+    The names are entries for the variable that restricts a worker to its own, see `Devices`. Where
     that variable is set, the names in it are those to use; CUDA counts only one of several MIG
     instances, so names that are not numbers are trusted.
 

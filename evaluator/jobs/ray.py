@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evaluator.jobs.base import BROKEN, EvaluatorSpec, Job, Outcome, Slot, Slots
+from evaluator.jobs.base import BROKEN, Devices, EvaluatorSpec, Job, Outcome, Slots
 from evaluator.jobs.worker import answer, prepare
 from utils.errors import UserError, one_line
 
@@ -77,8 +77,8 @@ def _init(**options: Any) -> None:
 def cluster_devices(address: str | None) -> tuple[list[str], int] | None:
     """Returns a cluster's GPUs (as names to be counted) and CPUs; None where `join` is False.
 
-    Beside GPUs only the CPUs of their own nodes count, each GPU as the node with the fewest for
-    each has: an actor that asked for more would never start there.
+    With GPUs only the CPUs of their nodes count, and of each node as many for a GPU as the node
+    with the fewest has: an actor that asked for more would never start there.
     """
     if not join(address):
         return None
@@ -125,7 +125,7 @@ class RaySlots(Slots):
     work. Timeouts, exceptions and lost nodes have the same outcomes as with local workers.
     """
 
-    def __init__(self, spec: EvaluatorSpec, slots: list[Slot], *,
+    def __init__(self, spec: EvaluatorSpec, slots: list[Devices], *,
                  ray_address: str | None = None) -> None:
         """Joins or starts a cluster, unless this process is connected to one already.
 
@@ -139,7 +139,7 @@ class RaySlots(Slots):
         self._name = spec.name
         paths = {option: os.path.abspath(spec.options[option]) for option in spec.input_options}
         self._options = spec.options | paths
-        # Only what exists here can be shipped; the evaluator says what else it lacks.
+        # Only what exists here can be shipped; the evaluator reports what else is missing.
         self._inputs = {option: path for option, path in paths.items() if os.path.exists(path)}
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, str]] = {}  # reference -> (slot, method)
@@ -169,7 +169,7 @@ class RaySlots(Slots):
             patience = min(_WARN_AFTER, timeout if timeout is not None else _WARN_AFTER)
         done, _ = ray.wait(list(self._pending), num_returns=1, timeout=patience)
         if not done and patience == _WARN_AFTER:
-            _log.warning("no worker yet: each wants %s, the cluster has %s free",
+            _log.warning("no worker yet: each needs %s, the cluster has %s free",
                          self._slots[0], ray.available_resources())
         events = [self._conclude(reference, *self._pending.pop(reference)) for reference in done]
         return [event for event in events if event is not None]
@@ -198,7 +198,7 @@ class RaySlots(Slots):
         return time.monotonic()
 
     def _conclude(self, reference: Any, slot: int, method: str) -> tuple[int, Outcome] | None:
-        """Turns an answered call into an event; None if the set-up goes on."""
+        """Turns an answered call into an event; None while it is being set up."""
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:  # outside of what `answer` catches
@@ -248,7 +248,7 @@ def pack(path: Path) -> bytes:
 
 
 def unpack(archive: bytes, folder: Path) -> str:
-    """Unpacks what `pack` made; the name is kept, since it may say the supernet's width."""
+    """Unpacks what `pack` made; the name is kept, since it may contain the supernet's width."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
         return str(folder / tar.getnames()[0])

@@ -10,7 +10,7 @@ from evaluator.jobs.base import BROKEN, READY, REFUSED, Job, Outcome, Result, Sl
 from utils.errors import UserError, one_line
 
 # After anything else the worker is replaced: what an exception leaves behind (a half-built model,
-# a broken CUDA context, fragmented memory) must not colour the next result.
+# a broken CUDA context, fragmented memory) must not affect the next result.
 _KEEP_WORKER = ("ok", "nan")
 # Different jobs in a row that a slot may lose.
 _MAX_JOBS_LOST = 2
@@ -20,7 +20,7 @@ _SUSPENDED = 5.0
 
 @dataclass
 class _Ticket:
-    """A job on its way: at which batch, how often it was lost, and why it was started again."""
+    """A job in progress: its batch scale, how often it was lost, and why it was started again."""
 
     job: Job
     order: int
@@ -76,7 +76,7 @@ class _Queue:
         return len(self._shared) or bool(self._exclusive)
 
 
-class Engine:
+class Scheduler:
     """Runs jobs on slots; a context manager, at whose end no worker is left.
 
     Jobs start the moment a worker is free, longest expected first, and results come in the order
@@ -105,7 +105,7 @@ class Engine:
         self._unusable: set[int] = set()
         self._any_ready = False
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> "Scheduler":
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -154,7 +154,7 @@ class Engine:
             self._slots.start(slot, ticket.job, ticket.batch_scale)
         if queue.only_exclusive and (self._running or self._ready):
             return
-        # Slots that are ready here had their choice: what is left wants another one.
+        # Slots that are ready avoid what is left: it needs another one.
         lacking = queue.width - len(self._opening)
         for slot in heapq.nsmallest(lacking, self._closed):
             self._closed.remove(slot)
@@ -167,7 +167,7 @@ class Engine:
         return slot in ticket.lost_on and bool(usable - ticket.lost_on)
 
     def _settle(self, slot: int, outcome: Outcome, queue: _Queue) -> Result | None:
-        """Books what happened on a slot; returns a result if that was the end of a job."""
+        """Records what happened on a slot; returns a result if that was the end of a job."""
         if slot not in self._running:
             self._settle_setup(slot, outcome)
             return None
@@ -223,7 +223,7 @@ class Engine:
         """Gives up a slot that cannot be used, unless it seems that none can.
 
         All workers are built alike. Where none has ever been ready, the second refusal, or the
-        first with no other worker on its way, is taken for that of all.
+        first with no other worker starting, counts as that of all.
         """
         working = self._opening or self._ready or self._running
         if not working and (not self._any_ready or not self._others(slot)) and (
@@ -238,7 +238,7 @@ class Engine:
 
     def _give_up(self, slot: int, reason: str) -> None:
         self._closed.discard(slot)
-        print(f"warning: slot {slot} is given up, the others go on: {one_line(reason)}",
+        print(f"warning: slot {slot} is given up, the others continue: {one_line(reason)}",
               file=sys.stderr)
 
     def _deserves_retry(self, ticket: _Ticket, status: str) -> bool:

@@ -1,7 +1,7 @@
-"""Ends the process groups of workers whose parent is gone; run as a file, with nothing imported.
+"""Ends the process groups of workers whose parent has ended; run as a file, with nothing imported.
 
 A worker dies with its parent by itself, but the children that it started would not. This small
-process is told every worker's group on stdin: `+123` when one starts, `-123` when it was ended.
+process reads every worker's group from stdin: `+123` when one starts, `-123` when it was ended.
 When the parent ends, however that happens, stdin ends too, and so do the groups.
 """
 

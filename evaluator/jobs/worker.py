@@ -58,7 +58,7 @@ def prepare(name: str, options: dict[str, Any]) -> tuple[Any, Outcome]:
 
 
 def answer(evaluator: Any, kind: str, arch: dict[str, Any], batch_scale: float) -> Outcome:
-    """Does one job and says how it ended; exceptions become outcomes."""
+    """Does one job and returns how it ended; exceptions become outcomes."""
     began = time.perf_counter()
     try:
         stats = _KINDS[kind](evaluator, arch, batch_scale)
@@ -85,7 +85,7 @@ def judge(kind: str, stats: Any) -> tuple[str, str]:
     """Returns status and error of what an evaluator returned: `ok`, `nan`, or `failed`.
 
     An accuracy needs a finite `top1`; no value at all may be NaN or infinite, no percentage outside
-    of 0..100. None stands for what was not measured.
+    of 0..100. None is what was not measured.
     """
     if not isinstance(stats, dict):
         return "failed", f"the evaluator returned {type(stats).__name__}, not a dict of stats"
@@ -117,7 +117,7 @@ def is_hardware_fault(error: BaseException) -> bool:
 
 
 def die_with(parent: int, signal_number: int = signal.SIGKILL) -> None:
-    """Asks Linux to send this process a signal when its parent ends, whatever ends it.
+    """Asks Linux to send this process a signal when its parent ends, for whatever reason.
 
     Strictly, when the parent's thread that started this process ends. Elsewhere than on Linux
     the end of the parent shows as the end of stdin alone.

@@ -12,7 +12,8 @@ from networks.export import Description, Format, Runner
 from networks.hub import to_timm
 from networks.supernets import build_from_config
 from utils.errors import UserError
-from utils.files import atomic_path, parse_json
+from utils.files import atomic_path
+from utils.parsing import parse_json
 
 # Exporting with one image would make 1 a constant of the program.
 EXAMPLES = 2

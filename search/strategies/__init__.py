@@ -1,14 +1,15 @@
 """Strategies: from what is known to what is evaluated next. A new one is a file and a row."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from utils.lazy import lazy_names
 from utils.registry import load_class
 
 if TYPE_CHECKING:
     from search.strategies.base import Strategy, Task
 
 __all__ = ["STRATEGIES", "Strategy", "Task", "get_strategy"]
+__getattr__ = lazy_names(__name__, {"base": ("Strategy", "Task")})
 
 # name -> "module:class", a `Strategy`
 STRATEGIES = {
@@ -30,10 +31,3 @@ def get_strategy(name: str) -> "Strategy":
 
     strategy: Strategy = load_class(STRATEGIES, name, "strategy", Strategy)()
     return strategy
-
-
-def __getattr__(name: str) -> Any:
-    """Imports the contract on first use."""
-    if name not in ("Strategy", "Task"):
-        raise AttributeError(f"module 'search.strategies' has no attribute {name!r}")
-    return getattr(importlib.import_module("search.strategies.base"), name)

@@ -11,7 +11,7 @@ from search.surrogate import Surrogate
 from search_space import SearchSpace
 from search_space.base import rows_in, unique_rows
 
-TOP_UP_ROUNDS = 20
+ROUNDS = 20  # of drawing or breeding, until enough is new
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,15 @@ class Task:
 
     def top_up(self, X: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
         """Returns at least `k` fresh vectors, if the space has them: `X`, then random ones."""
-        for _ in range(TOP_UP_ROUNDS):
+        return self.collect(X, lambda: self.space.draw(4 * k, rng), k)
+
+    def collect(self, X: np.ndarray, breed: Callable[[], np.ndarray], k: int,
+                rounds: int = ROUNDS) -> np.ndarray:
+        """Returns `X` and what is fresh of what `breed` gives, until there are `k` vectors."""
+        for _ in range(rounds):
             if len(X) >= k:
                 break
-            X = self.fresh(np.vstack([X, self.space.draw(4 * k, rng)]))
+            X = self.fresh(np.vstack([X, breed()]))
         return X
 
 

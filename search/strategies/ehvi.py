@@ -1,8 +1,8 @@
-"""Expected hypervolume improvement: each proposal is the one from which the front gains most."""
+"""Expected hypervolume improvement: each proposal is the one that improves the front most."""
 
 import numpy as np
 
-from search.acquisition import Front, Gain
+from search.acquisition import ExpectedHypervolumeImprovement, Front
 from search.evolution import evolve, neighbours
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
@@ -11,9 +11,9 @@ from utils.pareto import non_dominated
 
 # The inner searches: on the mean, and on the mean less this many standard deviations.
 POPULATION, GENERATIONS, OPTIMISM = 100, 40, (0.0, 2.0)
-# The part of a standard deviation that counts. The best of many candidates is often one whose
-# standard deviation is too large: with all of it, few proposals improve the front.
-BOLDNESS = 0.5
+# Standard deviations are multiplied by it. The best of many candidates is often one whose standard
+# deviation is too large: at full scale, few proposals improve the front.
+STD_SCALE = 0.5
 # Steps of the local search from the best candidate of the pool.
 CLIMB = 10
 
@@ -22,15 +22,16 @@ class EHVI(Strategy):
     """Greedy batches of the largest expected hypervolume improvement.
 
     For each proposal in turn: candidates come from evolutionary searches on the surrogate's mean
-    and on its lower confidence bound; the best of them climbs through its one-gene neighbours; it
-    is then believed, as if its prediction had been measured, so that the next one goes elsewhere
-    (the Kriging believer of Ginsbourger et al., 2010).
+    and on its lower confidence bound; a local search through one-gene neighbours
+    starts from the best of them. The surrogate is then conditioned on its own prediction of what
+    was chosen, so that the next proposal lies elsewhere (the Kriging believer of Ginsbourger et
+    al., 2010).
 
     Source: Emmerich et al., "Single- and multiobjective evolutionary optimization assisted by
     Gaussian random field metamodels" (2006). `docs/strategies.md` has the formulas.
 
     Args:
-        boldness: all standard deviations are multiplied by it; 1 is the textbook's.
+        std_scale: all standard deviations are multiplied by it; 1 is the textbook's.
     """
 
     name = "ehvi"
@@ -38,37 +39,38 @@ class EHVI(Strategy):
     objective_predictor = "nngp"
     needs_std = True
 
-    def __init__(self, boldness: float = BOLDNESS) -> None:
-        self.boldness = boldness
+    def __init__(self, std_scale: float = STD_SCALE) -> None:
+        self.std_scale = std_scale
 
     def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
         """See `Strategy.propose`."""
         surrogate = task.surrogate
         if surrogate is None:
             raise RuntimeError("a strategy with a default_predictor has a surrogate")
-        front = Front.of(believed(surrogate, task.X, task.F))
-        pool = candidates(task, surrogate, rng, self.boldness)
+        front = Front.of(denoised(surrogate, task.X, task.F))
+        pool = candidates(task, surrogate, rng, self.std_scale)
         chosen = pool[:0]
         while len(chosen) < k and len(pool):
-            gain = Gain(surrogate, front, int(rng.integers(2**31)), self.boldness)
-            x = climb(task, gain, pool, chosen)
+            ehvi = ExpectedHypervolumeImprovement(surrogate, front, int(rng.integers(2**31)),
+                                                  self.std_scale)
+            x = climb(task, ehvi, pool, chosen)
             chosen = np.vstack([chosen, x])
             pool = pool[~rows_in(pool, chosen)]
-            surrogate = surrogate.believe(x)
+            surrogate = surrogate.condition_on(x)
             front = front.add(surrogate.predict(x))
         return task.top_up(chosen, k, rng)[:k]
 
 
-def believed(surrogate: Surrogate, X: np.ndarray, F: np.ndarray) -> np.ndarray:
+def denoised(surrogate: Surrogate, X: np.ndarray, F: np.ndarray) -> np.ndarray:
     """Returns (a, m) objectives of the archive without the noise that the models have found."""
     return np.where(surrogate.exact, F, surrogate.predict(X))
 
 
 def candidates(task: Task, surrogate: Surrogate, rng: np.random.Generator,
-               boldness: float) -> np.ndarray:
+               std_scale: float) -> np.ndarray:
     """Returns fresh vectors that are good by the mean or by a lower confidence bound."""
     start, pools = task.X[non_dominated(task.F)], []
-    for optimism in (boldness * each for each in OPTIMISM):
+    for optimism in (std_scale * each for each in OPTIMISM):
         def bound(X: np.ndarray, optimism: float = optimism) -> np.ndarray:
             F = surrogate.predict(X) if not optimism else lower_bound(surrogate, X, optimism)
             return F if task.violation is None else penalised(F, task.violation(X))
@@ -93,17 +95,18 @@ def penalised(F: np.ndarray, violation: np.ndarray) -> np.ndarray:
     return np.where(outside[:, None], worst + 1 + violation[:, None], F)
 
 
-def climb(task: Task, gain: Gain, pool: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def climb(task: Task, ehvi: ExpectedHypervolumeImprovement, pool: np.ndarray,
+          chosen: np.ndarray) -> np.ndarray:
     """Returns the (1, n_var) best of the pool, or what its neighbours lead to."""
-    pool = gain.shortlist(pool)
-    values = gain(pool)
+    pool = ehvi.shortlist(pool)
+    values = ehvi(pool)
     best, value = pool[[values.argmax()]], values.max()
     for _ in range(CLIMB):
         near = task.fresh(neighbours(task.space, best[0]))
-        near = gain.shortlist(near[~rows_in(near, chosen)])
+        near = ehvi.shortlist(near[~rows_in(near, chosen)])
         if not len(near):
             break
-        values = gain(near)
+        values = ehvi(near)
         if values.max() <= value:
             break
         best, value = near[[values.argmax()]], values.max()

@@ -1,16 +1,15 @@
-"""Evolution without a surrogate: baselines that tell what the surrogate is worth."""
+"""Evolution without a surrogate: baselines for the strategies that have one."""
 
 import numpy as np
 
 from search.evolution import mutate, offspring, survivors
-from search.strategies.base import Strategy, Task
+from search.strategies.base import ROUNDS, Strategy, Task
 from utils.pareto import non_dominated
 
 # Regularised evolution: how many of the youngest live, and how many compete to be a parent.
 ALIVE, RIVALS = 50, 10
 # NSGA-II: how many are parents.
 PARENTS = 40
-ROUNDS = 20  # of children, until enough are new
 
 
 class RegularisedEvolution(Strategy):
@@ -26,15 +25,13 @@ class RegularisedEvolution(Strategy):
     def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
         """See `Strategy.propose`."""
         X, F = task.X[-ALIVE:], task.F[-ALIVE:]
-        children = X[:0]
-        for _ in range(ROUNDS * k):
+
+        def child() -> np.ndarray:
             rivals = rng.choice(len(X), min(RIVALS, len(X)), replace=False)
             parent = rng.choice(rivals[non_dominated(F[rivals])])
-            child = task.space.canonical(mutate(task.space, X[[parent]], rng, rate=0.0))
-            children = task.fresh(np.vstack([children, child]))
-            if len(children) == k:
-                break
-        return task.top_up(children, k, rng)[:k]
+            return task.space.canonical(mutate(task.space, X[[parent]], rng, rate=0.0))
+
+        return task.top_up(task.collect(X[:0], child, k, ROUNDS * k), k, rng)[:k]
 
 
 class NSGA2(Strategy):
@@ -49,10 +46,5 @@ class NSGA2(Strategy):
     def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
         """See `Strategy.propose`."""
         parents = task.X[survivors(task.F, PARENTS)]
-        children = parents[:0]
-        for _ in range(ROUNDS):
-            born = offspring(task.space, parents, k, rng)
-            children = task.fresh(np.vstack([children, born]))
-            if len(children) >= k:
-                break
+        children = task.collect(parents[:0], lambda: offspring(task.space, parents, k, rng), k)
         return task.top_up(children, k, rng)[:k]

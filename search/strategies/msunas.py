@@ -44,12 +44,12 @@ class MSuNAS(Strategy):
     """Step 2 of Algorithm 1 (NSGANetV2, Section 3).
 
     NSGA-II on the surrogate starts from the archive's front; of its final population those are
-    taken that, together with the front, are spread most evenly along the objectives beside the
-    error (in the paper: the second one).
+    taken that, together with the front, are spread most evenly along the objectives other than
+    the error (in the paper: the second one).
 
-    DEVIATION: where the space can list its architectures, as a table can, the best by prediction of
-    all that were not evaluated take the place of NSGA-II's final population, which would consist of
-    evaluated ones for the most part.
+    DEVIATION listed-space: where the space can list its architectures, as a table can, the best by
+    prediction of all that were not evaluated take the place of NSGA-II's final population, which
+    would consist of evaluated ones for the most part.
     """
 
     name = "msunas"
@@ -94,7 +94,7 @@ def select_subset(candidates: np.ndarray, front: np.ndarray, k: int, seed: int) 
     Where there are no more subsets than the genetic algorithm would try, all are compared.
 
     Args:
-        candidates: (m, q) objectives beside the error, or (m,) for one; m >= k.
+        candidates: (m, q) objectives without the error, or (m,) for one; m >= k.
         front: (f, q) or (f,) those of the archive's front.
         k: how many to choose.
         seed: of the genetic algorithm.

@@ -119,10 +119,10 @@ def test_a_standard_deviation_is_given_or_refused(name, points):
 def test_believing_a_prediction_moves_none_and_makes_it_surer(name, points):
     X, y = points
     model = get_acc_predictor(name, X[:90], y[:90])
-    believed = model.believe(X[90:95])
-    assert np.allclose(believed.predict(X), model.predict(X), atol=1e-8)
-    if believed is not model:
-        before, after = (m.predict(X, return_std=True)[1] for m in (model, believed))
+    conditioned = model.condition_on(X[90:95])
+    assert np.allclose(conditioned.predict(X), model.predict(X), atol=1e-8)
+    if conditioned is not model:
+        before, after = (m.predict(X, return_std=True)[1] for m in (model, conditioned))
         assert (after[90:95] < before[90:95]).all()
         assert (after <= before + 1e-9).all()
 

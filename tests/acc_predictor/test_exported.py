@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import msunas
+from acc_predictor import get_acc_predictor
 from acc_predictor.__main__ import get_args_parser, main
-from acc_predictor.exported import ExportedPredictor, cross_validated, encoded, fitted
+from acc_predictor.exported import ExportedPredictor, cross_validated
 from evaluator import build_evaluator
-from search import Progress, Search, make_objectives
+from search import Progress, Search, SpaceCosts, make_objectives
 from search.runner import make_parts
 from search_space import SEARCH_SPACES, get_search_space
 from tests.search.engines import direct
@@ -31,7 +32,7 @@ def stats_of(space, arch: dict) -> dict:
 def searched(name: str, folder, sec_obj: str = "energy", **settings):
     """A finished search with its settings file, as msunas.py leaves it; returns space, folder."""
     space = get_search_space(name, **settings)
-    search = Search(space, make_objectives(sec_obj, space, reported=True), "random",
+    search = Search(space, make_objectives(sec_obj, SpaceCosts(space), reported=True), "random",
                     engine=direct(partial(stats_of, space)), folder=folder / "run", n_doe=N_ARCHS,
                     iterations=0, progress=Progress(0, quiet=True))
     search.run()
@@ -80,8 +81,9 @@ def file(run, tmp_path):
 def test_it_answers_as_the_predictor_that_was_fitted(run, file):
     exported = ExportedPredictor.read(file)
     space = get_search_space("nasbench201")
-    X = encoded(space, exported.archs)
-    model = fitted("nngp", space, X, np.array(exported.top1_err), exported.seed)
+    X = space.encode_many(exported.archs)
+    model = get_acc_predictor("nngp", X, np.array(exported.top1_err), seed=exported.seed,
+                              space=space)
     oracle = build_evaluator("oracle", {"oracle_path": str(file), "search_space": "nasbench201"})
     asked = space.draw(30, np.random.default_rng(1))
     np.testing.assert_allclose(oracle.evaluate_many([space.decode(x) for x in asked]),
@@ -169,7 +171,7 @@ def test_a_search_on_it_takes_its_space_and_classes(file, tmp_path):
         "nasbench201", "digits", 10)
     assert [objective.source for objective in parts.objectives] == ["counted", "reported"]
     assert parts.costs.width_mult == 0.35
-    with pytest.raises(UserError, match="predicts energy beside the accuracy"):
+    with pytest.raises(UserError, match="predicts energy besides the accuracy"):
         parts_of("sweetness")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from acc_predictor import get_acc_predictor
 from acc_predictor.features import MAX_STEPS, GeneFeatures
-from acc_predictor.nngp import JITTER, _Evidence, relu_kernel, relu_network
+from acc_predictor.nngp import JITTER, _Evidence, relu_kernel, relu_kernel_gradient
 from search_space import OFASearchSpace
 from utils.metrics import kendall
 
@@ -26,7 +26,7 @@ def test_derivatives_of_the_kernel_are_those_of_differences():
     rng = np.random.default_rng(1)
     A, B, step = rng.normal(size=(3, 4)), rng.normal(size=(2, 4)), 1e-6
     u, v, dot = (A ** 2).sum(axis=1), (B ** 2).sum(axis=1), A @ B.T
-    network = relu_network(dot, u, v, 3)
+    network = relu_kernel_gradient(dot, u, v, 3)
     assert np.array_equal(network.kernel, relu_kernel(dot, u, v, 3))
     by_dot = (relu_kernel(dot + step, u, v, 3) - relu_kernel(dot - step, u, v, 3)) / (2 * step)
     by_size = (relu_kernel(dot, u + step, v, 3) - relu_kernel(dot, u - step, v, 3)) / (2 * step)
@@ -61,8 +61,8 @@ def test_believing_is_conditioning_on_the_predictions():
     rng = np.random.default_rng(4)
     X = OFASearchSpace().draw(60, rng)
     model = get_acc_predictor("nngp", X[:40], 30 - X[:40] @ rng.uniform(0.1, 0.3, 46))
-    one_by_one = model.believe(X[40:41]).believe(X[41:43])
-    at_once = model.believe(X[40:43])
+    one_by_one = model.condition_on(X[40:41]).condition_on(X[41:43])
+    at_once = model.condition_on(X[40:43])
     for a, b in zip(one_by_one.predict(X, return_std=True), at_once.predict(X, return_std=True),
                     strict=True):
         assert np.allclose(a, b, atol=1e-6)
@@ -72,10 +72,10 @@ def test_believing_in_what_is_known_or_twice_the_same_breaks_nothing():
     rng = np.random.default_rng(7)
     X = OFASearchSpace().draw(50, rng)
     model = get_acc_predictor("nngp", X, 30 - X @ rng.uniform(0.1, 0.3, 46))
-    believed = model
+    conditioned = model
     for _ in range(5):
-        believed = believed.believe(np.vstack([X[:3], X[:3]]))
-    mean, std = believed.predict(X, return_std=True)
+        conditioned = conditioned.condition_on(np.vstack([X[:3], X[:3]]))
+    mean, std = conditioned.predict(X, return_std=True)
     assert np.allclose(mean, model.predict(X), atol=1e-6)
     assert np.isfinite(std).all()
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from cli.config import ConfigParser
-from cli.scripts import Parser, run_script
+from cli.scripts import Parser, add_flags, run_script
+from data_providers.flags import DATA_FLAGS
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -69,7 +70,7 @@ def test_an_error_that_cannot_be_printed_keeps_its_exit_code():
 
 
 @pytest.mark.parametrize(("typed", "message"), [
-    (["--vld-size", "3"], "unknown flag --vld-size; did you mean --vld_size?"),
+    (["--vld-sise", "3"], "unknown flag --vld-sise; did you mean --vld_size?"),
     (["--vld_size=3", "--datset=x"], "unknown flag --datset; did you mean --dataset?"),
     (["--data", "x"], "unknown flag --data; did you mean --dataset?"),  # no abbreviation
     (["--colour"], "unknown flag --colour; see --help")])
@@ -81,6 +82,37 @@ def test_a_misspelt_flag_is_refused_with_the_nearest_one(capsys, typed, message)
         parser.parse_args(typed)
     lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and len(lines) == 1 and message in lines[0]
+
+
+@pytest.mark.parametrize("typed", [["--vld-size", "3"], ["--vld_size=3"], ["--vld-size=3"]])
+def test_a_flag_can_be_typed_either_way(typed):
+    parser = Parser(prog="tool")
+    add_flags(parser.add_argument_group("data"), DATA_FLAGS, "--vld_size")
+    args = parser.parse_args(typed)
+    assert args.vld_size == 3 and args.typed == {"vld_size"}
+    assert parser.parse_args([]).vld_size is None
+    assert "--vld_size" in parser.format_help() and "--vld-size" not in parser.format_help()
+
+
+def test_values_keep_their_spelling():
+    parser = Parser(prog="tool")
+    parser.add_argument("--a_b")
+    parser.add_argument("name", nargs="*")
+    args = parser.parse_args(["--a-b=--x-y_z", "x-y_z", "--", "--a-b"])
+    assert args.a_b == "--x-y_z" and args.name == ["x-y_z", "--a-b"]
+
+
+def test_the_help_names_each_default_once():
+    parser = Parser(prog="tool")
+    parser.add_argument("--size", type=int, default=3, help="its size")
+    parser.add_argument("--own", help="(default: the file's)")
+    parser.add_argument("--other", help="None: the other")
+    parser.add_argument("--quiet", action="store_true", help="print less")
+    parser.add_argument("--zero", type=int, default=0, help="a number")
+    text = " ".join(parser.format_help().split())
+    assert "its size (default: 3)" in text and "a number (default: 0)" in text
+    assert text.count("(default: the file's)") == 1 and "None: the other (default: None)" in text
+    assert text.count("(default") == 4
 
 
 def test_what_only_looks_like_a_flag_is_a_value():

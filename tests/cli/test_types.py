@@ -10,7 +10,7 @@ import train_cifar
 import train_imagenet
 import train_supernet
 import validation
-from cli.scripts import Parser, TypedFlagsParser
+from cli.scripts import Parser
 from cli.types import Extend, amount, checked_values, count, integers, number
 from evaluator import __main__ as evaluation
 from evaluator import costs
@@ -54,7 +54,7 @@ def test_a_list_that_cannot_be_is_refused(typed, capsys):
 
 
 def test_a_flag_can_be_given_several_times():
-    parser = TypedFlagsParser(prog="tool")
+    parser = Parser(prog="tool")
     parser.add_argument("--lut", nargs="+", action=Extend)
     parser.add_argument("--other")
     args = parser.parse_args(["--lut", "a=1", "b=2", "--lut", "c=3"])

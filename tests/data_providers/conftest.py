@@ -1,5 +1,9 @@
 """Fixtures of the data: no test reads or writes the user's cache; one thread."""
 
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,3 +22,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def in_processes(n: int, target: Callable[..., None], *args: Any) -> list[Any]:
+    """What n processes at once put into the queue that is their last argument."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=target, args=(*args, queue)) for _ in range(n)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    return results

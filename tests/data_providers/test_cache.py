@@ -1,7 +1,6 @@
 """The cache: made once, found again, bounded, shared, and never trusted when damaged."""
 
 import errno
-import multiprocessing
 import os
 import shutil
 import time
@@ -12,6 +11,7 @@ import pytest
 
 from data_providers import cache as cache_module
 from data_providers.cache import ArrayCache, content_key, default_cache_dir
+from tests.data_providers.conftest import in_processes
 from utils.files import read_json
 
 SHAPE = (100, 10)
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(read_only_folder, tmp_p
     (tmp_path / "file").touch()
     for folder in (read_only_folder, read_only_folder / "new", tmp_path / "file"):
         assert ArrayCache(folder, 1).get(KEYS["a"], SHAPE, maker(1)) is None
-        assert "going on without the cache" in capsys.readouterr().err
+        assert "decoded images are not cached" in capsys.readouterr().err
 
 
 def test_pipes_are_not_waited_for_and_folders_done_without(tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_pipes_are_not_waited_for_and_folders_done_without(tmp_path, capsys):
     notes.unlink()
     notes.mkdir()
     assert ArrayCache(tmp_path, 1).get(KEYS["a"], SHAPE, maker(7)) is None
-    assert "going on without the cache" in capsys.readouterr().err
+    assert "decoded images are not cached" in capsys.readouterr().err
 
 
 def test_half_of_the_free_disk_stays_free(tmp_path, monkeypatch):
@@ -162,14 +162,7 @@ def get_in_process(folder, queue):
 
 
 def test_processes_wait_for_the_one_that_writes(tmp_path):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=get_in_process, args=(tmp_path, queue)) for _ in range(6)]
-    for process in processes:
-        process.start()
-    results = [queue.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
+    results = in_processes(6, get_in_process, tmp_path)
     assert sum(calls for calls, _ in results) == 1 and {total for _, total in results} == {3000}
 
 

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from data_providers import DATASETS, DataProvider, build_dataset, eval_transform, get_dataset_info
+from data_providers import DATASETS, DataProvider, get_dataset_info
 from data_providers.datasets import LAYOUTS as KNOWN
 from data_providers.datasets import load_digits, load_images
+from data_providers.images import LabelledDataset
 from data_providers.transforms import EVAL_RESIZES, TRAIN_STEPS
 from tests.data_providers import layouts
 from tests.data_providers.layouts import LAYOUTS
+from tests.data_providers.references import eval_transform
 from utils.errors import UserError
 
 RESOLUTION = 32
@@ -125,6 +127,15 @@ def test_empty_class_folders(tmp_path):
                     tmp_path / "b", "train")
 
 
+@pytest.mark.parametrize("folder", ["", "nowhere"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_a_missing_data_set_names_download_where_it_would_help(name, folder, tmp_path):
+    with pytest.raises(UserError) as error:
+        load_images(name, tmp_path / folder, "train")
+    fetched = name not in ("imagenet", "cinic10", "folder")
+    assert ("--download fetches it" in str(error.value)) is fetched
+
+
 @pytest.mark.parametrize("name", ["imagenet", "cinic10", "folder"])
 def test_what_torchvision_cannot_download_is_said(name, tmp_path):
     with pytest.raises(UserError, match="cannot be downloaded"):
@@ -177,11 +188,12 @@ def test_folder_with_a_validation_and_a_test_folder(tmp_path):
 def test_datasets_for_other_loops(tmp_path, monkeypatch):
     miniature = layouts.pets(tmp_path, monkeypatch)
     info = get_dataset_info("pets")
-    dataset = build_dataset("pets", tmp_path, "test", eval_transform(info, RESOLUTION))
+    images = load_images("pets", tmp_path, "test")
+    dataset = LabelledDataset(images, eval_transform(info, RESOLUTION))
     image, label = dataset[5]
     provided = next(iter(DataProvider("pets", tmp_path).eval_batches("test", RESOLUTION)))
     assert len(dataset) == 37 and label == 5 and torch.equal(image, provided[0][5])
-    assert np.array_equal(build_dataset("pets", tmp_path, "test")[3][0], miniature.test[3][0])
+    assert np.array_equal(LabelledDataset(images)[3][0], miniature.test[3][0])
 
 
 def test_the_evaluation_transform_can_be_chosen(tmp_path, monkeypatch):

@@ -191,3 +191,11 @@ def test_a_script_fetches_its_data_set(name, server, networks, tmp_path, monkeyp
     with pytest.raises(DataWasReadError, match="20"):
         script.main(script.get_args_parser().parse_args(words))
     assert server.asked == [tv.CIFAR10.filename] * 2
+
+
+def test_train_cifar_names_download_where_its_folder_is_empty(networks, tmp_path, monkeypatch):
+    """The original fetched CIFAR unasked."""
+    monkeypatch.chdir(networks)
+    script = importlib.import_module("train_cifar")
+    with pytest.raises(UserError, match=f"{tmp_path}.*cifar10.*--download fetches it"):
+        script.main(script.get_args_parser().parse_args([*NET, "--data", str(tmp_path)]))

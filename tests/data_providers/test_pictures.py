@@ -2,7 +2,11 @@
 
 import io
 import os
+import shutil
 import struct
+import subprocess
+import sys
+import tarfile
 import time
 import tracemalloc
 import zlib
@@ -12,8 +16,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from data_providers import DataProvider
-from data_providers.datasets import FileImages, load_images
+from data_providers.datasets import load_images
+from data_providers.images import FileImages
 from data_providers.pictures import DAMAGED, MAX_PIXELS, picture_size, read_picture, to_rgb
+from tests.conftest import ROOT
 from utils.errors import UserError
 
 SIZE = 32
@@ -88,6 +94,18 @@ def test_a_grey_picture_of_16_bits_keeps_its_mean(tmp_path):
     assert np.asarray(read_picture(tmp_path / "a.png")).mean() == pytest.approx(127.5, abs=1)
 
 
+def test_a_grey_picture_of_12_bits_in_16_keeps_its_levels(tmp_path):
+    code = ("import sys, numpy as np; from data_providers.pictures import read_picture; "
+            "pixels = [np.asarray(read_picture(sys.argv[1])) for _ in range(2)][0]; "
+            "print(len(np.unique(pixels)), pixels.min(), pixels.max())")
+    values = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], cwd=ROOT, text=True,
+                          capture_output=True, check=True)
+    assert done.stdout.split() == ["256", "0", "255"]
+    assert done.stderr.count("above 4095 are read as pictures of 12 bits") == 1
+
+
 def test_floats_of_both_ranges_are_read(tmp_path):
     values = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
     for scale in (1, 255):
@@ -152,7 +170,7 @@ def encoded(kind: str) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["EPS", "DDS", "BLP", "AVIF", "PDF", "ICNS", "PCX", "TGA"])
+@pytest.mark.parametrize("kind", ["EPS", "DDS", "BLP", "JPEG2000", "PDF", "ICNS", "PCX", "TGA"])
 def test_other_formats_are_refused_whatever_their_name(tmp_path, monkeypatch, kind):
     from PIL import EpsImagePlugin
 
@@ -161,7 +179,7 @@ def test_other_formats_are_refused_whatever_their_name(tmp_path, monkeypatch, ki
     try:
         content = encoded(kind)
     except (KeyError, OSError, ValueError):
-        content = {"BLP": b"BLP2" + bytes(1200), "AVIF": b"\0\0\0\x20ftypavif" + bytes(100)}[kind]
+        content = {"BLP": b"BLP2" + bytes(1200)}[kind]
     (tmp_path / "a.jpg").write_bytes(content)
     for read in (read_picture, picture_size):
         with pytest.raises(DAMAGED):
@@ -243,23 +261,89 @@ def test_pictures_in_linked_folders_are_found(folder):
 def test_the_order_is_that_of_torchvision(folder):
     from torchvision.datasets import ImageFolder
 
-    for name in ("a/0.png", "a0.png", "B.png", "a-b/1.JPG", "z.txt"):
+    for name in ("a/0.png", "a0.png", "B.png", "a-b/1.JPG"):
         path = folder / "train/cat" / name
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(path, "PNG")
+    (folder / "train/cat/z.txt").write_text("no picture")
     expected = ImageFolder(folder / "train").samples
     images = load_images("folder", folder, "train")
     assert list(zip(images.items, images.targets.tolist(), strict=True)) == expected
 
 
-def test_an_empty_class_folder_is_warned_about(folder, capsys):
+def test_a_class_without_an_image_is_an_error_to_train_on_and_a_warning_elsewhere(folder, capsys):
     for split in ("train", "val"):
         (folder / split / "bird").mkdir()
         (folder / split / ".thumbnails").mkdir()
-    images = load_images("folder", folder, "train")
+    images = load_images("folder", folder, "test")
     assert images.targets.tolist() == [1] * 3 + [2] * 3
     warning = capsys.readouterr().err
-    assert "1 of 3 class folders of train hold no image, the first one 'bird'" in warning
+    assert "1 of 3 class folders of test hold no image, the first one 'bird'" in warning
+    with pytest.raises(UserError, match=r"3 class folders of train hold no image.*'bird'; add"):
+        load_images("folder", folder, "train")
+
+
+def test_hidden_files_and_folders_are_no_data(folder, capsys):
+    """What notebooks, macOS and image viewers leave behind, copies of pictures among it."""
+    for split in ("train", "val"):
+        for name in (".ipynb_checkpoints/0-checkpoint.png", "._0.png", ".DS_Store"):
+            path = folder / split / "cat" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes((folder / split / "cat" / "0.png").read_bytes())
+        (folder / split / ".cache").mkdir()
+    provider = DataProvider("folder", folder, vld_size=2)
+    assert (provider.n_classes, provider.n_train, provider.n_valid, provider.n_test) == (2, 4, 2, 6)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("x.jfif", "JPEG"), ("x.gif", "GIF"), ("x.avif", "AVIF"), ("x.JPE", "JPEG"), ("x", "PNG"),
+    ("x.download", "WEBP")])
+def test_a_picture_is_one_by_its_content(folder, capsys, name, kind):
+    colours().save(folder / "train/cat" / name, kind)
+    images = load_images("folder", folder, "train")
+    assert len(images) == 7 and capsys.readouterr().err == ""
+    (index,) = (i for i, path in enumerate(images.items) if path.endswith(f"/{name}"))
+    assert images.read(index).size == (SIZE, SIZE)
+
+
+def test_files_that_are_not_read_are_counted_and_named_once(folder, capsys):
+    (folder / "train/cat/b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "train/cat/notes.txt").write_text("a table of labels")
+    os.mkfifo(folder / "train/dog/pipe")
+    assert len(load_images("folder", folder, "train")) == 6
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"3 of 9 files are not read, the first one {folder}/train/cat/b.heic: not in" in warning
+    assert "JPEG" in warning and "convert or remove" in warning
+
+
+def test_one_class_and_classes_without_a_training_image_are_warned_about(folder, capsys):
+    for name in ("1.png", "2.png"):
+        (folder / "train/cat" / name).unlink()
+    provider = DataProvider("folder", folder, vld_size=3)
+    expected = set(provider.images("valid").targets) - set(provider.images("train").targets)
+    warning = capsys.readouterr().err
+    assert expected == {0}
+    assert "--vld_size 3 leaves classes without a training image: 1, the first one 'cat'" in warning
+    for split in ("train", "val"):
+        shutil.rmtree(folder / split / "dog")
+    assert DataProvider("folder", folder).n_classes == 1
+    assert "only one class, 'cat'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ipynb_inside", "jfif", "macos_dot_underscore"])
+def test_folders_of_public_bug_reports(shared_data, tmp_path, capsys, name):
+    archive = shared_data / "wild" / "datasets" / f"{name}.tgz"
+    if not archive.exists():
+        pytest.skip(f"needs {archive.name} of the real data")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    provider = DataProvider("folder", tmp_path / name, vld_size=20)
+    assert (provider.n_classes, provider.n_train, provider.n_valid, provider.n_test) == (
+        4, 100, 20, 40)
+    batches = provider.eval_batches("train", 32, 100)
+    assert sum(len(labels) for _, labels in batches) == 100
+    assert "damaged" not in capsys.readouterr().err
 
 
 def test_folders_of_another_number_of_classes_are_refused_before_they_are_read(folder):

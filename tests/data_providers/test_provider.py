@@ -1,6 +1,5 @@
 """What the provider promises: the same images from the same seed, decoded once, damage survived."""
 
-import multiprocessing
 import random
 
 import numpy as np
@@ -12,6 +11,7 @@ from data_providers import DATASETS, DataProvider
 from data_providers.provider import CALIBRATION_SEED, VALIDATION_SEED
 from data_providers.transforms import train_geometry
 from tests.data_providers import layouts
+from tests.data_providers.conftest import in_processes
 from utils.errors import UserError
 
 
@@ -199,14 +199,7 @@ def evaluate_in_process(pets, queue):
 
 
 def test_processes_share_the_cache(pets):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=evaluate_in_process, args=(pets, queue)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    results = [queue.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
+    results = in_processes(4, evaluate_in_process, pets)
     assert len({total for _, total, _ in results}) == 1
     assert sum(decoded for *_, decoded in results) == 37
 
@@ -266,7 +259,7 @@ def test_a_read_only_cache_is_done_without(pets, tmp_path, capfd):
     provider = DataProvider("pets", pets, cache_dir=tmp_path / "file" / "cache")
     plain = DataProvider("pets", pets, cache_gb=0)
     assert batches_equal(provider.eval_batches("test", 16), plain.eval_batches("test", 16))
-    assert "without the cache" in capfd.readouterr().err
+    assert "decoded images are not cached" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="session")

@@ -168,12 +168,12 @@ def test_options_that_cannot_work(supernet_path, tmp_path, cache):
         build(vld_size=5000)
     path = tmp_path / "three_w0.35"
     networks.save_weights(networks.build_supernet(3, width_mult=0.35), path)
-    with pytest.raises(UserError, match="a supernet of 3 classes, but the data set has 10"):
+    with pytest.raises(UserError, match="a network for 3 classes, but the data set has 10"):
         build(supernet_path=str(path))
     assert build(supernet_path=str(path), n_epochs=1).n_epochs == 1
     with pytest.raises(UserError, match="'ks' of the architecture"):
         build().evaluate({**ARCH, "ks": [9] * len(ARCH["ks"])})
-    with pytest.raises(UserError, match="the network has 4 classes"):
+    with pytest.raises(UserError, match="a network for 4 classes, but the data set has"):
         net = networks.cut_subnet(build().supernet, ARCH)
         networks.replace_classifier(net, 4, torch.Generator())
         build().score(net, 32)
@@ -262,12 +262,12 @@ def test_a_typed_resolution_is_obeyed(files, supernet_path, evaluator, cache, ca
     stats = evaluate_files(parser.parse_args(
         [*flags, "--subnet", str(files / "net.subnet"), "--supernet_path", supernet_path]))
     assert stats == evaluator.evaluate({**ARCH, "r": 40})
-    assert "net.subnet is for images of 32 pixels, --resolution says 40" in capsys.readouterr().err
+    assert "net.subnet records 32; using --resolution 40" in capsys.readouterr().err
     again = evaluate_files(parser.parse_args(
         [*flags, "--config", str(files / "net.config"), "--init", str(files / "net.init"),
          "--reset_running_statistics"]))
     assert again == stats
-    assert "net.config is for images of 32 pixels" in capsys.readouterr().err
+    assert "net.config records 32; using" in capsys.readouterr().err
 
 
 def test_an_evaluator_of_one_s_own_keeps_to_the_contract():
@@ -313,8 +313,8 @@ def write_bad_files(folder):
 
 @pytest.mark.parametrize("arguments, match", [
     ([], "give either --subnet"), (["--config", "net.config"], "--config needs --init"),
-    (["--subnet", "a", "--init", "b"], "--init: has no meaning beside --subnet; leave it out"),
-    (["--config", "a", "--init", "b", "--search_space", "mbv3"], "has no meaning beside --config"),
+    (["--subnet", "a", "--init", "b"], "--init: has no meaning with --subnet; leave it out"),
+    (["--config", "a", "--init", "b", "--search_space", "mbv3"], "has no meaning with --config"),
     (["--subnet", "missing"], "missing: no such subnet file"),
     (["--subnet", "truncated.json"], "truncated"), (["--subnet", "html"], "HTML"),
     (["--subnet", "foreign.subnet"], "the space has 3, 5, 7"),

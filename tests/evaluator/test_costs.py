@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.costs import (
-    CostModel,
-    file_costs,
-    get_args_parser,
-    layer_costs,
-    millions,
-    network_costs,
-    objective_values,
-)
+from evaluator.costs import CostModel, layer_costs, millions, network_costs, objective_values
+from evaluator.costs.__main__ import file_costs, get_args_parser
 from evaluator.latency import LookUpTable
 from evaluator.layers import config_layers, space_layers
 from search_space import Layer, OFASearchSpace
@@ -221,7 +214,7 @@ def test_a_typed_resolution_goes_before_that_of_a_config(shared_data, tmp_path, 
             rows.append(file_costs(path, flags)[0])
     assert [row["resolution"] for row in rows] == [224, 256, 256, 192, 192, 192]
     assert rows[1]["macs_count"] == rows[2]["macs_count"] > rows[0]["macs_count"]
-    assert "is for images of 256 pixels, --img-size says 192" in capsys.readouterr().err
+    assert "records 256; using --img-size 192" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("content", "match"), [

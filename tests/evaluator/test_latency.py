@@ -17,18 +17,9 @@ from hypothesis import strategies as st
 
 from data_providers.table import DATASETS
 from evaluator.costs import CostModel
-from evaluator.latency import (
-    LookUpTable,
-    build_module,
-    build_network,
-    check_conditions,
-    device_name,
-    input_shape,
-    measure,
-    measure_latency,
-    read_header,
-)
-from evaluator.layers import space_layers
+from evaluator.latency import LookUpTable, read_header
+from evaluator.layers import build_module, build_network, input_shape, space_layers
+from evaluator.timing import check_conditions, device_name, measure, measure_latency
 from scripts import build_lut
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
@@ -143,7 +134,7 @@ def test_any_bytes_are_a_table_or_an_error(tmp_path_factory, content):
 def test_measuring_stops_at_the_bound_and_skips_interruptions(monkeypatch):
     durations = [1.0, 1.1] * 6 + [50.0] + [1.0] * 100
     clock = iter(np.cumsum([step for d in durations for step in (0, d)]))
-    monkeypatch.setattr("evaluator.latency.time.perf_counter", lambda: next(clock) / 1000)
+    monkeypatch.setattr("evaluator.timing.time.perf_counter", lambda: next(clock) / 1000)
     calls = []
     (latency,) = measure([lambda: calls.append(1)], rel_err=0.02)
     assert (latency.count, len(calls)) == (19, 20 + 4)
@@ -155,7 +146,7 @@ def test_measuring_stops_at_the_bound_and_skips_interruptions(monkeypatch):
 
 def test_measuring_stops_at_the_most_repeats(monkeypatch):
     clock = iter(np.cumsum(np.tile([0, 1.0, 0, 1.4], 100)))
-    monkeypatch.setattr("evaluator.latency.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("evaluator.timing.time.perf_counter", lambda: next(clock))
     (latency,) = measure([lambda: None], rel_err=1e-6, max_repeats=31)
     assert latency.count == 35
 
@@ -225,7 +216,7 @@ def test_a_table_measured_beside_another_program_says_so(capsys):
         for pid in (0, busy.pid):
             os.sched_setaffinity(pid, {min(before)})
         for at_work in (True, False):
-            with build_lut.told_of_others(at_work):
+            with build_lut.watched_processor(at_work):
                 end = time.perf_counter() + 1
                 while time.perf_counter() < end:
                     pass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluator.costs import COUNTED, CostModel, objective_values
-from evaluator.memory import Memory, layer_memory, network_memory
+from evaluator.costs.memory import Memory, layer_memory, network_memory
 from search_space import Layer, get_search_space
 from utils.errors import UserError
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from evaluator.latency import build_network
+from evaluator.layers import build_network
 from evaluator.network_file import NetworkFiles
 from evaluator.onnx_layers import INPUT, write_onnx
 from search_space import get_search_space

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from evaluator.costs import CostModel, network_costs
-from evaluator.latency import build_module, build_network, input_shape
-from evaluator.layers import space_layers
+from evaluator.layers import build_module, build_network, input_shape, space_layers
 from search_space import get_search_space
 
 torch = pytest.importorskip("torch")

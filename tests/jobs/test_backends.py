@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, WorkerError, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, WorkerError, get_engine
 from utils.errors import UserError
 
 MODULE = "tests.jobs.evaluators"
@@ -34,7 +34,7 @@ def backend(request):
 
 @pytest.fixture(scope="module")
 def engine(backend):
-    with get_engine(backend, SPEC, slots=[Slot()] * 2, timeout=3, retries=1) as engine:
+    with get_engine(backend, SPEC, slots=[Devices()] * 2, timeout=3, retries=1) as engine:
         yield engine
 
 
@@ -100,7 +100,7 @@ def test_a_job_that_hangs_is_killed_and_the_rest_goes_on(engine, tmp_path):
     (f"{MODULE}:DyingInSetup", WorkerError, "could not be started"),
 ])
 def test_faults_of_the_set_up_end_the_run(backend, name, error, match):
-    with get_engine(backend, EvaluatorSpec(name), slots=[Slot()], retries=0) as engine, \
+    with get_engine(backend, EvaluatorSpec(name), slots=[Devices()], retries=0) as engine, \
             pytest.raises(error, match=match):
         list(engine.run([Job("a", {})]))
 
@@ -113,7 +113,7 @@ def test_an_evaluator_that_returns_something_else_has_failed(local, value, what)
     assert status == "failed" and what in error
     if not isinstance(value, dict):
         spec = EvaluatorSpec(f"{MODULE}:NotADict")
-        with get_engine(local, spec, slots=[Slot()]) as engine:
+        with get_engine(local, spec, slots=[Devices()]) as engine:
             (result,) = engine.run([Job("a", {"with": value})])
         assert (result.status, result.error) == (status, error)
 
@@ -122,7 +122,7 @@ def test_local_and_ray_agree_to_the_last_byte(local, ray):
     """In stats as in errors, except for the duration and the worker's process."""
     texts = []
     for backend in (local, ray):
-        with get_engine(backend, SPEC, slots=[Slot()] * 2) as engine:
+        with get_engine(backend, SPEC, slots=[Devices()] * 2) as engine:
             results = run(engine, **{f"j{i}": ("seeded", i) for i in range(10)}, bad=("fail", "x"))
         texts.append(json.dumps({name: [r.status, r.error, r.attempts,
                                         r.stats.get("top1"), r.stats.get("loss")]
@@ -134,8 +134,8 @@ def test_local_and_ray_agree_to_the_last_byte(local, ray):
     ({"backend": "slurm"}, "choose from local, ray"), ({"timeout": 0}, "greater than 0"),
     ({"timeout": float("nan")}, "greater than 0"), ({"retries": -1}, "retries"),
     ({"ray_address": "auto"}, "ray_address has no meaning with --backend local"),
-    ({"memory_limit": 2**30, "slots": [Slot(("0",))]}, "CUDA")])
+    ({"memory_limit": 2**30, "slots": [Devices(("0",))]}, "CUDA")])
 def test_bad_options_are_refused(options, match):
-    options = {"backend": "local", "slots": [Slot()]} | options
+    options = {"backend": "local", "slots": [Devices()]} | options
     with pytest.raises(UserError, match=match):
         get_engine(options.pop("backend"), SPEC, **options)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine, plan, plan_slots
+from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine, plan, plan_slots
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -49,7 +49,7 @@ def nothing_left():
 
 
 def test_workers_stay_alive_between_jobs_and_runs():
-    with get_engine("local", SPEC, slots=[Slot()] * 2) as engine:
+    with get_engine("local", SPEC, slots=[Devices()] * 2) as engine:
         runs = [list(engine.run([job(f"j{i}", "sleep", 0.02) for i in range(6)]))
                 for _ in range(3)]
         workers = {result.stats["pid"] for run in runs for result in run}
@@ -59,7 +59,7 @@ def test_workers_stay_alive_between_jobs_and_runs():
 
 
 def test_a_job_costs_little_more_than_its_evaluation():
-    with get_engine("local", SPEC, slots=[Slot()]) as engine:
+    with get_engine("local", SPEC, slots=[Devices()]) as engine:
         list(engine.run([job("warm-up", "seeded", 0)]))
         began = time.perf_counter()
         list(engine.run([job(f"j{i}", "seeded", i) for i in range(200)]))
@@ -70,13 +70,13 @@ def test_results_depend_neither_on_the_worker_nor_on_the_order():
     jobs = [job(f"j{i}", "seeded", i, expected=i % 7) for i in range(30)]
     accuracies = []
     for n_slots, order in ((1, jobs), (3, jobs[::-1])):
-        with get_engine("local", SPEC, slots=[Slot()] * n_slots) as engine:
+        with get_engine("local", SPEC, slots=[Devices()] * n_slots) as engine:
             accuracies.append({r.job.name: r.stats["top1"] for r in engine.run(order)})
     assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 30
 
 
 def test_a_worker_sees_its_own_devices(tmp_path):
-    slots = [Slot(("3", "GPU-ab"), threads=2)]
+    slots = [Devices(("3", "GPU-ab"), threads=2)]
     spec = EvaluatorSpec(SPEC.name, {"dataset": "digits", "device": "overridden"})
     with get_engine("local", spec, slots=slots) as engine:
         (result,) = engine.run([job("a", "environment")])
@@ -87,7 +87,7 @@ def test_a_worker_sees_its_own_devices(tmp_path):
 
 
 def test_a_worker_on_the_cpu_sees_no_gpu():
-    with get_engine("local", SPEC, slots=[Slot()]) as engine:
+    with get_engine("local", SPEC, slots=[Devices()]) as engine:
         (result,) = engine.run([job("a", "environment")])
     assert result.stats["environment"] == {
         "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
@@ -109,12 +109,12 @@ def test_eight_gpus_of_which_three_are_bad(tmp_path, monkeypatch, capsys):
     assert {r.stats["visible"] for r in results} <= set("01467"), "the good ones did it all"
     assert came["2"] == 0
     assert all(came[bad] <= 3 for bad in "35"), came
-    assert "slot 2 is given up, the others go on: the device" in capsys.readouterr().err
+    assert "slot 2 is given up, the others continue: the device" in capsys.readouterr().err
 
 
 def test_what_a_dead_worker_said_last_is_in_the_log(tmp_path):
     logs = tmp_path / "logs of 'ä\n search"
-    with get_engine("local", SPEC, slots=[Slot()], log_dir=logs, retries=0) as engine:
+    with get_engine("local", SPEC, slots=[Devices()], log_dir=logs, retries=0) as engine:
         (result,) = engine.run([job("a", "die_once", str(tmp_path / "mark"))])
     assert (result.status, result.log) == ("lost", "last words\n")
     assert result.error == "the worker was killed by signal 9"
@@ -123,7 +123,7 @@ def test_what_a_dead_worker_said_last_is_in_the_log(tmp_path):
 
 def test_half_an_answer_and_garbage_end_as_lost_and_the_rest_goes_on():
     jobs = [job("half", "half_an_answer"), job("garbage", "garbage"), job("good", "seeded", 1)]
-    with get_engine("local", SPEC, slots=[Slot()] * 2, retries=1) as engine:
+    with get_engine("local", SPEC, slots=[Devices()] * 2, retries=1) as engine:
         results = {r.job.name: r for r in engine.run(jobs)}
     assert {name: r.status for name, r in results.items()} == {
         "half": "lost", "garbage": "lost", "good": "ok"}
@@ -136,7 +136,7 @@ def test_a_memory_limit_ends_as_oom_or_with_half_the_batch():
     limit = 3 * 2**29
     jobs = [job("fits halved", "memory", 2 * 2**30), job("never fits", "memory", 2**34),
             job("fits", "memory", 2**20)]
-    with get_engine("local", SPEC, slots=[Slot()], memory_limit=limit) as engine:
+    with get_engine("local", SPEC, slots=[Devices()], memory_limit=limit) as engine:
         results = {r.job.name: r for r in engine.run(jobs)}
     assert {name: (r.status, r.attempts) for name, r in results.items()} == {
         "fits halved": ("ok", 2), "never fits": ("oom", 2), "fits": ("ok", 1)}
@@ -146,7 +146,7 @@ def test_a_memory_limit_ends_as_oom_or_with_half_the_batch():
 
 def test_a_memory_limit_too_low_for_the_set_up_is_said():
     spec = EvaluatorSpec("tests.jobs.evaluators:Hungry")
-    with get_engine("local", spec, slots=[Slot()], memory_limit=2**32) as engine, \
+    with get_engine("local", spec, slots=[Devices()], memory_limit=2**32) as engine, \
             pytest.raises(UserError, match="raise its memory limit"):
         list(engine.run([job("a", "seeded", 1)]))
 
@@ -154,7 +154,7 @@ def test_a_memory_limit_too_low_for_the_set_up_is_said():
 def test_latency_jobs_on_the_cpu_never_overlap_another():
     jobs = [Job(f"l{i}", {"with": 0.1}, "latency") for i in range(2)]
     jobs += [job(f"a{i}", "sleep", 0.1) for i in range(5)]
-    with get_engine("local", SPEC, slots=[Slot()] * 2) as engine:
+    with get_engine("local", SPEC, slots=[Devices()] * 2) as engine:
         spans = {r.job.name: (r.stats["began"], r.stats["ended"]) for r in engine.run(jobs)}
     for name in ("l0", "l1"):
         for other in spans.keys() - {name}:
@@ -164,7 +164,7 @@ def test_latency_jobs_on_the_cpu_never_overlap_another():
 @pytest.mark.parametrize(("do", "status"), [("hang_with_child", "timeout"),
                                             ("die_with_child", "lost")])
 def test_a_worker_is_ended_with_its_children(tmp_path, do, status):
-    with get_engine("local", SPEC, slots=[Slot()], timeout=1, retries=0) as engine:
+    with get_engine("local", SPEC, slots=[Devices()], timeout=1, retries=0) as engine:
         (result,) = engine.run([job("a", do, str(tmp_path))])
         assert result.status == status
         assert gone(noted(tmp_path, 1))
@@ -185,7 +185,7 @@ def test_workers_killed_at_random_moments_change_nothing():
     jobs = [job(f"j{i}", "seeded", i) for i in range(40)]
     jobs += [job(f"s{i}", "sleep", 0.2) for i in range(10)]
     thread = threading.Thread(target=kill_now_and_then)
-    with get_engine("local", SPEC, slots=[Slot()] * 2, retries=6) as engine:
+    with get_engine("local", SPEC, slots=[Devices()] * 2, retries=6) as engine:
         thread.start()
         try:
             results = {r.job.name: r for r in engine.run(jobs)}
@@ -201,11 +201,11 @@ def test_workers_killed_at_random_moments_change_nothing():
 
 PARENT = """
 import sys
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import EvaluatorSpec, Job, Devices, get_engine
 folder = sys.argv[1]
 jobs = [Job(f"j{i}", {"do": "hang_with_child", "with": folder}) for i in range(2)]
 spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
-with get_engine("local", spec, slots=[Slot()] * 2) as engine:
+with get_engine("local", spec, slots=[Devices()] * 2) as engine:
     list(engine.run(jobs))
 """
 
@@ -283,8 +283,8 @@ print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 
 SUSPENDED = """
 import sys
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
-with get_engine("local", EvaluatorSpec("tests.jobs.evaluators:Obedient"), slots=[Slot()],
+from evaluator.jobs import EvaluatorSpec, Job, Devices, get_engine
+with get_engine("local", EvaluatorSpec("tests.jobs.evaluators:Obedient"), slots=[Devices()],
                 timeout=2) as engine:
     list(engine.run([Job("warm-up", {"do": "seeded", "with": 0})]))
     print("ready", flush=True)
@@ -308,10 +308,10 @@ def test_workers_do_not_run_what_lies_in_the_current_folder(tmp_path):
     for name in ("json", "torch", "psutil", "numpy"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     code = (f"import sys; sys.path[0] = {str(ROOT)!r}\n"
-            "from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine\n"
+            "from evaluator.jobs import EvaluatorSpec, Job, Devices, get_engine\n"
             "spec = EvaluatorSpec('tests.jobs.evaluators:Obedient')\n"
             "sys.path.append('')\n"
-            "with get_engine('local', spec, slots=[Slot()]) as engine:\n"
+            "with get_engine('local', spec, slots=[Devices()]) as engine:\n"
             "    print(*(r.status for r in engine.run([Job('a', {'do': 'seeded', 'with': 1})])))")
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, text=True,
                           capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -323,7 +323,7 @@ def test_a_worker_log_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "worker_0.log").symlink_to(tmp_path / "precious")
-    with get_engine("local", SPEC, slots=[Slot()], log_dir=tmp_path / "logs") as engine, \
+    with get_engine("local", SPEC, slots=[Devices()], log_dir=tmp_path / "logs") as engine, \
             pytest.raises(UserError, match="not a log file"):
         list(engine.run([job("a", "seeded", 1)]))
     assert (tmp_path / "precious").read_text() == "precious"
@@ -331,7 +331,8 @@ def test_a_worker_log_that_is_a_link_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("timeout", "limit"), [(3e6, None), (1e9, 2**70)])
 def test_very_long_timeouts_and_large_limits_work(timeout, limit):
-    with get_engine("local", SPEC, slots=[Slot()], timeout=timeout, memory_limit=limit) as engine:
+    with get_engine("local", SPEC, slots=[Devices()], timeout=timeout,
+                    memory_limit=limit) as engine:
         assert [r.status for r in engine.run([job("a", "sleep", 0.2)])] == ["ok"]
 
 
@@ -341,14 +342,14 @@ def test_very_long_timeouts_and_large_limits_work(timeout, limit):
     ({"top1": 50.0, "top5": 1e3}, "failed")])
 def test_percentages_are_in_their_range(stats, status):
     spec = EvaluatorSpec("tests.jobs.evaluators:NotADict")
-    with get_engine("local", spec, slots=[Slot()]) as engine:
+    with get_engine("local", spec, slots=[Devices()]) as engine:
         (result,) = engine.run([job("a", "odd", stats)])
     assert result.status == status
     assert result.stats.get("top1", 0) <= 100
 
 
 def test_a_fault_of_the_hardware_is_not_one_of_the_architecture(tmp_path):
-    with get_engine("local", SPEC, slots=[Slot()]) as engine:
+    with get_engine("local", SPEC, slots=[Devices()]) as engine:
         (result,) = engine.run([job("a", "ecc_once", str(tmp_path / "mark"))])
     assert (result.status, result.attempts) == ("ok", 2)
     assert "lost: AcceleratorError: CUDA error: uncorrectable ECC" in result.retried[0]

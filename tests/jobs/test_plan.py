@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from evaluator.jobs import Slot, plan, plan_slots
+from evaluator.jobs import Devices, plan, plan_slots
 from utils.errors import UserError
 
 
@@ -18,21 +18,21 @@ def gpus(monkeypatch):
 def test_each_worker_has_its_own_gpus(gpus, monkeypatch):
     gpus("2", "5", "GPU-a", "7", "8")
     monkeypatch.setattr(plan, "cpu_count", lambda: 12)
-    assert plan_slots(8, 1) == [Slot((name,), 2) for name in ("2", "5", "GPU-a", "7", "8")]
-    assert plan_slots(8, 2) == [Slot(("2", "5"), 6), Slot(("GPU-a", "7"), 6)]
-    assert plan_slots(3, 3, threads=4) == [Slot(("2", "5", "GPU-a"), 4)]
+    assert plan_slots(8, 1) == [Devices((name,), 2) for name in ("2", "5", "GPU-a", "7", "8")]
+    assert plan_slots(8, 2) == [Devices(("2", "5"), 6), Devices(("GPU-a", "7"), 6)]
+    assert plan_slots(3, 3, threads=4) == [Devices(("2", "5", "GPU-a"), 4)]
 
 
 def test_without_gpus_there_are_as_many_workers_as_cores(gpus):
     gpus()
     cores = len(os.sched_getaffinity(0))
     for slots in (plan_slots(8), plan_slots(0)):
-        assert 1 <= len(slots) <= cores and set(slots) == {Slot(threads=1)}
+        assert 1 <= len(slots) <= cores and set(slots) == {Devices(threads=1)}
 
 
 def test_gpus_are_not_counted_when_none_are_wanted(monkeypatch):
     monkeypatch.setattr(plan, "visible_gpus", lambda: pytest.fail("counted"))
-    assert plan_slots(0, cpu_workers=3, threads=2) == [Slot(threads=2)] * 3
+    assert plan_slots(0, cpu_workers=3, threads=2) == [Devices(threads=2)] * 3
 
 
 def test_several_gpus_for_one_evaluation_are_warned_about(gpus, capsys):

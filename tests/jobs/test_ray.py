@@ -11,7 +11,7 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="needs requirements-ray.txt")
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine, plan_slots  # noqa: E402
+from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine, plan_slots  # noqa: E402
 from evaluator.jobs import ray as backend  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from utils.errors import UserError  # noqa: E402
@@ -40,7 +40,7 @@ def cluster():
 
 
 def test_slots_are_planned_from_the_clusters_devices(cluster):
-    assert plan_slots(8, 2, ray_address=cluster.address) == [Slot(), Slot()]
+    assert plan_slots(8, 2, ray_address=cluster.address) == [Devices(), Devices()]
     assert not ray.is_initialized()
 
 
@@ -49,7 +49,7 @@ def test_inputs_that_a_node_lacks_are_shipped(cluster, monkeypatch, tmp_path):
     weights.write_bytes(b"weights")
     spec = EvaluatorSpec(SPEC.name, {"supernet_path": str(weights), "data": str(tmp_path)})
     monkeypatch.setattr(backend, "Worker", NodeWithoutWeights)
-    with get_engine("ray", spec, slots=[Slot()], ray_address=cluster.address) as engine:
+    with get_engine("ray", spec, slots=[Devices()], ray_address=cluster.address) as engine:
         (result,) = engine.run([Job("a", {"do": "read_inputs"})])
     assert result.stats["path"] != str(weights) and result.stats["name"] == "ofa w1.2"
     assert result.stats["content"] == "weights"
@@ -65,7 +65,7 @@ class NodeWithoutWeights(backend.Worker):
 
 def test_inputs_that_nobody_has_are_left_to_the_evaluator(cluster):
     spec = EvaluatorSpec(SPEC.name, {"supernet_path": "nowhere/w1.0"})
-    with get_engine("ray", spec, slots=[Slot()], ray_address=cluster.address) as engine:
+    with get_engine("ray", spec, slots=[Devices()], ray_address=cluster.address) as engine:
         results = list(engine.run([Job("a", {"do": "seeded", "with": 1}),
                                    Job("b", {"do": "read_inputs"})]))
     assert sorted(r.status for r in results) == ["failed", "ok"]
@@ -97,7 +97,7 @@ def test_sigterm_ends_a_search_on_ray_as_it_ends_any_other(cluster, tmp_path, ev
 
 def test_a_lost_node_costs_time_only(cluster):
     jobs = [Job(f"j{i}", {"do": "sleep", "with": 0.4}) for i in range(12)]
-    with get_engine("ray", SPEC, slots=[Slot()] * 2, ray_address=cluster.address) as engine:
+    with get_engine("ray", SPEC, slots=[Devices()] * 2, ray_address=cluster.address) as engine:
         list(engine.run(jobs))  # an actor on either node
         results = engine.run(jobs)
         finished = [next(results), next(results)]

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from evaluator.jobs import Engine, Job, WorkerError
+from evaluator.jobs import Job, Scheduler, WorkerError
 from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome, Slots
-from evaluator.jobs.simulated import SimulatedSlots
+from tests.jobs.simulated import SimulatedSlots
 from utils.errors import UserError
 
 OK = Outcome("ok", {"top1": 50.0})
@@ -16,7 +16,7 @@ OK = Outcome("ok", {"top1": 50.0})
 
 def engine(n, script, **options):
     slots = SimulatedSlots(n, script, setup_seconds=options.pop("setup_seconds", 0.0))
-    return Engine(slots, **options), slots
+    return Scheduler(slots, **options), slots
 
 
 def job(name, expected=1.0, kind="accuracy"):
@@ -98,7 +98,7 @@ def test_memory_that_ran_out_is_retried_once_at_half_the_batch():
             super().start(slot, job, batch_scale)
 
     slots = Recording(1, lambda job, n: (1, OK if n == 2 and job.name == "a" else Outcome("oom")))
-    results = list(Engine(slots, retries=5).run([job("a", 2), job("b", 1)]))
+    results = list(Scheduler(slots, retries=5).run([job("a", 2), job("b", 1)]))
     assert [(r.status, r.attempts) for r in results] == [("ok", 2), ("oom", 2)]
     assert scales == [1.0, 0.5, 1.0, 0.5]
 
@@ -120,7 +120,8 @@ def test_an_exception_costs_the_worker_a_nan_does_not():
             super().open(slot)
 
     slots = Recording(1, lambda job, _: (1, Outcome(job.name.split("_")[0], {})))
-    list(Engine(slots).run([job("nan_1", 3), job("nan_2", 2), job("failed_1", 1), job("ok_1", 0)]))
+    list(Scheduler(slots).run([job("nan_1", 3), job("nan_2", 2), job("failed_1", 1),
+                               job("ok_1", 0)]))
     assert len(opened) == 2
 
 
@@ -154,7 +155,7 @@ def test_no_worker_loads_while_a_latency_is_measured():
             super().stop(slot)
 
     slots = Recording(2, lambda *_: (2, OK))
-    list(Engine(slots).run([job("a"), job("b"), job("l", kind="latency")]))
+    list(Scheduler(slots).run([job("a"), job("b"), job("l", kind="latency")]))
     assert calls == [("a", 0), ("b", 0), ("stop", 1), ("l", 0)]
     assert slots.now() == 16
 
@@ -210,21 +211,21 @@ class SetupScript(Slots):
 
 def test_a_refused_set_up_is_the_users_error_at_once():
     with pytest.raises(UserError, match="no such supernet"):
-        list(Engine(SetupScript([Outcome(REFUSED, error="no such supernet")])).run([job("a")]))
+        list(Scheduler(SetupScript([Outcome(REFUSED, error="no such supernet")])).run([job("a")]))
 
 
 def test_a_broken_set_up_shows_the_workers_traceback():
     broken = Outcome(BROKEN, error="ZeroDivisionError", log="Traceback: line 7")
     with pytest.raises(WorkerError, match="line 7"):
-        list(Engine(SetupScript([broken])).run([job("a")]))
+        list(Scheduler(SetupScript([broken])).run([job("a")]))
 
 
 def test_workers_lost_in_set_up_are_replaced_a_few_times_only():
     lost, ready = Outcome("lost", error="signal 9"), Outcome(READY)
-    (result,) = Engine(SetupScript([lost, lost, ready]), retries=2).run([job("a")])
+    (result,) = Scheduler(SetupScript([lost, lost, ready]), retries=2).run([job("a")])
     assert result.ok and result.attempts == 1
     with pytest.raises(WorkerError, match="signal 9"):
-        list(Engine(SetupScript([lost, lost, lost]), retries=2).run([job("a")]))
+        list(Scheduler(SetupScript([lost, lost, lost]), retries=2).run([job("a")]))
 
 
 def test_a_slot_whose_workers_cannot_start_is_given_up_while_others_work():
@@ -235,7 +236,7 @@ def test_a_slot_whose_workers_cannot_start_is_given_up_while_others_work():
             opened.append(slot)
             self._schedule(slot, 1, Outcome("lost") if slot == 0 else Outcome(READY))
 
-    runner = Engine(OneBad(2, lambda *_: (10, OK)), retries=2)
+    runner = Scheduler(OneBad(2, lambda *_: (10, OK)), retries=2)
     assert all(r.ok for r in runner.run([job(f"j{i}") for i in range(5)]))
     assert opened.count(0) == 3
     assert all(r.ok for r in runner.run([job("a"), job("b")]))
@@ -257,11 +258,11 @@ class OddSlots(SimulatedSlots):
 @pytest.mark.parametrize("status", [REFUSED, BROKEN])
 def test_a_slot_that_cannot_be_used_is_given_up_and_the_others_go_on(status, capsys):
     slots = OddSlots(8, lambda *_: (1, OK), {3: Outcome(status, error="GPU 3 is broken")})
-    runner = Engine(slots)
+    runner = Scheduler(slots)
     for _ in range(3):
         assert all(r.ok for r in runner.run([job(f"j{i}") for i in range(40)]))
     assert slots.opened.count(3) == 1, "it is not asked again"
-    assert capsys.readouterr().err.count("slot 3 is given up, the others go on: GPU 3") == 1
+    assert capsys.readouterr().err.count("slot 3 is given up, the others continue: GPU 3") == 1
 
 
 @pytest.mark.parametrize("n_jobs", [1, 20])
@@ -269,7 +270,7 @@ def test_what_all_slots_refuse_ends_the_run_soon(n_jobs):
     slots = OddSlots(8, lambda *_: (1, OK),
                      {slot: Outcome(REFUSED, error="no such supernet") for slot in range(8)})
     with pytest.raises(UserError, match="no such supernet"):
-        list(Engine(slots).run([job(f"j{i}") for i in range(n_jobs)]))
+        list(Scheduler(slots).run([job(f"j{i}") for i in range(n_jobs)]))
     assert len(slots.opened) <= max(2, n_jobs)
 
 
@@ -281,7 +282,7 @@ def test_a_slot_that_loses_one_job_after_the_other_is_given_up(capsys):
                 self._schedule(slot, 0.1, Outcome("lost", error="CUDA error: ECC"))
 
     slots = Failing(8, lambda *_: (1, OK))
-    results = list(Engine(slots).run([job(f"j{i}") for i in range(60)]))
+    results = list(Scheduler(slots).run([job(f"j{i}") for i in range(60)]))
     assert all(r.ok for r in results)
     assert sum(slot == 2 for _, slot, _ in slots.history) == 3
     assert "slot 2 is given up" in capsys.readouterr().err
@@ -300,7 +301,7 @@ def test_time_in_which_everything_was_suspended_is_nobodys():
             return []
 
     slots = Suspended(2, lambda job, _: (job.expected, OK))
-    results = list(Engine(slots, timeout=10).run([job("a", 9), job("b", 3)]))
+    results = list(Scheduler(slots, timeout=10).run([job("a", 9), job("b", 3)]))
     assert slots.slept
     assert {r.job.name: r.status for r in results} == {"a": "ok", "b": "ok"}
 
@@ -313,6 +314,6 @@ def test_a_job_that_was_lost_is_tried_on_another_slot():
                 self._schedule(slot, 0.1, Outcome("lost", error="CUDA error: ECC"))
 
     for n_slots, n_jobs in ((2, 1), (2, 2), (3, 9)):
-        results = list(Engine(Deadly(n_slots, lambda *_: (1, OK)), retries=1).run(
+        results = list(Scheduler(Deadly(n_slots, lambda *_: (1, OK)), retries=1).run(
             [job(f"j{i}") for i in range(n_jobs)]))
         assert all(r.ok for r in results) and len(results) == n_jobs

@@ -16,7 +16,6 @@ from evaluator.exported import (
     Comparison,
     calibration_arrays,
     gap,
-    largest_difference,
     random_images,
     real_images,
     top1,
@@ -78,7 +77,7 @@ def test_onnx_equals_torch_for_five_networks(digits_nets, provider, tmp_path):
         real = real_images(provider.eval_batches("test", resolution), 64)
         assert len(real) == 64
         for images in (random_images(resolution), real):
-            assert largest_difference(own, other, images) < 1e-4
+            assert gap(own, other, images).difference < 1e-4
         accuracy, n = top1({"torch": own, "onnx": other}, provider.eval_batches("test", resolution))
         assert n == 600
         assert accuracy["torch"] == accuracy["onnx"] > 90
@@ -97,7 +96,7 @@ def test_every_format_equals_torch(name, digits_nets, provider, tmp_path):
         pytest.skip(str(error))
     for n in (1, 5):
         real = real_images(provider.eval_batches("test", resolution), n)
-        assert largest_difference(torch_runner(net, 1), other, real) < 1e-4
+        assert gap(torch_runner(net, 1), other, real).difference < 1e-4
 
 
 def test_a_safetensors_file_is_a_network_and_nothing_else(digits_nets, tmp_path):
@@ -132,8 +131,8 @@ def test_differences_are_found_and_never_hidden():
     def constant(value):
         return lambda batch: np.full((len(batch), 2), value)
 
-    assert largest_difference(constant(0.0), constant(-0.5), images) == 0.5
-    assert largest_difference(constant(0.0), constant(np.nan), images) == float("inf")
+    assert gap(constant(0.0), constant(-0.5), images).difference == 0.5
+    assert gap(constant(0.0), constant(np.nan), images).difference == float("inf")
     assert Comparison({"random": 0.1, "real": 0.3}).largest == 0.3
 
 

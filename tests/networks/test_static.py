@@ -101,7 +101,7 @@ def test_loading_is_strict_and_names_what_is_wrong(net):
         networks.load_state(net, {}, "f")
     with pytest.raises(RuntimeError, match="Missing key"):
         net.load_state_dict({})
-    with pytest.raises(UserError, match=r"1 are foreign to the network \(first extra\)"):
+    with pytest.raises(UserError, match=r"1 are not in the network \(first extra\)"):
         networks.load_state(net, {**state, "extra": torch.zeros(1)}, "f")
     key = "blocks.1.conv.depth_conv.conv.weight"
     wrong = {**state, key: torch.zeros(1, 1, 3, 3)}

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from networks.supernet_info import SupernetMeta, read_meta, read_n_classes
+from networks.supernet_info import SupernetMeta, read_supernet_info
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -28,12 +28,12 @@ def checkpoint(tmp_path):
 
 
 def test_the_meta_of_a_checkpoint_is_read_without_torch(checkpoint):
-    code = ("import sys; from networks.supernet_info import read_meta; "
-            "print(read_meta(sys.argv[1])); sys.exit('torch' in sys.modules)")
+    code = ("import sys; from networks.supernet_info import read_supernet_info; "
+            "print(read_supernet_info(sys.argv[1]).to_json()); sys.exit('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, checkpoint], cwd=ROOT, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
-    assert ast.literal_eval(done.stdout) == META
+    assert ast.literal_eval(done.stdout) == {**SupernetMeta().to_json(), **META}
 
 
 @pytest.mark.parametrize(("state", "n_classes"), [
@@ -42,25 +42,26 @@ def test_the_meta_of_a_checkpoint_is_read_without_torch(checkpoint):
     ({"classifier.weight": 5}, None), ({"x.classifier.weight": torch.ones(3, 4)}, None)])
 def test_the_outputs_of_the_classifier_are_counted(tmp_path, state, n_classes):
     torch.save({"state_dict": state}, tmp_path / "net")
-    assert read_n_classes(tmp_path / "net") == n_classes
-    assert read_n_classes(tmp_path / "absent") is None
+    assert read_supernet_info(tmp_path / "net") == SupernetMeta(n_outputs=n_classes)
+    assert read_supernet_info(tmp_path / "absent").n_outputs is None
 
 
 def test_a_checkpoint_without_meta_has_none():
-    assert read_meta(ROOT / "data/ofa_digits_d234_e346_k357_w0.35") == {}
+    assert read_supernet_info(ROOT / "data/ofa_digits_d234_e346_k357_w0.35") == \
+        SupernetMeta(n_outputs=10)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no zip at all", b"PK" * 200])
 def test_damaged_files_have_none(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    assert read_meta(tmp_path / "x") == {}
-    assert read_meta(tmp_path / "absent") == {} == read_meta(tmp_path)
+    assert read_supernet_info(tmp_path / "x") == SupernetMeta()
+    assert read_supernet_info(tmp_path / "absent") == SupernetMeta() == read_supernet_info(tmp_path)
 
 
 def test_nothing_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "meta": {"dataset": Harmful()}}, "harmful")
-    read_meta("harmful")
+    read_supernet_info("harmful")
     assert not (tmp_path / "was_run").exists()
 
 
@@ -68,7 +69,7 @@ def test_every_cut_of_a_checkpoint_is_read_or_has_none(checkpoint, tmp_path):
     whole = checkpoint.read_bytes()
     for length in range(0, len(whole), 37):
         (tmp_path / "cut").write_bytes(whole[:length])
-        assert read_meta(tmp_path / "cut") == {}
+        assert read_supernet_info(tmp_path / "cut") == SupernetMeta()
 
 
 @pytest.mark.parametrize("values", [

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from search import Progress, Search, make_objectives
+from search import Progress, Search, SpaceCosts, make_objectives
 from search.strategies import STRATEGIES
 from search_space import get_search_space
 from tests.conftest import ROOT
@@ -104,8 +104,8 @@ def test_the_textbook_has_a_column_of_its_own():
     found = curves_of({"curves": curves}, "mbv3")
     assert {column: values[0, 0] for column, values in found.items()} == {"ehvi": 0.4,
                                                                           TEXTBOOK: 0.3}
-    assert strategy_of(TEXTBOOK).boldness == 1
-    assert strategy_of("ehvi").boldness < 1
+    assert strategy_of(TEXTBOOK).std_scale == 1
+    assert strategy_of("ehvi").std_scale < 1
 
 
 def test_ehvi_is_compared_with_the_best_other_and_with_the_textbooks_on_the_same_seeds():
@@ -133,7 +133,7 @@ def test_a_curve_that_was_cut_leaves_cells_empty():
 
 def test_a_peer_pays_once_for_an_architecture_and_ends():
     space = get_search_space("nasbench201")
-    search = Search(space, make_objectives("flops", space), "random", n_doe=2,
+    search = Search(space, make_objectives("flops", SpaceCosts(space)), "random", n_doe=2,
                     engine=direct(lambda arch: {"top1": 50.0}), progress=Progress(0, quiet=True))
     evaluate = Counter(search, budget=2)
     first = evaluate(space.lower)

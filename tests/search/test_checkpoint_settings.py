@@ -1,6 +1,8 @@
-"""A search of one's own supernet takes what the checkpoint knows, and says what contradicts it."""
+"""A search of one's own supernet takes what the checkpoint knows, and names what contradicts it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from networks import build_supernet, load_supernet, save_weights
 from networks.supernet_info import SupernetMeta
 from search.runner import make_parts
 from search.settings import resolve
+from tests.conftest import ROOT
 from tests.data_providers.layouts import class_folders
 
 
@@ -44,9 +47,9 @@ def test_the_plan_is_that_of_the_checkpoint(run_command, own):
 
 @pytest.mark.parametrize(("flags", "warning"), [
     (["--resolutions", "192", "224"], "--resolutions 192,224: the supernet"),
-    (["--n_epochs", "5"], "--n_epochs 5: each evaluation trains anew"),
+    (["--n_epochs", "5"], "--n_epochs 5: each evaluation trains a new classifier"),
     (["--search_space", "proxyless"], "--search_space proxyless: the supernet")])
-def test_a_contradiction_is_said(run_command, own, flags, warning):
+def test_a_contradiction_is_printed(run_command, own, flags, warning):
     plan_text, errors = plan(run_command, own, *flags)
     assert "plan:" in plan_text and warning in errors
 
@@ -80,6 +83,34 @@ def test_costs_are_of_the_width_that_the_checkpoint_says(own, tmp_path):
               for file in (own / "ofa_own_w0.35", path)]
     assert values[0].tolist() == values[1].tolist()
     assert load_supernet(path).width_mult == 0.35
+
+
+# Prints how often the file that its first argument names is opened while a command runs.
+COUNT_OPENS = """
+import sys
+name, *sys.argv = sys.argv[1:]
+opens = []
+sys.addaudithook(lambda event, args: event == "open" and str(args[0]).endswith(name)
+                 and opens.append(name))
+import msunas
+from cli.scripts import run_script
+code = run_script(msunas.main, msunas.get_args_parser())
+print(len(opens))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_plan_opens_the_supernet_at_most_twice(tmp_path, named):
+    """Once to look for damage, where it was typed, and once to read what it records."""
+    supernet = "data/ofa_digits_d234_e346_k357_w0.35"
+    flags = ["--supernet_path", supernet] if named else []
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_OPENS, supernet, "msunas.py", "--dataset", "digits",
+         "--dry_run", "--save", tmp_path / "run", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "plan: 340 evaluations" in done.stdout
+    assert 1 <= int(done.stdout.splitlines()[-1]) <= 2
 
 
 @pytest.mark.slow

@@ -4,8 +4,7 @@ import os
 import pytest
 
 from evaluator.oracle import OracleEvaluator
-from search import Progress, Search, events, make_objectives
-from search.events import Events
+from search import Progress, Record, Search, SpaceCosts, Stats, events, make_objectives
 from search.run_folder import RunFolder
 from search_space import OFASearchSpace
 from tests.search.engines import direct
@@ -13,36 +12,41 @@ from tests.search.runs import command, contents
 from utils.errors import UserError
 
 
+def stats(n=1, hv=0.5, **scores):
+    return Stats([Record({}, 30.0, 1.0)] * n, [], hv, scores)
+
+
 def test_events_are_read_as_they_were_recorded(tmp_path, capsys):
-    log = Events(RunFolder(tmp_path))
-    log.start(["python", "msunas.py"], slots=2)
+    log = Progress(n_slots=2, folder=RunFolder(tmp_path))
+    log.start(["python", "msunas.py"])
     log.evaluated(0, 3, seconds=1800.0, status="ok")
     log.evaluated(0, 4, seconds=1800.0, status="timeout")
     with log.phase("fit"):
         pass
     with log.phase("fit"):
         pass
-    log.iteration(1, "iteration 1/2", hv=0.5)
+    log.iteration(1, 2, stats())
     found = events.read(tmp_path)
     assert [record["event"] for record in found] == ["start", "evaluation", "evaluation",
                                                      "iteration"]
     assert "numpy" in found[0]["versions"]
     assert events.device_hours(found) == pytest.approx(1.0)
     assert list(events.phases(found)[1]) == ["fit"]
-    assert capsys.readouterr().out == "iteration 1/2\n"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("iteration 1/2: 1 evaluated")
 
 
 def test_an_iteration_that_was_run_again_counts_once(tmp_path):
-    log = Events(RunFolder(tmp_path))
+    log = Progress(folder=RunFolder(tmp_path))
     for _ in range(2):
         with log.phase("fit"):
             pass
-        log.iteration(1)
+        log.iteration(1, 2, stats())
     assert list(events.phases(events.read(tmp_path))) == [1]
 
 
 def test_a_line_that_was_cut_off_is_skipped(tmp_path):
-    log = Events(RunFolder(tmp_path))
+    log = Progress(folder=RunFolder(tmp_path))
     log.event("a")
     log.event("b")
     path = tmp_path / "events.jsonl"
@@ -53,17 +57,17 @@ def test_a_line_that_was_cut_off_is_skipped(tmp_path):
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Events(tensorboard=True).iteration(0, n_evaluated=1, hv=0.1)
+    Progress(tensorboard=True).iteration(0, 1, stats())
     assert not list(tmp_path.iterdir())
 
 
 def test_scalars_are_those_of_the_iterations(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = Events(RunFolder(tmp_path), tensorboard=True)
+    log = Progress(folder=RunFolder(tmp_path), tensorboard=True)
     for i, tau in enumerate([None, 0.9]):
         with log.phase("fit"):
             pass
-        log.iteration(i, n_evaluated=10 + i, hv=0.5 + i / 10, tau=tau)
+        log.iteration(i, 1, stats(10 + i, 0.5 + i / 10, tau=tau))
     log.close()
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, round(e.value, 3)) for e in found.Scalars("search/hv")] == [
@@ -77,7 +81,7 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/tensorboard").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="a link"):
-        Events(RunFolder(tmp_path / "run"), tensorboard=True).iteration(0, n_evaluated=1)
+        Progress(folder=RunFolder(tmp_path / "run"), tensorboard=True).iteration(0, 1, stats())
     assert not os.listdir(tmp_path / "elsewhere")
 
 
@@ -107,7 +111,7 @@ def test_a_search_is_recorded_and_reported(finished):
 def test_standard_deviations_are_written_where_the_predictor_has_them(shared_data, tmp_path):
     oracle = OracleEvaluator(oracle_path=str(shared_data / "ofa_mbv3_acc_predictor.pth"))
     space = OFASearchSpace()
-    search = Search(space, make_objectives("flops", space), "msunas", "gp",
+    search = Search(space, make_objectives("flops", SpaceCosts(space)), "msunas", "gp",
                     direct(oracle.evaluate), tmp_path / "run", n_doe=60, iterations=1,
                     progress=Progress(0, quiet=True))
     search.run()
@@ -139,7 +143,7 @@ def test_machines_read_one_object_a_line(finished, tmp_path, run_command):
     '{"event": "start", "command": {}, "versions": [], "machine": 1}', "\0\0"])
 def test_lines_that_no_search_writes_are_skipped(tmp_path, line):
     (tmp_path / "events.jsonl").write_text(line)
-    Events(RunFolder(tmp_path)).evaluated(0, 0, 1.0, "ok")  # begins a line of its own
+    Progress(folder=RunFolder(tmp_path)).evaluated(0, 0, 1.0, "ok")  # begins a line of its own
     found = events.read(tmp_path)
     assert [record["event"] for record in found] == ["evaluation"]
     assert events.device_hours(found) > 0 and events.phases(found) == {}
@@ -150,7 +154,7 @@ def test_pipes_and_links_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "search.lock")
     assert not events.is_running(tmp_path)
     os.mkfifo(tmp_path / "events.jsonl")
-    for act in (events.read, lambda folder: Events(RunFolder(folder)).event("a")):
+    for act in (events.read, lambda folder: Progress(folder=RunFolder(folder)).event("a")):
         with pytest.raises(UserError, match="a device"):
             act(tmp_path)
     (tmp_path / "events.jsonl").unlink()

@@ -22,7 +22,7 @@ def test_archives_of_equal_seeds_are_unchanged(shared_data, objective, predictor
     oracle = OracleEvaluator(oracle_path=str(shared_data / "ofa_mbv3_acc_predictor.pth"))
     space = OFASearchSpace()
     costs = SpaceCosts(space)
-    search = Search(space, make_objectives(objective, space, costs=costs), "msunas", predictor,
+    search = Search(space, make_objectives(objective, costs), "msunas", predictor,
                     direct(oracle.evaluate), iterations=2, costs=costs,
                     progress=Progress(0, quiet=True))
     search.run()

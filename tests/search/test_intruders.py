@@ -223,7 +223,7 @@ def inputs(folder: Path) -> dict[str, Any]:
         (folder / name).write_text(text)
     return {**Settings().to_json(), "evaluator": "mine:Mine", "data": str(folder / "data"),
             "supernet_path": str(folder / "net_w1.0"), "table": str(folder / "table.csv"),
-            "lut": [str(folder / "lut.yaml")], "constraint": "cpu<=3"}
+            "lut": [str(folder / "lut.yaml")]}
 
 
 @pytest.mark.parametrize(("flag", "name", "content"), [
@@ -233,21 +233,23 @@ def inputs(folder: Path) -> dict[str, Any]:
 def test_a_change_of_each_kind_of_input_is_seen(tmp_path, monkeypatch, flag, name, content):
     monkeypatch.syspath_prepend(tmp_path)
     settings = inputs(tmp_path)
-    before = fingerprints(settings)
-    check_inputs("here", before, fingerprints(settings))
+    luts = {"": settings["lut"][0]}
+    before = fingerprints(settings, luts)
+    check_inputs("here", before, fingerprints(settings, luts))
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=f"here: what --{flag} names has changed"):
-        check_inputs("here", before, fingerprints(settings))
+        check_inputs("here", before, fingerprints(settings, luts))
 
 
 def test_what_a_download_leaves_is_no_change(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     settings = inputs(tmp_path)
-    before, fetching = fingerprints(settings), fingerprints({**settings, "download": True})
+    before, fetching = (fingerprints(each, {})
+                        for each in (settings, {**settings, "download": True}))
     (tmp_path / "data" / ".download.lock").touch()
-    check_inputs("here", before, fingerprints(settings))
+    check_inputs("here", before, fingerprints(settings, {}))
     (tmp_path / "data" / "fetched.jpg").touch()
-    check_inputs("here", fetching, fingerprints(settings))
+    check_inputs("here", fetching, fingerprints(settings, {}))
 
 
 def test_inputs_that_changed_are_noticed(finished, tmp_path, run_command, fails_clearly):

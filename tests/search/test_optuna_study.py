@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from search.archive import Record, Stats, write_stats
-from search.optuna_study import archive_space, write_study
+from search.finished import read_finished
+from search.optuna_study import write_study
 from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.pareto import non_dominated
@@ -23,7 +24,9 @@ def stats():
 
 def test_a_study_holds_every_architecture(stats, tmp_path):
     path = tmp_path / "a folder" / "study.db"
-    space = archive_space(stats, get_search_space("mbv3"))
+    write_stats(tmp_path / "iter_0.stats", stats)
+    space = read_finished(tmp_path / "iter_0.stats").space
+    assert space.resolutions == [32, 40, 48]
     for _ in range(2):  # the second one replaces the first
         write_study(stats, ["flops"], space, path, "mine")
     assert [each.name for each in path.parent.iterdir()] == ["study.db"]
@@ -44,8 +47,7 @@ def test_a_study_holds_every_architecture(stats, tmp_path):
 def test_an_objective_to_be_maximised_is_one_there(stats, tmp_path):
     described = [{"name": "speed", "direction": "max", "unit": "1/s", "source": "measured"}]
     other = Stats(stats.archive, [], 0.5, sec_obj="speed", objectives=described)
-    write_study(other, ["speed"], archive_space(other, get_search_space("mbv3")),
-                tmp_path / "s.db", "s")
+    write_study(other, ["speed"], OFASearchSpace([32, 40, 48]), tmp_path / "s.db", "s")
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's.db'}")
     assert [each.name for each in study.directions] == ["MINIMIZE", "MAXIMIZE"]
 
@@ -58,8 +60,7 @@ def test_an_empty_archive_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["a?b.db", "100%41.db", "#.db", "a b&c=d.db"])
 def test_any_name_of_a_file_will_do(stats, tmp_path, name):
-    write_study(stats, ["flops"], archive_space(stats, get_search_space("mbv3")), tmp_path / name,
-                "s")
+    write_study(stats, ["flops"], OFASearchSpace([32, 40, 48]), tmp_path / name, "s")
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from search.objectives import make_objectives
+from search.objectives import SpaceCosts, make_objectives
 from search.strategies import Task
 from search.strategies.msunas import MSuNAS, select_subset
 from search_space import OFASearchSpace
@@ -18,7 +18,7 @@ K = 8
 def step():
     """A space, an archive, and a linear predictor in place of a fitted one."""
     space = OFASearchSpace()
-    (objective,) = make_objectives("flops", space)
+    (objective,) = make_objectives("flops", SpaceCosts(space))
     archs = space.initialize(60, rng=np.random.default_rng(0))
     X = np.array([space.encode(a) for a in archs])
     weights = np.random.default_rng(1).random(space.n_var)

@@ -111,7 +111,7 @@ def test_an_empty_folder_is_one_without_results(tmp_path):
     lambda path: write_json(path / "iter_0.stats", {})], ids=["half-way", "a new file"])
 def test_whatever_fails_since_the_folder_was_renamed_says_how_to_go_on(tmp_path, write):
     folder, moved = RunFolder(tmp_path / "a"), tmp_path / "b c"
-    with pytest.raises(UserError, match=f"Go on with --resume '{moved}'"), folder.lock():
+    with pytest.raises(UserError, match=f"Resume it with --resume '{moved}'"), folder.lock():
         folder.path.rename(moved)
         write(folder.path)
     assert not folder.path.exists()

@@ -26,7 +26,7 @@ def formula(arch):
 def make(sec_obj="flops", **options):
     options = {"n_doe": 52, "iterations": 2, "n_iter": 4, "engine": direct(formula),
                "costs": SpaceCosts(SPACE)} | options
-    return Search(SPACE, make_objectives(sec_obj, SPACE, costs=options["costs"]),
+    return Search(SPACE, make_objectives(sec_obj, options["costs"]),
                   progress=Progress(0, quiet=True), **options)
 
 
@@ -50,6 +50,24 @@ def test_a_search_in_a_folder_goes_on_from_there(tmp_path):
     rest = make(folder=tmp_path / "b")
     rest.run()
     assert (tmp_path / "a/iter_2.stats").read_bytes() == (tmp_path / "b/iter_2.stats").read_bytes()
+
+
+def test_each_architecture_is_encoded_once():
+    """A search keeps the vectors of its archive: 100 + 10 x 24 evaluations."""
+    n_calls = 0
+
+    class Counting(OFASearchSpace):
+        def encode(self, arch):
+            nonlocal n_calls
+            n_calls += 1
+            return super().encode(arch)
+
+    space = Counting()
+    search = Search(space, make_objectives("flops", SpaceCosts(space)), engine=direct(formula),
+                    iterations=10, n_iter=24, progress=Progress(quiet=True))
+    search.run()
+    assert len(search.archive) == 340 and n_calls <= 340
+    np.testing.assert_array_equal(search.X, SPACE.encode_many(search.archs))
 
 
 def test_failures_are_told_and_a_batch_without_a_result_is_an_error():
@@ -89,7 +107,7 @@ def test_three_counted_objectives_are_all_exact():
     search.run()
     assert search.F.shape == (60, 3)
     costs = SpaceCosts(SPACE)
-    X = search.encode(search.archs)
+    X = search.X
     for column, name in enumerate(("flops", "params"), 1):
         np.testing.assert_array_equal(search.F[:, column], costs.counted(name)(X))
 
@@ -105,12 +123,12 @@ def test_two_tables_are_two_objectives(tmp_path):
             f'"{key}": {{mean: {scale * (1 + i % 7)}}}' for i, key in enumerate(sorted(
                 key for key in layers if key))))
         assert LookUpTable.read(tables[tag]).entries
-    objectives = make_objectives("cpu@pi+cpu@server", space, 10, 0.35,
-                                 {tag: str(path) for tag, path in tables.items()})
+    objectives = make_objectives("cpu@pi+cpu@server", SpaceCosts(
+        space, 10, 0.35, {tag: str(path) for tag, path in tables.items()}))
     X = space.draw(20, np.random.default_rng(0))
     np.testing.assert_allclose(objectives[0].values(X), 3 * objectives[1].values(X))
     with pytest.raises(UserError, match="--lut phone=FILE"):
-        make_objectives("cpu@phone", space)
+        make_objectives("cpu@phone", SpaceCosts(space))
 
 
 @pytest.mark.parametrize(("text", "match"), [
@@ -119,11 +137,11 @@ def test_two_tables_are_two_objectives(tmp_path):
     ("no.such:thing", "no such objective"), ("builtins:id", "must return a search.Objective")])
 def test_unknown_objectives_are_named(text, match):
     with pytest.raises(UserError, match=match):
-        make_objectives(text, SPACE)
+        make_objectives(text, SpaceCosts(SPACE))
 
 
 def test_a_maximised_objective_is_negated():
-    objectives = make_objectives("energy+sweetness:max", Cakes(), reported=True)
+    objectives = make_objectives("energy+sweetness:max", SpaceCosts(Cakes()), reported=True)
     assert [objective.sign for objective in objectives] == [1, -1]
     assert [objective.exact for objective in objectives] == [False, False]
     search = Search(Cakes(), objectives, engine=direct(Baker().evaluate), n_doe=20, iterations=2,
@@ -141,7 +159,7 @@ def test_nothing_beyond_a_constraint_on_costs_is_evaluated():
     costs = SpaceCosts(SPACE, luts={"a": DEFAULT_LUT})
     search = make(constraints="flops<=200,params<=4.5,cpu@a<=13", costs=costs)
     search.run()
-    X = search.encode(search.archs)
+    X = search.X
     assert len(search.archive) == 60
     assert (costs.counted("flops")(X) <= 200).all() and (costs.counted("params")(X) <= 4.5).all()
     assert (costs.latency("a")(X) <= 13).all()  # half of all take more than 15.5 ms
@@ -149,7 +167,7 @@ def test_nothing_beyond_a_constraint_on_costs_is_evaluated():
 
 def test_a_tight_constraint_still_has_an_initial_sample():
     costs = SpaceCosts(SPACE)
-    constraints = Constraints("flops<=96", make_objectives("flops", SPACE, costs=costs), costs)
+    constraints = Constraints("flops<=96", make_objectives("flops", costs), costs)
     X = initial_sample(SPACE, 40, np.random.default_rng(0), constraints=constraints)
     assert len(np.unique(X, axis=0)) == 40
     assert (costs.counted("flops")(X) <= 96).all()
@@ -206,7 +224,7 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
     assert settings.resolutions == [32, 40] and settings.n_epochs == 0
     assert contradictions(settings) == []
     lines = contradictions(resolve({**typed, "resolutions": [192], "n_epochs": 5}))
-    assert "trained at 32,40 px" in lines[0] and "trains anew the classifier" in lines[1]
+    assert "trained at 32,40 px" in lines[0] and "trains a new classifier" in lines[1]
     (line,) = contradictions(resolve({**typed, "dataset": "cifar10"}))
     assert "trained on digits" in line
 
@@ -218,7 +236,7 @@ def test_a_table_of_another_machine_is_said(tmp_path):
     table.write_text("# device: cpu\n# device_name: Raspberry Pi 4\n"
                      + "\n".join(f'"{key}": {{mean: 1.0}}' for key in sorted(layers)))
     costs = SpaceCosts(SPACE, luts={"": str(table)})
-    make_objectives("cpu", SPACE, costs=costs)
+    make_objectives("cpu", costs)
     (line,) = foreign_tables(costs)
     assert "measured on Raspberry Pi 4, this machine has" in line
 
@@ -228,7 +246,8 @@ def test_a_table_that_nothing_asks_for_is_said(capsys):
     assert "--lut absent.yaml: no objective or limit is a latency" in capsys.readouterr().err
     for lut, asked in ((DEFAULT_LUT, {}), (f"a={DEFAULT_LUT}", {"sec_obj": "cpu@a"}),
                        (f"a={DEFAULT_LUT}", {"constraint": "cpu@a<=30"})):
-        make_parts(resolve({"lut": [lut], **asked}))
+        assert list(make_parts(resolve({"lut": [lut], **asked})).costs.used_luts.values()) == [
+            DEFAULT_LUT] * bool(asked)
     assert "changes nothing" not in capsys.readouterr().err
 
 

@@ -37,7 +37,7 @@ def cake_task(name, n=30, objectives="energy+sweetness:max", known=None, violati
     F = cake_values(X)
     surrogate = None
     if strategy.default_predictor is not None:
-        surrogate = Surrogate(space, make_objectives(objectives, space, reported=True),
+        surrogate = Surrogate(space, make_objectives(objectives, SpaceCosts(space), reported=True),
                               strategy.default_predictor, X, F[:, :1 + objectives.count("+") + 1],
                               0, strategy.objective_predictor)
     F = F[:, :1 + objectives.count("+") + 1]
@@ -47,7 +47,7 @@ def cake_task(name, n=30, objectives="energy+sweetness:max", known=None, violati
 def flops_task(name, n=50, violation=None):
     """A task on the space of the paper: FLOPs are exact."""
     strategy = get_strategy(name)
-    objectives = make_objectives("flops", SPACE)
+    objectives = make_objectives("flops", SpaceCosts(SPACE))
     X = np.array([SPACE.encode(a) for a in SPACE.initialize(n, rng=np.random.default_rng(0))])
     F = np.column_stack([[100 - top1(SPACE, SPACE.decode(x)) for x in X], objectives[0].values(X)])
     surrogate = strategy.default_predictor and Surrogate(SPACE, objectives,
@@ -77,7 +77,7 @@ def test_the_generator_decides(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constraints_hold(name):
-    (flops,) = make_objectives("flops", SPACE)
+    (flops,) = make_objectives("flops", SpaceCosts(SPACE))
     strategy, task = flops_task(name, violation=lambda X: np.maximum(flops.values(X) - 200, 0))
     X = strategy.propose(task, K, np.random.default_rng(0))
     assert len(X) == K
@@ -99,7 +99,7 @@ def test_an_exhausted_space_gives_no_more_than_it_holds(name):
 def test_a_search_goes_on_to_the_same_bytes_and_never_proposes_a_failure_again(name, tmp_path):
     def make(folder, iterations):
         costs = SpaceCosts(SPACE)
-        return Search(SPACE, make_objectives("flops", SPACE, costs=costs), name, costs=costs,
+        return Search(SPACE, make_objectives("flops", costs), name, costs=costs,
                       engine=direct(lambda arch: {"top1": top1(SPACE, arch)}), folder=folder,
                       n_doe=20, iterations=iterations, n_iter=3, progress=Progress(0, quiet=True))
 
@@ -115,15 +115,17 @@ def test_a_search_goes_on_to_the_same_bytes_and_never_proposes_a_failure_again(n
 
 
 def test_a_strategy_that_needs_standard_deviations_refuses_predictors_without():
+    objectives = make_objectives("flops", SpaceCosts(SPACE))
     with pytest.raises(UserError, match="'rbf' gives no standard deviation"):
-        Search(SPACE, make_objectives("flops", SPACE), "ehvi", "rbf")
-    assert Search(SPACE, make_objectives("flops", SPACE), "ehvi", "gp").predictor == "gp"
+        Search(SPACE, objectives, "ehvi", "rbf")
+    assert Search(SPACE, objectives, "ehvi", "gp").predictor == "gp"
 
 
 @pytest.mark.parametrize("objectives", ["energy", "energy+sweetness:max"])
 def test_any_predictor_with_a_standard_deviation_and_any_objectives(objectives):
     _, task = cake_task("ehvi", objectives=objectives)
-    surrogate = Surrogate(task.space, make_objectives(objectives, task.space, reported=True), "gp",
+    surrogate = Surrogate(task.space,
+                          make_objectives(objectives, SpaceCosts(task.space), reported=True), "gp",
                           task.X, task.F, 0, "nngp")
     task = Task(task.space, task.X, task.F, task.X, surrogate)
     X = get_strategy("ehvi").propose(task, K, np.random.default_rng(0))
@@ -134,13 +136,13 @@ def test_any_predictor_with_a_standard_deviation_and_any_objectives(objectives):
 
 
 def test_noise_is_taken_out_of_the_errors_and_exact_objectives_stay():
-    objectives, rng = make_objectives("flops", SPACE), np.random.default_rng(0)
+    objectives, rng = make_objectives("flops", SpaceCosts(SPACE)), np.random.default_rng(0)
     X = SPACE.draw(400, rng)
     truth = 30 - X @ rng.uniform(0.1, 0.3, SPACE.n_var)
     F = np.column_stack([truth + rng.normal(0, 0.5, len(X)), objectives[0].values(X)])
-    believed = ehvi.believed(Surrogate(SPACE, objectives, "nngp", X, F, 0), X, F)
-    np.testing.assert_array_equal(believed[:, 1], F[:, 1])
-    assert np.std(believed[:, 0] - truth) < 0.8 * np.std(F[:, 0] - truth)
+    denoised = ehvi.denoised(Surrogate(SPACE, objectives, "nngp", X, F, 0), X, F)
+    np.testing.assert_array_equal(denoised[:, 1], F[:, 1])
+    assert np.std(denoised[:, 0] - truth) < 0.8 * np.std(F[:, 0] - truth)
 
 
 def test_proposals_add_more_than_random_ones_by_far():
@@ -157,10 +159,10 @@ def test_proposals_add_more_than_random_ones_by_far():
     assert ours - before > 2 * (random - before)
 
 
-def test_a_bolder_strategy_proposes_what_is_less_sure():
+def test_a_larger_scale_proposes_what_is_less_certain():
     _, task = flops_task("ehvi")
-    meek, bold = (np.mean([
-        task.surrogate.predict_std(ehvi.EHVI(boldness).propose(
+    small, large = (np.mean([
+        task.surrogate.predict_std(ehvi.EHVI(std_scale).propose(
             task, K, np.random.default_rng(seed)))[1][:, 0].mean() for seed in range(3)])
-        for boldness in (0.1, 2.0))
-    assert meek < bold
+        for std_scale in (0.1, 2.0))
+    assert small < large

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluator.table import TableEvaluator
-from search.objectives import make_objectives
+from search.objectives import SpaceCosts, make_objectives
 from search.strategies import Task
 from search.strategies.msunas import MSuNAS, best_predicted
 from search.table_report import table_report, true_values
@@ -20,7 +20,7 @@ def evaluator(tmp_path):
 
 
 def objectives_of(evaluator, text):
-    return make_objectives(text, evaluator.space, reported=True)
+    return make_objectives(text, SpaceCosts(evaluator.space), reported=True)
 
 
 def test_the_whole_table_leaves_nothing_to_find(evaluator):

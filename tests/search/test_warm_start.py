@@ -41,7 +41,7 @@ def start_of(earlier, *flags):
          *map(str, flags)])
     folder, _, settings = msunas.prepare(args)
     parts = make_parts(settings)
-    return starting_point(settings, parts, folder, args.typed), settings, parts
+    return starting_point(settings, parts, folder), settings, parts
 
 
 def test_another_objective_takes_the_rows_and_computes_the_costs_anew(earlier):
@@ -117,7 +117,7 @@ def test_a_resumed_search_keeps_what_was_decided_and_notices_another_archive(ear
 
 
 @pytest.mark.parametrize(("flags", "match"), [
-    (("--n_doe", 20), "stand for the initial sample"),
+    (("--n_doe", 20), "replace the initial sample"),
     (("--iterations", 0), "random search"),
     (("--search_space", "proxyless"), "of the search space mbv3, not proxyless"),
     (("--dataset", "digits"), "holds '192'; the space has 32, 36, 40, 44, 48")])

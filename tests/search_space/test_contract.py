@@ -94,11 +94,11 @@ def test_active_says_which_genes_matter(space, any_vectors, rng):
 
 
 def test_what_a_surrogate_sees_lies_within_its_traits(space, any_vectors):
-    values, used = space.look(space.canonical(any_vectors))
-    assert values.shape == used.shape == (len(any_vectors), len(space.traits))
-    assert len({trait.name for trait in space.traits}) == len(space.traits)
+    values, used = space.featurize(space.canonical(any_vectors))
+    assert values.shape == used.shape == (len(any_vectors), len(space.features))
+    assert len({feature.name for feature in space.features}) == len(space.features)
     assert (values >= 0).all()
-    assert (values < [len(trait.values) for trait in space.traits]).all()
+    assert (values < [len(feature.values) for feature in space.features]).all()
 
 
 def test_drawn_vectors_are_canonical_and_within_the_bounds(space, rng):

@@ -161,7 +161,7 @@ def test_rows_that_are_isomorphic_look_alike(tmp_path):
     path.write_text("links,op1,op2,op3,op4,valid_top1\n0123,gat,skip,fc,skip,70\n"
                     "0123,gat,fc,skip,skip,71\n0123,fc,gat,skip,skip,72\n")
     space = get_search_space("nasbenchgraph", table=str(path))
-    (values, _) = space.look(space.canonical(space.rows))
+    (values, _) = space.featurize(space.canonical(space.rows))
     assert values.any(axis=1).all() and len(values) == 3
     assert len(np.unique(values, axis=0)) == 2
 
@@ -170,9 +170,9 @@ def test_a_surrogate_sees_what_isomorphic_graph_networks_share(graphs):
     def seen(links, *operations):
         x = np.array([graphs.genes[0].values.index(links),
                       *(graphs.genes[1].values.index(operation) for operation in operations)])
-        (values,), (used,) = graphs.look(graphs.canonical(x[None]))
+        (values,), (used,) = graphs.featurize(graphs.canonical(x[None]))
         assert used.all()
-        return {trait.name: value for trait, value in zip(graphs.traits, values, strict=True)
+        return {feature.name: value for feature, value in zip(graphs.features, values, strict=True)
                 if value}
 
     one = {"shape: layers": 1, "shape: longest path": 1, "shape: joined": 1, "shape: outputs": 1,

@@ -8,9 +8,8 @@ import pytest
 
 import train_cifar
 import train_imagenet
-from training.flags import PARTNERS, SCHEDULES, check_flags, check_processes
-from training.losses import check_loss
-from training.run import plain_part
+from training.checkpoints import plain_part
+from training.flags import PARTNERS, SCHEDULES, check_flags, check_loss, check_processes
 from training.run_files import start_wandb
 from utils.errors import UserError
 from utils.flags import choose
@@ -52,10 +51,10 @@ def test_names_of_the_original_are_read():
 
 
 def test_the_number_of_gpus_is_the_number_of_processes():
-    check_processes(Namespace(num_gpu=None), 4)
-    check_processes(Namespace(num_gpu=4), 4)
+    check_processes(Namespace(num_gpu=None), 4, "train_imagenet.py")
+    check_processes(Namespace(num_gpu=4), 4, "train_imagenet.py")
     with pytest.raises(UserError, match=r"distributed_train.sh 2 "):
-        check_processes(Namespace(num_gpu=2), 1)
+        check_processes(Namespace(num_gpu=2), 1, "train_imagenet.py")
     with pytest.raises(UserError, match=r"SCRIPT=train_cifar.py sh scripts/\S+ 4 "):
         check_processes(Namespace(num_gpu=4), 1, "train_cifar.py")
 
@@ -64,10 +63,10 @@ def test_a_small_validation_batch_tells_both_meanings(tmp_path):
     (tmp_path / "net.config").touch()
     args = imagenet("-vb", 4, "--model-config", "net.config")
     args.data = str(tmp_path)
-    with pytest.raises(UserError, match=r"-vb 4: the images of a batch .* how many times"):
-        train_imagenet.check_flags(args)
+    with pytest.raises(UserError, match=r"-vb 4: the number of images .* not a multiple of"):
+        train_imagenet.checked(args)
     args.validation_batch_size = 8
-    train_imagenet.check_flags(args)
+    train_imagenet.checked(args)
 
 
 @pytest.mark.parametrize(("words", "data"), [
@@ -84,7 +83,7 @@ def test_two_folders_are_refused():
 
 @pytest.mark.parametrize(("words", "match"), [
     (["--jsd"], "--jsd: needs --aug-splits"),
-    (["--aug-splits", 1], "one split is no split"),
+    (["--aug-splits", 1], "two copies of each image"),
     (["--aug-splits", 2, "--mixup", 0.2], "--mixup or --cutmix"),
     (["--jsd", "--aug-splits", 3, "--bce-loss"], "choose one"),
     (["--dataset", "wds/x", "--aug-repeats", 3], "not with --dataset wds"),
@@ -110,11 +109,11 @@ def test_other_names_are_refused(name, capsys):
 @pytest.mark.parametrize(("typed", "recorded", "chosen", "told"), [
     (160, 48, 160, 1), (None, 48, 48, 0), (160, None, 160, 0), (48, 48, 48, 0),
     (None, None, None, 0), ([0.5] * 3, [0.4] * 3, [0.5] * 3, 1)])
-def test_a_typed_flag_is_obeyed_and_a_contradiction_is_said(typed, recorded, chosen, told):
-    said = []
-    assert choose("--img-size", typed, recorded, "net.config", said.append) == chosen
-    assert len(said) == told
-    assert all("net.config says" in line and "the flag is obeyed" in line for line in said)
+def test_a_typed_flag_is_obeyed_and_a_contradiction_is_reported(typed, recorded, chosen, told):
+    lines = []
+    assert choose("--img-size", typed, recorded, "net.config", lines.append) == chosen
+    assert len(lines) == told
+    assert all("net.config records" in line and "using --img-size" in line for line in lines)
 
 
 @pytest.fixture
@@ -135,7 +134,7 @@ def checked(script, *words) -> None:
     else:
         args = imagenet(*words)
         args.data = "."
-        train_imagenet.check_flags(args)
+        train_imagenet.checked(args)
 
 
 @pytest.mark.parametrize(("script", "root"), [("cifar", "--save"), ("imagenet", "--output")])

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from train_imagenet import get_args_parser
-from training.run import Run, evaluate_run, fast_at_a_fixed_size, fit
+from training.run import Run, fast_at_a_fixed_size
 from training.run_files import Output
+from training.tune import evaluate_run, fit
 from training.world import World
 from utils.errors import UserError
 
@@ -33,10 +34,6 @@ def flags(*more) -> Namespace:
 def small_run(*more, size: int = 1) -> Run:
     """A run of one of `size` processes."""
     return Run(flags(*more), nn.Linear(2, 2), World(CPU.device, 0, size), N_IMAGES // BATCH // size)
-
-
-def load(net, state, source):
-    net.load_state_dict(state)
 
 
 def curve(run: Run, to: int | None = None) -> list[float]:
@@ -64,7 +61,7 @@ def test_a_run_can_be_extended(schedule):
     state = stopped(small_run(*schedule, "--epochs", 2), 1)
     longer = small_run(*schedule, "--epochs", 4)
     expected = curve(small_run(*schedule, "--epochs", 4))
-    longer.resume(state, "last.pth.tar", load)
+    longer.resume(state, "last.pth.tar")
     assert longer.start_epoch == 2
     assert curve(longer) == pytest.approx(expected[4:])
     assert expected[4] > 0
@@ -75,7 +72,7 @@ def test_a_run_can_be_extended(schedule):
 def test_other_numbers_of_processes_follow_the_same_curve(schedule, before, after):
     state = stopped(small_run(*schedule, "--epochs", 4, size=before), 1)
     run = small_run(*schedule, "--epochs", 4, size=after)
-    run.resume(state, "last.pth.tar", load)
+    run.resume(state, "last.pth.tar")
     firsts = curve(run)[::2]
     assert firsts == pytest.approx(curve(small_run(*schedule, "--epochs", 4))[4::2])
 
@@ -83,7 +80,7 @@ def test_other_numbers_of_processes_follow_the_same_curve(schedule, before, afte
 def test_flags_of_the_resumed_run_are_obeyed():
     state = stopped(small_run("--weight-decay", 0.5, "--epochs", 4, "--sched", "constant"), 1)
     run = small_run("--weight-decay", 0.25, "--lr", 0.02, "--epochs", 4, "--sched", "constant")
-    run.resume(state, "last.pth.tar", load)
+    run.resume(state, "last.pth.tar")
     assert {group["lr"] for group in run.optimizer.param_groups} == {0.02}
     assert max(group["weight_decay"] for group in run.optimizer.param_groups) == 0.25
 
@@ -100,7 +97,7 @@ def test_plateau_goes_on_with_what_it_has_learnt():
     for epoch, metric in enumerate(metrics[:3]):
         cut.scheduler.step(epoch + 1, metric)
     resumed = small_run(*words)
-    resumed.resume(copy.deepcopy({**cut.state(), "epoch": 2}), "last.pth.tar", load)
+    resumed.resume(copy.deepcopy({**cut.state(), "epoch": 2}), "last.pth.tar")
     for epoch, metric in enumerate(metrics[3:], 3):
         resumed.scheduler.step(epoch + 1, metric)
         assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(rates[epoch])
@@ -111,7 +108,7 @@ def test_start_epoch_is_obeyed_with_and_without_a_checkpoint():
     assert curve(small_run("--epochs", 4, "--start-epoch", 2)) == pytest.approx(expected[4:])
     state = stopped(small_run("--epochs", 4), 2)
     run = small_run("--epochs", 4, "--start-epoch", 1)
-    run.resume(state, "last.pth.tar", load)
+    run.resume(state, "last.pth.tar")
     assert curve(run) == pytest.approx(expected[2:])
 
 
@@ -200,6 +197,10 @@ def test_evaluations_come_at_their_interval_and_at_the_end():
         return [lambda: nn.functional.cross_entropy(net(images.flatten(1)[:, :2]), targets)]
 
     images = torch.ones(4, 2, 1, 1)
-    fit(run, [(images, batches[0][1])], objective, evaluate, Output(run, None, lambda *_: None),
-        now.append)
+    class Epochs(list):
+        def set_epoch(self, epoch):
+            now.append(epoch)
+
+    fit(run, Epochs([(images, batches[0][1])]), objective, evaluate,
+        Output(run, None, lambda *_: None))
     assert epochs == [1, 3, 4]

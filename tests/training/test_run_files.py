@@ -14,10 +14,10 @@ from torch import nn
 
 from networks import load_checkpoint, save_weights
 from tests.training.test_run import small_run
-from training import resume, run_files
-from training.resume import flags_to_go_on, how_to_go_on, telling_how
+from training import flags, resume, run_files
+from training.flags import launcher
+from training.resume import resume_flags, resume_hint, resume_run, resuming
 from training.run_files import Output, Summary, output_folder
-from training.students import resume_run
 from training.world import World
 from utils.errors import UserError
 
@@ -183,19 +183,19 @@ def test_a_pair_that_a_kill_left_stale_is_written_again(tmp_path):
     with pytest.raises(Kill), Output(run, folder, keep) as out:
         out.on_epoch(0, TRAIN, {"top1": 10.0}, 0.1)
         nn.init.constant_(run.net.weight, 7.0)
-        out.files.on_best = killed
+        out.on_best = killed
         out.on_epoch(1, TRAIN, {"top1": 20.0}, 0.1)
     assert pair(folder) != 7
     last, again = folder / "last.pth.tar", small_run()
     history = resume_run(again, str(last))
     with Output(again, folder, keep) as out:
-        out.take_up(history, str(last))
+        out.resume(history, str(last))
     assert pair(folder) == 7
 
 
 @pytest.mark.parametrize("write", [
     lambda out: out.on_epoch(1, TRAIN, {"top1": 2.0}, 0.1),
-    lambda out: out.files.on_recovery(1, 5)])
+    lambda out: out.on_recovery(1, 5)])
 def test_a_run_whose_folder_is_renamed_stops(tmp_path, write):
     with pytest.raises(UserError, match="it is now in"), \
             Output(small_run(), tmp_path / "run", keep) as out:
@@ -234,7 +234,7 @@ def interrupted(folder: Path, n_epochs: int, rank: int = 0, data: str | None = N
     run = small_run("--start-epoch", 1, "--no-resume-opt", size=rank + 1)
     run.world = World(torch.device("cpu"), rank, rank + 1)
     with pytest.raises(KeyboardInterrupt) as stop, Output(run, folder, keep) as out, \
-            telling_how(out, "train_imagenet.py", data):
+            resuming(out, "train_imagenet.py", data):
         for epoch in range(n_epochs):
             out.on_epoch(epoch, TRAIN, {"top1": 1.0, "loss": 1.0}, 0.1)
         raise KeyboardInterrupt
@@ -247,7 +247,7 @@ def test_ctrl_c_tells_how_a_run_goes_on(tmp_path):
     args = yaml.safe_load((folder / "args.yaml").read_text())
     assert not {"start_epoch", "no_resume_opt"} & args.keys(), "of that call alone"
     text = interrupted(folder, 1, data="the data")
-    assert shlex.split(text.removeprefix("go on with: ")) == [
+    assert shlex.split(text.removeprefix("resume with: ")) == [
         "python", "train_imagenet.py", "the data", "-c", f"{folder}/args.yaml", "--resume",
         f"{folder}/last.pth.tar"]
     assert interrupted(folder, 1, rank=1) == "", "the first process tells it"
@@ -259,9 +259,9 @@ def test_what_a_resumed_call_has_not_begun_is_repeated(tmp_path):
         path.touch()
     args = small_run("--resume", source, "--start-epoch", 2, "--no-resume-opt").args
     config = ["-c", f"{tmp_path}/args.yaml"]
-    assert flags_to_go_on(args, tmp_path, saved=False) == [
+    assert resume_flags(args, tmp_path, saved=False) == [
         *config, "--resume", f"{source}", "--start-epoch", "2", "--no-resume-opt"]
-    assert flags_to_go_on(args, tmp_path, saved=True) == [
+    assert resume_flags(args, tmp_path, saved=True) == [
         *config, "--resume", f"{tmp_path}/last.pth.tar"]
 
 
@@ -269,12 +269,13 @@ def test_several_processes_go_on_as_they_were_started(monkeypatch):
     world, words = World(torch.device("cpu"), 0, 2), ["--resume", "a b"]
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    assert how_to_go_on("train_cifar.py", words, world) == (
-        "go on with: SCRIPT=train_cifar.py sh scripts/distributed_train.sh 2 --resume 'a b'")
+    assert resume_hint("train_cifar.py", words, world) == (
+        "resume with: SCRIPT=train_cifar.py sh scripts/distributed_train.sh 2 --resume 'a b'")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert how_to_go_on("train_cifar.py", words, world) == (
+    assert resume_hint("train_cifar.py", words, world) == (
         "start it on each machine as before, with: --resume 'a b'")
-    monkeypatch.setattr(resume, "calling", lambda file: ["msunas-tune"])
-    assert how_to_go_on("train_cifar.py", words, world._replace(size=1)) == (
-        "go on with: msunas-tune --resume 'a b'")
-    assert resume.launcher("train_cifar.py", 2)[-2:] == ["--no-python", "msunas-tune"]
+    for module in (resume, flags):
+        monkeypatch.setattr(module, "calling", lambda file: ["msunas-tune"])
+    assert resume_hint("train_cifar.py", words, world._replace(size=1)) == (
+        "resume with: msunas-tune --resume 'a b'")
+    assert launcher("train_cifar.py", 2)[-2:] == ["--no-python", "msunas-tune"]

@@ -13,7 +13,7 @@ from networks import read_config
 from tests.fine_tuning import SIZE, make_images, make_networks, only_run
 from train_imagenet import get_args_parser, main
 from training.run import epoch_seed
-from training.sources import Source
+from training.sources import ImageSource
 from training.timm_loaders import make_loaders
 from training.world import World
 
@@ -47,7 +47,7 @@ def test_an_archive_with_splits_mirror_images_and_rare_evaluations(files, tmp_pa
     config = read_config(folder / "net.config")
     assert config["class_names"] == ["class0", "class1", "class2"]
     assert (config["resolution"], config["transform"]) == (SIZE, "crop")
-    for text in ("net.inherited, which lies beside the config", "before training: top1",
+    for text in ("net.inherited, next to the config", "before training: top1",
                  "0:00:00 left", f"output: {folder}"):
         assert text in caplog.text
 
@@ -75,6 +75,6 @@ def test_no_more_loading_processes_than_cores(files, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     args = get_args_parser().parse_args(["x", "-j", "100000"])
     images = torch.utils.data.TensorDataset(torch.zeros(64, 1))
-    source = Source(images, images, DATASETS["imagenet"])
+    source = ImageSource(images, images, DATASETS["imagenet"])
     train, valid = make_loaders(args, source, SIZE, World(torch.device("cpu")), 10)
-    assert train.loader.num_workers == valid.loader.num_workers == 3
+    assert train.batches.loader.num_workers == valid.loader.num_workers == 3

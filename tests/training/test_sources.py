@@ -12,10 +12,11 @@ import torch
 
 from tests.fine_tuning import N_CLASSES, SIZE, make_images
 from train_imagenet import get_args_parser
+from training.flags import check_loss
 from training.loops import Mirrored, soft_cross_entropy
-from training.losses import check_loss, make_criterion
-from training.sources import Part, guess_name, open_source, part_of
-from training.timm_loaders import Watched, make_loaders, set_epoch
+from training.losses import make_criterion
+from training.sources import EveryNth, guess_name, open_source, part_of
+from training.timm_loaders import Watched, make_loaders
 from training.world import World
 from utils.errors import UserError
 
@@ -39,7 +40,7 @@ def flags(data: Path, *words) -> Namespace:
 
 def first_batch(args: Namespace, source, world: World = CPU):
     train, valid = make_loaders(args, source, SIZE, world, N_CLASSES)
-    set_epoch(args, train, 0)
+    train.set_epoch(0)
     return next(iter(train)), valid
 
 
@@ -132,7 +133,7 @@ def test_parts_of_all_processes_are_the_whole():
         transform = None
 
     holder = Holder(images)
-    Part(holder, 0, 2).transform = len
+    EveryNth(holder, 0, 2).transform = len
     assert holder.transform is len
 
 
@@ -162,7 +163,7 @@ def test_repeated_augmentation_gives_each_image_several_times(folder, monkeypatc
     args = flags(folder, "--aug-repeats", 3)
     train, _ = make_loaders(args, open_source(args, CONFIG), SIZE, World(CPU.device, 0, 2),
                             N_CLASSES)
-    order = list(iter(train.sampler))
+    order = list(iter(train.batches.sampler))
     assert len(order) > len(set(order))
 
 
@@ -241,13 +242,13 @@ def test_damaged_files_are_named_once_and_left_out_up_to_a_limit(tmp_path, capfd
     source = open_source(args, CONFIG)
     train, valid = make_loaders(args, source, SIZE, CPU, N_CLASSES)
     for _ in range(2):
-        assert sum(len(labels) for _, labels in Watched(train, source.train, 0.1)) == N_TRAIN
+        assert sum(len(labels) for _, labels in train) == N_TRAIN
         assert sum(len(labels) for _, labels in valid) == N_VAL - 1, "no other one stands in"
     said = capfd.readouterr().err
     for name in ("class0/1.jpg", "class1/2.jpg", "class2/0.jpg"):
         assert said.count(f"{name}: damaged image, left out") == 1
     with pytest.raises(UserError, match="2 of 36 images are damaged, more than 1 in 100"):
-        list(Watched(train, source.train, 0.01))
+        list(Watched(train.batches, source.train, 0.01))
 
 
 def test_each_process_evaluates_its_own_batches(folder, monkeypatch, tmp_path):

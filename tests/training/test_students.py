@@ -19,6 +19,7 @@ from training.students import (
     load_teacher,
     write_pair,
 )
+from training.tune import load_all
 from utils.errors import UserError
 
 LOG = "train"
@@ -66,12 +67,12 @@ def test_a_typed_checkpoint_is_obeyed(files, words, expected, caplog):
     assert not caplog.records
 
 
-def test_resolution_is_the_configs_unless_typed(files, capsys):
+def test_resolution_is_the_configs_unless_typed(files, caplog):
     config = read_config(files / "net.config")
     assert load_networks(flags(files), config, 3).resolution == SIZE
-    assert "--img-size" not in capsys.readouterr().err
+    assert "--img-size" not in caplog.text
     assert load_networks(flags(files, "--img-size", 48), config, 3).resolution == 48
-    assert f"{SIZE} pixels, --img-size says 48" in capsys.readouterr().err
+    assert f"records {SIZE}; using --img-size 48" in caplog.text
 
 
 def test_transform_mean_and_std_are_the_configs_unless_typed(files, tmp_path, caplog):
@@ -80,15 +81,15 @@ def test_transform_mean_and_std_are_the_configs_unless_typed(files, tmp_path, ca
                "classifier": {**config["classifier"], "out_features": 10}}
     (tmp_path / "net.config").write_text(json.dumps(config))
     words = ("--dataset", "digits", "--initial-checkpoint", "none")
-    provider, networks = train_cifar.load_all(flags(tmp_path, *words))
+    provider, networks = load_all(flags(tmp_path, *words), train_cifar.open_data)
     assert provider.info.eval_resize == "crop"
     assert (provider.info.mean, provider.info.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    provider, _ = train_cifar.load_all(flags(tmp_path, *words, "--transform", "squash", "--mean",
-                                             0.5, 0.5, 0.5))
+    provider, _ = load_all(flags(tmp_path, *words, "--transform", "squash", "--mean", 0.5, 0.5,
+                                 0.5), train_cifar.open_data)
     assert provider.info.eval_resize == "squash"
     assert provider.info.mean == (0.5, 0.5, 0.5)
-    assert "says crop, --transform says squash" in caplog.text
-    assert "--mean says 0.5 0.5 0.5" in caplog.text
+    assert "records crop; using --transform squash" in caplog.text
+    assert "using --mean 0.5 0.5 0.5" in caplog.text
     write_pair(networks.student, tmp_path / "out", networks, provider.facts())
     written = read_config(tmp_path / "out" / "net.config")
     assert (written["transform"], written["mean"]) == ("squash", [0.5, 0.5, 0.5])
@@ -96,7 +97,7 @@ def test_transform_mean_and_std_are_the_configs_unless_typed(files, tmp_path, ca
 
 
 def test_without_a_transform_in_the_config_it_is_squash(files):
-    provider, _ = train_cifar.load_all(flags(files, "--dataset", "digits"))
+    provider, _ = load_all(flags(files, "--dataset", "digits"), train_cifar.open_data)
     assert provider.info.eval_resize == "squash"
 
 
@@ -104,9 +105,9 @@ def test_what_stands_beside_the_layers_is_written_again(files, tmp_path):
     config = read_config(files / "net.config") | {"search_space": "other",
                                                   "class_names": ["a", "b", "c"]}
     same = load_networks(flags(files), config, 3)
-    assert same.beside["search_space"] == "other"
-    assert same.beside["class_names"] == ["a", "b", "c"]
-    assert "class_names" not in load_networks(flags(files), config, 5).beside
+    assert same.extra["search_space"] == "other"
+    assert same.extra["class_names"] == ["a", "b", "c"]
+    assert "class_names" not in load_networks(flags(files), config, 5).extra
     write_pair(same.student, tmp_path, same, {"class_names": ["x"] * 9})
     written = read_config(tmp_path / "net.config")
     assert written["search_space"] == "other"
@@ -142,12 +143,12 @@ def test_batch_normalisation_can_be_changed(files):
     assert net.config["bn"]["eps"] == 1e-4
 
 
-def test_a_best_epoch_chosen_by_the_test_images_is_said(caplog):
+def test_a_best_epoch_chosen_by_the_test_images_gives_a_warning(caplog):
     images = object()
-    train_cifar.say_what_judges(Namespace(images=lambda split: images))
+    train_cifar.warn_about_the_best(Namespace(images=lambda split: images))
     assert "chosen by the test images" in caplog.text
     caplog.clear()
-    train_cifar.say_what_judges(Namespace(images=lambda split: object()))
+    train_cifar.warn_about_the_best(Namespace(images=lambda split: object()))
     assert not caplog.records
 
 
@@ -187,4 +188,4 @@ def test_a_wrong_teacher_is_refused_before_the_images_are_read(files, monkeypatc
         args = script.get_args_parser().parse_args(
             [*words, "--model-config", str(files / "net.config"), "--teacher", *flags])
         with pytest.raises(UserError, match=match):
-            script.load_all(args)
+            load_all(args, script.open_data)

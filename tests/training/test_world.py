@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from training.world import Place, World, check_count, device_of_rank, launched, processes
+from training.world import Launched, World, check_count, device_of_rank, launched, processes
 from utils.errors import UserError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
@@ -16,10 +16,10 @@ SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
 @pytest.mark.parametrize(("environ", "place"), [
     ({}, None),
     (SLURM, None),  # every shell of a Slurm job has these
-    (TORCHRUN, Place(3, 4, 1, 2)),
-    (SLURM | {"MASTER_ADDR": "node0"}, Place(3, 4, 1, 2)),
-    (SLURM | {"MASTER_ADDR": "node0", "SLURM_NTASKS_PER_NODE": "2"}, Place(3, 4, 1, 2)),
-    (TORCHRUN | SLURM | {"SLURM_NTASKS": "99"}, Place(3, 4, 1, 2)),
+    (TORCHRUN, Launched(3, 4, 1, 2)),
+    (SLURM | {"MASTER_ADDR": "node0"}, Launched(3, 4, 1, 2)),
+    (SLURM | {"MASTER_ADDR": "node0", "SLURM_NTASKS_PER_NODE": "2"}, Launched(3, 4, 1, 2)),
+    (TORCHRUN | SLURM | {"SLURM_NTASKS": "99"}, Launched(3, 4, 1, 2)),
     ({"MASTER_ADDR": "node0"}, None),
     (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}, None),
 ])

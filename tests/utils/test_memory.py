@@ -6,11 +6,17 @@ import sys
 
 import pytest
 
-from evaluator.jobs import EvaluatorSpec, Job, Slot, get_engine
+from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
 AS_A_SCRIPT = f"sys.modules['__main__'].__file__ = {str(ROOT / 'validation.py')!r}; "
+
+
+@pytest.fixture(autouse=True)
+def pages_of_4_kib(monkeypatch):
+    """Of huge pages as many are needed as the address of an array happens to allow."""
+    monkeypatch.setenv("NUMPY_MADVISE_HUGEPAGE", "0")
 
 
 def faults_of(before: str) -> int:
@@ -29,7 +35,7 @@ def test_a_script_asks_once_for_its_memory(before):
 
 def test_a_worker_asks_once_for_its_memory():
     spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
-    with get_engine("local", spec, slots=[Slot()]) as engine:
+    with get_engine("local", spec, slots=[Devices()]) as engine:
         (result,) = engine.run([Job("a", {"do": "faults"})])
     assert result.stats["faults"] < faults_of("import cli.startup") / 4
 

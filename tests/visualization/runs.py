@@ -14,7 +14,7 @@ from search.archive import (
     read_stats,
     write_stats,
 )
-from search.events import Events
+from search.progress import Progress
 from search.run_folder import RunFolder
 from search_space import OFASearchSpace, get_search_space
 from utils.files import write_json, write_text
@@ -42,8 +42,8 @@ def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
         "sec_obj": "flops", "seed": seed, "dataset": "imagenet", "n_classes": 1000,
         "search_space": "mbv3", "resolutions": list(SPACE.resolutions), "predictor": "gp",
         "supernet_path": "data/ofa mbv3_w1.0"})
-    events = Events(RunFolder(folder))
-    events.start(["python", "msunas.py", "--save", str(folder)], slots=2)
+    progress = Progress(n_slots=2, quiet=True, folder=RunFolder(folder))
+    progress.start(["python", "msunas.py", "--save", str(folder)])
     reference = reference_point(objectives(records[:n_doe]))
     for i in range(iterations + 1):
         end = n_doe + i * N_ITER
@@ -53,17 +53,17 @@ def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
             write_json(folder / f"iter_{i}" / f"net_{j}.stats", {
                 "params": 5.0 + j, "flops": record.sec_obj, "gpu": None, "cpu": None, "loss": 1.5,
                 "top1": 100 - record.top1_err, "top5": 90.0})
-            events.evaluated(i, j, seconds=36.0, status="ok")
+            progress.evaluated(i, j, seconds=36.0, status="ok")
         scores = {"model": "as", "name": "gp", "winner": ["gp", "rbf"][i % 2], "rmse": 0.5,
                   "rho": 0.9, "tau": 0.8 + 0.01 * i, "predicted_std": [0.2] * len(candidates),
                   "predicted": [r.top1_err + 0.1 for r in candidates]} if i else {}
         hv = normalized_hypervolume(objectives(records[:end]), reference)
-        write_stats(folder / f"iter_{i}.stats", Stats(
-            records[:end], candidates, hv, scores, sec_obj="flops",
-            reference_point=reference.tolist()))
-        with events.phase("evaluate"):
+        stats = Stats(records[:end], candidates, hv, scores, sec_obj="flops",
+                      reference_point=reference.tolist())
+        write_stats(folder / f"iter_{i}.stats", stats)
+        with progress.phase("evaluate"):
             pass
-        events.iteration(i, n_evaluated=end, hv=hv)
+        progress.iteration(i, iterations, stats)
     failed = SPACE.sample(1, rng=np.random.default_rng(99))[0]
     write_json(folder / "failed" / "it_1_net_5", {
         **failed, "status": "timeout", "error": "took more than 60 s <b>&"})

@@ -27,7 +27,7 @@ def test_a_run_is_read_whole(finished_run):
     np.testing.assert_allclose(run.history[2].predicted, np.array(run.history[2].measured) + 0.1)
     assert run.figures[0]["params"] == 5.0
     assert run.figures[0]["resolution"] == run.archs[0]["r"]
-    assert [(f.iteration, f.index, f.status) for f in run.failures] == [(1, 5, "timeout")]
+    assert [(f["iteration"], f["index"], f["status"]) for f in run.failures] == [(1, 5, "timeout")]
     assert run.retries == ["iter_0/net_3: worker was killed"]
     assert run.layers(0)[-1].name == "classifier"
 
@@ -44,7 +44,7 @@ def test_a_file_of_the_original_is_read_without_settings(tmp_path, finished_run)
     write_json(tmp_path / "iter_2.stats", own)
     run = read_run(tmp_path)
     assert run.axes[1].key == "flops"
-    assert run.reference is None
+    assert run.stats.reference_point is None
     assert (run.iteration == 2).sum() == N_ITER
     assert "--supernet_path" not in run.command(0)
 

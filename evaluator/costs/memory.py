@@ -56,7 +56,7 @@ def _map(channels: int, size: int) -> int:
 
 
 def _chain(results: Sequence[int], held: int = 0) -> list[_Step]:
-    """Returns the steps that lead from the first tensor to the last, `held` elements beside."""
+    """Returns the steps from the first tensor to the last, with `held` more elements in memory."""
     return [_Step(after, before + after + held)
             for before, after in pairwise(results)]
 

@@ -1,0 +1,44 @@
+"""The model cards of the networks that a search found."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evaluator.model_card import Accuracy, Card
+from search.archive import Record
+from utils.invocation import program
+
+if TYPE_CHECKING:
+    from evaluator.rescore import Scores
+
+CHOSEN_BY = "search and selection chose the network by them"
+UNSEEN = "nothing: neither the search nor the selection saw them"
+
+
+def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: str,
+                 supernet: str, commands: Mapping[str, str], n_images: int,
+                 scores: "Scores | None") -> list[Card]:
+    """Returns a card for each network: what the search measured, and what `--rescore` did.
+
+    That is the accuracy, and whether the images tell each network from its neighbours.
+
+    Args:
+        records: of the networks, by their names.
+        where: the place of each on the front.
+        dataset, supernet: that the search used.
+        commands: see `Card`.
+        n_images: that the search scored on.
+        scores: of the same networks, or None.
+    """
+    pairs = [] if scores is None else [f"Unseen images: {line}." for line in scores.pair_lines()]
+    cards = []
+    for i, (name, record) in enumerate(records.items()):
+        rows = [Accuracy("validation images", n_images, 100 - record.top1_err, CHOSEN_BY)]
+        notes = pairs[max(i - 1, 0):i + 1]  # against the one before, and the one after it
+        if scores is None:
+            notes = ["Its accuracy on unseen images was not measured: "
+                     f"`{program('post_search.py')} --rescore` does."]
+        else:
+            rows.append(Accuracy(scores.images, scores.n_images, scores.top1[i], UNSEEN))
+        facts = {"supernet": supernet, "place on the front": where[i]}
+        cards.append(Card(name, dataset, facts, rows, commands, notes))
+    return cards

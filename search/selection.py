@@ -1,0 +1,207 @@
+"""Which networks of a front are chosen: within limits, near a preference, or by their trade-off."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from search.archive import Record, objectives
+from search.constraints import Limit, parse_limits, parse_number
+from utils.errors import UserError
+from utils.pareto import asf, high_tradeoff, non_dominated
+
+FIRST_OBJECTIVE = "top1"
+SIGNIFICANT_DIGITS = 3
+
+
+def check_names(sec_obj: str, place: str) -> None:
+    """Raises UserError where the names of objectives cannot stand in queries and in folder names.
+
+    Args:
+        sec_obj: names joined by `+`.
+        place: where they stand, for the message.
+    """
+    if not all(re.fullmatch(r"[A-Za-z_][\w@]*", part, re.ASCII) for part in sec_obj.split("+")):
+        raise UserError(f"{place}: {sec_obj[:60]!r} is no name of a second objective, such as "
+                        "flops, params, cpu, gpu64")
+
+
+def match_objective(name: str, sec_obj: str, place: str) -> str:
+    """Returns the objective that `name` means: `top1`, or one of `sec_obj`, its batch optional.
+
+    Raises:
+        UserError: neither; the message lists the known names.
+    """
+    known = sec_obj.split("+")
+    found = [full for full in known if name in (full, full.rstrip("0123456789"))]
+    if name != FIRST_OBJECTIVE and not found:
+        raise UserError(f"{place}: unknown objective {name!r}; this search has "
+                        f"{', '.join([FIRST_OBJECTIVE, *known])}")
+    return found[0] if found else name
+
+
+def parse_preference(text: str | None, sec_obj: str) -> dict[str, float]:
+    """Returns {objective: preferred value} of `top1#80+flops#150`; {} for None and `None`.
+
+    Objectives are matched by name, in any order; each may be left out.
+
+    Raises:
+        UserError: malformed, an unknown or repeated name, or a value out of range.
+    """
+    if text is None or text.strip().lower() == "none":
+        return {}
+    wanted: dict[str, float] = {}
+    for part in text.split("+"):
+        name, separator, value = part.strip().partition("#")
+        if not separator:
+            raise UserError(f"--prefer {text!r}: write objective#value, joined by +, as "
+                            f"{FIRST_OBJECTIVE}#80+{sec_obj.split('+')[0]}#150")
+        name = match_objective(name.strip(), sec_obj, f"--prefer {text!r}")
+        if name in wanted:
+            raise UserError(f"--prefer {text!r}: {name} is given twice")
+        wanted[name] = parse_number(value, f"--prefer {text!r}")
+    if wanted.get(FIRST_OBJECTIVE, 0) > 100:
+        raise UserError(f"--prefer {text!r}: {FIRST_OBJECTIVE} is an accuracy in percent, 0..100")
+    return wanted
+
+
+def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
+    """Returns the limits of `flops<=300,top1>=75`; [] for None.
+
+    Raises:
+        UserError: malformed, or an unknown name.
+    """
+    return parse_limits(text, lambda name, place: match_objective(name, sec_obj, place),
+                        sec_obj.split("+")[0])
+
+
+def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,
+                 signs: np.ndarray | float = 1.0) -> list[Record]:
+    """Returns the non-dominated records within the limits, by ascending second objective.
+
+    Args:
+        records: of the archive.
+        limits: of `parse_constraints`.
+        sec_obj: names of the objectives.
+        signs: (m,) what makes them minimised, see `Stats.signs`.
+
+    Raises:
+        UserError: there is none; the message says what the front offers.
+    """
+    values = objectives(records)
+    front = np.flatnonzero(non_dominated(values * signs))
+    front = front[np.argsort(values[front, 1], kind="stable")]
+    columns = dict(zip(sec_obj.split("+"), values[front, 1:].T, strict=True))
+    columns[FIRST_OBJECTIVE] = top1 = 100 - values[front, 0]
+    inside = np.ones(len(front), dtype=bool)
+    for limit in limits:
+        inside &= limit.holds(columns[limit.name])
+    if not inside.any():
+        first, last = (", ".join(f"{record:g}" for record in values[i, 1:])
+                       for i in front[[0, -1]])
+        raise UserError(f"no network of the front is within the --constraint; it has {len(front)}, "
+                        f"from top1 {top1[0]:.2f} at {first} to top1 {top1[-1]:.2f} at {last}")
+    return [records[i] for i in front[inside]]
+
+
+def picked(records: Sequence[Record], numbers: Sequence[int]) -> list[Record]:
+    """Returns the records of an archive with these numbers, by ascending second objective.
+
+    Raises:
+        UserError: the archive has no such number.
+    """
+    check_numbers(numbers, len(records))
+    return sorted((records[number] for number in sorted(set(numbers))), key=lambda r: r.sec_obj)
+
+
+def check_numbers(numbers: Iterable[int], n: int) -> None:
+    """Raises UserError where one of the picked numbers is not in an archive of `n` records."""
+    unknown = [number for number in numbers if number >= n]
+    if unknown:
+        raise UserError(f"--pick {unknown[0]}: the archive holds networks 0..{n - 1}")
+
+
+def preferred_point(F: np.ndarray, wanted: dict[str, float], names: Sequence[str]) -> np.ndarray:
+    """Returns the (m,) point that is preferred: the error, then the objectives.
+
+    Of two objectives, the one without a preference gets the value that the front `F` (n, 2;
+    ascending second objective) has, between its points, where the other one is as preferred. Of
+    more, those without a preference get the front's median.
+    """
+    columns = (FIRST_OBJECTIVE, *names)
+    point = np.array([wanted.get(name, np.nan) for name in columns])
+    point[0] = 100 - point[0]
+    missing = np.isnan(point)
+    if len(point) == 2 and missing.any():
+        i, other = int(missing.argmax()), int(missing.argmin())
+        order = np.argsort(F[:, other], kind="stable")
+        point[i] = np.interp(point[other], F[order, other], F[order, i])
+    return np.where(np.isnan(point), np.median(F, axis=0), point)
+
+
+def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: str,
+           signs: np.ndarray | float = 1.0) -> list[int]:
+    """Returns the indices of the chosen records of a front, ascending.
+
+    With preferences: the `n` smallest achievement scalarising values. Without: the `n` highest
+    trade-offs. The most accurate one is always added, so `n + 1` may come back.
+
+    Args:
+        front: non-dominated records by ascending second objective.
+        n: how many.
+        wanted: {objective: preferred value}, may be empty.
+        sec_obj: names of the objectives.
+        signs: see `front_within`.
+    """
+    values = objectives(front)
+    if wanted:
+        point = preferred_point(values, wanted, sec_obj.split("+"))
+        chosen = np.argsort(asf(_costs(values, point, signs), point), kind="stable")[:n]
+    else:
+        chosen = high_tradeoff(values * signs, n)
+    return sorted({*chosen.tolist(), most_accurate(front)})
+
+
+def most_accurate(records: Sequence[Record]) -> int:
+    """Returns the index of the record with the least error."""
+    return int(np.argmin([record.top1_err for record in records]))
+
+
+def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | float) -> np.ndarray:
+    """Returns (n, m) values to be minimised against `point`; of maximised ones the reciprocal."""
+    reciprocal = point**2 / np.where(values > 0, values, 1e-10)
+    return np.where(signs < 0, reciprocal, values)
+
+
+def places(front: Sequence[Record], chosen: Sequence[int], objective: str,
+           by_hand: bool = False) -> list[str]:
+    """Returns where each chosen network lies on the front.
+
+    Args:
+        front: by ascending second objective.
+        chosen: indices in it.
+        objective: name of the second objective.
+        by_hand: whether somebody picked them from the archive; `front` is what was picked then.
+    """
+    lead = "chosen by hand" if by_hand else "{} of {} by ascending {}"
+    return [f"{lead.format(i + 1, len(front), objective)}: {front[i].sec_obj:g} {objective}"
+            for i in chosen]
+
+
+def folder_names(values: Sequence[float], sec_obj: str) -> list[str]:
+    """Returns `net-<objective>@<value>` for each value, three digits or as many as tell them apart.
+
+    `net-flops@312`, `net-cpu@15.2`. Equal values, which more than two objectives allow, are told
+    apart by a number.
+    """
+    name, digits, names = sec_obj.split("+")[0], SIGNIFICANT_DIGITS, list[str]()
+    while len(set(names)) < len(set(values)):
+        names = [f"net-{name}@{_rounded(value, digits)}" for value in values]
+        digits += 1
+    return [each if names.index(each) == i else f"{each}-{names[:i].count(each) + 1}"
+            for i, each in enumerate(names)]
+
+
+def _rounded(value: float, digits: int) -> str:
+    whole = len(f"{value:.0f}")
+    return f"{value:.{max(0, digits - whole)}f}"
