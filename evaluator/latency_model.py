@@ -25,6 +25,7 @@ from utils.metrics import spearman
 
 KIND = "latency learned from measured networks"
 MIN_NETWORKS = 5
+BEGINNING = 200  # bytes of a file in which its kind is named
 # Candidates among which the model looks for what it is unsure about.
 POOL = 1000
 # Degrees of freedom of the noise, and how often its weights are found again.
@@ -259,6 +260,15 @@ def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
     return np.array(chosen).reshape(-1, space.n_var)
 
 
+def is_learned(path: str | os.PathLike) -> bool:
+    """Whether a file holds learned latencies, by its first bytes; a latency table is YAML."""
+    try:
+        with open(path, "rb") as file:
+            return KIND.encode() in file.read(BEGINNING)
+    except OSError:
+        return False  # reading it as a table gives the message
+
+
 class LearnedLatency:
     """The latency of one device, from a file of `scripts/learn_latency.py`.
 
@@ -266,14 +276,17 @@ class LearnedLatency:
         path: the file.
         content: what it holds.
         space: whose vectors `values` takes.
+        key: the figure that is learned, such as `ms`.
         model: learned from the networks of the file, in a space with the resolutions of both.
     """
 
     def __init__(self, path: str | os.PathLike, content: Mapping[str, Any], space: SearchSpace,
-                 n_classes: int = 1000, width_mult: float = 1.0) -> None:
-        self.path, self.content, self.space = Path(path), content, space
+                 n_classes: int = 1000, width_mult: float = 1.0, key: str | None = None) -> None:
+        self.path, self.space = Path(path), space
+        self.content = content if key is None else {**content, "key": key}
         try:
-            self.model = _model_of(content, space, n_classes, width_mult)
+            self.key = str(self.content["key"])
+            self.model = _model_of(self.content, space, n_classes, width_mult)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a whole file of learned latencies ({error}); make it "
                             "again with scripts/learn_latency.py") from None
@@ -282,13 +295,32 @@ class LearnedLatency:
 
     @classmethod
     def read(cls, path: str | os.PathLike, space: SearchSpace, n_classes: int = 1000,
-             width_mult: float = 1.0) -> Self:
+             width_mult: float = 1.0, key: str | None = None) -> Self:
         """Reads a file and learns from its measurements, for networks of these costs.
+
+        Args:
+            path: the file.
+            space: of the networks.
+            n_classes, width_mult: of the networks.
+            key: another figure of the measured networks than the one that the file was made for.
 
         Raises:
             UserError: it is missing, damaged, of another space or width, or holds too few networks.
         """
-        return cls(path, read_json(path, KIND), space, n_classes, width_mult)
+        return cls(path, read_json(path, KIND), space, n_classes, width_mult, key)
+
+    @property
+    def error(self) -> dict[str, float]:
+        """How far predictions were off, see `agreement`; empty where the file does not say."""
+        found = self.content.get("error")
+        return found if isinstance(found, dict) else {}
+
+    def describe(self) -> str:
+        """Returns a line on the file."""
+        mape = self.error.get("mape")
+        error = f", mean error {mape:.1%}" if isinstance(mape, float) else ""
+        return (f"{self.key} learned from {len(self.content['measured'])} networks of "
+                f"{self.path}{error}")
 
     def values(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected latencies of (n, n_var) vectors, in the unit of the file."""

@@ -235,7 +235,7 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
     lines += [f"latency table {table.path}, measured on "
               f"{table.header.get('device_name', 'a device that it does not name')}"
               for table in parts.costs.tables()]
-    return lines
+    return lines + [learned.describe() for learned in parts.costs.learned_files()]
 
 
 def print_plan(settings: Settings, folder: RunFolder) -> None:
