@@ -83,6 +83,7 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    "latencies, for --sec_obj cpu, name=FILE for --sec_obj cpu@name, or "
                    "'measure' to time the networks themselves "
                    f"(default: {DEFAULT_LUT})")
+    add_flags(g, EVALUATION_FLAGS, "--runtime")
     g.add_argument("--constraint", help="limits that hold while searching, as "
                    "'params<=5,cpu<=30'; 'cpu@pi<=5:0.9' with a probability, of a learned latency "
                    "(default: none)")

@@ -122,7 +122,13 @@ def _map(layer: Layer, size: int) -> list[int]:
 
 
 def write_onnx(layers: Sequence[Layer], path: str | os.PathLike) -> None:
-    """Writes layers that run one after another as an ONNX file for any number of images.
+    """Writes layers that run one after another as an ONNX file; errors as `onnx_model`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(onnx_model(layers))
+
+
+def onnx_model(layers: Sequence[Layer]) -> bytes:
+    """Returns layers that run one after another as an ONNX model for any number of images.
 
     Raises:
         UserError: a layer that has no form here, or the package onnx is not installed.
@@ -147,5 +153,4 @@ def write_onnx(layers: Sequence[Layer], path: str | os.PathLike) -> None:
     graph = helper.make_graph(g.nodes, "network", ends[:1], ends[1:], g.weights)
     model = helper.make_model(graph, ir_version=IR_VERSION,
                               opset_imports=[helper.make_opsetid("", OPSET)])
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    return bytes(model.SerializeToString())
