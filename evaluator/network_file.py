@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from evaluator.device_command import DeviceCommand
 from evaluator.onnx_layers import KINDS, write_onnx
 from networks.export import Description, get_format
 from search_space import SPACE_KEY, Arch, SearchSpace, family_of, name_of
@@ -50,6 +51,13 @@ class NetworkFiles:
         """Writes an architecture as a `net.subnet` file; returns it."""
         write_json(folder / "net.subnet", {**arch, SPACE_KEY: name_of(self.space)})
         return folder / "net.subnet"
+
+    def values(self, command: DeviceCommand, arch: Arch, folder: Path) -> dict[str, object]:
+        """Writes the files that a command asks for; returns what its placeholders stand for."""
+        writers = {"{model}": self.model, "{arch}": self.architecture}
+        return {"{r}": self.space.resolution(arch) or "",
+                **{name: write(arch, folder) for name, write in writers.items()
+                   if command.needs(name)}}
 
     @cached_property
     def _supernet(self) -> Any:

@@ -134,7 +134,15 @@ def choose_runtime(name: str | None, device: str = "cpu") -> str:
 def described(name: str) -> dict[str, str]:
     """Returns what a table says of its runtime: the name, the precision, and versions."""
     return {"runtime": name, "precision": PRECISION,
-            **{package: version(package) for package in RUNTIMES[name].packages}}
+            **{package: _version(package) for package in RUNTIMES[name].packages}}
+
+
+def _version(package: str) -> str:
+    if package != TORCH:
+        return version(package)
+    import torch
+
+    return str(torch.__version__)  # which names the build, too
 
 
 def measure_networks(networks: Sequence[Layers], runtime: str,

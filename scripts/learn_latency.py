@@ -324,11 +324,7 @@ class Campaign:
                   "and at a fixed clock?", file=sys.stderr)
 
     def _run(self, arch: Arch, folder: Path) -> dict[str, float]:
-        writers = {"{model}": self.files.model, "{arch}": self.files.architecture}
-        return self.command.measure({
-            "{r}": self.space.resolution(arch) or "",
-            **{name: write(arch, folder) for name, write in writers.items()
-               if self.command.needs(name)}})
+        return self.command.measure(self.files.values(self.command, arch, folder))
 
     def _write(self) -> None:
         self.lock.check()
