@@ -1,6 +1,7 @@
 """From a device to chosen networks: learned, searched within a limit, measured at the end."""
 
 import json
+import re
 import shlex
 import sys
 
@@ -59,7 +60,7 @@ def test_a_search_for_a_device_ends_with_its_measurements(run_command, device, t
     (tmp_path / "factor").write_text("1.5")
     done = run_command(*choose)
     assert done.returncode == 0 and "measured_ms" in done.stdout
-    assert done.stderr.count("warning: cpu@pi is 33% off") == 1, done.stderr
+    assert len(re.findall(r"warning: cpu@pi is 3[345]% off", done.stderr)) == 1, done.stderr
     (tmp_path / "factor").write_text("0")
     done = run_command(*choose)
     assert done.returncode == 2 and "failed for every network" in done.stderr

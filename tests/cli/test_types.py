@@ -13,7 +13,7 @@ import validation
 from cli.scripts import Parser
 from cli.types import Extend, amount, checked_values, count, integers, number
 from evaluator import __main__ as evaluation
-from evaluator import costs
+from evaluator.costs import __main__ as costs
 from utils.errors import UserError
 
 SCRIPTS = (msunas, post_search, train_cifar, train_imagenet, train_supernet, validation, evaluation,

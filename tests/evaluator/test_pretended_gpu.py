@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data_providers import DataProvider, loading, provider
 from data_providers.loading import ahead, sent_ahead
 from data_providers.transforms import Normalise
-from evaluator import latency
+from evaluator import timing
 from networks import batch_norm, folding, recalibrate_bn
 from training.loops import evaluate
 from utils.devices import InPrecision, over_gpus
@@ -274,8 +274,8 @@ class Gpu:
         monkeypatch.setattr(torch, "Event", Event)
         monkeypatch.setattr(torch.accelerator, "device_index", lambda index: Nothing())
         monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
-        monkeypatch.setattr(latency, "_recorded", self.recorded)
-        monkeypatch.setattr(latency, "WARM_UP_S", 0.05)
+        monkeypatch.setattr(timing, "_recorded", self.recorded)
+        monkeypatch.setattr(timing, "WARM_UP_S", 0.05)
 
     def recorded(self, call):
         self.diary.append("recorded")
@@ -300,7 +300,7 @@ def test_a_gpu_is_timed_by_its_events_on_replayed_graphs_after_a_warm_up(monkeyp
                         layouts.append(memory_format) or tensor)
     monkeypatch.setattr(nn.Module, "to", lambda net, *place, memory_format=None:
                         layouts.append(memory_format) or net)
-    (found,) = latency.measure_modules([(nn.Conv2d(3, 4, 3), (1, 3, 8, 8))], "cuda:0")
+    (found,) = timing.measure_modules([(nn.Conv2d(3, 4, 3), (1, 3, 8, 8))], "cuda:0")
     assert gpu.diary[0] == "recorded", "no pass runs from Python"
     assert gpu.diary.index("waited") > 20, "the clock has risen before the first sample"
     assert 2.0 <= found.mean <= 2.1 and 2.0 <= found.median <= 2.1

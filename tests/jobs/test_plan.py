@@ -45,7 +45,7 @@ def test_several_gpus_for_one_evaluation_are_warned_about(gpus, capsys):
 
 @pytest.mark.parametrize(("arguments", "match"), [
     ((-1, 1), "n_gpus is -1"), ((1, 0), "gpu is 0"), ((0, 1, 0), "cpu_workers is 0"),
-    ((0, 1, None, 0), "threads is 0"), ((8, 3), "wants 3 GPUs, but only 2")])
+    ((0, 1, None, 0), "threads is 0"), ((8, 3), "needs 3 GPUs, but only 2")])
 def test_what_cannot_be_is_refused(gpus, arguments, match):
     gpus("0", "1")
     with pytest.raises(UserError, match=match):
