@@ -30,6 +30,7 @@ from networks import (
     save_weights,
     write_config,
 )
+from networks.configs import config_family
 from networks.folding import folded, speed_up
 from networks.supernet_info import check_classes
 from search_space import (
@@ -158,10 +159,15 @@ class NetEvaluator:
             kind: {"median": found.median, "iqr": found.iqr, "count": found.count}
             for kind, found in measured.items()}}
 
-    def _latency(self, net: nn.Module, resolution: int, batch_size: int, device: str) -> Latency:
-        runtime, threads = choose_runtime(self.options.runtime, device), torch.get_num_threads()
+    def _latency(self, net: Any, resolution: int, batch_size: int, device: str) -> Latency:
+        threads, typed = torch.get_num_threads(), self.options.runtime
+        of_timm = config_family(net.config).of_timm  # no row of layers
+        runtime = choose_runtime(TORCH if of_timm and typed is None else typed, device)
         if runtime == TORCH:
             return measure_latency(net, resolution, batch_size, device, threads)
+        if of_timm:
+            raise UserError(f"--runtime {runtime}: the latency of timm's networks is measured with "
+                            f"{TORCH}; leave it out")
         layers = config_layers(net.config, resolution)
         return measure_networks([layers], runtime, Conditions(device, threads, batch_size))[0]
 
