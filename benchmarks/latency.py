@@ -25,8 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from acc_predictor import get_acc_predictor
 from cli.scripts import run_script
 from evaluator.costs import CostModel
+from evaluator.latency_campaign import read_measured, space_of_archs
 from evaluator.latency_model import LatencyFeatures, LatencyModel, agreement, learn_latency
-from scripts.learn_latency import read_measured, space_of_archs
 from search_space import SearchSpace
 from search_space.table import read_table
 from utils.files import write_text

@@ -145,7 +145,7 @@ def test_a_file_that_does_not_fit_is_refused(networks, tmp_path, changes, match)
     ("ofa_mbv3", "mbv3", "2080ti_32", 100, 0.80), ("nasbench201", "nasbench201", "fpga", 50, 0.99),
     ("nasbench201", "nasbench201", "silver_4114", 50, 0.95)])
 def test_published_devices_are_learned(shared_data, file, space, device, n, least):
-    from scripts.learn_latency import read_measured, space_of_archs
+    from evaluator.latency_campaign import read_measured, space_of_archs
 
     archs, ms = read_measured(str(shared_data / f"help_{file}_latency_ms.csv.gz"), device)
     found = space_of_archs(archs, None)
