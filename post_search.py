@@ -44,15 +44,17 @@ from utils.locks import locked
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores
+    from search.deployed import Deployed
     from search.finished import FinishedSearch
 
-LOCK = ".selection.lock"
+LOCK, DEVICE_FILE = ".selection.lock", "device.json"
 # What writing takes from the settings of a search, and what stands for it where there are none.
 STORED = {"supernet_path": None, "dataset": None, "data": None, "vld_size": None, "seed": 0,
           "n_workers": 0, "n_epochs": None, "n_gpus": 8, "cache_dir": None}
 # What would do nothing next to a flag.
 IDLE = {"pick": {"next to --pick, which names the networks": ("-n", "--prefer", "--constraint")},
-        "list": {"next to --list, which writes nothing": ("--rescore", "--old_naming")}}
+        "list": {"next to --list, which writes nothing": (
+            "--rescore", "--old_naming", "--command")}}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -90,6 +92,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="score the chosen networks on the test images, which the search did not "
                    "see: 95 %% intervals, and which neighbours cannot be told apart; in "
                    "rescore.json, too (default: off)")
+    p.add_argument("--command", metavar="TEXT",
+                   help="measures the chosen networks on a device: prints the latency in ms; "
+                   "{model} is an ONNX file, {arch} the architecture in JSON, {r} the resolution; "
+                   "in device.json, too (default: none)")
     p.add_argument("--old_naming", action="store_true",
                    help="write files that the original program reads")
     add_threads_flag(p)
@@ -108,13 +114,22 @@ def main(args: argparse.Namespace) -> None:
     front, chosen = choose(args, found)
     records = [front[i] for i in chosen]
     names = folder_names([record.sec_obj for record in records], found.sec_obj)
-    scores = None
+    scores = deployed = None
+    if args.command is not None:
+        from search.deployed import measure_chosen
+
+        deployed = measure_chosen(args.command, found, records, names, args.supernet_path)
+        print("".join(f"{line}\n" for line in deployed.warnings()), file=sys.stderr, end="")
     if args.list:
         rows = table_rows(front, found.sec_obj, dict(zip(chosen, names, strict=True)), found.space)
     else:
         targets = make_targets(args.save, names, records, found.space_name)
-        scores = write(args, found, targets, places(front, chosen, found.sec_obj, bool(args.pick)))
+        scores = write(args, found, targets, places(front, chosen, found.sec_obj, bool(args.pick)),
+                       deployed)
         rows = table_rows(records, found.sec_obj, dict(enumerate(names)), found.space)
+    if deployed is not None:
+        write_json(Path(args.save) / DEVICE_FILE, deployed.report(), indent=1)
+        rows = [{**own, **row} for own, row in zip(deployed.rows(), rows, strict=True)]
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
 
@@ -133,7 +148,7 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Reco
 
 
 def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[Target],
-          where: Sequence[str]) -> "Scores | None":
+          where: Sequence[str], deployed: "Deployed | None" = None) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 
     Args:
@@ -141,6 +156,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
         found: what was read of the search.
         targets: what is written.
         where: the place of each on the front.
+        deployed: latencies on a device, for the model cards.
 
     Raises:
         UserError: another process writes there; or as `resolve`, `check_targets`, `make_cutter`,
@@ -172,6 +188,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
     with alone:
         check_targets(targets)  # again, now that nobody else writes
         scores_file = save / "rescore.json"
+        (save / DEVICE_FILE).unlink(missing_ok=True)
         scores_file.unlink(missing_ok=True)  # of networks that are now replaced, or not chosen
         nets = write_subnets(targets, cutter, args.old_naming)
         if args.rescore:
@@ -185,7 +202,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
             write_hubs(targets, nets, search_cards(
                 {target.name: target.record for target in targets}, where, settings["dataset"],
                 settings["supernet_path"], commands_of(args, found.settings),
-                evaluator.provider.n_valid, scores), evaluator)
+                evaluator.provider.n_valid, scores, deployed), evaluator)
     return scores
 
 

@@ -63,6 +63,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_flags(g, EVALUATION_FLAGS, "--amp")
     g.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
                    "batch size (default: none)")
+    add_flags(g, EVALUATION_FLAGS, "--runtime")
     g.add_argument("--save", help="file for the stats in JSON (default: net.stats in "
                    "--log_dir, where that is given)")
     g.add_argument("--log_dir", help="folder for net.stats, net.config and net.init (default: "

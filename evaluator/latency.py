@@ -51,6 +51,11 @@ class LookUpTable:
         return cls(path, {key: _checked_mean(path, key, row) for key, row in rows.items()},
                    read_header(path))
 
+    @property
+    def runtime(self) -> str:
+        """What ran the layers; PyTorch, where the table does not name it."""
+        return str(self.header.get("runtime", "torch"))
+
     def missing(self, layers: Iterable[Layer]) -> list[str]:
         """Returns the keys of `layers` that the table lacks, each once."""
         keys = dict.fromkeys(layer.key for layer in layers if layer.key is not None)
@@ -76,6 +81,7 @@ class LookUpTable:
         if any(name not in self.header for name in CONDITIONS):
             return ""
         conditions = [f"--{name}={self.header[name]}" for name in CONDITIONS]
+        conditions += [f"--runtime={self.runtime}"]
         adding = command.replace(NEW_TABLE, shlex.quote(str(self.path)), 1)
         return (f"on the machine of this table ({self.header.get('device_name', 'unknown')}) add "
                 f"them with: {adding} {shlex.join(conditions)}; on another one ")

@@ -71,10 +71,15 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
     """Returns the limits of `flops<=300,top1>=75`; [] for None.
 
     Raises:
-        UserError: malformed, or an unknown name.
+        UserError: malformed, an unknown name, or a probability, which a search alone knows.
     """
-    return parse_limits(text, lambda name, place: match_objective(name, sec_obj, place),
-                        sec_obj.split("+")[0])
+    limits = parse_limits(text, lambda name, place: match_objective(name, sec_obj, place),
+                          sec_obj.split("+")[0])
+    for limit in limits:
+        if limit.probability is not None:
+            raise UserError(f"--constraint {limit}: a probability belongs into the --constraint "
+                            f"of a search; leave out :{limit.probability:g}")
+    return limits
 
 
 def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,
