@@ -16,12 +16,15 @@ from typing import Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
+from cli.progress import announce
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, checked_values, count, integers, number
 from data_providers.flags import DATA_FLAGS
+from data_providers.table import DATASETS
 from evaluator.options import EVALUATION_FLAGS
 from search_space import family_of
 from search_space.backbones import width_from_name
+from training.defaults import RULES
 from training.flags import (
     ADAPTATION,
     OF_A_SUPERNET_CALL,
@@ -29,7 +32,6 @@ from training.flags import (
     add_machine_flags,
     add_teacher_flags,
 )
-from training.rules import RULES
 from utils.errors import UserError
 from utils.flags import refuse_idle
 from utils.invocation import calling
@@ -139,12 +141,14 @@ def main(args: argparse.Namespace) -> None:
     elif args.pretrained:
         args = adapted(args)
     checkpoint, state = Path(args.save), state_of(Path(args.save))
+    args = argparse.Namespace(**{**vars(args), "dataset": chosen_dataset(args)})
     _check(args, checkpoint, state)
     if args.check:
         from training.world import check_devices
 
         check_devices(args.check, args.device)
         return
+    announce("loading the images; a few steps of each phase are measured for the plan")
     from training.supernet import train
     from training.world import processes
 
@@ -153,6 +157,20 @@ def main(args: argparse.Namespace) -> None:
             if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have written it since
         train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
+
+
+def chosen_dataset(args: argparse.Namespace) -> str:
+    """Returns the data set: `folder` for a folder that is typed, as the default one has none.
+
+    Raises:
+        UserError: a folder for a data set without one.
+    """
+    dataset: str = args.dataset
+    if "data" in args.typed:
+        if not (args.resume or "dataset" in args.typed):
+            return "folder"
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return dataset
 
 
 def state_of(checkpoint: Path) -> Path:

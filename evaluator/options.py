@@ -7,7 +7,9 @@ from typing import Any, Self
 
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
-from data_providers.table import MAX_DAMAGED
+from data_providers.table import DATASETS, MAX_DAMAGED
+from networks.configs import read_config
+from networks.supernet_info import SupernetMeta, read_supernet_info
 from search_space import NAMES
 
 SUPERNET = "./data/ofa_mbv3_d234_e346_k357_w1.0"
@@ -91,6 +93,27 @@ class EvaluationOptions(EvaluationSettings):
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Returns the options among `values`, such as parsed flags; other names are left out."""
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+def with_dataset(args: argparse.Namespace, config: str | None,
+                 supernet: str | None) -> argparse.Namespace:
+    """Returns flags whose `dataset` is what was typed, else what a file records, else the default.
+
+    Args:
+        args: the flags.
+        config, supernet: the net.config, or the checkpoint, of what is evaluated.
+
+    Raises:
+        UserError: a damaged config; or --data is typed, and the data set has no folder.
+    """
+    recorded = SupernetMeta.of_config(read_config(config), config) if config \
+        else read_supernet_info(supernet) if supernet else SupernetMeta()
+    dataset = args.dataset
+    if "dataset" not in args.typed and recorded.dataset in DATASETS:
+        dataset = recorded.dataset
+    if "data" in args.typed:
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return argparse.Namespace(**{**vars(args), "dataset": dataset})
 
 
 # The flags of `EvaluationSettings`, whose defaults are theirs; see `cli.scripts.add_flags`.

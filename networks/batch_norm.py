@@ -41,10 +41,6 @@ class _Observer:
         activated: torch.Tensor = getattr(bn, "act", _same)(y)  # timm's norms have one
         return activated
 
-    def detach(self) -> None:
-        """Gives the layer its own forward pass back."""
-        del self.bn.forward
-
     def finish(self) -> None:
         """Writes the averages into the layer, if anything reached it."""
         if self.n_images:
@@ -78,7 +74,7 @@ def recalibrate_bn(net: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     finally:
         net.train(was_training)
         for observer in observers:
-            observer.detach()
+            del observer.bn.forward  # its own is back
     if not n_images:
         raise ValueError("no images to recompute the batch-norm statistics on")
     for observer in observers:

@@ -31,6 +31,9 @@ ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh")
 DEFAULT_RESOLUTION = 224
 # evaluation transforms: see `networks.hub.Preprocessing`
 TRANSFORMS = ("crop", "squash")
+# the data sets of the original's train_cifar.py, whose networks were tuned and scored on whole
+# images, resized straight; their published files do not record it
+SMALL_IMAGES = ("cifar10", "cifar100", "cinic10")
 
 # how a ResNet's block reduces its input in the shortcut
 DOWNSAMPLING = ("avgpool_conv", "conv")
@@ -228,6 +231,20 @@ def main_layers(config: Config) -> list[tuple[str, Config]]:
 def recorded_resolution(config: Config) -> int | None:
     """Returns the resolution that a `net.config` records, in pixels, or None."""
     return config.get("img_size", config.get("resolution"))
+
+
+def choose_transform(typed: str | None, config: Config, dataset: str | None, source: str,
+                     report: Callable[[str], object] = warn) -> str | None:
+    """Returns the evaluation transform by `utils.flags.choose`; None where nothing decides it.
+
+    A file without one, as those of the paper, means `squash` for `SMALL_IMAGES`; a line says so.
+    """
+    recorded: str | None = config.get("transform")
+    if typed is None and recorded is None and dataset in SMALL_IMAGES:
+        report(f"{source} has no transform; using squash, with which the paper's networks of "
+               f"{dataset} were tuned and scored")
+        return "squash"
+    return choose("--transform", typed, recorded, source, report)
 
 
 def choose_resolution(typed: int | None, recorded: int | None, source: str,

@@ -2,7 +2,7 @@
 on use.
 
 A row says how the family's `net.config` looks and which class builds and cuts its supernets. A new
-family is a module beside `networks/mbv3.py` and a row here; one from outside the project is a
+family is a module beside `networks/resnet50.py` and a row here; one from outside the project is a
 `Family` of its own, which a search space names as `module:ATTRIBUTE`.
 """
 
@@ -69,12 +69,12 @@ _MB_BLOCKS = Part("blocks", ("ResidualBlock:MBConvLayer",), many=True)
 _CLASSIFIER = Part("classifier", ("LinearLayer",))
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
-    Family("mbv3", "MobileNetV3", "networks.mbv3:MobileNetV3Supernets",
+    Family("mbv3", "MobileNetV3", "networks.inverted_residuals:MobileNetV3Supernets",
            "final_expand_layer.conv.weight", (
         _FIRST, _MB_BLOCKS, Part("final_expand_layer", ("ConvLayer",)), Part(POOL),
         Part("feature_mix_layer", ("ConvLayer",)), _CLASSIFIER), bn_eps=1e-3,
         aliases=("NSGANetV2",)),
-    Family("proxyless", "ProxylessNASNets", "networks.proxyless:ProxylessSupernets",
+    Family("proxyless", "ProxylessNASNets", "networks.inverted_residuals:ProxylessSupernets",
            "feature_mix_layer.bn.weight", (
         _FIRST, _MB_BLOCKS, Part("feature_mix_layer", ("ConvLayer",), optional=True), Part(POOL),
         _CLASSIFIER), bn_eps=1e-3),

@@ -27,8 +27,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w), each channel scaled."""
-        scaled: Tensor = x * self.fc(F.adaptive_avg_pool2d(x, 1))
-        return scaled
+        return x * self.fc(F.adaptive_avg_pool2d(x, 1))
 
 
 # what ofa's layers are replaced by

@@ -7,7 +7,7 @@ imported, `timm.create_model("local-dir:hub", pretrained=True)` gives the same l
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,19 +33,21 @@ _ARCHITECTURES = {"MobileNetV3": "nsganetv2", "ProxylessNASNets": "nsganetv2_pro
 
 
 class Preprocessing(NamedTuple):
-    """What images go through before the network.
+    """What images go through before the network, and what its outputs are called.
 
     Attributes:
         resolution: height and width in pixels.
         transform: `crop` (resize to ceil(resolution / 0.875), bilinear, cut the centre) or
             `squash` (resize straight, bicubic).
         mean, std: of the pixels in [0, 1], by channel.
+        class_names: in the order of the outputs; empty where they are not known.
     """
 
     resolution: int
     transform: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
+    class_names: Sequence[str] = ()
 
 
 class TimmModel(NamedTuple):
@@ -146,9 +148,10 @@ def withdraw(folder: str | os.PathLike) -> None:
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:
     """Returns what timm reads from `config.json`."""
     model, n_classes = timm_model(net.config), net.classifier.out_features
+    names = list(images.class_names)
     return {"architecture": model.architecture, "num_classes": n_classes,
             "num_features": net.classifier.in_features, "global_pool": "avg",
-            "model_args": model.args,
+            "model_args": model.args, **({"label_names": names} if len(names) == n_classes else {}),
             "pretrained_cfg": {"num_classes": n_classes, **timm_preprocessing(images),
                                "pool_size": None, "first_conv": "conv_stem",
                                "classifier": "classifier", "license": "apache-2.0"}}

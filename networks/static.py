@@ -1,8 +1,7 @@
 """Static networks: what a search finds, what fine-tuning trains, what validation runs."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -115,16 +114,12 @@ def replace_classifier(net: Any, n_classes: int, generator: torch.Generator) -> 
     net.classifier = new.to(old.linear.weight.device).train(net.training)
 
 
-@contextmanager
-def without_init() -> Iterator[None]:
+class WithoutInit(TorchFunctionMode):
     """Inside, new modules keep uninitialised weights: for networks whose weights follow at once."""
-    with _SkipInit():
-        yield
 
-
-class _SkipInit(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -134,7 +129,7 @@ class _SkipInit(TorchFunctionMode):
 def new_classifier(in_features: int, n_classes: int, bias: bool,
                    dropout_rate: float) -> LinearLayer:
     """Returns a classifier whose weights are still to be set."""
-    with without_init():
+    with WithoutInit():
         layer = LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
     if dropout_rate:
         layer.dropout.inplace = False  # a ReLU before it needs its output for the gradient

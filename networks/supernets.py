@@ -12,7 +12,7 @@ from networks.base import Supernets
 from networks.checkpoints import Checkpoint, load_state, read_checkpoint
 from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
 from networks.families import FAMILIES, family_of_state, get_family
-from networks.static import StaticNetwork, without_init
+from networks.static import StaticNetwork, WithoutInit
 from networks.supernet_info import SupernetMeta, check_supernet_exists
 from search_space.base import Arch
 from utils.errors import UserError
@@ -82,7 +82,7 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
     if n_classes not in (None, classes):
         raise UserError(f"{path}: the classifier has {classes} classes, not {n_classes}; pass the "
                         "class count that the supernet was trained with")
-    with without_init():
+    with WithoutInit():
         supernet = build_supernet(classes, width, 0.0, family)
     load_state(supernet, checkpoint.state, str(path))
     supernet.meta = checkpoint.meta
@@ -129,7 +129,7 @@ def cut_subnet(supernet: Any, arch: Arch) -> StaticNetwork:
     them with `recalibrate_bn` before measuring accuracy.
     """
     builder = supernets_of(supernet.family)
-    with without_init():
+    with WithoutInit():
         subnet = builder.network.build_from_config(builder.config(supernet, arch))
     subnet.to(next(supernet.parameters()).device)
     for name, module, kernel in builder.sources(supernet, arch):

@@ -1,6 +1,7 @@
 """A supernet's training from the flags to the checkpoint, for train_supernet.py."""
 
 import argparse
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -32,7 +33,9 @@ from training.subnets import phases_of
 from training.world import World
 from utils.devices import InPrecision, seeded, warn_if_slow
 from utils.errors import UserError
+from utils.invocation import calling
 from utils.locks import Lock
+from utils.registry import code_in
 
 # Flags next to the recipe that a resumed training must share.
 IDENTITY = ("dataset", "vld_size", "init", "from_", "pretrained", "teacher", "teacher_checkpoint",
@@ -119,6 +122,15 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
             save_weights(training.net, checkpoint, meta=meta(args, training))
         say(world, f"test images: {_percent(training.score_extremes('test'))}")
         say(world, f"wrote {checkpoint}")
+        say(world, f"next, a search: {search_command(args, checkpoint)}")
+
+
+def search_command(args: argparse.Namespace, checkpoint: Path) -> str:
+    """Returns the command that searches in a trained supernet, whose file says the rest."""
+    words = ["--supernet_path", str(checkpoint), *(["--data", args.data] if args.data else [])]
+    if code_in(vars(args), ("search_space",)):
+        words += ["--search_space", args.search_space]
+    return shlex.join([*calling("msunas.py"), *words, "--save", f"runs/{checkpoint.name}-flops"])
 
 
 def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
@@ -138,7 +150,7 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
     space = get_search_space(args.search_space, resolutions=resolutions)
     epochs = args.epochs or default_epochs(len(phases_of(space)), provider.n_train, size,
                                            bool(args.pretrained))
-    patience = args.patience if provider.n_valid else None
+    patience = args.patience if provider.holds_out_validation else None
     if "patience" in args.typed and patience is None:
         raise UserError("--patience: there are no validation images to measure; give --vld_size N")
     flags = {**vars(args), "resolutions": resolutions, "epochs": epochs, "patience": patience}
@@ -175,7 +187,7 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
     """Returns what the checkpoint records of its training, in plain Python."""
     provider, recipe = training.provider, training.recipe
     facts = SupernetMeta(
-        search_space=args.search_space, dataset=args.dataset, resolutions=recipe.resolutions,
+        search_space=args.search_space, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]

@@ -182,11 +182,9 @@ class CostModel:
         self.space = space
         self.lut = lut
         slots = space.slots(n_classes, width_mult)
-        sizes = [slot.n_options(space.lower, space.upper) for slot in slots]
-        self._slots = [slot for slot, size in zip(slots, sizes, strict=True)
-                       if size <= MAX_OPTIONS]
-        self._untabled = [slot for slot, size in zip(slots, sizes, strict=True)
-                          if size > MAX_OPTIONS]
+        self._slots = [slot for slot in slots
+                       if slot.n_options(space.lower, space.upper) <= MAX_OPTIONS]
+        self._untabled = [slot for slot in slots if slot not in self._slots]
         self._options = [option for slot in self._slots
                          for option in slot.options(space.lower, space.upper)]
         if lut is not None:

@@ -114,10 +114,6 @@ def _bottleneck(x: Layer) -> list[_Step]:
     return [*branch, *shortcut, _Step(result, 2 * result)]
 
 
-def _pool(x: Layer) -> list[_Step]:
-    return [_Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)]
-
-
 _STEPS: dict[str, Callable[[Layer], list[_Step]]] = {
     "conv": _plain,
     "mbconv": _mbconv,
@@ -125,6 +121,6 @@ _STEPS: dict[str, Callable[[Layer], list[_Step]]] = {
     "block": _block,
     "max_pool": _plain,
     "linear": _plain,
-    "pool": _pool,
-    "mean": _pool,
+    **dict.fromkeys(("pool", "mean"), lambda x: [
+        _Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)]),
 }

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import networks
-from networks.static import without_init
+from networks.static import WithoutInit
 from utils.errors import UserError
 
 
@@ -178,7 +178,7 @@ def test_any_change_gives_a_network_that_runs_or_one_clear_error(data):
         if not places(config):
             break
     try:
-        with without_init():
+        with WithoutInit():
             net = networks.build_from_config(config).eval()
     except UserError as error:
         assert "network config: " in str(error)

@@ -8,9 +8,9 @@ from search_space import get_search_space
 from tests.visualization.runs import SPACE
 from utils.errors import UserError
 from utils.files import write_json
-from visualization.cells import graph_of
 from visualization.data import read_run
 from visualization.drawing import Picture, columns_of, write_drawing
+from visualization.shapes import graph_of
 from visualization.sources import of_arch, of_network, of_search
 
 CELL = {"arch": "|conv3~0|+|skip~0|conv1~1|+|none~0|conv3~1|pool~2|"}
