@@ -179,9 +179,9 @@ def drawn(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     for i, arch in enumerate(archs):
         subnet, stats = folder / f"random{i}.subnet", folder / f"random{i}.stats"
         write_json(subnet, {**arch, "search_space": SPACE})
-        run("-m", "evaluator", "--subnet", subnet, "--supernet_path",
-                       folder / "supernet", "--dataset", "folder", "--data", folder / "data",
-                       "--test", "--n_epochs", 0, "--n_workers", 0, "--threads", 1, "--save", stats, log=folder)
+        run("-m", "evaluator", "--subnet", subnet, "--supernet_path", folder / "supernet",
+            "--dataset", "folder", "--data", folder / "data", "--test", "--n_epochs", 0,
+            "--n_workers", 0, "--threads", 1, "--save", stats, log=folder)
         top1.append(read_json(stats, "stats")["top1"])
     return {"top1": mean(top1), "mflops": mean(flops(arch, resolutions) for arch in archs)}
 
