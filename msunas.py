@@ -54,7 +54,8 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
                    "iter_<i>.stats, to start from: where an accuracy would be the same, its rows "
                    "replace the initial sample; else its best architectures are evaluated first")
     g.add_argument("--accept_changed_inputs", action="store_true", help="with --resume: "
-                   "continue although the supernet, the table or the data have changed since")
+                   "continue although the supernet, a table or the data have changed since, or "
+                   "differ from those of an original's folder")
     add_flags(g, EVALUATION_FLAGS, "--seed")
     g.add_argument("--dry_run", action="store_true",
                    help="print the plan and its estimated cost, evaluate nothing")

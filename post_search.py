@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.commands import command_line
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search.archive import Record
 from search.selection import (
+    apart,
     check_names,
     folder_names,
     front_within,
@@ -36,9 +36,10 @@ from search.subnets import (
 )
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import write_json
 from utils.flags import refuse_idle
+from utils.invocation import command_line
 from utils.locks import locked
 
 if TYPE_CHECKING:
@@ -221,12 +222,20 @@ def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str,
     return found
 
 
+# Characters that make a cell of a spreadsheet a formula.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Columns that a gene of the same name must not replace.
+COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "chosen", "arch")
+
+
 def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
                space: SearchSpace | None) -> list[dict[str, Any]]:
     """Returns what is printed of each record; `names` are the folders of those that are chosen."""
+    objectives = sec_obj.split("+")
+    own = {*COLUMNS, *objectives}
     return [{"top1": round(100 - record.top1_err, 4), "top1_err": round(record.top1_err, 4),
-             **dict(zip(sec_obj.split("+"), record.values, strict=True)),
-             **({} if space is None else space.summary(record.arch)),
+             **apart(dict(zip(objectives, record.values, strict=True)), COLUMNS, "objective"),
+             **({} if space is None else apart(space.summary(record.arch), own, "gene")),
              "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
 
@@ -234,7 +243,7 @@ def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
 def print_text(rows: Sequence[dict[str, Any]]) -> None:
     """Prints rows as an aligned table."""
     rows = [{key: value for key, value in row.items() if key != "arch"} for row in rows]
-    table = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    table = [[*map(one_line, rows[0])], *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(map(str.rjust, line, widths)))
@@ -246,17 +255,21 @@ def print_json(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_csv(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as comma-separated values with a header; architectures as JSON."""
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "arch": json.dumps(row["arch"])} for row in rows)
+    """Prints rows as comma-separated values with a header; architectures as JSON.
+
+    What a spreadsheet would run as a formula begins with an apostrophe.
+    """
+    lines = [[*rows[0]], *([*{**row, "arch": json.dumps(row["arch"])}.values()] for row in rows)]
+    csv.writer(sys.stdout, lineterminator="\n").writerows(
+        [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+         for cell in line] for line in lines)
 
 
 PRINTERS = {"table": print_text, "json": print_json, "csv": print_csv}
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else one_line(value)
 
 
 def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[str, Any]]:

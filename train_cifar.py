@@ -8,24 +8,22 @@ scripts/distributed_train.sh N DATA ...`.
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.commands import command_line
 from cli.config import ConfigParser
+from cli.progress import announce
 from cli.scripts import add_flags, run_script
 from cli.types import count, number
 from data_providers.flags import DATA_FLAGS
-from networks.configs import TRANSFORMS
+from data_providers.table import DATASETS
+from networks.configs import SMALL_IMAGES, TRANSFORMS, choose_transform, read_config
 from training import flags
-from training.flags import (
-    add_network_flags,
-    add_optimisation_flags,
-    add_run_flags,
-    flag_or_config,
-)
+from training.flags import add_network_flags, add_optimisation_flags, add_run_flags, log
 from utils.errors import UserError
+from utils.invocation import command_line
 
 if TYPE_CHECKING:
     from data_providers import DataProvider
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 # DEVIATION process-batch: --batch-size is that of a process, in the original that of all GPUs.
 RECIPE = {"opt": "momentum", "momentum": 0.9, "weight_decay": 4e-5, "clip_grad": 5.0,
           "epochs": 150, "sched": "cosine", "drop": 0.2, "drop_path": 0.2}
-# The evaluation transform where neither a flag nor the network's config names one.
+# The evaluation transform of the recipe: whole images; random crops then have a border.
 TRANSFORM = "squash"
 # Names of the original.
 ALIASES = {"--num_workers": "--workers", "--grad_clip": "--clip-grad",
@@ -56,7 +54,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("-j", "--workers", type=count(0), default=2, help="loading processes of each")
     g.add_argument("--transform", choices=TRANSFORMS, default=None,
                    help="how images are evaluated: squash resizes them to r x r, crop cuts the "
-                        f"centre of larger ones; None: the config's, else {TRANSFORM}")
+                        f"centre of larger ones; None: {TRANSFORM} for {', '.join(SMALL_IMAGES)}, "
+                        f"otherwise, and with --evaluate, the config's, else {TRANSFORM}")
     g = p.add_argument_group("augmentation")
     g.add_argument("--autoaugment", nargs="?", const="cifar10", default=None,
                    choices=("cifar10", "imagenet", "svhn"),
@@ -82,6 +81,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --evaluate measures, or with --check only checks that it could."""
     args = checked(args)
+    announce(f"loading {args.model_config} and the images")
     from training.tune import start
 
     start(args, "train_cifar.py", open_data, train)
@@ -98,7 +98,10 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
     if args.folder and args.data not in (None, args.folder):
         raise UserError(f"--data {args.data}: the folder {args.folder} was given too; give one")
-    return argparse.Namespace(**vars(args) | {"data": args.data or args.folder, "folder": None})
+    data = args.data or args.folder
+    if data is not None and {"data", "folder"} & args.typed:
+        DATASETS[args.dataset].refuse_folder(f"--data {data}")
+    return argparse.Namespace(**vars(args) | {"data": data, "folder": None})
 
 
 def open_data(args: argparse.Namespace, config: dict[str, Any],
@@ -109,9 +112,29 @@ def open_data(args: argparse.Namespace, config: dict[str, Any],
 
     return DataProvider(
         args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,
-        transform=flag_or_config(args, "transform", config) or TRANSFORM,
-        mean=rgb(args, "mean", config), std=rgb(args, "std", config), download=args.download,
-        max_damaged=args.max_damaged)
+        transform=transform_of(args, config), mean=rgb(args, "mean", config),
+        std=rgb(args, "std", config), download=args.download, max_damaged=args.max_damaged)
+
+
+def transform_of(args: argparse.Namespace, config: dict[str, Any]) -> str:
+    """Returns the evaluation transform: what was typed, else that of the recipe or of a file.
+
+    The small images are tuned by the recipe, whatever a search has recorded. A resumed run keeps
+    what it began with.
+
+    DEVIATION measured-transform: --evaluate takes what the config records; there it is squash.
+    """
+    own = Path(args.resume).with_name("net.config") if args.resume else None
+    if own and own.is_file():
+        config = read_config(own)
+    elif not args.evaluate and args.transform is None and args.dataset in SMALL_IMAGES:
+        if config.get("transform") not in (None, TRANSFORM):
+            log.warning("%s records crop, the transform of the search; this tunes and scores with "
+                        "squash, the paper's recipe; --transform crop keeps the search's",
+                        args.model_config)
+        return TRANSFORM
+    return choose_transform(args.transform, config, args.dataset, args.model_config,
+                            log.warning) or TRANSFORM
 
 
 def train(args: argparse.Namespace, world: "World", provider: "DataProvider",
@@ -124,7 +147,7 @@ def train(args: argparse.Namespace, world: "World", provider: "DataProvider",
     from training.run_files import output_folder
     from training.small_images import make_batches
     from training.students import training_objective
-    from training.tune import log_figures, tune
+    from training.tune import log_figures, saved_network, tune
 
     size, info = networks.resolution, provider.info
     title = f"{args.model}-{args.dataset}-{size}"
@@ -144,7 +167,7 @@ def train(args: argparse.Namespace, world: "World", provider: "DataProvider",
             lambda: provider.calibration_batches(size, device=world.device), world.device)
         tune(run, history, folder, networks, provider.facts(), batches, objective,
              partial(evaluate, "valid"), script="train_cifar.py")
-    log_figures("test images", evaluate("test", run.placed(run.best)), info.eval_resize)
+    log_figures("test images", evaluate("test", saved_network(run, folder)), info.eval_resize)
     if folder and world.primary and not args.evaluate:
         from evaluator.tuned import write_tuned_hub
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.commands import command_line
 from cli.config import ConfigParser
+from cli.progress import announce
 from cli.scripts import add_flags, run_script
 from cli.types import amount, count, number
 from data_providers.flags import DATA_FLAGS
@@ -28,6 +28,7 @@ from training.flags import (
     check_name,
 )
 from utils.errors import UserError
+from utils.invocation import command_line
 
 if TYPE_CHECKING:
     from training.sources import ImageSource
@@ -136,6 +137,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Trains, or with --check only checks that it could."""
     args = checked(args)
+    announce(f"loading {args.model_config} and the images")
     from training.tune import start
 
     start(args, "train_imagenet.py", open_data, train)
@@ -147,6 +149,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     flags.check_loss(args)
     if not Path(args.data).is_dir() and not args.download:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
+    if args.dataset in DATASETS:
+        DATASETS[args.dataset].refuse_folder(args.data)
     if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
         raise UserError(f"-vb {args.validation_batch_size}: the number of images in a batch of the "
                         "evaluation, and not a multiple of --batch-size, as in the original; "

@@ -16,19 +16,21 @@ from typing import Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
+from cli.progress import announce
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, checked_values, count, integers, number
 from data_providers.flags import DATA_FLAGS
+from data_providers.table import DATASETS
 from evaluator.options import EVALUATION_FLAGS
 from search_space import family_of
 from search_space.backbones import width_from_name
+from training.defaults import RULES
 from training.flags import OF_A_SUPERNET_CALL, add_machine_flags, add_teacher_flags
-from training.rules import RULES
 from utils.errors import UserError
 from utils.flags import refuse_idle
 from utils.invocation import calling
 from utils.locks import locked_beside
-from utils.registry import code_in, refuse_untyped
+from utils.registry import TIMM, code_in, refuse_untyped
 
 # Flags that may name code, as module:Class: never taken from a state without being typed.
 CODE_FLAGS = ("search_space", "rule")
@@ -49,6 +51,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--from", nargs=2, default=None, dest="from_", metavar=("CONFIG", "WEIGHTS"),
                    help="trained network to start from, of the same width: its net.config and "
                         "weights become the subnet that they describe")
+    p.add_argument("--pretrained", default=None, metavar="WEIGHTS",
+                   help="weights of the network of --search_space timm:NAME to start from: a .pth, "
+                        "a .safetensors, or a folder that timm loads; auto: an installed package "
+                        "that has them, or timm's download")
     p.add_argument("--dry_run", action="store_true",
                    help="only measure a few steps and print the plan and how long it will take")
     g = p.add_argument_group("data")
@@ -121,12 +127,14 @@ def main(args: argparse.Namespace) -> None:
     elif not args.save:
         raise UserError("--save is needed: the checkpoint to write, as in runs/ofa_digits_w0.35")
     checkpoint, state = Path(args.save), state_of(Path(args.save))
+    args = argparse.Namespace(**{**vars(args), "dataset": chosen_dataset(args)})
     _check(args, checkpoint, state)
     if args.check:
         from training.world import check_devices
 
         check_devices(args.check, args.device)
         return
+    announce("loading the images; a few steps of each phase are measured for the plan")
     from training.supernet import train
     from training.world import processes
 
@@ -135,6 +143,20 @@ def main(args: argparse.Namespace) -> None:
             if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have written it since
         train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
+
+
+def chosen_dataset(args: argparse.Namespace) -> str:
+    """Returns the data set: `folder` for a folder that is typed, as the default one has none.
+
+    Raises:
+        UserError: a folder for a data set without one.
+    """
+    dataset: str = args.dataset
+    if "data" in args.typed:
+        if not (args.resume or "dataset" in args.typed):
+            return "folder"
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return dataset
 
 
 def state_of(checkpoint: Path) -> Path:
@@ -196,14 +218,18 @@ def resume_command(args: argparse.Namespace, checkpoint: Path) -> str:
 
 def _check(args: argparse.Namespace, checkpoint: Path, state: Path) -> None:
     family_of(args.search_space)
-    if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name:
+    of_timm = args.search_space.startswith(TIMM)
+    if f"_w{width_from_name(checkpoint):g}" not in checkpoint.name and not of_timm:
         raise UserError(f"{checkpoint}: the name must end with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35")
     check_state(checkpoint)
     if state.exists() and not args.resume:
         raise UserError(f"{checkpoint}: exists; choose another --save, or resume it with --resume")
-    if args.init and args.from_:
-        raise UserError("--init and --from: a training starts from one of them")
+    if len([start for start in (args.init, args.from_, args.pretrained) if start]) > 1:
+        raise UserError("--init, --from and --pretrained: a training starts from one of them")
+    if args.pretrained and not of_timm:
+        raise UserError(f"--pretrained: weights of a network of timm; name it, as in "
+                        f"--search_space {TIMM}tf_efficientnet_lite0")
     if args.init and width_from_name(args.init) != width_from_name(checkpoint):
         raise UserError(f"--init {args.init}: of another width than --save {checkpoint.name}")
     if args.teacher is None:

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
-from cli.progress import add_threads_flag, progress_bar, share_processors
+from cli.progress import add_threads_flag, announce, progress_bar, share_processors
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import count
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
+from evaluator.options import with_dataset
 from networks import choose_resolution, read_config, recorded_resolution
-from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS
+from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS, choose_transform
 from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
-from search_space import SEARCH_SPACES, family_of, read_subnet
+from search_space import NAMES, family_of, read_subnet
 from utils.errors import UserError
-from utils.flags import choose, refuse_idle
+from utils.flags import refuse_idle, warn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,11 +59,11 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     config = read_config(args.model)
     facts = SupernetMeta.of_config(config, args.model)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
-    transform = choose("--transform", args.transform, config.get("transform"), args.model)
+    transform = choose_transform(args.transform, config, args.dataset, args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
 
     net = build_from_config(config)
-    load_weights(net, args.pretrained, ema=args.use_ema)
+    load_weights(net, args.pretrained, args.use_ema, report=warn)
     data = open_data(args, transform, facts) if args.predict is None \
         else described(args, config, facts, transform)
     return net, data, resolution
@@ -142,13 +143,13 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "(default: none)")
     p.add_argument("--supernet_path", help="the supernet for --subnet (default: none)")
     p.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one that"
-                   f" the file names, else mbv3): {', '.join(sorted(SEARCH_SPACES))}, or "
-                   "module:Class")
+                   f" the file names, else mbv3): {NAMES}")
     p.add_argument("--img-size", type=count(8, 4096),
                    help="input resolution "
                    f"(default: the file's, else {DEFAULT_RESOLUTION})")
     p.add_argument("--transform", choices=TRANSFORMS, help="evaluation transform (default: the "
-                   "file's, else the data set's)")
+                   "file's, else squash for the small images of CIFAR and CINIC-10, as published "
+                   "networks have it, else the data set's)")
     p.add_argument("-j", "--workers", type=count(0, 1024), default=4,
                    help="data-loading processes (default: %(default)s)")
     p.add_argument("-b", "--batch-size", type=count(1), default=200,
@@ -163,9 +164,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for a split without a size, and for what would not be obeyed."""
-    refuse_idle(args.typed, idle_flags(args))
+def check_split(args: argparse.Namespace) -> None:
+    """Raises UserError for a split without a size."""
     if args.split == "valid" and not (args.vld_size or DATASETS[args.dataset].vld_size):
         raise UserError("--split valid needs --vld_size, the number of validation images that the "
                         "search split off")
@@ -186,9 +186,12 @@ def idle_flags(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 
 def main(args: argparse.Namespace) -> None:
     """Validates one network and prints the result as a last line of JSON, or predicts pictures."""
-    check_flags(args)
+    refuse_idle(args.typed, idle_flags(args))
     load = check_sources(args)
+    args = with_dataset(args, args.model, args.supernet_path)
+    check_split(args)
     share_processors(args.threads)
+    announce(f"loading {args.model or args.subnet} and the images")
     net, provider, resolution = load(args)
     if args.subnet or args.predict is None:
         check_classes(args.pretrained or args.supernet_path, net.classifier.out_features,
@@ -237,7 +240,8 @@ def print_predictions(net: "nn.Module", data: Any, resolution: int,
         say(json.dumps({"path": found.path, "class": found.classes[0],
                         "probability": round(found.probabilities[0], 4),
                         "top5": {name: round(value, 4) for name, value in
-                                 zip(found.classes, found.probabilities, strict=True)}}))
+                                 zip(found.classes, found.probabilities, strict=True)}},
+                       ensure_ascii=False))
         done += 1
     if not done:
         raise UserError(f"{args.predict}: none of {len(files)} pictures can be read")

@@ -30,8 +30,7 @@ def predictor_class(name: str) -> "type[AccPredictor]":
     """
     from acc_predictor.base import AccPredictor
 
-    found: type[AccPredictor] = load_class(PREDICTORS, name, "predictor", AccPredictor)
-    return found
+    return load_class(PREDICTORS, name, "predictor", AccPredictor)
 
 
 def check_predictor(name: str) -> None:

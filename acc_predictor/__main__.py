@@ -11,7 +11,7 @@ from acc_predictor.exported import MAX_POINTS, ExportedPredictor, cross_validate
 from cli.scripts import Parser, run_script
 from networks.supernet_info import read_supernet_info
 from search.finished import FinishedSearch, read_finished
-from search_space import DEFAULT, SEARCH_SPACES, SearchSpace, refuse_code
+from search_space import DEFAULT, NAMES, SearchSpace, refuse_code
 from search_space.backbones import width_from_name
 from utils.errors import UserError
 from utils.invocation import program
@@ -29,8 +29,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--predictor", choices=sorted(PREDICTORS), help="what to fit (default: the "
                    f"predictor of the search; {WITHOUT} where it had none)")
     p.add_argument("--search_space", metavar="NAME", help="space of the search where its files do "
-                   f"not say, or code of your own: {', '.join(sorted(SEARCH_SPACES))}, or "
-                   f"module:Class (default: {DEFAULT})")
+                   f"not say, or code of your own: {NAMES} (default: {DEFAULT})")
     p.add_argument("--table", help="table of the space, where it has moved")
     return p
 

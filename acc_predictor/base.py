@@ -41,11 +41,14 @@ class AccPredictor(ABC):
     Attributes:
         name: key in `acc_predictor.PREDICTORS`.
         min_points: the fewest different training points that it accepts.
+        max_points: the most that it learns from, for the time and the memory of a fit; of more,
+            as many are drawn from the seed. None learns from all.
         gives_std: whether it gives standard deviations.
     """
 
     name: ClassVar[str]
     min_points: int = 5
+    max_points: ClassVar[int | None] = None
     gives_std: ClassVar[bool] = False
 
     def __init__(self, *, seed: int = 0, lower: np.ndarray | None = None,
@@ -79,6 +82,7 @@ class AccPredictor(ABC):
                             f"architectures to learn from, not {len(X)}; evaluate again what "
                             "failed (--resume with --retry_failed), or start a new search with a "
                             "larger initial sample (--n_doe)")
+        X, y = drawn_part(X, y, self.max_points, self.seed)
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))
         self._first = X[0]
@@ -115,18 +119,13 @@ class AccPredictor(ABC):
         if return_std and not self.gives_std:
             raise UserError(f"predictor {self.name!r} gives no standard deviation; take one that "
                             "does, such as nngp or gp")
-        with _blas().limit(limits=1, user_api="blas"):
-            if return_std:
-                mean, std = self._mean_std(X)
-                return np.reshape(mean, (len(X), 1)), np.reshape(std, (len(X), 1))
-            if self._constant is not None:
-                return np.full((len(X), 1), self._constant)
-            return np.reshape(self._predict(X[:, self._columns]), (len(X), 1))
-
-    def _mean_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._constant is not None:
-            return np.full(len(X), self._constant), np.zeros(len(X))
-        return self._predict_std(X[:, self._columns])
+        n, rows = len(X), X[:, self._columns]
+        mean, std = np.full(n, self._constant or 0.0), np.zeros(n)
+        if self._constant is None:
+            with _blas().limit(limits=1, user_api="blas"):
+                mean, std = self._predict_std(rows) if return_std else (self._predict(rows), std)
+        mean, std = np.reshape(mean, (n, 1)), np.reshape(std, (n, 1))
+        return (mean, std) if return_std else mean
 
     def condition_on(self, X: np.ndarray) -> Self:
         """Returns the model conditioned on its own predictions of (n, d) vectors.
@@ -193,6 +192,18 @@ def affords_linear_part(X: np.ndarray) -> bool:
     """
     n, d = X.shape
     return n >= 2 * (d + 1) and np.linalg.matrix_rank(X - X.mean(axis=0)) == d
+
+
+def drawn_part(X: np.ndarray, y: np.ndarray, most: int | None,
+               seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `most` of the (n, d) points and their (n,) targets, drawn; all where `most` is None.
+
+    They keep their order.
+    """
+    if most is None or len(X) <= most:
+        return X, y
+    part = np.sort(np.random.default_rng(seed).choice(len(X), most, replace=False))
+    return X[part], y[part]
 
 
 @functools.cache

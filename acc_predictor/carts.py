@@ -37,6 +37,7 @@ class CARTs(AccPredictor):
     """
 
     name = "carts"
+    max_points = 1500
 
     def __init__(self, *, n_tree: int = N_TREES, **options: Any) -> None:
         super().__init__(**options)

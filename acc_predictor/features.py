@@ -81,7 +81,5 @@ def _columns(gene: int, values: np.ndarray, ordered: bool, optional: bool,
     levels = values[1:] if ordered else values
     if ordered and len(values) > MAX_STEPS:
         kind, levels = "scaled", values[:1]
-    if optional:
-        return [(gene, 0.0, group, "used", span),
-                *((gene, float(level), group, kind, span) for level in levels)]
-    return [(gene, float(level), group, kind, span) for level in levels]
+    used = [(gene, 0.0, group, "used", span)] if optional else []
+    return used + [(gene, float(level), group, kind, span) for level in levels]

@@ -35,6 +35,7 @@ class GP(AccPredictor):
     """
 
     name = "gp"
+    max_points = 600  # pydacefit holds several arrays of n x n x genes
     gives_std = True
 
     def __init__(self, *, regr: str = "linear", corr: str = "gauss", **options: Any) -> None:

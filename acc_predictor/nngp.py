@@ -13,7 +13,7 @@ from acc_predictor.features import GeneFeatures
 
 N_LAYERS = 3
 MAX_ITERATIONS = 60
-# Hyperparameters are learned from at most so many points, drawn from the seed; predictions use all.
+# Hyperparameters are learned from at most so many points, drawn from the seed.
 MAX_POINTS = 600
 # Logarithms of standard deviations: what is likely before any data, and how likely.
 WEIGHT, BIAS, SCALE, NOISE = (0.3, 1.0), (1.0, 1.0), (1.0, 1.0), (0.05, 1.0)
@@ -41,6 +41,7 @@ class NNGP(AccPredictor):
     """
 
     name = "nngp"
+    max_points = 2500
     gives_std = True
 
     def __init__(self, *, n_layers: int = N_LAYERS, **options: Any) -> None:

@@ -90,6 +90,7 @@ class RBF(AccPredictor):
     """
 
     name = "rbf"
+    max_points = 4000
 
     def __init__(self, *, kernel: str = "cubic", tail: str = "linear", **options: Any) -> None:
         super().__init__(**options)

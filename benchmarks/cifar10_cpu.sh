@@ -84,7 +84,7 @@ tune() {
         rm -rf "$net/tuned"
         "$python" train_cifar.py "${images[@]}" --vld-size "$vld" --model-config "$net/net.config" \
             --initial-checkpoint "$net/net.inherited" --epochs "$tune" --lr 0.0005 \
-            --teacher "$supernet" --threads "$threads" --save "$net/tuned"
+            --teacher "$supernet" --transform crop --threads "$threads" --save "$net/tuned"
         touch "$net/tuned/finished"
     done
 }

@@ -7,9 +7,13 @@ from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.optimize import minimize
 
-from search.operators import CanonicalRepair, IntegerPolynomialMutation
 from search.strategies import Task
-from search.strategies.msunas import CROSSOVER_PROB, SurrogateProblem
+from search.strategies.msunas import (
+    CROSSOVER_PROB,
+    CanonicalRepair,
+    IntegerPolynomialMutation,
+    SurrogateProblem,
+)
 from search_space import SearchSpace
 
 

@@ -24,9 +24,9 @@ from quality import BATCH, BENCHMARKS, BUDGETS, PEERS, SMALL_DOE, common_flags, 
 
 from cli.scripts import run_script
 from search import Search
-from search.acquisition import Front
 from search.constraints import initial_sample
 from search.evaluation import Evaluations
+from search.strategies.ehvi import Front
 
 PROPOSALS = 3
 # BoTorch's search among neighbours, and its samples of the posterior.

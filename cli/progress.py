@@ -12,7 +12,14 @@ def progress_bar(batches: Iterable[Any], unit: str = "batch") -> Any:
     """Wraps an iterable in a bar on stderr, where that is a terminal; nothing elsewhere."""
     from tqdm import tqdm
 
-    return tqdm(batches, unit=unit, leave=False, disable=not _on_a_terminal())
+    on_a_terminal = getattr(sys.stderr, "isatty", lambda: False)  # a closed stream is None
+    return tqdm(batches, unit=unit, leave=False, disable=not on_a_terminal())
+
+
+def announce(line: str) -> None:
+    """Prints what begins and may take more than 5 s, to stderr; of several processes the first."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -41,8 +48,3 @@ def share_processors(threads: int | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-
-
-def _on_a_terminal() -> bool:
-    """Whether stderr is a terminal; a closed one is none."""
-    return bool(sys.stderr and hasattr(sys.stderr, "isatty") and sys.stderr.isatty())

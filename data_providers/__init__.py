@@ -1,7 +1,7 @@
 """Data sets by name: one table, one provider. Importing this loads no torch."""
 
 from data_providers.table import DATASETS, DatasetInfo, get_dataset_info
-from utils.lazy import lazy_names
+from utils.registry import lazy_names
 
 _MODULES = {
     "datasets": ("count_classes", "load_images"),

@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 from utils.errors import UserError, describe_os_error, one_line
 from utils.files import atomic_path, make_folder, read_json, write_json
 
-_CHUNK = 2**24
 _HEADER = 128  # bytes of an .npy file before its data
 # The only folder and names that are ever written or removed below the folder that a user names.
 _SUBFOLDER = "arrays"
@@ -271,9 +270,5 @@ def _last_use(path: Path) -> int:
 
 def _verify(array: np.ndarray, meta: dict[str, Any]) -> None:
     """Raises ValueError where the bytes are not those that were written."""
-    flat = array.reshape(-1)[:meta["bytes"]]
-    crc = 0
-    for start in range(0, len(flat), _CHUNK):
-        crc = zlib.crc32(flat[start:start + _CHUNK].data, crc)
-    if crc != meta["crc32"]:
+    if zlib.crc32(array.reshape(-1)[:meta["bytes"]].data) != meta["crc32"]:
         raise ValueError("its checksum is wrong")

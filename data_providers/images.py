@@ -79,6 +79,19 @@ class Images:
             digest.update(part)
         return digest.hexdigest()
 
+    def listing(self, root: str) -> str:
+        """Returns a digest of labels and names below the folder `root`, wherever that lies.
+
+        Of images in memory it is the fingerprint.
+        """
+        if self.in_memory:
+            return self.fingerprint
+        digest = hashlib.blake2b(self.targets.tobytes(), digest_size=16)
+        for index in range(len(self)):
+            name = self.name(index).removeprefix(root)
+            digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
     def _parts(self) -> Iterable[bytes | memoryview]:
         raise NotImplementedError
 

@@ -1,18 +1,22 @@
 """From listed images to batches of bytes, in this process or in several, by explicit seeds."""
 
 import os
+import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
+from torch.multiprocessing.reductions import reduce_storage
+from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler, get_worker_info
 
 from data_providers.cache import Entry
 from data_providers.images import Images
@@ -21,6 +25,10 @@ from utils.devices import copies_alongside
 
 Geometry = Callable[[Any], Any]
 Item = TypeVar("Item")
+
+SHARED_MEMORY = "/dev/shm"
+_SMALL = 2**28  # bytes of it; containers have 2**26 unless they are given more
+_LEAST = 2**20  # bytes of it that are free, for the semaphores of loading processes
 
 
 class Request(NamedTuple):
@@ -256,11 +264,11 @@ def stream(reader: Reader, batches: Iterable[Sequence[Request]], n_workers: int 
     Args:
         reader: makes a batch.
         batches: lists of requests; iterated once in each pass.
-        n_workers: processes that load, no more than there are cores; 0 loads in this one.
+        n_workers: see `loading_processes`; 0 loads in this one.
         pin_memory: whether the tensors are in page-locked memory, for copies to a GPU.
         keep_workers: whether the processes stay for the next pass.
     """
-    n_workers = min(n_workers, len(os.sched_getaffinity(0)))
+    n_workers = loading_processes(n_workers)
     lists: Any = batches  # torch's annotation asks for lists, its code takes any sequence
     return DataLoader(reader, batch_sampler=lists, num_workers=n_workers, collate_fn=_as_is,
                       pin_memory=pin_memory, generator=torch.Generator(),
@@ -269,3 +277,49 @@ def stream(reader: Reader, batches: Iterable[Sequence[Request]], n_workers: int 
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def loading_processes(wanted: int) -> int:
+    """Returns how many processes load: no more than there are cores, none without shared memory."""
+    n = min(wanted, len(os.sched_getaffinity(0)))
+    if not n or not os.path.isdir(SHARED_MEMORY):
+        return n
+    room = shutil.disk_usage(SHARED_MEMORY)
+    if room.total < _SMALL:
+        _note_small_memory(room.total)
+    return n if room.free >= _LEAST else 0
+
+
+@cache
+def _note_small_memory(total: int) -> None:
+    print(f"note: {SHARED_MEMORY} has {total / 2**20:.0f} MB, so that batches of loading processes "
+          "come through pipes where it is full, which is slower; a container gets more with "
+          "--shm-size=2g", file=sys.stderr)
+
+
+class _Sender:
+    """How a loading process hands over the memory of a tensor.
+
+    torch puts it into shared memory. Where that is full, its error ends no process, but the batch
+    never arrives: then, and from then on in this process, the bytes are sent through the pipe.
+    """
+
+    full = False
+
+    def __call__(self, storage: torch.UntypedStorage) -> Any:
+        try:
+            if not self.full:
+                return reduce_storage(storage)
+        except RuntimeError:
+            if get_worker_info() is None:
+                raise
+            self.full = True
+        content = torch.empty(0, dtype=torch.uint8).set_(storage)
+        return _received, (content.numpy(),)
+
+
+def _received(content: np.ndarray) -> torch.UntypedStorage:
+    return torch.from_numpy(content).untyped_storage()
+
+
+ForkingPickler.register(torch.UntypedStorage, _Sender())

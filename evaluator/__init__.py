@@ -5,8 +5,7 @@ from typing import Any
 
 from evaluator.base import Evaluator
 from utils.errors import UserError
-from utils.lazy import lazy_names
-from utils.registry import load_class
+from utils.registry import lazy_names, load_class
 
 # name -> "module:Class", an `evaluator.base.Evaluator`. Imported when a worker builds it: the
 # search itself never loads torch.

@@ -13,14 +13,13 @@ from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, number
 from data_providers.table import get_dataset_info
-from evaluator.options import EVALUATION_FLAGS, EvaluationOptions
+from evaluator.options import EVALUATION_FLAGS, EvaluationOptions, with_dataset
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
-from search_space import SEARCH_SPACES, Arch, read_subnet
+from search_space import NAMES, Arch, read_subnet
 from utils.errors import UserError
 from utils.files import write_json
 from utils.flags import refuse_idle
-from utils.registry import listed
 
 if TYPE_CHECKING:
     from evaluator.accuracy import NetEvaluator
@@ -37,7 +36,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--subnet", help="net.subnet file: the architecture in JSON")
     add_flags(g, EVALUATION_FLAGS, "--supernet_path")
     g.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one "
-                   f"that the file names, else mbv3): {listed(SEARCH_SPACES)}")
+                   f"that the file names, else mbv3): {NAMES}")
     g.add_argument("--config", help="net.config file: the layers in JSON, either naming")
     g.add_argument("--init", help="weights that belong to --config")
     g.add_argument("--resolution", type=count(8, 4096), help="image size in pixels "
@@ -77,6 +76,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Evaluates, writes the stats to `--save`, and prints them as one line of JSON."""
     _check(args)
+    args = with_dataset(args, args.config, args.supernet_path)
     share_processors(args.threads)
     stats = evaluate(args)
     path = args.save or (args.log_dir and os.path.join(args.log_dir, "net.stats"))

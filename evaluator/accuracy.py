@@ -1,5 +1,6 @@
 """Accuracy of a network: cut, (fine-tune,) recalibrate, validate."""
 
+import hashlib
 import json
 import os
 import zlib
@@ -207,6 +208,15 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """See `Evaluator.from_options`."""
         return cls(EvaluationOptions.of(options))
+
+    def fingerprint(self) -> str:
+        """See `Evaluator.fingerprint`: of the names and labels of the images, and the weights."""
+        digest = hashlib.blake2b(digest_size=16)
+        for split in ("train", self.split):
+            digest.update(self.provider.images(split).listing(str(self.provider.path)).encode())
+        for tensor in self.supernet.state_dict().values():
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> NetStats:
         """Returns the stats of one architecture; the same for the same seed and architecture.

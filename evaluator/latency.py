@@ -58,11 +58,17 @@ class LookUpTable:
 
     def require(self, layers: Iterable[Layer], command: str) -> None:
         """Raises UserError when layers are missing; `command` is what measures them."""
+        layers = [*layers]
         missing = self.missing(layers)
         if missing:
+            foreign = "" if any(layer.key in self.entries for layer in layers) else (
+                f"none of its {len(self.entries)} entries is a layer of these networks, so it is "
+                "the table of others or of another program (its first entry: "
+                f"{next(iter(self.entries), '')[:80]}); ")
             more = f" and {len(missing) - SHOWN_KEYS} more" if len(missing) > SHOWN_KEYS else ""
             raise UserError(f"{self.path}: the latency table lacks {len(missing)} layers: "
-                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; {self._adding(command)}"
+                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; {foreign}"
+                            f"{self._adding(command)}"
                             f"measure a table that has them with: {command}")
 
     def _adding(self, command: str) -> str:

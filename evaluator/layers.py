@@ -4,14 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from networks.configs import (
-    check_config,
-    choose_resolution,
-    config_family,
-    mid_channels,
-    read_config,
-    recorded_resolution,
-)
+from networks import configs
 from networks.families import Part
 from search_space import SearchSpace
 from search_space.layers import POOL, Layer
@@ -45,8 +38,8 @@ def read_config_layers(path: str | os.PathLike,
     Raises:
         UserError: the file is missing or damaged, or describes no valid network.
     """
-    config = read_config(path)
-    used = choose_resolution(resolution, recorded_resolution(config), str(path))
+    config = configs.read_config(path)
+    used = configs.choose_resolution(resolution, configs.recorded_resolution(config), str(path))
     return config_layers(config, used), used
 
 
@@ -56,9 +49,12 @@ def config_layers(config: dict[str, Any], resolution: int) -> list[Layer]:
     Raises:
         UserError: the dict describes no valid network.
     """
-    config = check_config(config)
+    config = configs.check_config(config)
+    if configs.config_family(config).of_timm:
+        return configs.config_space(config, resolution).layers(
+            {**config["arch"], "r": resolution}, config["classifier"]["out_features"])
     layers: list[Layer] = []
-    for part in config_family(config).parts:
+    for part in configs.config_family(config).parts:
         value: Any = config.get(part.key)
         for index, block in enumerate(value if part.many else [value]):
             if block is not None or not part.layers:
@@ -83,10 +79,11 @@ def _layer(part: Part, index: int, block: Any, size: int, channels: int) -> Laye
     ends = conv["in_channels"], conv["out_channels"]
     if conv["name"] == "ResNetBottleneckBlock":
         return Layer("bottleneck", "Bottleneck", size, *ends, conv["kernel_size"], conv["stride"],
-                     conv["expand_ratio"], mid_channels(conv), conv["act_func"],
+                     conv["expand_ratio"], configs.mid_channels(conv), conv["act_func"],
                      skip=conv["stride"] == 1 and ends[0] == ends[1])
     return Layer("mbconv", "MBConv", size, *ends, conv["kernel_size"], conv["stride"],
-                 conv["expand_ratio"], mid_channels(conv), conv["act_func"], conv["use_se"], skip)
+                 conv["expand_ratio"], configs.mid_channels(conv), conv["act_func"],
+                 conv["use_se"], skip)
 
 
 def _stem_name(index: int, skip: bool) -> str:
@@ -105,38 +102,54 @@ def _conv_layer(name: str, conv: dict[str, Any], size: int, skip: bool) -> Layer
 def build_module(layer: Layer) -> "nn.Module":
     """Returns a layer with random weights, made of the layers of the `ofa` package."""
     from ofa.utils import MyGlobalAvgPool2d
-    from ofa.utils.layers import (
-        ConvLayer,
-        IdentityLayer,
-        LinearLayer,
-        MBConvLayer,
-        ResidualBlock,
-        ResNetBottleneckBlock,
-    )
+    from ofa.utils import layers as ofa
     from torch import nn
 
     x = layer
 
     def residual(module: nn.Module) -> nn.Module:
-        shortcut = IdentityLayer(x.in_channels, x.out_channels) if x.skip else None
-        return ResidualBlock(module, shortcut)
+        shortcut = ofa.IdentityLayer(x.in_channels, x.out_channels) if x.skip else None
+        return ofa.ResidualBlock(module, shortcut)
 
     def conv() -> nn.Module:
-        module = ConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride, bias=x.bias,
-                           use_se=x.se, use_bn=x.bn, act_func=x.act)
+        module = ofa.ConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride, bias=x.bias,
+                               use_se=x.se, use_bn=x.bn, act_func=x.act)
         return residual(module) if x.skip else module
 
     builders = {
         "conv": conv,
-        "mbconv": lambda: residual(MBConvLayer(x.in_channels, x.out_channels, x.kernel, x.stride,
-                                               x.expand, x.mid, x.act, x.se)),
-        "bottleneck": lambda: ResNetBottleneckBlock(x.in_channels, x.out_channels, x.kernel,
-                                                    x.stride, x.expand, x.mid, x.act),
+        "mbconv": lambda: residual(ofa.MBConvLayer(
+            x.in_channels, x.out_channels, x.kernel, x.stride, x.expand, x.mid, x.act, x.se)),
+        "bottleneck": lambda: ofa.ResNetBottleneckBlock(
+            x.in_channels, x.out_channels, x.kernel, x.stride, x.expand, x.mid, x.act),
+        "block": lambda: _build_block(x),
         "max_pool": lambda: nn.MaxPool2d(x.kernel, x.stride, padding=x.kernel // 2),
         "pool": lambda: MyGlobalAvgPool2d(keep_dim=True),
-        "linear": lambda: LinearLayer(x.in_channels, x.out_channels, x.bias, x.bn, x.act),
+        "mean": lambda: nn.AdaptiveAvgPool2d(1),
+        "linear": lambda: ofa.LinearLayer(x.in_channels, x.out_channels, x.bias, x.bn, x.act),
     }
     return builders[x.kind]()
+
+
+def _build_block(layer: Layer) -> "nn.Module":
+    """Returns a run of convolutions, made of the layers of timm."""
+    from ofa.utils.layers import IdentityLayer, ResidualBlock
+    from timm.layers import BatchNormAct2d, create_act_layer, create_conv2d
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from torch import nn
+
+    modules: list[nn.Module] = []
+    for x in layer.parts:
+        act = x.act or "identity"
+        modules.append(create_conv2d(x.in_channels, x.out_channels, x.kernel, stride=x.stride,
+                                     padding="same" if x.same else "", groups=x.groups,
+                                     bias=x.bias))
+        modules.append(BatchNormAct2d(x.out_channels, act_layer=act) if x.bn
+                       else create_act_layer(act))
+        if x.se:
+            modules.append(SqueezeExcite(x.out_channels, rd_channels=x.squeeze))
+    shortcut = IdentityLayer(layer.in_channels, layer.out_channels) if layer.skip else None
+    return ResidualBlock(nn.Sequential(*modules), shortcut)
 
 
 def build_network(layers: Sequence[Layer]) -> "nn.Module":

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ from evaluator.costs import FLOPS_CONVENTION, MACS_CONVENTION, millions, network
 from evaluator.layers import config_layers
 from evaluator.timing import device_name, measure_latency
 from networks.hub import HUB, Preprocessing, timm_model, write_hub
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.intervals import wilson
 
 __all__ = ["HUB", "Accuracy", "Card", "Preprocessing", "give_to_timm", "render"]
 
 LATENCY_REPEATS = 50
+NAMED_CLASSES = 100
 _HEADER = """---
 library_name: timm
 pipeline_tag: image-classification
@@ -102,20 +104,29 @@ def render(card: Card, net: Any, images: Preprocessing) -> str:
                 "Accuracy": _accuracies(card.accuracies), "How it was made": _commands(card),
                 "Licence": _LICENCE}
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return f"{_HEADER}# {card.title}\n\nAn image classifier for the data set {card.dataset}, " \
-           f"found by MSuNAS.\n\n{body}\n"
+    return f"{_HEADER}# {_plain(card.title)}\n\nAn image classifier for the data set " \
+           f"{_plain(card.dataset)}, found by MSuNAS.\n\n{body}\n"
 
 
 def _facts(card: Card, net: Any, images: Preprocessing) -> str:
     costs = network_costs(config_layers(net.config, images.resolution))
-    rows = {"classes": str(net.classifier.out_features),
+    rows = {"classes": _classes(images.class_names, net.classifier.out_features),
             "input": f"{images.resolution} x {images.resolution} pixels, transform "
                      f"`{images.transform}`",
             "parameters": f"{millions(costs.params)} M",
             "FLOPs": f"{millions(costs.flops)} M ({FLOPS_CONVENTION})",
             "MACs": f"{millions(costs.macs)} M ({MACS_CONVENTION})",
-            "latency": _latency(net, images.resolution), **card.facts}
+            "latency": _latency(net, images.resolution),
+            **{name: _plain(text) for name, text in card.facts.items()}}
     return _table(["", ""], [[name, text] for name, text in rows.items()])
+
+
+def _classes(names: Sequence[str], n: int) -> str:
+    """Returns the number of the classes and their names in the order of the outputs, if known."""
+    if len(names) != n:
+        return str(n)
+    shown = ", ".join(one_line(name).replace("|", "\\|") for name in names[:NAMED_CLASSES])
+    return f"{n}: {shown}" + (", ... (`label_names` in `config.json`)" if n > NAMED_CLASSES else "")
 
 
 def _latency(net: Any, resolution: int) -> str:
@@ -126,6 +137,17 @@ def _latency(net: Any, resolution: int) -> str:
     threads = "" if device != "cpu" else ", one thread"
     return (f"{latency.mean:.2f} ms for one image, PyTorch {torch.__version__}, "
             f"{device_name(device)}{threads}, {platform.system()}")
+
+
+def _plain(text: str) -> str:
+    """Returns a text of a received folder as Markdown that shows it: nothing in it is markup."""
+    return re.sub(r"([\\`|<\[\]])", r"\\\1", one_line(text))
+
+
+def _fenced(command: str) -> str:
+    """Returns a command as a block of code whose fence it does not hold."""
+    fence = max(["``", *re.findall("`+", command)], key=len) + "`"
+    return f"{fence}sh\n{command}\n{fence}"
 
 
 def _accuracies(accuracies: Sequence[Accuracy]) -> str:
@@ -141,7 +163,7 @@ def _interval(accuracy: Accuracy) -> tuple[float, float]:
 
 
 def _commands(card: Card) -> str:
-    blocks = [f"{what}:\n\n```sh\n{command}\n```" for what, command in card.commands.items()]
+    blocks = [f"{what}:\n\n{_fenced(command)}" for what, command in card.commands.items()]
     return "\n\n".join([*blocks, *card.notes])
 
 

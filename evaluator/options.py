@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
-from data_providers.table import MAX_DAMAGED
-from search_space import SEARCH_SPACES
-from utils.registry import listed
+from data_providers.table import DATASETS, MAX_DAMAGED
+from networks.configs import read_config
+from networks.supernet_info import SupernetMeta, read_supernet_info
+from search_space import NAMES
 
 SUPERNET = "./data/ofa_mbv3_d234_e346_k357_w1.0"
 
@@ -94,11 +95,32 @@ class EvaluationOptions(EvaluationSettings):
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
+def with_dataset(args: argparse.Namespace, config: str | None,
+                 supernet: str | None) -> argparse.Namespace:
+    """Returns flags whose `dataset` is what was typed, else what a file records, else the default.
+
+    Args:
+        args: the flags.
+        config, supernet: the net.config, or the checkpoint, of what is evaluated.
+
+    Raises:
+        UserError: a damaged config; or --data is typed, and the data set has no folder.
+    """
+    recorded = SupernetMeta.of_config(read_config(config), config) if config \
+        else read_supernet_info(supernet) if supernet else SupernetMeta()
+    dataset = args.dataset
+    if "dataset" not in args.typed and recorded.dataset in DATASETS:
+        dataset = recorded.dataset
+    if "data" in args.typed:
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return argparse.Namespace(**{**vars(args), "dataset": dataset})
+
+
 # The flags of `EvaluationSettings`, whose defaults are theirs; see `cli.scripts.add_flags`.
 EVALUATION_FLAGS: dict[str, dict[str, Any]] = {
     name: {**options, "default": getattr(EvaluationSettings, name)} for name, options in {
         **DATA_FLAGS,
-        "search_space": {"metavar": "NAME", "help": f"search space: {listed(SEARCH_SPACES)}"},
+        "search_space": {"metavar": "NAME", "help": f"search space: {NAMES}"},
         "supernet_path": {"help": "checkpoint of the supernet (default: the data set's, "
                           f"{SUPERNET} for imagenet)"},
         "n_classes": {"type": count(1), "help": "classes (default: the data set's)"},

@@ -2,8 +2,8 @@
 
 No network is run: top-1 accuracies are what an MLP learned from measured ImageNet accuracies of
 the MobileNetV3 (w1.0) or ResNet50 supernet with 1,000 classes. Every stats dict is marked
-(`"evaluator": "oracle"`). A predictor that was exported from a search is that of
-`evaluator.exported_predictor`.
+(`"evaluator": "oracle"`). A predictor that was exported from a search (`python -m acc_predictor`)
+answers in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from acc_predictor.exported import is_exported
+from acc_predictor.exported import ExportedPredictor, is_exported
 from evaluator.base import Evaluator
 from evaluator.costs import CostModel, millions
-from evaluator.exported_predictor import PredictorEvaluator
 from search_space import SEARCH_SPACES, Arch, get_search_space
 from utils.errors import UserError
 
@@ -88,6 +87,61 @@ ENCODINGS = (
 )
 
 
+class PredictorEvaluator(Evaluator):
+    """Answers with what a predictor of an earlier search expects, see `python -m acc_predictor`.
+
+    The stats are `top1` and what the evaluator of that search reported, all predicted.
+
+    Args:
+        oracle_path: the exported predictor.
+        search_space, space_options: the space of the search, which must be the predictor's.
+        ignored: options of other evaluators.
+
+    Raises:
+        UserError: a damaged file, or a predictor of another space.
+    """
+
+    def __init__(self, oracle_path: str, search_space: str = "mbv3",
+                 space_options: dict[str, Any] | None = None, **ignored: Any) -> None:
+        exported = ExportedPredictor.read(oracle_path)
+        trained = exported.meta.get("search_space") or search_space
+        options = dict(space_options or {})
+        if exported.meta.get("resolutions"):
+            options["resolutions"] = exported.meta["resolutions"]
+        self.space = get_search_space(search_space, **options)
+        if trained not in (search_space, self.space.name):
+            raise UserError(f"{oracle_path}: predicts the search space {str(trained)[:60]}, not "
+                            f"{search_space}; name it with --search_space")
+        try:
+            self._models = exported.fit(self.space)
+        except UserError as error:
+            raise UserError(f"{oracle_path}: {error}") from None
+
+    def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
+        """See `Evaluator.evaluate`; `batch_scale` is without influence.
+
+        `arch` belongs to the predictor's space, at a resolution of its search.
+        """
+        values = {name: float(column[0]) for name, column in self._predict([arch]).items()}
+        top1 = 100 - values.pop("top1_err")
+        return {**values, "top1": top1, "evaluator": "oracle"}
+
+    def evaluate_many(self, archs: Sequence[Arch]) -> np.ndarray:
+        """Returns the predicted top-1 accuracies (n,) in percent of many architectures.
+
+        Raises:
+            UserError: one is no architecture of the predictor's space.
+        """
+        return 100 - self._predict(archs)["top1_err"]
+
+    def _predict(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]:
+        """Predicts one at a time: the last bits can depend on how many are asked for together."""
+        X = self.space.encode_many(archs)
+        found = {name: np.array([model.predict(x[None])[0, 0] for x in X])
+                 for name, model in self._models.items()}
+        return found | {"top1_err": np.clip(found["top1_err"], 0, 100)}
+
+
 class OracleEvaluator(Evaluator):
     """Returns predicted accuracies, under the same contract as a supernet's evaluator.
 
@@ -122,11 +176,9 @@ class OracleEvaluator(Evaluator):
         self._costs: dict[int, CostModel] = {}
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
-        """Returns the stats of one architecture; always the same for the same architecture.
+        """See `Evaluator.evaluate`; `batch_scale` is without influence.
 
-        Args:
-            arch: an architecture of the predictor's space, at no resolution below its smallest.
-            batch_scale: part of the contract, without influence.
+        `arch` belongs to the predictor's space, at no resolution below its smallest.
         """
         top1 = float(self.evaluate_many([arch])[0])
         resolution = arch["r"]

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from search_space.nasbench101 import INPUT, OPERATIONS, OUTPUT
 from utils.errors import UserError
@@ -18,6 +22,8 @@ MAX_RECORD = 2**20
 # Of model_metrics.proto: fields of ModelMetrics and of its EvaluationData.
 _EVALUATION, _PARAMETERS = 1, 2
 _SECONDS, _VALID, _TEST = 2, 4, 5
+# Bytes of a number that is no varint, by its wire type.
+_FIXED_SIZES = {1: 8, 5: 4}
 # The evaluations of a training: before it, half-way, at its end.
 _FINAL = 2
 
@@ -91,27 +97,6 @@ def read_records(file: IO[bytes]) -> Iterator[bytes]:
         yield record[:-4]
 
 
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def masked_crc32c(data: bytes) -> int:
-    """Returns the checksum of TFRecord files: CRC-32C (Castagnoli), rotated, plus a constant."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def _training(record: bytes) -> Training:
     graph_hash, epochs, digits, operations, metrics = json.loads(record)
     names = operations.split(",")
@@ -138,37 +123,15 @@ def read_message(data: bytes) -> dict[int, list[Any]]:
     """Returns the fields of a protocol buffer by number: ints of a varint, bytes of the others.
 
     Raises:
-        ValueError, IndexError: the bytes are none.
+        ValueError: the bytes are none.
     """
+    try:
+        message = Empty.FromString(data)
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
     fields: dict[int, list[Any]] = {}
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, kind = tag >> 3, tag & 7
-        value: Any
-        if kind == 0:
-            value, position = _varint(data, position)
-        elif kind in (1, 2, 5):
-            size = {1: 8, 5: 4}.get(kind, 0)
-            if kind == 2:
-                size, position = _varint(data, position)
-            value, position = data[position:position + size], position + size
-            if len(value) < size:
-                raise ValueError("truncated")
-        else:
-            raise ValueError("unknown wire type")
-        fields.setdefault(number, []).append(value)
+    for field in UnknownFieldSet(message):
+        size = _FIXED_SIZES.get(field.wire_type)
+        fields.setdefault(field.field_number, []).append(
+            field.data.to_bytes(size, "little") if size else field.data)
     return fields
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Returns a number of 7 bits a byte, the lowest first, and the position after it."""
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
-        if shift > 63:
-            raise ValueError("number too long")

@@ -6,7 +6,7 @@ images, their difference is known better than each accuracy alone.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +31,15 @@ class Scores:
         names: of the networks, in the order of the front.
         hits: (networks, images) bool, which answers are right.
         images: what the images are.
+        labels: (images,) of the images; empty where they are not known.
+        classes: the names of the classes by label.
     """
 
     names: Sequence[str]
     hits: np.ndarray
     images: str = "test images"
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    classes: Sequence[str] = ()
 
     @property
     def n_images(self) -> int:
@@ -61,11 +65,17 @@ class Scores:
         corrected = holm([each.p_value for each in found])
         return [each._replace(p_value=p) for each, p in zip(found, corrected, strict=True)]
 
+    def by_class(self) -> list[list[float | None]]:
+        """Returns each network's top-1 accuracy in percent of each class; None without images."""
+        members = [self.labels == label for label in range(len(self.classes))]
+        return [[100 * float(hits[of].mean()) if of.any() else None for of in members]
+                for hits in self.hits]
+
     def report(self) -> dict[str, Any]:
         """Returns everything as plain values: what `rescore.json` holds."""
-        networks = [{"name": name, "top1": top1, "interval": list(interval)}
-                    for name, top1, interval in zip(self.names, self.top1, self.intervals(),
-                                                    strict=True)]
+        networks = [{"name": name, "top1": top1, "interval": list(interval), "by_class": by_class}
+                    for name, top1, interval, by_class in zip(
+                        self.names, self.top1, self.intervals(), self.by_class(), strict=True)]
         pairs = [{"first": first, "second": second, "points": each.points,
                   "interval": list(each.interval), "p_value": each.p_value,
                   "distinct": is_distinct(each)}
@@ -74,7 +84,7 @@ class Scores:
         return {"images": self.images, "n_images": self.n_images, "level": LEVEL,
                 "tests": "Wilson intervals; exact McNemar test of neighbours, Holm's correction; "
                          "Agresti and Min's intervals of paired differences",
-                "networks": networks, "neighbours": pairs}
+                "classes": list(self.classes), "networks": networks, "neighbours": pairs}
 
     def lines(self) -> list[str]:
         """Returns a sentence for each network and each pair of neighbours."""
@@ -132,21 +142,29 @@ def rescore(names: Sequence[str], archs: Sequence["Arch"], nets: Sequence["nn.Mo
         if evaluator.n_epochs:
             net = cut_subnet(evaluator.supernet, arch)
             evaluator.score(net, arch["r"], arch_seed(arch, evaluator.options.seed))
-        rows.append(hits(net, evaluator.provider.eval_batches("test", arch["r"],
-                                                              device=device_of(net))))
-    return Scores(names, np.array(rows))
+        found, labels = answers(net, evaluator.provider.eval_batches("test", arch["r"],
+                                                                     device=device_of(net)))
+        rows.append(found)
+    return Scores(names, np.array(rows), labels=labels,
+                  classes=evaluator.provider.facts()["class_names"])
 
 
 def hits(net: "nn.Module", batches: Iterable[Any]) -> np.ndarray:
     """Returns (n,) bool: which images of the batches a network classifies rightly."""
+    return answers(net, batches)[0]
+
+
+def answers(net: "nn.Module", batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `hits` (n,) on the images of the batches, and their labels (n,)."""
     import torch
 
     from utils.devices import device_of, to_device
 
-    device, found = device_of(net), []
+    device, pairs = device_of(net), []
     net.eval().to(memory_format=torch.channels_last)
     with torch.inference_mode():
         for images, labels in batches:
             logits = net(to_device(images, device))
-            found.append(logits.argmax(dim=1) == labels.to(device))
-    return torch.cat(found).cpu().numpy()
+            pairs.append((logits.argmax(dim=1).cpu(), labels.cpu()))
+    predicted, labels = map(torch.cat, zip(*pairs, strict=True))
+    return (predicted == labels).numpy(), labels.numpy()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.errors import UserError
+from utils.flags import warn
 from utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
 INTERRUPTED = 1.5
 REL_ERR, MAX_REPEATS = 0.02, 1000
+SHARED = 0.1  # of the time without the processor, above which other programs are mentioned
 # Of an accelerator, before anything is timed.
 WARM_UP_S, PASSES_BEFORE_RECORDING = 0.5, 3
 
@@ -130,6 +132,8 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
     """
     import torch
 
+    from utils.devices import pinned_threads
+
     keep_freed_memory()
     generator, place = torch.Generator().manual_seed(0), torch.device(device)
     layout = torch.contiguous_format if place.type == "cpu" else torch.channels_last
@@ -211,16 +215,14 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
 
 
 @contextmanager
-def pinned_threads(threads: int) -> Iterator[None]:
-    """Lets torch use `threads` CPU threads inside the block."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def watched_processor(at_work: bool) -> Iterator[None]:
+    """Warns at the end if this thread, where it was `at_work`, often had no processor."""
+    wall, own = time.perf_counter(), time.thread_time()
+    yield
+    wall, own = time.perf_counter() - wall, time.thread_time() - own
+    if at_work and own < (1 - SHARED) * wall:
+        warn(f"other programs had the processor for {100 * (1 - own / wall):.0f} % of the time, "
+             "which makes latencies longer and less certain: measure again on a quiet machine")
 
 
 def device_name(device: str) -> str:

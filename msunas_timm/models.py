@@ -6,6 +6,7 @@ A folder's config.json carries the arguments, so one name serves every network o
 from functools import partial
 from typing import Any
 
+import timm
 from timm.layers import get_act_layer
 from timm.models import generate_default_cfgs, register_model
 from timm.models._builder import build_model_with_cfg, pretrained_cfg_for_features
@@ -14,6 +15,8 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_bn_args, 
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
 from torch import nn
+
+from msunas_timm.chains import Size, shrink
 
 LICENSE = "apache-2.0"
 # The smallest MobileNetV3 subnet of Once for All at width 1.0, for who names a model and no folder.
@@ -26,6 +29,7 @@ SMALLEST_MBV3 = (
     ("ir_r1_k3_s2_e3_c160_se0.25_nhs", "ir_r1_k3_s1_e3_c160_se0.25_nhs"),
     ("cn_r1_k1_s1_c960_nhs",),
 )
+DEFAULT_CHAIN = "tf_efficientnet_lite0"
 # ProxylessNAS: the smallest subnet, likewise (relu6 everywhere, six stages, no squeeze-and-excite).
 SMALLEST_PROXYLESS = (
     ("ds_r1_k3_s1_e1_c16_nr6_noskip",),
@@ -37,7 +41,7 @@ SMALLEST_PROXYLESS = (
 default_cfgs = generate_default_cfgs({
     name: {"first_conv": "conv_stem", "classifier": "classifier", "interpolation": "bilinear",
            "license": LICENSE}
-    for name in ("nsganetv2", "nsganetv2_proxyless")})
+    for name in ("nsganetv2", "nsganetv2_proxyless", "nsganetv2_chain")})
 
 
 @register_model
@@ -68,6 +72,38 @@ def nsganetv2_proxyless(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     options = {"stem_size": 32, "num_features": 1280, "act_layer": "relu6"} | kwargs
     return _build("nsganetv2_proxyless", EfficientNet, EfficientNetFeatures, SMALLEST_PROXYLESS,
                   pretrained, options)
+
+
+@register_model
+def nsganetv2_chain(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A smaller network within one of timm's, as an instance of timm's own class.
+
+    Args:
+        pretrained: as `nsganetv2`.
+        kwargs: `model` (the name of the whole network), `blocks` ([number in the whole, kernel of
+            each convolution, hidden channels] of each block that is there; without it all are),
+            `bn_eps`, `bn_momentum`, and any option of the whole network.
+    """
+    features_only = kwargs.pop("features_only", False)
+    net: Any = build_model_with_cfg(
+        partial(_part_of_model, features_only), "nsganetv2_chain", pretrained,
+        pretrained_strict=not features_only, **{"model": DEFAULT_CHAIN} | kwargs)
+    if features_only:
+        net.default_cfg = pretrained_cfg_for_features(net.default_cfg)
+    return net
+
+
+def _part_of_model(features_only: bool, model: str, blocks: Any = None,
+                   bn_eps: float | None = None, bn_momentum: float | None = None,
+                   **options: Any) -> nn.Module:
+    net: Any = timm.create_model(model, features_only=features_only, **options)
+    if blocks is not None:
+        shrink(net, [Size(*block) for block in blocks])
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = module.eps if bn_eps is None else bn_eps
+            module.momentum = module.momentum if bn_momentum is None else bn_momentum
+    return net
 
 
 def _build(name: str, network: type, features: type, arch_def: Any, pretrained: bool,

@@ -3,7 +3,7 @@
 Names are imported on first use: reading a network config needs no torch.
 """
 
-from utils.lazy import lazy_names
+from utils.registry import lazy_names
 
 _MODULES = {
     "checkpoints": ("load_checkpoint", "load_state", "load_training_state", "load_weights",
@@ -12,8 +12,7 @@ _MODULES = {
                 "to_old_naming", "write_config"),
     "families": ("FAMILIES",),
     "supernet_info": ("SupernetMeta", "read_supernet_info"),
-    "mbv3": ("NSGANetV2",),
-    "proxyless": ("ProxylessNASNets",),
+    "inverted_residuals": ("NSGANetV2", "ProxylessNASNets"),
     "resnet50": ("ResNets",),
     "static": ("StaticNetwork", "replace_classifier"),
     "supernets": ("activate", "build_from_config", "build_supernet", "cut_subnet", "load_supernet",

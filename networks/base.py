@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -39,6 +39,11 @@ class Supernets(ABC):
     """
 
     network: ClassVar[type[StaticNetwork]]
+
+    @classmethod
+    def named(cls, family: str) -> Self:
+        """Returns what builds the supernets of the family of this name."""
+        return cls()
 
     @abstractmethod
     def build(self, n_classes: int, width_mult: float, dropout: float) -> Any:
@@ -81,6 +86,20 @@ class Supernets(ABC):
         """Makes `arch` the active subnet of a supernet in training."""
 
 
+def checked_classes(state: Mapping[str, Tensor], path: str | os.PathLike, what: str, key: str,
+                    n_dims: int = 2) -> int:
+    """Returns the outputs of a layer, as the classifier, by the tensor `key` of a supernet.
+
+    Raises:
+        UserError: it is missing or misshapen.
+    """
+    tensor = state.get(key)
+    if tensor is None or tensor.dim() != n_dims or not tensor.numel():
+        raise UserError(f"{path}: no checkpoint of an {what} supernet: {key!r} is missing or "
+                        "misshapen")
+    return len(tensor)
+
+
 def checked_shape(state: Mapping[str, Tensor], path: str | os.PathLike, width: float | None, *,
                   what: str, classifier: str, features: str, base: int) -> tuple[int, float]:
     """Returns the class count and the width multiplier by two tensors of a supernet.
@@ -97,14 +116,8 @@ def checked_shape(state: Mapping[str, Tensor], path: str | os.PathLike, width: f
     Raises:
         UserError: one is missing or misshapen, or its size is that of another width.
     """
-    sizes = []
-    for key, n_dims in ((classifier, 2), (features, 4)):
-        tensor = state.get(key)
-        if tensor is None or tensor.dim() != n_dims or not tensor.numel():
-            raise UserError(f"{path}: no checkpoint of an {what} supernet: {key!r} is missing or "
-                            "misshapen")
-        sizes.append(len(tensor))
-    classes, found = sizes
+    classes = checked_classes(state, path, what, classifier)
+    found = checked_classes(state, path, what, features, 4)
     told = "by its name" if width is None else "as it says itself"
     width = width_from_name(path) if width is None else width
     if not 0 < width < 100 or make_divisible(base * width) != found:

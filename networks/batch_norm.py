@@ -10,6 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from utils.devices import device_of, to_device, widest_float
 
 
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
 class _Observer:
     """Stands in for the forward pass of one BN layer and averages what it sees.
 
@@ -34,11 +38,8 @@ class _Observer:
         for total, value in zip(self.sums, (mean, var.to(self.dtype) * ((n - 1) / n)), strict=True):
             total += value * len(x)
         self.n_images += len(x)
-        return y
-
-    def detach(self) -> None:
-        """Gives the layer its own forward pass back."""
-        del self.bn.forward
+        activated: torch.Tensor = getattr(bn, "act", _same)(y)  # timm's norms have one
+        return activated
 
     def finish(self) -> None:
         """Writes the averages into the layer, if anything reached it."""
@@ -73,7 +74,7 @@ def recalibrate_bn(net: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     finally:
         net.train(was_training)
         for observer in observers:
-            observer.detach()
+            del observer.bn.forward  # its own is back
     if not n_images:
         raise ValueError("no images to recompute the batch-norm statistics on")
     for observer in observers:

@@ -1,7 +1,8 @@
 """Checkpoints: the only place that reads weights, and the two namings of their keys.
 
-Only tensors in plain containers are read (`weights_only=True`). What could execute code, is
-damaged, or claims more memory than its file can fill is refused with one line.
+Only tensors in plain containers and NumPy's numbers are read (`weights_only=True`). What could
+execute code, is damaged, or claims more memory than its file can fill is refused with one line.
+Weights that are not finite are neither read nor written.
 """
 
 import argparse
@@ -13,18 +14,20 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from networks.supernet_info import archive_entries
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
+from utils.registry import TIMM
 
 StateDict = dict[str, torch.Tensor]
 
@@ -32,6 +35,7 @@ MAX_BYTES = 8 * 2**30
 # a pickle describes tensors, a few hundred bytes and 40 steps each: more is no description of
 # weights, and each step may make a list
 MAX_PICKLE_BYTES, MAX_STEPS = 8 * 2**20, 1_000_000
+SAFETENSORS = ".safetensors"
 _N_PICKLES = 5  # of a file as torch wrote it until 2020, before the tensors
 N_NAMED = 3
 # of weights, counters and masks; others (8 bits and less, quantised) cannot be checked
@@ -53,16 +57,45 @@ _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeErro
 _UNSAFE = re.compile(r"GLOBAL (\S+)|class (\S+) that is blocked|executing (\S+)")
 
 
+class _NumberType:
+    """Stands for `numpy.dtype` in a checkpoint: the type of a number, and its byte order."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not re.fullmatch(r"[fiu][1248]|b1", code):
+            raise pickle.UnpicklingError("GLOBAL numpy.dtype of no number")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def _number(kind: _NumberType, data: bytes) -> Any:
+    """Stands for NumPy's `scalar`: returns the plain number."""
+    return np.frombuffer(data, kind.dtype).item()
+
+
+# What a file may name besides tensors: the flags of timm's script, and NumPy's numbers, such as a
+# `best_acc`, whose bytes old pickles encode. They become plain ones, by functions that only do so.
+_HARMLESS: list[Any] = [
+    argparse.Namespace, (_NumberType, "numpy.dtype"),
+    (lambda text, _: text.encode("latin1"), "_codecs.encode"),
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
+
+
 class Checkpoint(NamedTuple):
     """What a file of weights holds.
 
     Attributes:
         state: the state dict, on the CPU, in today's key naming.
-        meta: what stands beside it under `meta`: plain Python, empty where there is none.
+        meta: what stands next to it under `meta`: plain Python, empty where there is none.
+        family: of a supernet whose tensors do not tell it.
+        averaged: the name under which averaged weights, which were not taken, stand next to it.
     """
 
     state: StateDict
     meta: dict[str, Any]
+    family: str | None = None
+    averaged: str | None = None
 
 
 def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
@@ -73,7 +106,8 @@ def load_checkpoint(path: str | os.PathLike, ema: bool = False) -> StateDict:
 def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
     """Returns the weights in a checkpoint, and its `meta`.
 
-    Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script.
+    Reads zip and pre-2020 files, bare state dicts and those wrapped by a training script, and
+    `.safetensors`.
 
     Args:
         path: the file.
@@ -85,15 +119,19 @@ def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
     """
     path = Path(path)
     size = _check_file(path)
-    content = _load(path)
+    content = _load_safetensors(path) if path.suffix == SAFETENSORS else _load(path)
     state = _unwrap(content, ema, path)
     if not isinstance(state, Mapping) or not state:
         raise UserError(f"{path}: holds no weights (a dict of tensors was expected, not "
                         f"{type(state).__name__})")
     for key, tensor in state.items():
         _check_tensor(path, key, tensor, size)
-    meta = content.get("meta") if state is not content else None
-    return Checkpoint(_today(state, path), dict(meta) if isinstance(meta, Mapping) else {})
+    stored = content if state is not content else {}
+    meta, family = stored.get("meta"), stored.get("family")
+    raw = any(stored.get(key) is state for key in _WRAPPERS)
+    others = [key for key in _EMA_WRAPPERS if raw and not ema and stored.get(key)]
+    return Checkpoint(_today(state, path), dict(meta) if isinstance(meta, Mapping) else {},
+                      family if isinstance(family, str) else None, *others[:1])
 
 
 def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -127,13 +165,22 @@ def load_state(net: nn.Module, state: Mapping[str, torch.Tensor], source: str) -
     nn.Module.load_state_dict(net, state)
 
 
-def load_weights(net: nn.Module, path: str | os.PathLike, ema: bool = False) -> None:
-    """Loads the checkpoint at `path` into `net`; see `load_checkpoint` and `load_state`.
+def load_weights(net: nn.Module, path: str | os.PathLike, ema: bool = False,
+                 report: Callable[[str], object] | None = None) -> None:
+    """Loads the checkpoint at `path` into `net`; see `read_checkpoint` and `load_state`.
+
+    Args:
+        net: a supernet or a static network.
+        path, ema: see `read_checkpoint`.
+        report: gets a line where averaged weights are left aside that --use-ema would take.
 
     Raises:
         UserError: as those two.
     """
-    load_state(net, load_checkpoint(path, ema), str(path))
+    found = read_checkpoint(path, ema)
+    load_state(net, found.state, str(path))
+    if found.averaged and report:
+        report(f"{path} holds averaged weights, too ({found.averaged}); --use-ema takes them")
 
 
 def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = False,
@@ -145,14 +192,23 @@ def save_weights(net: nn.Module, path: str | os.PathLike, old_naming: bool = Fal
         path: the file.
         old_naming: write the key names of ofa 0.0.4, for users of the original program.
         extra: plain Python values to store with them.
+
+    Raises:
+        UserError: weights are NaN or infinite; an older file stays as it is.
     """
     state = {_old_key(key) if old_naming else key: tensor.detach().cpu().contiguous()
              for key, tensor in net.state_dict().items()}
-    _write(path, {"state_dict": state, **extra})
+    family = getattr(net, "family", "")
+    named = {"family": family} if family.startswith(TIMM) else {}
+    _write(path, {"state_dict": state, **named, **extra})
 
 
 def save_training_state(path: str | os.PathLike, **state: Any) -> None:
-    """Writes what a training run needs to resume: tensors and plain Python, atomically."""
+    """Writes what a training run needs to resume: tensors and plain Python, atomically.
+
+    Raises:
+        UserError: as `save_weights`.
+    """
     _write(path, state)
 
 
@@ -178,6 +234,10 @@ def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _write(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    for key, tensor in chain(*(content.get(name, {}).items() for name in _STATES)):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: not written, {key!r} became NaN or infinite: the training "
+                            "diverged; choose a smaller learning rate")
     buffer = io.BytesIO()  # torch would report a full disk as a RuntimeError without the reason
     torch.save(content, buffer)
     with atomic_path(path) as temporary:
@@ -206,10 +266,10 @@ def _check_file(path: Path) -> int:
         raise UserError(f"{path}: HTML, not a checkpoint; the download probably failed, "
                         "get the file again")
     entries = archive_entries(path)
-    if entries is None:
-        _check_pickles(path)
-    else:
+    if entries is not None:
         _check_zip(path, entries, size)
+    elif path.suffix != SAFETENSORS:
+        _check_pickles(path)
     return size
 
 
@@ -240,7 +300,7 @@ def _load(path: Path) -> Any:
     mapped = zipped and str(path).encode(errors="replace") == os.fsencode(path)  # UTF-8, for torch
     try:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error
-              torch.serialization.safe_globals([argparse.Namespace])):  # timm keeps its flags so
+              torch.serialization.safe_globals(_HARMLESS)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _DAMAGE as error:
         name = _code_in(path, zipped, str(error))
@@ -250,6 +310,17 @@ def _load(path: Path) -> Any:
                             "as a state dict") from None
         raise UserError(f"{path}: no checkpoint, or a truncated or damaged one; copy it again") \
             from None
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, *_DAMAGE):
+        raise UserError(f"{path}: no {SAFETENSORS} file, or a truncated or damaged one; copy it "
+                        "again") from None
 
 
 def _code_in(path: Path, zipped: bool, message: str) -> str | None:

@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from networks.families import FAMILIES, Family, Part, family_of_config
+from networks.families import FAMILIES, Family, Part, family_of_config, get_family
+from search_space import SearchSpace, get_search_space
 from search_space.backbones import make_divisible
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.flags import choose, warn
+from utils.registry import TIMM
 
 Config = dict[str, Any]
 
@@ -29,6 +31,9 @@ ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh")
 DEFAULT_RESOLUTION = 224
 # evaluation transforms: see `networks.hub.Preprocessing`
 TRANSFORMS = ("crop", "squash")
+# the data sets of the original's train_cifar.py, whose networks were tuned and scored on whole
+# images, resized straight; their published files do not record it
+SMALL_IMAGES = ("cifar10", "cifar100", "cinic10")
 
 # how a ResNet's block reduces its input in the shortcut
 DOWNSAMPLING = ("avgpool_conv", "conv")
@@ -165,7 +170,10 @@ def check_config(config: Any, source: str = "network config") -> Config:
     for part in family.parts:
         if part.layers:
             checked[part.key] = _part(config, part, source)
-    _check_chain(checked, source)
+    if family.of_timm:
+        _check_model(checked, source)
+    else:
+        _check_chain(checked, source)
     _check_size(checked, source)
     _check_images(checked, source)
     return checked
@@ -193,7 +201,16 @@ def config_family(config: Config) -> Family:
     """Returns the family of a checked config."""
     family = family_of_config(config["name"])
     assert family is not None  # or `check_config` would have refused it
-    return family
+    return get_family(TIMM + config["model"]) if family.of_timm else family
+
+
+def config_space(config: Config, resolution: int = DEFAULT_RESOLUTION) -> SearchSpace:
+    """Returns the search space of the network of timm that a config names; loads torch.
+
+    Raises:
+        UserError: there is none.
+    """
+    return get_search_space(f"{TIMM}{config.get('model')}", resolutions=[resolution])
 
 
 def main_layers(config: Config) -> list[tuple[str, Config]]:
@@ -214,6 +231,20 @@ def main_layers(config: Config) -> list[tuple[str, Config]]:
 def recorded_resolution(config: Config) -> int | None:
     """Returns the resolution that a `net.config` records, in pixels, or None."""
     return config.get("img_size", config.get("resolution"))
+
+
+def choose_transform(typed: str | None, config: Config, dataset: str | None, source: str,
+                     report: Callable[[str], object] = warn) -> str | None:
+    """Returns the evaluation transform by `utils.flags.choose`; None where nothing decides it.
+
+    A file without one, as those of the paper, means `squash` for `SMALL_IMAGES`; a line says so.
+    """
+    recorded: str | None = config.get("transform")
+    if typed is None and recorded is None and dataset in SMALL_IMAGES:
+        report(f"{source} has no transform; using squash, with which the paper's networks of "
+               f"{dataset} were tuned and scored")
+        return "squash"
+    return choose("--transform", typed, recorded, source, report)
 
 
 def choose_resolution(typed: int | None, recorded: int | None, source: str,
@@ -347,6 +378,19 @@ def _check_chain(config: Config, source: str) -> None:
     if config["classifier"]["in_features"] != channels:
         raise UserError(f"{source}: the classifier takes {config['classifier']['in_features']} "
                         f"features, but the layer before it gives {channels}")
+
+
+def _check_model(config: Config, source: str) -> None:
+    """A network of timm: the model and the part of it that is meant must exist."""
+    arch, features = config.get("arch"), config["classifier"]["in_features"]
+    try:
+        space: Any = config_space(config)
+        space.encode({**(arch if isinstance(arch, dict) else {}), "r": DEFAULT_RESOLUTION})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    if features != space.chain.features:
+        raise UserError(f"{source}: the classifier takes {features} features, but "
+                        f"{config['model']} gives {space.chain.features}")
 
 
 def _check_block(block: Config, place: str) -> None:

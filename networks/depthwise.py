@@ -34,8 +34,7 @@ def _conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None,
             stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Tensor:
     if bias is None and not isinstance(padding, str) and _pair(dilation) == (1, 1) \
             and is_narrow(input, weight, groups):
-        output: Tensor = _Depthwise.apply(input, weight, _pair(stride), _pair(padding))
-        return output
+        return _Depthwise.apply(input, weight, _pair(stride), _pair(padding))
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 

@@ -2,16 +2,17 @@
 on use.
 
 A row says how the family's `net.config` looks and which class builds and cuts its supernets. A new
-family is a module beside `networks/mbv3.py` and a row here; one from outside the project is a
+family is a module beside `networks/resnet50.py` and a row here; one from outside the project is a
 `Family` of its own, which a search space names as `module:ATTRIBUTE`.
 """
 
 import importlib
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search_space.layers import POOL
 from utils.errors import UserError
+from utils.registry import TIMM
 
 MAX_POOL = "max_pooling"
 
@@ -42,11 +43,14 @@ class Family:
         name: as a search space's `family` names it.
         config_name: `name` in a `net.config`.
         supernets: `module:Class` of its `networks.base.Supernets`.
-        mark: a key in the state dict of its supernets that no other family's have.
+        mark: a key in the state dict of its supernets that no other family's have; empty where
+            the checkpoint says its family.
         parts: of a static network, from the image to the classifier.
         bn_eps: epsilon of batch normalisation where a `net.config` does not say.
         aliases: further names in a `net.config`.
         old_naming: whether ofa 0.0.4 knows such networks, so that its naming exists.
+        of_timm: whether a `net.config` names a model of timm and what part of it the network is,
+            in place of its layers.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Family:
     bn_eps: float = 1e-5
     aliases: tuple[str, ...] = ()
     old_naming: bool = True
+    of_timm: bool = False
 
 
 _FIRST = Part("first_conv", ("ConvLayer",))
@@ -64,12 +69,12 @@ _MB_BLOCKS = Part("blocks", ("ResidualBlock:MBConvLayer",), many=True)
 _CLASSIFIER = Part("classifier", ("LinearLayer",))
 
 FAMILIES: dict[str, Family] = {row.name: row for row in (
-    Family("mbv3", "MobileNetV3", "networks.mbv3:MobileNetV3Supernets",
+    Family("mbv3", "MobileNetV3", "networks.inverted_residuals:MobileNetV3Supernets",
            "final_expand_layer.conv.weight", (
         _FIRST, _MB_BLOCKS, Part("final_expand_layer", ("ConvLayer",)), Part(POOL),
         Part("feature_mix_layer", ("ConvLayer",)), _CLASSIFIER), bn_eps=1e-3,
         aliases=("NSGANetV2",)),
-    Family("proxyless", "ProxylessNASNets", "networks.proxyless:ProxylessSupernets",
+    Family("proxyless", "ProxylessNASNets", "networks.inverted_residuals:ProxylessSupernets",
            "feature_mix_layer.bn.weight", (
         _FIRST, _MB_BLOCKS, Part("feature_mix_layer", ("ConvLayer",), optional=True), Part(POOL),
         _CLASSIFIER), bn_eps=1e-3),
@@ -78,17 +83,21 @@ FAMILIES: dict[str, Family] = {row.name: row for row in (
         Part("input_stem", ("ConvLayer", "ResidualBlock:ConvLayer"), many=True), Part(MAX_POOL),
         Part("blocks", ("ResNetBottleneckBlock",), many=True), Part(POOL), _CLASSIFIER),
         old_naming=False),
+    Family("timm", "TimmChain", "networks.timm_chain:TimmSupernets", "", (_CLASSIFIER,),
+           old_naming=False, of_timm=True),
 )}
 
 
 def get_family(name: str) -> Family:
-    """Returns the row `name`, or the `Family` that `module:ATTRIBUTE` names.
+    """Returns the row `name`, that of `timm:NAME`, or the `Family` that `module:ATTRIBUTE` names.
 
     Raises:
         UserError: no such family; the message lists them.
     """
     if name in FAMILIES:
         return FAMILIES[name]
+    if name.startswith(TIMM):
+        return replace(FAMILIES["timm"], name=name)
     module, colon, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute) if colon else None

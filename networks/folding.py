@@ -27,8 +27,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w), each channel scaled."""
-        scaled: Tensor = x * self.fc(F.adaptive_avg_pool2d(x, 1))
-        return scaled
+        return x * self.fc(F.adaptive_avg_pool2d(x, 1))
 
 
 # what ofa's layers are replaced by
@@ -68,7 +67,7 @@ def folded(net: Net) -> Net:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
                 _fold(before, child)
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, getattr(child, "act", nn.Identity()))  # timm's norms have one
             before = child
     return copied
 

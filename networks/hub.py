@@ -7,14 +7,14 @@ imported, `timm.create_model("local-dir:hub", pretrained=True)` gives the same l
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from networks.configs import Config, check_config, mid_channels
+from networks.configs import Config, check_config, config_family, config_space, mid_channels
 from utils.errors import UserError
 from utils.files import atomic_path, own_folder, write_json, write_text
 from utils.invocation import program
@@ -33,19 +33,21 @@ _ARCHITECTURES = {"MobileNetV3": "nsganetv2", "ProxylessNASNets": "nsganetv2_pro
 
 
 class Preprocessing(NamedTuple):
-    """What images go through before the network.
+    """What images go through before the network, and what its outputs are called.
 
     Attributes:
         resolution: height and width in pixels.
         transform: `crop` (resize to ceil(resolution / 0.875), bilinear, cut the centre) or
             `squash` (resize straight, bicubic).
         mean, std: of the pixels in [0, 1], by channel.
+        class_names: in the order of the outputs; empty where they are not known.
     """
 
     resolution: int
     transform: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
+    class_names: Sequence[str] = ()
 
 
 class TimmModel(NamedTuple):
@@ -62,6 +64,8 @@ def timm_model(config: Config) -> TimmModel:
         UserError: timm's blocks cannot express the network.
     """
     config = check_config(config)
+    if config_family(config).of_timm:
+        return _part_of_model(config)
     if config["name"] not in _ARCHITECTURES:
         reason = _NOT_IN_TIMM.get(config["name"], "it has no such blocks")
         raise UserError(f"timm cannot build a {config['name']}: {reason}; hubconf.py loads it, and "
@@ -75,6 +79,14 @@ def timm_model(config: Config) -> TimmModel:
             "act_layer": _named(_MODEL_ACTIVATIONS, stem["act_func"]),
             "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]}
     return TimmModel(_ARCHITECTURES[config["name"]], args)
+
+
+def _part_of_model(config: Config) -> TimmModel:
+    """Returns the model of a network that is a part of one of timm's."""
+    space: Any = config_space(config)
+    return TimmModel("nsganetv2_chain", {
+        "model": config["model"], "blocks": [list(size) for size in space.sizes(config["arch"])],
+        "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]})
 
 
 def to_timm(net: Any) -> nn.Module:
@@ -136,9 +148,10 @@ def withdraw(folder: str | os.PathLike) -> None:
 def hub_config(net: Any, images: Preprocessing) -> dict[str, Any]:
     """Returns what timm reads from `config.json`."""
     model, n_classes = timm_model(net.config), net.classifier.out_features
+    names = list(images.class_names)
     return {"architecture": model.architecture, "num_classes": n_classes,
-            "num_features": model.args["num_features"], "global_pool": "avg",
-            "model_args": model.args,
+            "num_features": net.classifier.in_features, "global_pool": "avg",
+            "model_args": model.args, **({"label_names": names} if len(names) == n_classes else {}),
             "pretrained_cfg": {"num_classes": n_classes, **timm_preprocessing(images),
                                "pool_size": None, "first_conv": "conv_stem",
                                "classifier": "classifier", "license": "apache-2.0"}}

@@ -1,16 +1,26 @@
-"""Elastic stages of inverted residuals: what MobileNetV3 and ProxylessNAS supernets share."""
+"""Elastic stages of inverted residuals: MobileNetV3 and ProxylessNAS.
+
+MobileNetV3 has 5 elastic stages: kernels 3/5/7, expansions 3/4/6, depths 2/3/4. ProxylessNAS has a
+single elastic layer after those, and no squeeze-and-excitation.
+
+Sources: ProxylessNAS (Cai et al., ICLR 2019); Once for All (Cai et al., ICLR 2020), which made both
+elastic; NSGANetV2 (Lu et al., ECCV 2020).
+"""
 
 import os
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
+from ofa.imagenet_classification import networks as ofa_networks
+from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3, OFAProxylessNASNets
 from torch import Tensor
 
 from networks.base import Supernets, WeightSource, checked_shape
 from networks.configs import Config
+from networks.static import StaticNetwork
 from search_space import Arch, search_space_class
-from search_space.backbones import make_divisible
+from search_space.backbones import MOBILENET_V3, make_divisible
 
 
 class ActiveLayer(NamedTuple):
@@ -129,3 +139,40 @@ class InvertedResidualSupernets(Supernets):
         depths = zip(supernet.block_group_info, [*arch["d"], *self.last_depths], strict=True)
         used = [position for stage, depth in depths for position in stage[:depth]]
         return [ActiveLayer(*layer) for layer in zip(used, arch["ks"], arch["e"], strict=True)]
+
+
+class NSGANetV2(StaticNetwork, ofa_networks.MobileNetV3):
+    """A subnet of the OFA MobileNetV3 supernet; the same logits as ofa's MobileNetV3 in eval mode.
+
+    Takes (b, 3, r, r) images, gives (b, n_classes) logits. Source: NSGANetV2 (ECCV 2020).
+    """
+
+
+class MobileNetV3Supernets(InvertedResidualSupernets):
+    """The family `mbv3`, published at widths 1.0 and 1.2."""
+
+    network = NSGANetV2
+    supernet = OFAMobileNetV3
+    space = "mbv3"
+    title = "OFA MobileNetV3"
+    config_name = "MobileNetV3"
+    fixed = ("first_conv", "final_expand_layer", "feature_mix_layer", "classifier")
+    features = MOBILENET_V3.feature_mix
+
+
+class ProxylessNASNets(StaticNetwork, ofa_networks.ProxylessNASNets):
+    """A ProxylessNAS network (Cai et al., ICLR 2019): (b, 3, r, r) images to (b, n_classes)."""
+
+
+class ProxylessSupernets(InvertedResidualSupernets):
+    """The family `proxyless`, published at width 1.3."""
+
+    network = ProxylessNASNets
+    supernet = OFAProxylessNASNets
+    space = "proxyless"
+    title = "OFA ProxylessNAS"
+    config_name = "ProxylessNASNets"
+    fixed = ("first_conv", "feature_mix_layer", "classifier")
+    features = 1280
+    # the sixth block has one layer in every subnet; `d` of an architecture leaves it out
+    last_depths = (1,)

@@ -21,9 +21,7 @@ from networks.configs import Config, mid_channels
 from networks.static import StaticNetwork, build_layer
 from search_space import Arch, get_search_space
 
-LAST_WIDTH = 2048
-LAST_CONV = "conv3.conv.conv.weight"
-LAST_BLOCK = "blocks.17"
+LAST_WIDTH, LAST_WEIGHT = 2048, "blocks.17.conv3.conv.conv.weight"
 
 
 class DropPathBottleneck(ResNetBottleneckBlock):
@@ -71,7 +69,7 @@ class ResNet50Supernets(Supernets):
         """See `Supernets.shape`."""
         return checked_shape(state, path, width, what="OFA ResNet50",
                              classifier="classifier.linear.linear.weight",
-                             features=f"{LAST_BLOCK}.{LAST_CONV}", base=LAST_WIDTH)
+                             features=LAST_WEIGHT, base=LAST_WIDTH)
 
     def config(self, supernet: Any, arch: Arch) -> Config:
         """See `Supernets.config`."""

@@ -1,8 +1,7 @@
 """Static networks: what a search finds, what fine-tuning trains, what validation runs."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -90,8 +89,8 @@ class StaticNetwork(nn.Module):
 
     def set_dropout(self, rate: float) -> None:
         """Sets the dropout rate in front of the classifier (0 <= rate < 1)."""
-        layer = _classifier(self.classifier.in_features, self.classifier.out_features,
-                            self.classifier.bias, rate)
+        layer = new_classifier(self.classifier.in_features, self.classifier.out_features,
+                               self.classifier.bias, rate)
         layer.linear = self.classifier.linear
         self.classifier = layer.train(self.training)
 
@@ -107,7 +106,7 @@ def replace_classifier(net: Any, n_classes: int, generator: torch.Generator) -> 
     Weights and biases are uniform in +-1/sqrt(features), as torch initialises a linear layer.
     """
     old = net.classifier
-    new = _classifier(old.in_features, n_classes, old.bias, old.dropout_rate)
+    new = new_classifier(old.in_features, n_classes, old.bias, old.dropout_rate)
     bound = old.in_features ** -0.5
     with torch.no_grad():
         for parameter in new.parameters():
@@ -115,25 +114,26 @@ def replace_classifier(net: Any, n_classes: int, generator: torch.Generator) -> 
     net.classifier = new.to(old.linear.weight.device).train(net.training)
 
 
-@contextmanager
-def without_init() -> Iterator[None]:
+class WithoutInit(TorchFunctionMode):
     """Inside, new modules keep uninitialised weights: for networks whose weights follow at once."""
-    with _SkipInit():
-        yield
 
-
-class _SkipInit(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
-def _classifier(in_features: int, n_classes: int, bias: bool, dropout_rate: float) -> LinearLayer:
-    with without_init():
-        return LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
+def new_classifier(in_features: int, n_classes: int, bias: bool,
+                   dropout_rate: float) -> LinearLayer:
+    """Returns a classifier whose weights are still to be set."""
+    with WithoutInit():
+        layer = LinearLayer(in_features, n_classes, bias, dropout_rate=dropout_rate)
+    if dropout_rate:
+        layer.dropout.inplace = False  # a ReLU before it needs its output for the gradient
+    return layer
 
 
 def build_layer(config: Config | None) -> Any:

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from msunas_timm.chains import corner
 from networks.base import Supernets
-from networks.checkpoints import StateDict, load_state, read_checkpoint
+from networks.checkpoints import Checkpoint, load_state, read_checkpoint
 from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
 from networks.families import FAMILIES, family_of_state, get_family
-from networks.static import StaticNetwork, without_init
+from networks.static import StaticNetwork, WithoutInit
 from networks.supernet_info import SupernetMeta, check_supernet_exists
 from search_space.base import Arch
 from utils.errors import UserError
-from utils.registry import load_class
+from utils.registry import TIMM, load_class
 
 
 @cache
@@ -25,8 +26,8 @@ def supernets_of(family: str) -> Supernets:
     Raises:
         UserError: no such family.
     """
-    builder: Supernets = load_class({}, get_family(family).supernets, "supernets", Supernets)()
-    return builder
+    builder: type[Supernets] = load_class({}, get_family(family).supernets, "supernets", Supernets)
+    return builder.named(family)
 
 
 def build_supernet(n_classes: int, width_mult: float = 1.0, dropout: float = 0.1,
@@ -75,13 +76,13 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
     """
     check_supernet_exists(path)
     checkpoint = read_checkpoint(path)
-    family = _family_of(checkpoint.state, family, path)
+    family = _family_of(checkpoint, family, path)
     classes, width = supernets_of(family).shape(
         checkpoint.state, path, SupernetMeta.of(checkpoint.meta).width)
     if n_classes not in (None, classes):
         raise UserError(f"{path}: the classifier has {classes} classes, not {n_classes}; pass the "
                         "class count that the supernet was trained with")
-    with without_init():
+    with WithoutInit():
         supernet = build_supernet(classes, width, 0.0, family)
     load_state(supernet, checkpoint.state, str(path))
     supernet.meta = checkpoint.meta
@@ -98,10 +99,11 @@ def build_from_config(config: Config, drop_path_rate: float = 0.0,
     return network.build_from_config(config, drop_path_rate, dropout_rate)
 
 
-def _family_of(state: StateDict, wanted: str | None, path: str | os.PathLike) -> str:
-    """Returns the family of a supernet's state dict, which must be the one that is wanted."""
-    found = family_of_state(state)
-    if wanted in FAMILIES and found not in (None, wanted):
+def _family_of(checkpoint: Checkpoint, wanted: str | None, path: str | os.PathLike) -> str:
+    """Returns the family of a supernet, which must be the one that is wanted."""
+    found = family_of_state(checkpoint.state) or checkpoint.family
+    known = wanted in FAMILIES or (wanted or "").startswith(TIMM)
+    if known and found not in (None, wanted):
         raise UserError(f"{path}: a supernet of the family {found}, not {wanted}; give "
                         f"--search_space {found}, or another supernet")
     return wanted or found or ORIGINAL_SPACE
@@ -127,7 +129,7 @@ def cut_subnet(supernet: Any, arch: Arch) -> StaticNetwork:
     them with `recalibrate_bn` before measuring accuracy.
     """
     builder = supernets_of(supernet.family)
-    with without_init():
+    with WithoutInit():
         subnet = builder.network.build_from_config(builder.config(supernet, arch))
     subnet.to(next(supernet.parameters()).device)
     for name, module, kernel in builder.sources(supernet, arch):
@@ -155,7 +157,7 @@ def plain_key(key: str) -> str:
 
 
 def _copy_corner(source: nn.Module, target: nn.Module) -> None:
-    """Copies to each tensor of `target` the first channels of its elastic counterpart."""
+    """Copies to each tensor of `target` its part of its elastic counterpart."""
     full = {plain_key(key): tensor for key, tensor in source.state_dict().items()}
     for key, tensor in target.state_dict().items():
-        tensor.copy_(full[key][tuple(slice(n) for n in tensor.shape)])
+        tensor.copy_(corner(full[key], tensor.shape))

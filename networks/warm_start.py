@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from msunas_timm.chains import corner
 from networks.checkpoints import load_weights
 from networks.configs import check_config, config_family, read_config
 from networks.supernets import build_from_config, build_supernet, plain_key, supernets_of
@@ -75,11 +76,7 @@ def _fill_corner(source: nn.Module, target: nn.Module) -> None:
         value = given.get(plain_key(key))
         if value is None:  # a kernel transform
             continue
-        corner = tensor[tuple(slice(n) for n in value.shape[:2])]
-        for dim in range(2, value.dim()):
-            corner = corner.narrow(dim, (corner.shape[dim] - value.shape[dim]) // 2,
-                                   value.shape[dim])
-        corner.copy_(value)
+        corner(tensor, value.shape).copy_(value)
 
 
 def _without_classes(config: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-# Run as a file, Python puts scripts/ on the path, not the project's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cli.scripts import Parser, run_script

@@ -3,9 +3,8 @@
 import argparse
 import platform
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,32 +29,56 @@ from evaluator.timing import (
     check_conditions,
     device_name,
     measure_modules,
+    watched_processor,
 )
-from search_space import DEFAULT, get_search_space
+from networks.supernet_info import SupernetMeta, check_supernet_file, read_supernet_info
+from search_space import DEFAULT, get_search_space, refuse_code
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
+from utils.flags import refuse_idle
 from utils.locks import Lock, locked_beside
 
-SHARED = 0.1  # of the time without the processor, above which other programs are mentioned
+# Flags that choose the layers of a space.
+OF_A_SPACE = ("--supernet_path", "--search_space", "--n_classes", "--width")
+
+
+def read_supernet(args: argparse.Namespace) -> SupernetMeta:
+    """Returns what the supernet of `--supernet_path` records, with its width; nothing without one.
+
+    Raises:
+        UserError: no such file, or it names code for its space, which must be typed.
+    """
+    if not args.supernet_path:
+        return SupernetMeta()
+    check_supernet_file(args.supernet_path)
+    supernet = read_supernet_info(args.supernet_path)
+    if "search_space" not in args.typed:
+        refuse_code(supernet.search_space, str(args.supernet_path))
+    return replace(supernet, width=supernet.width or width_from_name(args.supernet_path))
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
     """Returns the layers to measure, one for each key: those of a space, or of net.config files."""
-    info = get_dataset_info(args.dataset)
-    resolutions = args.resolutions or info.resolutions
+    refuse_idle(args.typed, {"with --config": OF_A_SPACE} if args.config else {})
+    supernet = read_supernet(args)
+    info = get_dataset_info(args.dataset if "dataset" in args.typed
+                            else supernet.dataset or args.dataset)
     if args.config:
         layers = [layer for path in args.config for resolution in args.resolutions or [None]
                   for layer in read_config_layers(path, resolution)[0]]
     else:
-        space = get_search_space(args.search_space, resolutions=resolutions)
-        n_classes = info.n_classes if args.n_classes is None else args.n_classes
+        space = get_search_space(args.search_space if "search_space" in args.typed
+                                 else supernet.search_space or args.search_space,
+                                 resolutions=args.resolutions or supernet.resolutions
+                                 or info.resolutions)
+        n_classes = args.n_classes or supernet.n_outputs or supernet.n_classes or info.n_classes
         if n_classes is None:
             raise UserError(f"{info.name}: the number of classes is not known; give --n_classes")
         published = width_from_name(info.supernet) if space.name == DEFAULT \
             else space.default_width
-        layers = space_layers(space, n_classes, published if args.width is None else args.width)
+        layers = space_layers(space, n_classes, args.width or supernet.width or published)
     return list({layer.key: layer for layer in layers if layer.key}.values())
 
 
@@ -121,6 +144,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True,
                    help="the table (YAML); what it already holds is kept, so that a run that was "
                         "stopped can resume")
+    p.add_argument("--supernet_path", help="take the space, the sizes, the classes and the width "
+                   "from this supernet, where no flag names them (default: none)")
     add_flags(p, EVALUATION_FLAGS, "--search_space", "--dataset")
     p.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px, as 32 36 40 or 32:40:4 (default: those of the "
@@ -168,17 +193,6 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
         raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command "
                                 "resumes from there") from None
     print(f"{args.out}: {len(entries)} layers")
-
-
-@contextmanager
-def watched_processor(at_work: bool) -> Iterator[None]:
-    """Reports at the end for how long this thread, if it was at work, had no processor."""
-    wall, own = time.perf_counter(), time.thread_time()
-    yield
-    wall, own = time.perf_counter() - wall, time.thread_time() - own
-    if at_work and own < (1 - SHARED) * wall:
-        print(f"other programs had the processor for {100 * (1 - own / wall):.0f} % of the time, "
-              "which makes latencies longer and less certain: measure again on a quiet machine")
 
 
 def progress(layers: list[Layer]) -> Iterator[list[Layer]]:

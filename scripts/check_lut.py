@@ -24,17 +24,19 @@ from evaluator.timing import (
     REL_ERR,
     check_conditions,
     measure_modules,
+    watched_processor,
 )
 from search_space import get_search_space
 from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS
 from utils.files import atomic_path
+from utils.invocation import program
 
 # The keys of the layers from which a table's conditions are read: input size; features and classes.
 STEM = re.compile(r"^first_conv-input:(\d{1,6})x", re.ASCII)
 LAST = re.compile(r"^classifier-input:(\d{1,6})-output:(\d{1,6})$", re.ASCII)
-# Kendall's tau from which a table serves a search.
-GOOD_TAU = 0.8
+# A table serves a search from this Kendall's tau on, and limits in ms up to this mean error in %.
+GOOD_TAU, GOOD_BIAS = 0.8, 25
 MAX_SUBNETS = 10_000
 
 
@@ -104,21 +106,29 @@ def verdict(tau: float, bias: float) -> str:
         bias: mean of (sum - measured) / measured in percent.
     """
     size = f"its sums are {abs(bias):.0f} % too {'high' if bias > 0 else 'low'} on average"
-    if tau >= GOOD_TAU:
+    if tau >= GOOD_TAU and abs(bias) <= GOOD_BIAS:
         return f"good: the table orders networks as they are measured; {size}"
+    if tau >= GOOD_TAU:
+        return (f"biased: the table orders networks as they are measured, but {size} (more than "
+                f"{GOOD_BIAS} %): compare networks by it, but set no limit in ms; a table that was "
+                f"measured here ({program('scripts/build_lut.py')}) has true ones")
     return f"poor: the table does not order networks as they are measured (Kendall's tau below " \
            f"{GOOD_TAU}); {size}; measure it again on a quiet machine"
 
 
 def measure_networks(networks: list[list[Layer]], args: argparse.Namespace) -> np.ndarray:
     """Returns the measured latencies (n,) in ms of whole networks with random weights."""
-    means = []
-    for start in range(0, len(networks), GROUP):
-        modules = [(build_network(layers), input_shape(layers[0], args.batch_size))
-                   for layers in networks[start:start + GROUP]]
-        latencies = measure_modules(modules, args.device, args.threads, args.rel_err,
-                                    args.max_repeats)
-        means += [latency.mean for latency in latencies]
+    means: list[float] = []
+    print(f"measuring {len(networks)} networks on {args.device}: about a second for each",
+          file=sys.stderr)
+    with watched_processor(args.device == "cpu" and args.threads == 1):
+        for start in range(0, len(networks), GROUP):
+            modules = [(build_network(layers), input_shape(layers[0], args.batch_size))
+                       for layers in networks[start:start + GROUP]]
+            latencies = measure_modules(modules, args.device, args.threads, args.rel_err,
+                                        args.max_repeats)
+            means += [latency.mean for latency in latencies]
+            print(f"{len(means)} of {len(networks)} measured", file=sys.stderr)
     return np.array(means)
 
 

@@ -97,20 +97,15 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
     with atomic_path(path) as temporary:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(temporary, "wt", encoding="utf-8", newline="") as file:
-            writer = None
             for row in rows:
-                writer = writer or _started(file, list(row))
+                if not count:
+                    writer = csv.DictWriter(file, list(row))
+                    writer.writeheader()
                 writer.writerow(row)
                 count += 1
         if not count:
             raise UserError("the file holds no architecture")
     return count
-
-
-def _started(file: Any, names: list[str]) -> csv.DictWriter:
-    writer = csv.DictWriter(file, names)
-    writer.writeheader()
-    return writer
 
 
 READERS: dict[str, Callable[[str], Iterator[Row]]] = {"nasbench101": nasbench101_rows,

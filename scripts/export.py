@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cli.progress import add_threads_flag, share_processors
+from cli.progress import add_threads_flag, announce, share_processors
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
-from networks.configs import choose_resolution, read_config, recorded_resolution
+from networks import choose_resolution, read_config, recorded_resolution
+from networks.configs import choose_transform
 from networks.export import FORMATS, Description, get_format
 from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
 from utils.errors import UserError
 from utils.files import own_folder, write_json
-from utils.flags import refuse_idle
+from utils.flags import refuse_idle, warn
 from utils.invocation import program
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def main(args: argparse.Namespace) -> None:
     if args.threads:  # without, threads wait actively: latencies are measured
         share_processors(args.threads)
     check_flags(args)
+    announce(f"loading {args.source}" + (" and the images" if args.dataset else ""))
     formats = {name: get_format(name) for name in args.to}
     network = load_network(args)
     folder = Path(args.save) if args.save else own_folder(Path(args.source).parent / "export")
@@ -160,7 +162,7 @@ class ExportedNetwork:
 
     Attributes:
         net: in eval mode, on the CPU.
-        description: resolution, transform, mean, std.
+        description: resolution, transform, mean, std, names of the classes.
         provider: of the real images, or None.
     """
 
@@ -192,16 +194,17 @@ def load_network(args: argparse.Namespace) -> ExportedNetwork:
     from networks import build_from_config, load_weights
 
     net = build_from_config(config)
-    load_weights(net, args.weights, ema=args.use_ema)
+    load_weights(net, args.weights, args.use_ema, report=warn)
     net.eval()
     mean, std = facts.mean and tuple(facts.mean), facts.std and tuple(facts.std)
-    provider = open_data(args, config.get("transform"), mean, std)
-    if provider:
-        check_classes(args.source, net.classifier.out_features, provider.n_classes, TUNE_FIRST)
-        info = provider.info
-        return ExportedNetwork(net, Description(resolution, info.eval_resize, info.mean, info.std),
-                       provider)
-    return ExportedNetwork(net, Description(resolution, config.get("transform"), mean, std), None)
+    transform = choose_transform(None, config, args.dataset, args.source)
+    names, n_classes = facts.class_names or [], net.classifier.out_features
+    if provider := open_data(args, transform, mean, std):
+        check_classes(args.source, n_classes, provider.n_classes, TUNE_FIRST)
+        transform, mean, std = provider.info.eval_resize, provider.info.mean, provider.info.std
+        names = names or provider.facts()["class_names"]
+    named = tuple(names) if len(names) == n_classes else None
+    return ExportedNetwork(net, Description(resolution, transform, mean, std, named), provider)
 
 
 def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
@@ -227,6 +230,7 @@ def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
         what `export.json` says of it, and the comparison; None where this system cannot run it.
     """
     path = folder / f"net{form.suffix}"
+    announce(f"writing {path}")
     form.write(network.net, path, network.description)
     print(f"{path}: {form.notes}")
     try:
@@ -254,6 +258,7 @@ def export_int8(network: ExportedNetwork, folder: Path, args: argparse.Namespace
     from networks.export.onnx_file import Onnx, quantise
 
     source, path = folder / "net.onnx", folder / "net.int8.onnx"
+    announce(f"writing {path}")
     images = calibration_arrays(network.batches("train", args.batch_size), args.calibration)
     quantise(source, path, images)
     print(f"{path}: 8-bit integers, calibrated on {sum(map(len, images))} training images")
@@ -267,6 +272,8 @@ def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Names
     """Prints and returns the comparison of the original with what `load(threads)` runs."""
     from evaluator.exported import Comparison, gap, latencies, random_images, real_images, top1
 
+    announce(f"comparing {name} with the original" + (
+        "" if args.skip_latency else ", and measuring the latencies of both"))
     resolution, cores = network.description.resolution, os.cpu_count() or 1
     own, other = network.runner(), load(None)
     gaps = {"random": gap(own, other, random_images(resolution))}

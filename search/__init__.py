@@ -3,7 +3,7 @@
 Names are imported on first use: a command that only prints its help needs none of them.
 """
 
-from utils.lazy import lazy_names
+from utils.registry import lazy_names
 
 _MODULES = {
     "algorithm": ("Batch", "Iteration", "Search"),

@@ -98,6 +98,7 @@ class Search:
         self.constraints = constraints if isinstance(constraints, Constraints) else Constraints(
             constraints, objectives, self.costs)
         self.constraints.check_strategy(self.strategy)
+        archives.check_room(space, n_doe + iterations * n_iter)
         self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
         self.engine, self.extra = engine, dict(extra or {})
         self.folder = RunFolder(folder) if isinstance(folder, str | os.PathLike) else folder
@@ -211,6 +212,7 @@ class Search:
         iteration = Iteration(number, stats, list(failures))
         if self.folder is not None:
             archives.write_stats(self.folder.iteration(number), stats)
+            archives.remove_previous(self.folder.iteration(number - 1), number, stats)
         self.next_iteration = number + 1
         left = max(0, self.iterations - number) * self.n_iter
         self.progress.iteration(number, self.iterations, stats, len(failures), left)
@@ -254,6 +256,7 @@ class Search:
         self.archive = list(stats.archive) if stats.sec_obj else self._exact_records(
             path, stats.archive)
         done = int(path.stem.removeprefix("iter_"))
+        archives.remove_previous(self.folder.iteration(done - 1), done, stats)
         if not self.retry_failed:
             failed = self.folder.read_failed(self.space.encode)
             self.failed_X = self.space.encode_many(

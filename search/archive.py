@@ -1,6 +1,7 @@
 """The files of a search: what was evaluated, in JSON that the original reads and writes too.
 
-`<save>/iter_<i>.stats` holds everything up to iteration i, `<save>/iter_<i>/net_<j>.subnet` and
+`<save>/iter_<i>.stats` holds everything up to iteration i (of a large archive, every tenth is kept
+and the last), `<save>/iter_<i>/net_<j>.subnet` and
 `net_<j>.stats` each architecture and what was measured of it.
 """
 
@@ -16,8 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from evaluator.base import MEASURED, judge
+from search_space import SearchSpace
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.parsing import n_values
 
 REQUIRED_KEYS = ("archive", "candidates", "hv", "surrogate")
 SURROGATE_SCORES = ("rmse", "rho", "tau")
@@ -29,7 +33,10 @@ FAILED = (100.0, 1000.0)
 DESCRIBED = "objectives"
 # The key of the third objective and those after it: the rows of the archive keep three items.
 FURTHER = "further_objectives"
-MEASURED = ("params", "flops", "gpu", "cpu", "loss", "top1", "top5")
+# Values of a stats file: one of 200,000 architectures of OFA's space has 11 million.
+MAX_VALUES = 20_000_000
+# Beyond so many architectures, the files of every tenth iteration and of the last one are kept.
+KEEP_ALL, KEEP_EVERY = 1000, 10
 
 
 class Record(NamedTuple):
@@ -151,6 +158,27 @@ def write_stats(path: str | os.PathLike, stats: Stats) -> None:
     write_json(path, value | stats.extra)
 
 
+def check_room(space: SearchSpace, n: int) -> None:
+    """Raises UserError where a stats file of `n` architectures of a space could not be read."""
+    arch = space.decode(space.draw(1, np.random.default_rng(0))[0])
+    if (most := MAX_VALUES // n_values(json.dumps([arch, 1.5, 1.5] * 2))) < n:
+        raise UserError(f"{n} evaluations are more than an archive can hold: {most} in the space "
+                        f"{space.name}; choose fewer (--n_doe, --iterations, --n_iter)")
+
+
+def remove_previous(path: Path, number: int, stats: Stats) -> None:
+    """Removes the file of the iteration before one of a large archive, unless it is a tenth.
+
+    Each file holds the whole archive: together, all would take space that grows with its square.
+
+    Args:
+        path: of the file before.
+        number: of the iteration that `stats` are of.
+    """
+    if len(stats.archive) - len(stats.candidates) > KEEP_ALL and (number - 1) % KEEP_EVERY:
+        path.unlink(missing_ok=True)
+
+
 def read_stats(path: str | os.PathLike,
                check_arch: Callable[[dict], object] | None = None) -> Stats:
     """Reads a stats file of ours or of the original.
@@ -167,7 +195,7 @@ def read_stats(path: str | os.PathLike,
     Raises:
         UserError: the file is missing or damaged; the message names the place and what is expected.
     """
-    value = read_json(path, "stats file", allow_nan=True)
+    value = read_json(path, "stats file", allow_nan=True, max_values=MAX_VALUES)
     missing = [key for key in REQUIRED_KEYS if key not in value]
     if missing:
         raise UserError(f"{path}: the key {missing[0]!r} is missing; a stats file of a search has "
@@ -228,16 +256,12 @@ def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a `net_<j>.stats`: `params`, `flops`, `gpu`, `cpu`, `loss`, `top1`, `top5`, and more.
 
     Raises:
-        UserError: the file is missing or damaged, lacks `top1` (0..100), or one of the keys above
-            is neither a finite number >= 0 nor null.
+        UserError: the file is missing or damaged, or `evaluator.base.judge` finds fault with it.
     """
-    value = read_json(path, "stats file of a network")
-    if value.get("top1") is None:
-        raise UserError(f"{path}: 'top1', the measured accuracy, is missing")
-    for key in MEASURED:
-        if value.get(key) is not None:
-            _number(f"{path}: {key}", value[key], low=0,
-                    high=100 if key in ("top1", "top5") else math.inf)
+    value: dict[str, Any] = read_json(path, "stats file of a network")
+    status, error = judge(value)
+    if status != "ok":
+        raise UserError(f"{path}: {error}")
     return value
 
 
@@ -251,7 +275,7 @@ class Evaluation(NamedTuple):
     def value(self, key: str) -> float:
         """Returns what was measured under `key`; raises UserError where that is nothing."""
         if self.stats.get(key) is None:
-            known = ", ".join(k for k in MEASURED[:4] if self.stats.get(k) is not None)
+            known = ", ".join(k for k in [*MEASURED][:4] if self.stats.get(k) is not None)
             raise UserError(f"{self.path}: {key!r} was not measured; known are {known}")
         return _number(f"{self.path}: {key}", self.stats[key])
 

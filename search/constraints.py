@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluator.costs import COUNTED
 from search.evolution import offspring
-from search.objectives import ERROR, Objective, SpaceCosts, Values
+from search.objectives import ERROR, LATENCY, Objective, SpaceCosts, Values
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
 from search_space import SearchSpace
@@ -23,6 +23,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 ROUND, MAX_ROUNDS = 1000, 60
 ELITE = 100
 STRICT = 1e-9
+UNITS = {"M": "millions", "MB": "MB"}
 # Rounds of the search for what comes nearest to limits that nothing is predicted to be within.
 APPROACH = 5
 
@@ -82,6 +83,28 @@ def parse_limits(text: str | None, name_of: Callable[[str, str], str],
     return limits
 
 
+def idle_limits(limits: Sequence[Limit], values: Mapping[str, np.ndarray],
+                what: str) -> list[str]:
+    """Returns a line for each limit that excludes nothing, which names the unit.
+
+    Args:
+        limits: of a constraint.
+        values: (n,) of what there is, by the names of limits; others are not judged, but a
+            percentage of 1 or less is taken for a fraction.
+        what: there is, such as `architecture`.
+    """
+    return [f"constraint {limit}: every {what} is within it{_in_unit(limit.name)}"
+            for limit in limits if (
+                limit.holds(values[limit.name]).all() if limit.name in values
+                else limit.name == ERROR and limit.bound <= 1 and limit.comparison[0] == ">")]
+
+
+def _in_unit(name: str) -> str:
+    unit = UNITS.get(COUNTED.get(name, ""), "") or (
+        "percent" if name == ERROR else "ms" if LATENCY.fullmatch(name) else "")
+    return unit and f"; {name} is in {unit}"
+
+
 class Constraints:
     """The limits of a search. Exact ones hold always, the others as the surrogate predicts.
 
@@ -126,6 +149,15 @@ class Constraints:
         if self.predicted and strategy.default_predictor is None:
             raise UserError(f"constraint {self.predicted[0]}: known by evaluation only, and the "
                             f"strategy {strategy.name} predicts nothing; choose another strategy")
+
+    def idle(self, space: SearchSpace) -> list[str]:
+        """Returns a line for each limit that every architecture is within, see `idle_limits`."""
+        if not self.limits:
+            return []
+        X = np.vstack([space.encode_many(space.extremes()),
+                       space.draw(ROUND, np.random.default_rng(0))])
+        return idle_limits(self.limits, {limit.name: self._exact[limit.name](X)
+                                         for limit in self.exact}, "architecture")
 
     def exact_violation(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) violations of the exact limits, added up."""

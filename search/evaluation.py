@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from evaluator.base import judge
 from evaluator.jobs import Job, Result
 from search import archive as archives
 from search.archive import Record
@@ -148,11 +149,15 @@ class Evaluations:
 
     def record(self, arch: Arch, stats: Mapping[str, Any],
                exact: Mapping[str, float]) -> Record:
-        """Returns the record of an evaluation; raises UserError where an objective is missing."""
-        top1 = stats.get("top1")
-        if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
-            raise UserError(f"the evaluator's 'top1' is {str(top1)[:60]}, but must be an accuracy "
-                            "in percent, 0..100")
+        """Returns the record of an evaluation, just made or read from its file.
+
+        Raises:
+            UserError: `evaluator.base.judge` finds fault with the stats, or an objective is
+                missing.
+        """
+        status, error = judge(stats)
+        if status != "ok":
+            raise UserError(f"the evaluator's stats cannot be stored: {error}")
         first, *further = [exact[objective.name] if objective.exact else objective.read(stats)
                            for objective in self.objectives]
-        return Record(arch, 100.0 - float(top1), float(first), tuple(map(float, further)))
+        return Record(arch, 100.0 - float(stats["top1"]), float(first), tuple(map(float, further)))

@@ -16,12 +16,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from search.archive import Stats, objectives, read_stats, stats_file
+from search.objectives import SpaceCosts, recorded_cost
 from search.run_folder import RunFolder
 from search.settings import Settings
 from search_space import DEFAULT, RESOLUTIONS, SearchSpace, get_search_space, search_space_class
-from utils.errors import UserError
+from utils.errors import UserError, one_line
+from utils.invocation import program
 from utils.pareto import non_dominated
 from utils.registry import names_code
+
+# The second objective of a file that does not name it, where it is no larger a part of the FLOPs.
+UNNAMED, LATENCY = "unnamed", 0.08
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,35 @@ def read_finished(path: str | os.PathLike, search_space: str | None = None,
     space = None if names_code(name) and not search_space else \
         get_search_space(name or DEFAULT, **_with_resolutions(settings, stats) | given)
     if space is None:
-        print(f"note: the search space {name} is code of your own, which --search_space {name} "
-              "would load; without it, architectures are neither checked nor decoded",
-              file=sys.stderr)
-    return FinishedSearch(file, settings, stats, space, name, names,
-                          encoded(str(file), stats, space))
+        print(f"note: the search space {one_line(name)} is code of your own, which --search_space "
+              f"{one_line(name)} would load; without it, architectures are neither checked nor "
+              "decoded", file=sys.stderr)
+    vectors = encoded(str(file), stats, space)
+    if space is not None and n_objectives == 1 and not (stats.sec_obj or settings.get("sec_obj")):
+        names = _recorded_name(file, sec_obj, stats, SpaceCosts(space), vectors)
+    return FinishedSearch(file, settings, stats, space, name, names, vectors)
+
+
+def _recorded_name(file: Path, typed: str | None, stats: Stats, costs: SpaceCosts,
+                   vectors: np.ndarray) -> str:
+    """Returns the second objective of a file of the original, which does not name it.
+
+    Raises:
+        UserError: its values are another one than was typed.
+    """
+    values = np.array([record.sec_obj for record in stats.archive])
+    found = recorded_cost(values, vectors, costs)
+    if found or typed or not costs.available:
+        if typed is None and found != "flops":
+            print(f"note: {file}: does not name its second objective; its values are those of "
+                  f"--sec_obj {found}", file=sys.stderr)
+        return _agreed(file, "sec_obj", typed, found) or "flops"
+    if np.median(values / costs.counted("flops")(vectors)) > LATENCY:
+        return "flops"
+    print(f"note: {file}: does not name its second objective, whose values, as {values[0]:g}, are "
+          f"neither FLOPs nor parameters in millions; name it, as {program('post_search.py')} "
+          "--sec_obj cpu does", file=sys.stderr)
+    return UNNAMED
 
 
 def _agreed(file: Path, flag: str, typed: str | None, stored: str | None) -> str | None:

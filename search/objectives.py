@@ -25,13 +25,14 @@ LARGEST = 1e30
 Values = Callable[[np.ndarray], np.ndarray]
 
 ERROR = "top1"
-SOURCES = ("counted", "table", "measured", "reported")
 OBJECTIVES = (f"{', '.join(f'{name} ({unit})' for name, unit in COUNTED.items())}, cpu, gpu<batch> "
               "(ms), or what the evaluator reports")
 DIRECTIONS = {"min": False, "max": True}
-_LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
-_REPORTED = re.compile(r"([a-z_]\w{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
+LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
+_REPORTED = re.compile(r"([a-z_][\w ()\[\]/%.-]{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
 MEASURE = "measure"
+# Counted costs that a file of the original may hold without a name, and their correlation with it.
+RECORDED, LINEAR = ("flops", "params"), 0.99
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Objective:
     Attributes:
         name: as it is typed and written: `flops`, `cpu`, `gpu64`, `cpu@pi4`, `energy`.
         unit: of its values, such as `M` (millions) or `ms`; empty where it is not known.
-        source: one of `SOURCES`.
+        source: `counted`, `table`, `measured` or `reported`.
         key: its key in an evaluation's stats.
         maximise: whether more is better.
         device: `cpu` or `gpu` of a latency.
@@ -177,6 +178,30 @@ class SpaceCosts:
         return np.maximum(self.counts.evaluate(X, ["macs"])["macs"], 1)
 
 
+def recorded_cost(values: np.ndarray, X: np.ndarray, costs: SpaceCosts) -> str | None:
+    """Returns which counted cost the values of a file without names are: `flops` or `params`.
+
+    They may come from a supernet of another width or another number of classes, which changes them
+    by a factor or by a constant.
+
+    Args:
+        values: (n,) second objectives.
+        X: (n, n_var) vectors of the architectures.
+        costs: of their space.
+
+    Returns:
+        The name; None where they are neither, as a latency.
+    """
+    for name in RECORDED if costs.available and len(X) else ():
+        counted = costs.counted(name)(X)
+        near = 1 / 2 < np.median(values / counted) < 2
+        varied = len(X) > 2 and np.ptp(values) > 0
+        if near and (np.allclose(values, counted, rtol=0.01)
+                     or (varied and np.corrcoef(values, counted)[0, 1] > LINEAR)):
+            return name
+    return None
+
+
 def parse_luts(texts: Sequence[str]) -> dict[str, str]:
     """Returns the tables of `--lut FILE` and `--lut tag=FILE` by tag ("" for none).
 
@@ -235,7 +260,7 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
 
 
 def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
-    latency = _LATENCY.fullmatch(name)
+    latency = LATENCY.fullmatch(name)
     if name in COUNTED and (costs.available or not reported):
         return Objective(name, COUNTED[name], "counted", name, exact_values=costs.counted(name))
     if latency:
@@ -249,4 +274,10 @@ def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
     own = _REPORTED.fullmatch(name)
     if not own or not reported:
         raise UserError(f"unknown second objective {name[:60]!r}; choose from {OBJECTIVES}")
-    return Objective(own[1], "", "reported", own[1], maximise=DIRECTIONS[own[2] or "min"])
+    return Objective(plain_name(own[1]), "", "reported", own[1],
+                     maximise=DIRECTIONS[own[2] or "min"])
+
+
+def plain_name(key: str) -> str:
+    """Returns the objective's name of a key of the stats: `Latency_ms` of `Latency (ms)`."""
+    return re.sub(r"\W+", "_", key, flags=re.ASCII).rstrip("_") or key

@@ -11,18 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from utils import files
 from utils.errors import UserError
-from utils.files import (
-    fsync_folder,
-    make_folder,
-    open_regular,
-    own_folder,
-    read_json,
-    read_log,
-    where_supported,
-    write_json,
-    write_text,
-)
 from utils.invocation import calling
 from utils.locks import Lock, locked
 from utils.registry import code_in, refuse_untyped
@@ -153,7 +143,7 @@ class RunFolder:
                             "iter_<i>.stats); name the --save of a search")
 
     def _settings_are_ours(self) -> bool:
-        stored = read_json(self.path / SETTINGS, "settings file")
+        stored = files.read_json(self.path / SETTINGS, "settings file")
         return all(key in stored for key in _SETTINGS_KEYS)
 
     def _entries(self) -> list[Path]:
@@ -208,7 +198,7 @@ class RunFolder:
         if target.is_relative_to(source) or source.is_relative_to(target):
             raise UserError(f"{self.path}: lies in {other.path} or the other way round; choose "
                             "a --save outside")
-        copy = RunFolder(own_folder(target.with_name(f".{target.name[:60]}.copy")))
+        copy = RunFolder(files.own_folder(target.with_name(f".{target.name[:60]}.copy")))
         with copy.lock():
             for path in copy._foreign():
                 raise UserError(f"{path}: no file of a search, but lies where the copy is made; "
@@ -227,7 +217,7 @@ class RunFolder:
                 raise
             else:
                 (target / LOCK).unlink(missing_ok=True)
-                fsync_folder(target.parent)
+                files.fsync_folder(target.parent)
         with contextlib.suppress(OSError):  # it is the target now
             copy.path.rmdir()
 
@@ -258,8 +248,8 @@ class RunFolder:
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Writes the flags of the search, without those that are meant for one call."""
-        write_json(self.settings, {key: value for key, value in settings.items()
-                                   if key not in ONE_TIME}, indent=1)
+        files.write_json(self.settings, {key: value for key, value in settings.items()
+                                         if key not in ONE_TIME}, indent=1)
 
     def read_settings(self) -> dict[str, Any]:
         """Returns the stored flags; {} where there are none (the original's search).
@@ -269,7 +259,7 @@ class RunFolder:
         """
         if not self.settings.exists():
             return {}
-        stored = read_json(self.settings, "settings file")
+        stored = files.read_json(self.settings, "settings file")
         return {key: value for key, value in stored.items() if key not in ONE_TIME}
 
     def write_failed(self, iteration: int, index: int, arch: dict[str, Any], status: str,
@@ -277,14 +267,14 @@ class RunFolder:
         """Records a failed evaluation: the architecture and the reason, and the log next to it."""
         path = self.failed(iteration, index)
         text = f"{status}: {error}\n\n{log}".rstrip() + "\n"
-        write_text(path.with_name(path.name + ".log"), text)
-        write_json(path, {**arch, "status": status, "error": error})
+        files.write_text(path.with_name(path.name + ".log"), text)
+        files.write_json(path, {**arch, "status": status, "error": error})
 
     def write_retried(self, name: str, reasons: Sequence[str]) -> None:
         """Adds a line to `retries.log` for each earlier attempt of an evaluation: why it ended."""
         path = self._at(RETRIES)
-        lines = [*read_log(path), *(f"{name}: {reason}" for reason in reasons)]
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        lines = [*files.read_log(path), *(f"{name}: {reason}" for reason in reasons)]
+        files.write_text(path, "".join(f"{line}\n" for line in lines))
 
     def read_failed(self, check_arch: Callable[[dict], object]) -> \
             dict[tuple[int, int], dict[str, Any]]:
@@ -300,7 +290,7 @@ class RunFolder:
         for path in sorted((self.path / "failed").glob("it_*_net_*")):
             _, iteration, _, index = (path.name.split("_") + [""] * 4)[:4]
             if iteration.isdecimal() and index.isdecimal():
-                record = read_json(path, "record of a failure")
+                record = files.read_json(path, "record of a failure")
                 try:
                     check_arch(record)
                 except UserError as error:
@@ -340,16 +330,16 @@ def _is_leftover(name: str, names: re.Pattern) -> bool:
 
 def _inside(name: str) -> re.Pattern | None:
     """Returns the names of the files in one of a search's folders; None for any other folder."""
-    return next((files for folder, files in _FOLDERS.items() if folder.fullmatch(name)), None)
+    return next((names for folder, names in _FOLDERS.items() if folder.fullmatch(name)), None)
 
 
 def _copy_files(source: Path, target: Path, names: re.Pattern) -> None:
     """Copies the plain files of these names, and flushes them to the disk."""
-    make_folder(target)
+    files.make_folder(target)
     for entry in sorted(source.iterdir()):
         if names.fullmatch(entry.name) and entry.is_file() and not entry.is_symlink():
-            with open_regular(entry) as file, open(target / entry.name, "xb") as copy:
+            with files.open_regular(entry) as file, open(target / entry.name, "xb") as copy:
                 shutil.copyfileobj(file, copy)
                 copy.flush()
-                where_supported(os.fsync, copy.fileno())
-    fsync_folder(target)
+                files.where_supported(os.fsync, copy.fileno())
+    files.fsync_folder(target)

@@ -1,5 +1,6 @@
 """From settings to a search: its space, its objectives, its workers, its plan, its run."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pymoo.functions import is_compiled
 
-from acc_predictor import check_predictor, require_points
+from acc_predictor import check_predictor, predictor_class, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
 from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
@@ -24,7 +25,7 @@ from search.algorithm import Search
 from search.constraints import Constraints
 from search.evaluation import Engine
 from search.fingerprints import check_inputs, fingerprints
-from search.import_original import adopt
+from search.import_original import adopt, check_recorded
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress
 from search.run_folder import RunFolder, resume_command
@@ -34,7 +35,8 @@ from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
-from utils.errors import UserError
+from search_space.table import parse_numbers, read_table
+from utils.errors import UserError, one_line
 from utils.files import write_text
 from utils.invocation import calling, program
 from utils.registry import names_code
@@ -77,11 +79,8 @@ def make_parts(settings: Settings) -> Parts:
     objectives = make_objectives(settings.sec_obj, costs,
                                  reported=reported is None or bool(reported))
     for objective in objectives:
-        if objective.source == "reported" and objective.key not in (reported or [objective.key]):
-            source = f"{settings.table} has" if settings.evaluator == "table" \
-                else f"{settings.oracle_path} predicts"
-            raise UserError(f"--sec_obj {objective.name}: {source} "
-                            f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
+        if objective.source == "reported":
+            check_reported(objective, settings, reported)
         if objective.measured and settings.evaluator in IDLE:
             raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
                             "whose latency could be measured; name a table")
@@ -91,12 +90,30 @@ def make_parts(settings: Settings) -> Parts:
                         "cpu, say, or leave it out")
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
-    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs)]:
-        print(f"warning: {line}", file=sys.stderr)
+    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
+                 *limited_predictor(model, settings.planned), *constraints.idle(space),
+                 *nothing_unseen(settings)]:
+        print(f"warning: {one_line(line)}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
     return Parts(space, objectives, costs, constraints)
+
+
+def check_reported(objective: Objective, settings: Settings, reported: list[str] | None) -> None:
+    """Checks that the evaluator can answer an objective, and that a table does for each row.
+
+    Raises:
+        UserError: it cannot; or a cell of the table's column is empty, or no number.
+    """
+    if settings.evaluator == "table" and \
+            objective.key in (table := read_table(str(settings.table))).columns:
+        parse_numbers(table, objective.key)
+    if objective.key not in (reported or [objective.key]):
+        source = f"{settings.table} has" if settings.evaluator == "table" \
+            else f"{settings.oracle_path} predicts"
+        raise UserError(f"--sec_obj {objective.key}: {source} "
+                        f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
 
 
 def reported_names(settings: Settings) -> list[str] | None:
@@ -121,11 +138,31 @@ def foreign_tables(costs: SpaceCosts) -> list[str]:
             and table.header["device_name"] != cpu_name()]
 
 
+def nothing_unseen(settings: Settings) -> list[str]:
+    """Returns a line where the search is scored on the test images, so that none stay unseen."""
+    if settings.evaluator != "ofa" or (settings.vld_size is not None and not settings.test):
+        return []
+    from data_providers.datasets import has_split  # loads torch
+
+    if not settings.test and has_split(str(settings.dataset), settings.data, "valid"):
+        return []
+    return [f"the search is scored on the test images, so {program('post_search.py')} --rescore "
+            "will have no unseen ones; --vld_size N scores it on N training images instead"]
+
+
 def idle_tables(costs: SpaceCosts) -> list[str]:
     """Returns a line for each latency table that was named and changes nothing."""
     return [f"--lut {path}: no objective or limit is a latency of this table, so it changes nothing"
             for tag, path in costs.luts.items() if tag not in costs.used_luts
             and path != DEFAULT_LUT]
+
+
+def limited_predictor(model: str | None, n: int) -> list[str]:
+    """Returns a line where `n` evaluations are more than a predictor learns from."""
+    most = predictor_class(model).max_points if model else None
+    return [] if most is None or n <= most else [
+        f"the predictor {model} learns from at most {most} of the {n} evaluations, drawn from the "
+        "seed (docs/strategies.md, Large archives)"]
 
 
 def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
@@ -207,7 +244,62 @@ def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
     return [f"{report}{aside}"]
 
 
-def describe_settings(settings: Settings, parts: Parts) -> list[str]:
+class ImageCounts(NamedTuple):
+    """Numbers of images, 0 where they are unknown: to train and to score on; whether counted."""
+
+    train: int
+    scored: int
+    counted: bool
+
+    @property
+    def in_validation(self) -> int:
+        """How many pass through a network to calibrate and to score it."""
+        return min(N_CALIBRATION, self.train or N_CALIBRATION) + self.scored
+
+
+def count_images(settings: Settings) -> ImageCounts:
+    """Counts the images of a search; takes those of the data set's row where they are not here.
+
+    Raises:
+        UserError: the folder's files are in no known layout, or too few for the split.
+    """
+    info = get_dataset_info(settings.dataset)
+    if not info.packaged and not (settings.data and os.path.isdir(settings.data)
+                                  and not settings.download):
+        held_out = 0 if settings.test else settings.vld_size or 0
+        return ImageCounts(max((info.n_train or 0) - held_out, 0), held_out or info.n_test or 0,
+                           False)
+    from data_providers import DataProvider
+
+    grey = (0.5, 0.5, 0.5)  # what the pixels' mean and std are takes time, and is not asked here
+    provider = DataProvider(settings.dataset, settings.data, vld_size=settings.vld_size,
+                            seed=settings.seed, max_damaged=settings.max_damaged, mean=grey,
+                            std=grey)
+    return ImageCounts(provider.n_train, provider.n_test if settings.test else provider.n_valid,
+                       True)
+
+
+def describe_ranges(settings: Settings, parts: Parts) -> list[str]:
+    """Returns lines with what is known before the search: the objectives' ranges, latencies."""
+    if settings.evaluator == "table":
+        table, rows = read_table(str(settings.table)), parts.space.enumerate()
+        columns = [(o, parse_numbers(table, o.key) if not o.exact else
+                    o.values(rows if rows is not None else np.empty((0, parts.space.n_var))))
+                   for o in parts.objectives]
+        return [f"{o.label}: {values.min():.5g} to {values.max():.5g} in the table"
+                for o, values in columns if len(values)]
+    known = {o.label: o.exact_values for o in parts.objectives if o.exact_values is not None}
+    for name, tag in parts.costs.latency_names().items():
+        with contextlib.suppress(UserError):  # a table that lacks layers is no objective here
+            known.setdefault(f"{name} (ms)", parts.costs.latency(tag))
+    if not known:
+        return []
+    X = parts.space.encode_many(parts.space.extremes())
+    return [f"{label}: {smallest:.5g} for the smallest network, {largest:.5g} for the largest"
+            for label, values in known.items() for smallest, largest in [values(X)]]
+
+
+def describe_settings(settings: Settings, parts: Parts, images: ImageCounts) -> list[str]:
     """Returns lines that name what the search takes for granted: sizes, epochs, files."""
     sizes = settings.resolutions or []
     labels = ", ".join(objective.label for objective in parts.objectives)
@@ -216,18 +308,22 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
              + (f"; within {settings.constraint}" if settings.constraint else "")]
     resolutions = f", {min(sizes)} to {max(sizes)} px ({len(sizes)})" \
         if sizes and "resolutions" in type(parts.space).options else ""
-    lines.append(f"search space {settings.search_space}{resolutions}; {settings.n_classes} classes")
+    classes = "" if settings.evaluator == "table" else f"; {settings.n_classes} classes"
+    lines.append(f"search space {settings.search_space}{resolutions}{classes}")
+    lines += describe_ranges(settings, parts)
     if settings.evaluator == "ofa":
         split = "the test images" if settings.test or settings.vld_size is None else \
             f"{settings.vld_size} images split off the training set"
+        place = "the package scikit-learn" if get_dataset_info(settings.dataset).packaged else \
+            settings.data or "a folder that --data is still to name"
         lines += [f"supernet {settings.supernet_path}",
-                  f"data set {settings.dataset} in {settings.data or 'the package'}, scored on "
-                  f"{split}",
+                  f"data set {settings.dataset} in {place}, scored on {split}",
+                  f"{images.train or 'an unknown number of'} images to train or calibrate on, "
+                  f"{images.scored or 'an unknown number'} to score on"
+                  + ("" if images.counted else f" (not counted: as {settings.dataset} has them)"),
                   f"{settings.n_epochs} epochs of fine-tuning in each evaluation"
                   + (" with a new classifier" if settings.n_epochs else "")]
-        scored = None if settings.test else settings.vld_size
-        images = N_CALIBRATION + (scored or get_dataset_info(settings.dataset).n_test or 0)
-        need = cache_need_gb(images, sizes)
+        need = cache_need_gb(images.in_validation, sizes)
         if need > settings.cache_gb:
             lines.append(f"warning: the images in {len(sizes)} resolutions need {need:.0f} GB, but "
                          f"--cache_gb is {settings.cache_gb:g}: some are decoded again and again; "
@@ -246,24 +342,23 @@ def print_plan(settings: Settings, folder: RunFolder) -> None:
     """
     n_slots, parts = len(make_slots(settings)), make_parts(settings)
     start = starting_point(settings, parts, folder)
-    info = get_dataset_info(settings.dataset)
     n_doe = settings.n_doe if start is None or start.reason else 0
     planned = n_doe + settings.planned - settings.n_doe
     print(f"plan: {planned} evaluations ({n_doe} initial, {settings.iterations} "
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
-    for line in describe_settings(settings, parts):
-        print(line)
+    images = count_images(settings) if settings.evaluator not in IDLE else ImageCounts(0, 0, False)
+    for line in describe_settings(settings, parts, images):
+        print(one_line(line))  # settings may be anybody's
     if start is not None:
         print(start.describe(n_doe))
-    if not parts.costs.available or settings.evaluator == "table":
+    if not parts.costs.available or settings.evaluator in IDLE:
         print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
         return
     sample = parts.space.draw(1000, np.random.default_rng(settings.seed))
-    images = N_CALIBRATION + (settings.vld_size or info.n_test or 0)
     # A training step costs about three forward passes.
-    images += 3 * (settings.n_epochs or 0) * (info.n_train or 0)
-    macs = float(parts.costs.work(sample).mean()) * images
-    print(f"an evaluation passes about {images} images through the network: {macs / 1e12:.3g} TMAC"
+    passes = images.in_validation + 3 * (settings.n_epochs or 0) * images.train
+    macs = float(parts.costs.work(sample).mean()) * passes
+    print(f"an evaluation passes about {passes} images through the network: {macs / 1e12:.3g} TMAC"
           f" on average; all of them: {macs * planned / 1e15:.3g} PMAC")
     seconds = planned * macs / CPU_MACS_PER_SECOND
     print(f"at {CPU_MACS_PER_SECOND / 1e9:.0f} GMAC/s, which one CPU core of the build machine "
@@ -302,8 +397,10 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     stored = {**settings.to_json(),
               "inputs": fingerprints(settings.to_json(), parts.costs.used_luts)}
     if resumed and not accept_changed:
-        check_inputs((source or folder).path, (source or folder).read_settings().get("inputs"),
-                     stored["inputs"])
+        begun = source or folder
+        check_inputs(begun.path, begun.read_settings().get("inputs"), stored["inputs"])
+        if not begun.settings.exists():
+            check_recorded(begun.path, parts.space, parts.objectives, parts.costs)
     start = starting_point(settings, parts, source or folder)
     if start is not None:
         settings = replace(settings, reused=start.reason is None)
@@ -319,13 +416,15 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
             folder.remove_proposals()
         if not adopting:
             folder.write_settings(stored)
+        progress = Progress(settings.planned, len(slots), folder=folder, log_format=log_format,
+                            tensorboard=tensorboard)
+        progress.say(f"search of {settings.planned} evaluations in {settings.save}: starting, "
+                     f"{len(slots)} at a time")
         limit = settings.memory_limit
         with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=None if limit is None else int(limit * GIB),
                         ray_address=_ray_address(settings)) as engine:
-            progress = Progress(settings.planned, len(slots), folder=folder,
-                                log_format=log_format, tensorboard=tensorboard)
             progress.start(["python", *sys.argv])
             search = make_search(settings, parts, folder, engine, progress, retry_failed, start)
             if adopting:

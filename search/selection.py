@@ -1,12 +1,14 @@
 """Which networks of a front are chosen: within limits, near a preference, or by their trade-off."""
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from search.archive import Record, objectives
-from search.constraints import Limit, parse_limits, parse_number
+from search.constraints import Limit, idle_limits, parse_limits, parse_number
 from utils.errors import UserError
 from utils.pareto import asf, high_tradeoff, non_dominated
 
@@ -79,6 +81,8 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
                  signs: np.ndarray | float = 1.0) -> list[Record]:
     """Returns the non-dominated records within the limits, by ascending second objective.
 
+    Limits that exclude none of the records are a warning each.
+
     Args:
         records: of the archive.
         limits: of `parse_constraints`.
@@ -91,11 +95,13 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
     values = objectives(records)
     front = np.flatnonzero(non_dominated(values * signs))
     front = front[np.argsort(values[front, 1], kind="stable")]
-    columns = dict(zip(sec_obj.split("+"), values[front, 1:].T, strict=True))
-    columns[FIRST_OBJECTIVE] = top1 = 100 - values[front, 0]
-    inside = np.ones(len(front), dtype=bool)
+    columns = {FIRST_OBJECTIVE: 100 - values[:, 0],
+               **dict(zip(sec_obj.split("+"), values[:, 1:].T, strict=True))}
+    for line in idle_limits(limits, columns, "network of the search"):
+        print(f"warning: {line}", file=sys.stderr)
+    top1, inside = columns[FIRST_OBJECTIVE][front], np.ones(len(front), dtype=bool)
     for limit in limits:
-        inside &= limit.holds(columns[limit.name])
+        inside &= limit.holds(columns[limit.name][front])
     if not inside.any():
         first, last = (", ".join(f"{record:g}" for record in values[i, 1:])
                        for i in front[[0, -1]])
@@ -165,6 +171,11 @@ def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: s
 def most_accurate(records: Sequence[Record]) -> int:
     """Returns the index of the record with the least error."""
     return int(np.argmin([record.top1_err for record in records]))
+
+
+def apart(values: Mapping[str, Any], columns: Container[str], kind: str) -> dict[str, Any]:
+    """Returns values in which one that is called as a column is `<name> (<kind>)`."""
+    return {f"{key} ({kind})" if key in columns else key: value for key, value in values.items()}
 
 
 def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | float) -> np.ndarray:

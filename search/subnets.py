@@ -140,11 +140,11 @@ def write_hubs(targets: Sequence[Target], nets: Sequence["nn.Module"], cards: Se
 
     Args:
         targets, nets, cards: of the networks.
-        evaluator: names the transform of the images.
+        evaluator: names the transform of the images, and their classes.
     """
     from evaluator.model_card import HUB, Preprocessing, give_to_timm
 
-    info = evaluator.provider.info
+    facts = evaluator.provider.facts()
     for target, net, card in zip(targets, nets, cards, strict=True):
-        images = Preprocessing(target.record.arch["r"], info.eval_resize, info.mean, info.std)
+        images = Preprocessing(target.record.arch["r"], **facts)
         give_to_timm(net, target.folder / HUB, images, card)

@@ -108,7 +108,9 @@ def read_warm_start(path: Path, space: SearchSpace, wanted: Sequence[Objective],
         reason = None if reused else "as when the search was started"
     if reason is not None:
         return WarmStart(path, [], X, costs_of(stats, X, wanted), reason)
-    columns = [column_of(objective, X, stats) for objective in wanted]
+    measured = objectives(stats.archive)[:, 1:]
+    columns = [objective.values(X) if objective.exact
+               else measured[:, stats.names.index(objective.name)] for objective in wanted]
     records = [Record(record.arch, record.top1_err, float(first), tuple(map(float, further)))
                for record, first, *further in zip(stats.archive, *columns, strict=True)]
     return WarmStart(path, records, X[:0], np.zeros((0, 1)), None)
@@ -137,15 +139,6 @@ def unknown_objective(wanted: Sequence[Objective], stats: Stats) -> str | None:
     missing = [objective.name for objective in wanted
                if not objective.exact and (objective.name, objective.source) not in known]
     return f"it has not measured {', '.join(missing)}" if missing else None
-
-
-def column_of(objective: Objective, X: np.ndarray, stats: Stats) -> list[float]:
-    """Returns the n values of an objective: computed, or as they stand in the rows."""
-    if objective.exact:
-        values: list[float] = objective.values(X).tolist()
-        return values
-    i = stats.names.index(objective.name)
-    return [record.values[i] for record in stats.archive]
 
 
 def costs_of(stats: Stats, X: np.ndarray, wanted: Sequence[Objective]) -> np.ndarray:

@@ -6,18 +6,19 @@ from typing import Any
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import Layer, Slot
 from search_space.ofa import OFASearchSpace
+from search_space.timm_chain import timm_space
+from search_space.values import SPACE_KEY, without_wrapping
 from utils.errors import UserError
 from utils.files import read_json
-from utils.registry import load_class
+from utils.registry import TIMM, listed, load_class, names_code
 
-__all__ = ["RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer", "OFASearchSpace",
-           "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space", "name_of",
-           "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
+__all__ = ["NAMES", "RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer",
+           "OFASearchSpace", "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space",
+           "name_of", "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
 
 RESOLUTIONS = range(8, 4097)
+# The space of files without `SPACE_KEY`.
 DEFAULT = "mbv3"
-# The key of a file that names its space; files without it hold architectures of `DEFAULT`.
-SPACE_KEY = "search_space"
 # name -> "module:Class"
 SEARCH_SPACES = {
     "mbv3": "search_space.ofa:OFASearchSpace",
@@ -28,20 +29,24 @@ SEARCH_SPACES = {
     "nasbenchgraph": "search_space.nasbenchgraph:NASBenchGraphSpace",
     "table": "search_space.table:TableSearchSpace",
 }
+# What a help text lists.
+NAMES = listed([*SEARCH_SPACES, f"{TIMM}NAME (a network of timm)"])
 
 
 def search_space_class(name: str) -> type[SearchSpace]:
-    """Returns the class of the space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
+    """Returns the class of the space `name`: of `SEARCH_SPACES`, `timm:NAME`, or `module:Class`.
 
     Raises:
         UserError: no such space; the message lists them.
     """
+    if name.startswith(TIMM):
+        return timm_space(name)
     found: type[SearchSpace] = load_class(SEARCH_SPACES, name, "search space", SearchSpace)
     return found
 
 
 def get_search_space(name: str, /, **settings: Any) -> SearchSpace:
-    """Returns the search space called `name`, a row of `SEARCH_SPACES` or `module:Class`.
+    """Returns the search space called `name`; see `search_space_class`.
 
     Args:
         name: which space.
@@ -71,6 +76,8 @@ def family_of(name: str) -> str:
 
 def name_of(space: SearchSpace) -> str:
     """Returns the name by which `get_search_space` finds the class of a space."""
+    if space.name.startswith(TIMM):
+        return space.name
     own = f"{type(space).__module__}:{type(space).__qualname__}"
     return next((name for name, row in SEARCH_SPACES.items() if row == own), own)
 
@@ -85,6 +92,7 @@ def space_of(arch: Any, name: str | None = None) -> SearchSpace:
     Raises:
         UserError: the dict names another space or none that exists, or its resolution is none.
     """
+    arch = without_wrapping(arch)
     named = arch.get(SPACE_KEY) if isinstance(arch, dict) else None
     if named is not None and not isinstance(named, str):
         raise UserError(f"{SPACE_KEY!r} must be the name of a search space, not {named!r:.60}")
@@ -96,8 +104,8 @@ def space_of(arch: Any, name: str | None = None) -> SearchSpace:
         return get_search_space(name)
     r = arch.get("r") if isinstance(arch, dict) else None
     if isinstance(r, bool) or not isinstance(r, int) or r not in RESOLUTIONS:
-        raise UserError(f"'r', the input resolution, must be {RESOLUTIONS[0]}.."
-                        f"{RESOLUTIONS[-1]}, not {str(r)[:60]!r}")
+        raise UserError(f"'r', the input resolution, must be an integer in "
+                        f"{RESOLUTIONS[0]}..{RESOLUTIONS[-1]}, not {r!r:.60}")
     return get_search_space(name, resolutions=[r])
 
 
@@ -153,7 +161,7 @@ def refuse_code(named: Any, source: str) -> None:
     Raises:
         UserError: it is; the message names the flag to type.
     """
-    if isinstance(named, str) and ":" in named:
+    if names_code(named):
         raise UserError(f"{source} names code, the search space {named[:60]}, which would be run; "
                         f"if you trust it, type --search_space {named[:60]}")
 

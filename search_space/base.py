@@ -10,6 +10,7 @@ import numpy as np
 
 from search_space.layers import Layer, Slot
 from utils.errors import UserError
+from utils.flags import short
 
 Arch = dict[str, Any]
 
@@ -150,7 +151,7 @@ class SearchSpace(ABC):
 
     def describe(self, arch: Arch) -> str:
         """Returns one line about an architecture, for people."""
-        return ", ".join(f"{key} {_short(value)}" for key, value in arch.items())
+        return ", ".join(f"{key} {short(value)}" for key, value in arch.items())
 
     def summary(self, arch: Arch) -> dict[str, int | float | str]:
         """Returns what tables show of an architecture, by column: {"resolution": 224}."""
@@ -236,10 +237,6 @@ class SearchSpace(ABC):
                 return [self.decode(x) for x in X]
         raise UserError(f"no {n_doe} different architectures found in the space {self.name}; "
                         "choose a smaller initial sample")
-
-
-def _short(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def unique_rows(X: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ class Layer:
     """One layer of a network at a fixed input size.
 
     Attributes:
-        kind: `conv`, `mbconv` (inverted residual), `bottleneck` (of a ResNet50-D), `max_pool`,
-            `pool` (global average), `linear`, `norm` (batch normalisation alone), or
-            `counted_bias` (a linear layer whose bias counts as FLOPs).
+        kind: `conv`, `mbconv` (inverted residual), `bottleneck` (of a ResNet50-D), `block` (a run
+            of convolutions), `max_pool`, `pool` (global average, in two steps), `mean` (in one),
+            `linear`, `norm` (batch normalisation alone), or `counted_bias` (a linear layer whose
+            bias counts as FLOPs).
         name: its place in the network, as latency tables call it: `first_conv`, `MBConv`,
             `final_expand_layer`, `feature_mix_layer`, `classifier`, `global_avg_pool`, ...
         size: height and width of its input in pixels.
@@ -25,6 +26,10 @@ class Layer:
             makes.
         skip: whether the input itself is added to the output.
         bn, bias: whether a `conv` or `linear` has batch normalisation, a bias.
+        groups: of a `conv`.
+        same: whether a `conv` pads as TensorFlow does, by the size of the map.
+        squeeze: of a `conv` in a `block`, the channels inside squeeze-and-excite.
+        parts: of a `block`.
     """
 
     kind: str
@@ -41,11 +46,15 @@ class Layer:
     skip: bool = False
     bn: bool = True
     bias: bool = False
+    groups: int = 1
+    same: bool = False
+    squeeze: int = 0
+    parts: "tuple[Layer, ...]" = ()
 
     @property
     def out_size(self) -> int:
         """Height and width of the output: the padding is "same", so the quotient rounds up."""
-        return 1 if self.kind in ("pool", "linear") else -(-self.size // self.stride)
+        return 1 if self.kind in ("pool", "mean", "linear") else -(-self.size // self.stride)
 
     @property
     def key(self) -> str | None:
@@ -63,12 +72,21 @@ def _mbconv_key(layer: Layer) -> str:
             f"-stride:{layer.stride}-idskip:{layer.skip:d}-se:{layer.se:d}")
 
 
+def _block_key(layer: Layer) -> str:
+    parts = [f"{part.kernel}x{part.kernel}{'d' * (part.groups > 1)}{part.out_channels}"
+             f"{'s' * part.same}{part.act or ''}{f'se{part.squeeze}' if part.se else ''}"
+             for part in layer.parts]
+    return f"{_conv_key(layer)}-stride:{layer.stride}-idskip:{layer.skip:d}-{'-'.join(parts)}"
+
+
 _KEYS: dict[str, Callable[[Layer], str | None]] = {
     "conv": _conv_key,
     "mbconv": _mbconv_key,
     "bottleneck": _mbconv_key,
+    "block": _block_key,
     "max_pool": _conv_key,
     "pool": lambda layer: None,
+    "mean": lambda layer: None,
     "norm": lambda layer: None,
     "counted_bias": lambda layer: None,
     "linear": lambda layer: f"{layer.name}-input:{layer.in_channels}-output:{layer.out_channels}",

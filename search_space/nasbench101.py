@@ -8,12 +8,12 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from itertools import permutations
+from itertools import compress, permutations
 from typing import Any, ClassVar
 
 import numpy as np
 
-from search_space.base import Arch, Gene, SearchSpace
+from search_space.base import Arch, Gene
 from search_space.table import TabularSpace, read_table
 from search_space.values import check_keys
 from utils.errors import UserError
@@ -46,8 +46,8 @@ def graph_hash(matrix: np.ndarray, operations: Sequence[str]) -> str:
     degrees = zip(edges.sum(axis=1).tolist(), edges.sum(axis=0).tolist(), labels, strict=True)
     hashes = [_md5(str(vertex)) for vertex in degrees]
     for _ in labels:
-        hashes = ["|".join(("".join(sorted(_chosen(hashes, edges[:, v]))),
-                            "".join(sorted(_chosen(hashes, edges[v]))), hashes[v]))
+        hashes = ["|".join(("".join(sorted(compress(hashes, edges[:, v]))),
+                            "".join(sorted(compress(hashes, edges[v]))), hashes[v]))
                   for v in range(len(labels))]
         hashes = [_md5(text) for text in hashes]
     return _md5(str(sorted(hashes)))
@@ -55,10 +55,6 @@ def graph_hash(matrix: np.ndarray, operations: Sequence[str]) -> str:
 
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _chosen(hashes: Sequence[str], mask: np.ndarray) -> list[str]:
-    return [each for each, is_chosen in zip(hashes, mask, strict=True) if is_chosen]
 
 
 class NASBench101Space(TabularSpace):
@@ -85,9 +81,8 @@ class NASBench101Space(TabularSpace):
         self.upper = np.array([1] * len(EDGES) + [len(OPERATIONS) - 1] * _INSIDE)
         self.lower = np.zeros_like(self.upper)
         self._normal: dict[bytes, np.ndarray] = {}
-        if table is not None:
-            self.rows = np.array([self._encoded(table, text)
-                                  for text in read_table(table).column("encoding")])
+        self.rows = np.zeros((0, self.n_var), dtype=np.int64) if table is None else np.array(
+            [self._encoded(table, text) for text in read_table(table).column("encoding")])
 
     @property
     def genes(self) -> tuple[Gene, ...]:
@@ -111,25 +106,9 @@ class NASBench101Space(TabularSpace):
 
         Such a graph has a path from input to output, and at most 9 edges.
         """
-        is_valid = np.array([_is_valid(_pruned(*_graph(np.asarray(x)))[0]) for x in X], dtype=bool)
+        n_edges = np.array([_pruned(*_graph(np.asarray(x)))[0].sum() for x in X], dtype=int)
+        is_valid = (n_edges > 0) & (n_edges <= MAX_EDGES)
         return is_valid if self.table is None else is_valid & super().contains(X)
-
-    def canonical(self, X: np.ndarray) -> np.ndarray:
-        """Returns the canonical vectors; with a table, those of the nearest graphs in it."""
-        return self.normal(X) if self.table is None else super().canonical(X)
-
-    def enumerate(self) -> np.ndarray | None:
-        """Returns all rows of a small table; without a table there are too many graphs."""
-        return None if self.table is None else super().enumerate()
-
-    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns (n, 26) canonical vectors: rows of the table, else every gene uniform."""
-        return SearchSpace.draw(self, n, rng) if self.table is None else super().draw(n, rng)
-
-    def initialize(self, n_doe: int, *, rng: np.random.Generator) -> list[Arch]:
-        """See `SearchSpace.initialize`."""
-        space = SearchSpace if self.table is None else TabularSpace
-        return space.initialize(self, n_doe, rng=rng)
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (26,) vector; raises UserError for what the benchmark lacks."""
@@ -145,8 +124,7 @@ class NASBench101Space(TabularSpace):
             raise UserError(f"no graph of NAS-Bench-101{f' in {self.table}' if self.table else ''}:"
                             f" {self.describe(arch)[:120]}; at most {MAX_EDGES} edges lead from "
                             "input to output")
-        canonical: np.ndarray = self.canonical(x[None])[0]
-        return canonical
+        return self.canonical(x[None])[0]
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a vector, without what is pruned."""
@@ -194,10 +172,6 @@ def _pruned(matrix: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return matrix[np.ix_(kept, kept)], labels[kept[1:-1]]
 
 
-def _is_valid(pruned: np.ndarray) -> bool:
-    return 0 < pruned.sum() <= MAX_EDGES
-
-
 def _valid(matrix: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the graph pruned, with as few changes as make it one of the benchmark."""
     pruned, left = _pruned(matrix, labels)
@@ -233,8 +207,7 @@ def _smallest(matrix: np.ndarray, labels: np.ndarray) -> np.ndarray:
     names = np.zeros((len(full), _INSIDE), dtype=np.int64)
     names[:, :inside] = labels[orders[forward]]
     X = np.hstack([full[:, _ROWS, _COLUMNS], names])
-    smallest: np.ndarray = X[np.lexsort(X.T[::-1])[0]]
-    return smallest
+    return X[np.lexsort(X.T[::-1])[0]]
 
 
 def _checked(arch: Any) -> tuple[np.ndarray, list[str]]:

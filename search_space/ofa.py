@@ -21,6 +21,7 @@ from search_space.values import (
     chosen,
     position,
     positions,
+    without_wrapping,
 )
 from utils.errors import UserError
 
@@ -282,11 +283,23 @@ class OFASearchSpace(SearchSpace):
                                             f"{stage} expansion", needs=needs)
         return tuple(genes[i] for i in sorted(genes))
 
+    def _used(self, values: Any, depths: list[int]) -> Any:
+        """Returns a list of the `ofa` package, of all 20 layers, without those that are not used.
+
+        Each stage has the first `depth` of its 4 entries; a list of another length stays.
+        """
+        if not isinstance(values, list | tuple) or len(values) != len(self.layer_genes):
+            return values
+        return [value for value, layer in zip(values, self.layer_genes, strict=True)
+                if layer.depth_gene is None or layer.position < depths[layer.stage]]
+
     def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
         """Returns the depths, and the indices of kernels, expansions and resolution."""
+        arch = without_wrapping(arch)
         check_keys(arch, ("ks", "e", "d", "r"))
         depths = [self.depth[i] for i in positions(arch, "d", self.num_blocks, self.depth)]
         layers = sum(depths) + len(self.backbone.blocks) - self.num_blocks
+        arch |= {key: self._used(arch[key], depths) for key in ("ks", "e")}
         return (depths, positions(arch, "ks", layers, self.kernel_size),
                 positions(arch, "e", layers, self.exp_ratio),
                 position("r", arch["r"], self.resolutions))

@@ -16,6 +16,7 @@ from search_space.values import (
     checked_resolutions,
     entries,
     position,
+    without_wrapping,
 )
 
 # Those that the accuracy predictor of the OFA authors knows.
@@ -96,14 +97,14 @@ class ResNetSearchSpace(SearchSpace):
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (30,) integer vector; raises UserError for an invalid arch."""
+        arch = without_wrapping(arch)
         check_keys(arch, ("d", "e", "w", "r"))
         values = {key: entries(arch, key, length)
                   for key, length in (("d", 1 + END), ("e", len(self.blocks)), ("w", 2 + END))}
         values["r"] = [arch["r"]]
         x = np.array([position(entry.key, values[entry.key][entry.index], entry.options)
                       for entry in self._entries])
-        canonical: np.ndarray = self.canonical(x[None])[0]
-        return canonical
+        return self.canonical(x[None])[0]
 
     def decode(self, x: np.ndarray) -> Arch:
         """Returns the architecture of a (30,) vector; raises UserError for an invalid vector.
@@ -154,8 +155,6 @@ class ResNetSearchSpace(SearchSpace):
         return [[block for block in self.blocks if block.stage == stage
                  and block.place < base + arch["d"][1 + stage]]
                 for stage, base in enumerate(BASE_DEPTHS)]
-
-    # ------------------------------------------------------------------------------- layers
 
     def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """See `SearchSpace.slots`: the stem, 18 blocks, the head.
@@ -222,8 +221,6 @@ class ResNetSearchSpace(SearchSpace):
         for stride in (2, 2, *STRIDES[:stage]):
             size = -(-size // stride)
         return size
-
-    # ------------------------------------------------------------------------------ encoding
 
     def _all_entries(self) -> list[_Entry]:
         """Returns the numbers of an architecture dict: depths, then widths, then expansions."""

@@ -101,3 +101,20 @@ def small_disk(tmp_path):
         pytest.skip("this machine does not let the test mount a file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def with_shared_memory():
+    """Runs `python <arguments>` where /dev/shm is private and has `size` (`3m`), or skips."""
+
+    def run(size: str, *arguments, timeout: float = 120) -> subprocess.CompletedProcess:
+        mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+        alone = ["unshare", "-rm", "bash", "-c", mount, "bash"]
+        try:
+            subprocess.run([*alone, "true"], check=True, capture_output=True, timeout=30)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("needs a mount namespace of its own, which is not permitted here")
+        return subprocess.run([*alone, sys.executable, *map(str, arguments)], cwd=ROOT,
+                              capture_output=True, text=True, timeout=timeout)
+
+    return run

@@ -34,6 +34,8 @@ FOREIGN = {
     "docs/clusters.md": TORCHRUN | RAY | {
         "--address", "--port", "--block", "--nodes", "--ntasks", "--ntasks-per-node",
         "--gpus-per-node", "--exclude"},
+    "docs/containers.md": {"--shm-size", "--cpus", "--cpuset-cpus"},
+    "data_providers/loading.py": {"--shm-size"},
     "evaluator/jobs/ray.py": RAY,
     "scripts/distributed_train.sh": TORCHRUN | {"--standalone", "--nproc_per_node"},
     "training/flags.py": {"--standalone", "--nproc_per_node", "--no-python"},

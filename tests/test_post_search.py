@@ -15,6 +15,7 @@ from search.archive import Record, Stats, objectives, write_stats
 from search.finished import read_finished, read_settings
 from search.subnets import check_targets, make_targets
 from search_space import OFASearchSpace
+from tests.visualization.runs import make_names_run
 from utils.errors import UserError
 from utils.locks import locked
 from utils.pareto import non_dominated
@@ -187,6 +188,35 @@ def test_list_in_json_and_csv_agree(search_folder, run_command):
     assert [json.loads(row["arch"]) for row in as_csv] == [row["arch"] for row in as_json]
 
 
+def test_nothing_of_a_received_search_runs_in_a_terminal_or_a_spreadsheet(tmp_path, capsys):
+    rows = [{"top1": 80.5, "\x1b[2J": "\x1b]0;pwned\x07", "@sum": "=cmd|' /C calc'!A0",
+             "cost": -3.25, "note": "-1+1", "arch": {"op": "=1"}}]
+    post_search.print_text(rows)
+    assert capsys.readouterr().out.splitlines()[0].split() == [
+        "top1", r"\x1b[2J", "@sum", "cost", "note"]
+    post_search.print_text(rows)
+    assert "\x1b" not in capsys.readouterr().out
+    post_search.print_csv(rows)
+    head, cells = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head[2] == "'@sum"
+    assert cells[2:] == ["'=cmd|' /C calc'!A0", "-3.25", "'-1+1", '{"op": "=1"}']
+    write_stats(tmp_path / "iter_0.stats", Stats(*2 * [make_records(POINTS)], 0.5))
+    (tmp_path / "settings.json").write_text(json.dumps({"search_space": "a:\x1b[31mb"}))
+    read_finished(tmp_path)
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_genes_that_are_called_as_a_column_replace_none(tmp_path, capsys):
+    run = make_names_run(tmp_path)
+    run_post_search("--expr", run, "--pick", "3", "--list", "--format", "json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["top1_err"], row["top1_err (gene)"]) == (47.0, 3)
+    assert (row["error"], row["iteration"], row["constructor"]) == (103.0, 27.0, 0)
+    assert row["arch"]["arch"] == row["arch (gene)"] == "=1+1"
+    (row,) = post_search.table_rows([Record({"a": 1}, 20.0, 7.0)], "top1_err", {}, None)
+    assert (row["top1_err"], row["top1_err (objective)"]) == (20.0, 7.0)
+
+
 def test_listing_loads_no_torch(search_folder, run_command):
     code = ("import sys, post_search; post_search.main(post_search.get_args_parser().parse_args("
             "sys.argv[1:])); assert 'torch' not in sys.modules")
@@ -206,6 +236,16 @@ def test_bad_requests_fail_clearly(search_folder, fails_clearly, tmp_path, argum
     fails_clearly("post_search.py", "--expr", search_folder, "--save", tmp_path / "out",
                   *arguments, match=match)
     assert not (tmp_path / "out").exists()
+
+
+def test_limits_in_another_unit_are_named(search_folder, run_command):
+    done = run_command("post_search.py", "--expr", search_folder, "--list", "--constraint",
+                       "flops<=300000000,top1>=0.75,top1<=85")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "warning: constraint flops<=3e+08: every network of the search is within it; flops is in "
+        "millions", "warning: constraint top1>=0.75: every network of the search is within it; "
+        "top1 is in percent"]
 
 
 @pytest.mark.parametrize(("content", "match"), [
@@ -331,6 +371,10 @@ def test_rescoring_measures_on_the_test_images(digits_search, tmp_path, capsys):
         low, high = each["interval"]
         assert low <= each["top1"] <= high
         assert each["top1"] == pytest.approx(row["unseen_top1"], abs=1e-3)
+        labels = digits_search.evaluator.provider.images("test").targets
+        assert np.average(each["by_class"], weights=np.bincount(labels)) == pytest.approx(
+            each["top1"])
+    assert report["classes"] == [*"0123456789"]
     assert len(report["neighbours"]) == len(rows) - 1
     for pair in report["neighbours"]:
         assert pair["distinct"] == (pair["p_value"] < 0.05)

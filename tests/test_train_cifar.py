@@ -1,6 +1,7 @@
 """train_cifar.py: the recipe's parts, its files, and going on after a kill."""
 
 import csv
+import json
 import shlex
 import signal
 import subprocess
@@ -26,7 +27,8 @@ from tests.fine_tuning import (
     make_networks,
     only_run,
 )
-from train_cifar import get_args_parser, main
+from train_cifar import get_args_parser, main, transform_of
+from training import tune
 from training.checkpoints import plain_part
 from training.loops import evaluate
 from training.small_images import Enlarged, cutout, geometry
@@ -97,6 +99,62 @@ def test_things_are_as_large_in_training_as_in_the_evaluation(transform, describ
     provider = SimpleNamespace(info=replace(DATASETS["cifar10"], eval_resize=transform))
     steps = geometry(get_args_parser().parse_args([]), provider, 32, 48)
     assert repr(steps.transforms[0]) == described
+
+
+@pytest.mark.parametrize(("dataset", "words", "recorded", "expected", "line"), [
+    ("cifar10", [], "crop", "squash", "records crop, the transform of the search"),
+    ("cifar100", [], None, "squash", ""),
+    ("cinic10", [], "squash", "squash", ""),
+    ("cifar10", ["--transform", "crop"], "crop", "crop", ""),
+    ("cifar10", ["--transform", "crop"], None, "crop", ""),
+    ("cifar10", ["--transform", "squash"], "crop", "squash", "using --transform squash"),
+    ("cifar10", ["--evaluate"], "crop", "crop", ""),
+    ("cifar10", ["--evaluate"], None, "squash", "the paper's networks of cifar10"),
+    ("folder", [], "crop", "crop", ""),
+    ("digits", [], None, "squash", ""),
+])
+def test_small_images_are_tuned_by_the_recipe_of_the_paper(caplog, dataset, words, recorded,
+                                                            expected, line):
+    """Whatever a search has recorded: the published line trains as it did, after any archive."""
+    args = get_args_parser().parse_args(["--dataset", dataset, *words])
+    assert transform_of(args, {"transform": recorded}) == expected
+    assert line in caplog.text
+    assert bool(caplog.text) == bool(line)
+
+
+@pytest.mark.parametrize("own", ["crop", "squash"])
+def test_a_resumed_run_keeps_the_transform_that_it_began_with(files, tmp_path, own):
+    config = read_config(files / "net.config")
+    (tmp_path / "net.config").write_text(json.dumps(config | {"transform": own}))
+    args = get_args_parser().parse_args(["--resume", str(tmp_path / "last.pth.tar")])
+    assert transform_of(args, {"transform": "crop"}) == own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--model-ema", "--model-ema-decay", 0.5]])
+def test_the_last_line_belongs_to_the_network_that_is_saved(command, tmp_path, caplog,
+                                                            monkeypatch, more):
+    """The first epoch is made the best one: the network at hand at the end is another."""
+    falling = iter((90.0, 10.0))
+    judge = tune.evaluate_run
+    monkeypatch.setattr(tune, "evaluate_run",
+                        lambda *args: judge(*args) | {"top1": next(falling)})
+    run_here(command, "--epochs", 2, "--lr", 0.05, "--save", tmp_path, "-j", 0, *more)
+    run = only_run(tmp_path)
+    (last,) = [line for line in caplog.messages if line.startswith("test images")]
+    config = read_config(run / "net.config")
+    net = build_from_config(config)
+    load_weights(net, run / "net.init")
+    provider = DataProvider("digits", transform=config["transform"])
+    figures = evaluate(net, provider.eval_batches("test", config["resolution"]))
+    assert f"top1 {figures['top1']:.4f}, " in last
+    assert f"loss {figures['loss']:.5f} " in last
+    load_weights(net, run / "last.pth.tar", ema=bool(more))
+    other = evaluate(net, provider.eval_batches("test", config["resolution"]))
+    assert other["loss"] != pytest.approx(figures["loss"], abs=1e-5)
+    caplog.clear()
+    run_here(command, "--epochs", 2, "--resume", run / "last.pth.tar", "-j", 0, *more)
+    assert last in caplog.messages, "also where nothing is left to train"
 
 
 def run_here(command: list, *more) -> None:
@@ -207,3 +265,11 @@ def test_the_flags_that_a_run_wrote_can_be_read_again(tmp_path):
     path.write_text(yaml.safe_dump(args))
     again = plain_part(vars(get_args_parser().parse_args(["-c", str(path)])))
     assert {**again, "config": None} == args
+
+
+@pytest.mark.slow
+def test_little_shared_memory_ends_no_training(command, tmp_path, with_shared_memory):
+    done = with_shared_memory("1100k", *command, "--save", tmp_path, "--epochs", 1, "-j", 2,
+                              "--batch-size", 512, "--img-size", 48)
+    assert done.returncode == 0, done.stderr
+    assert "--shm-size" in done.stderr and "Traceback" not in done.stderr

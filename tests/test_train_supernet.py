@@ -1,16 +1,20 @@
 """train_supernet.py: the phases, what is trained in a step, and going on after a stop."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import msunas
 import networks
 import train_supernet
 from cli.progress import duration
@@ -23,6 +27,7 @@ from training.defaults import default_epochs, default_resolutions, picture_size
 from training.progress import TimeLeft
 from training.shrinking import Recipe, SupernetTraining
 from training.subnets import Phase, Subnets, phases_of, rule_class
+from training.supernet import search_command
 from utils.devices import seeded
 from utils.errors import UserError
 
@@ -373,7 +378,9 @@ def test_every_family_learns_the_digits(tmp_path, capsys, family):
 
     assert "estimate: 0:" in train("--dry_run")
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
-    last = next(line for line in train().splitlines() if line.startswith("test images:"))
+    lines = train().splitlines()
+    last = next(line for line in lines if line.startswith("test images:"))
+    assert lines[-1].startswith(f"next, a search: python msunas.py --supernet_path {path} --save ")
     smallest, largest = (float(part.split()[-2]) for part in last.split(","))
     print(f"{family}: {last}")
     assert largest > 40
@@ -432,6 +439,66 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
     assert load_supernet(path).meta["epochs_done"] == 2
 
 
+@pytest.mark.slow
+def test_a_training_on_nan_stops_and_keeps_the_last_finite_state(tmp_path, capsys):
+    """Pictures of one colour can do it; weights as large as these surely do, in the second step."""
+    for split in ("train", "val"):
+        for name in ("one", "two"):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (32, 32), (120, 80, 40)).save(
+                    tmp_path / "pictures" / split / name / f"{i}.png")
+    path = tmp_path / "ofa_one_colour_w0.1"
+    flags = ["--dataset", "folder", "--data", str(tmp_path / "pictures"), "--threads", "1",
+             "--lr", "1e9", "--epochs", "3,0,0,0"]
+
+    def train(*more) -> None:
+        train_supernet.main(train_supernet.get_args_parser().parse_args([*more, *flags]))
+
+    with pytest.raises(UserError, match=r"not finite in full [23]/3|not written, .* became NaN"):
+        train("--save", str(path))
+    state = path.with_name(path.name + ".state")
+    written = path.read_bytes(), state.read_bytes()
+    assert load_supernet(path).meta["epochs_done"] in (1, 2), "a good checkpoint, which loads"
+    assert "next, a search" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"not finite in full|not written"):
+        train("--resume", str(path))
+    assert written == (path.read_bytes(), state.read_bytes())
+
+
+def test_a_loss_that_is_not_finite_ends_the_step(provider, tmp_path):
+    """Before anything is saved: the steps before it are."""
+    training = new_training(provider)
+    bad = iter((1.0, float("nan")))
+    steps = []
+
+    def rule(net, images, labels):
+        factor = next(bad)
+        rule.n_losses = 1
+        return [lambda: factor * sum(p.sum() for p in net.classifier.parameters())]
+
+    training._rule = lambda *_: rule
+    with pytest.raises(UserError, match="not finite in full 1/1, step 2"):
+        training.train_one_epoch(steps.append)
+    assert len(steps) == 1
+    with pytest.raises(UserError, match="not written"):
+        training.save_state(tmp_path / "x.state")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("space", ["mbv3", "mine:Space"])
+def test_the_next_command_is_one_that_msunas_takes(space):
+    args = train_supernet.get_args_parser().parse_args(
+        ["--save", "runs/a net_w0.1", "--dataset", "folder", "--data", "my pictures"])
+    args.search_space = space
+    command = shlex.split(search_command(args, Path("runs/a net_w0.1")))
+    assert command[:2] == ["python", "msunas.py"]
+    read = msunas.get_args_parser().parse_args(command[2:])
+    assert (read.supernet_path, read.data) == ("runs/a net_w0.1", "my pictures")
+    assert ("search_space" in read.typed) == (space != "mbv3"), "code is typed in every call"
+    assert read.save == "runs/a net_w0.1-flops"
+
+
 @pytest.mark.parametrize(("flags", "match"), [
     ((), "--save is needed"),
     (("--save", "supernet"), "width multiplier"),
@@ -451,6 +518,30 @@ def test_two_processes_train_one_supernet(run_command, tmp_path):
 ])
 def test_bad_input(fails_clearly, flags, match):
     fails_clearly("train_supernet.py", *flags, match=match)
+
+
+@pytest.mark.parametrize(("flags", "dataset"), [
+    ((), "digits"), (("--data", "D"), "folder"), (("--data", "D", "--dataset", "dtd"), "dtd"),
+    (("--data", "D", "--dataset", "digits"), None), (("--data", "D", "--resume"), None)])
+def test_a_folder_that_is_typed_is_used_or_refused(flags, dataset):
+    args = train_supernet.get_args_parser().parse_args(["--save", "f_w0.1", *flags])
+    if dataset:
+        assert train_supernet.chosen_dataset(args) == dataset
+        return
+    with pytest.raises(UserError, match=r"--data D: would not be read.*--dataset folder"):
+        train_supernet.chosen_dataset(args)
+
+
+@pytest.mark.slow
+def test_pictures_of_ones_own_train_a_supernet(run_command, tmp_path):
+    for part in ("train", "val"):
+        layouts.class_folders(tmp_path / "pictures" / part, 3, 4)
+    done = run_command("train_supernet.py", "--save", tmp_path / "own_w0.1", "--data",
+                       tmp_path / "pictures", "--epochs", 1, 0, 0, 0, "--resolutions", 16,
+                       "--batch_size", 4)
+    assert done.returncode == 0 and "12 training images of folder (3 classes" in done.stdout, \
+        done.stdout + done.stderr
+    assert networks.supernet_info.read_supernet_info(tmp_path / "own_w0.1").dataset == "folder"
 
 
 def test_an_existing_checkpoint_is_left_alone(fails_clearly, tmp_path):

@@ -20,8 +20,10 @@ from networks import (
     save_weights,
     write_config,
 )
+from networks.configs import choose_transform
 from search_space import OFASearchSpace
 from training.batch_log import BatchLog
+from training.loops import evaluate
 from utils.errors import UserError
 from utils.flags import choose
 
@@ -161,7 +163,7 @@ def test_a_network_for_other_classes_is_refused(files, tmp_path):
 @pytest.mark.parametrize(("flags", "match"), [
     (["--model", "missing", "--pretrained", "missing"], "missing: no such network config"),
     (["--model", "{weights}", "--pretrained", "{weights}"], "not a text file"),
-    (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be 8..4096"),
+    (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be an integer in 8..4096"),
     (["--model", "{config}", "--pretrained", "{weights}", "--dataset", "cifar10", "--split",
       "valid"], "--split valid needs --vld_size"),
     (["--subnet", "a", "--supernet_path", "b", "--use-ema"], "--use-ema: has no meaning with"),
@@ -226,7 +228,7 @@ def predictions(capsys, *flags):
 def test_pictures_are_predicted_by_the_names_of_the_classes(files, pictures, tmp_path, capsys):
     """The labels are those that the network gives to the same images of the data set."""
     provider = DataProvider("digits")
-    names = [f"digit {label}" for label in range(10)]
+    names = [f"digit {label} – Türkenbund 花" for label in range(10)]
     config = tmp_path / "net.config"
     write_config(files.net, config, resolution=32, **{**provider.facts(), "class_names": names})
     said = predictions(capsys, "--model", config, "--pretrained", files.weights, "--predict",
@@ -238,6 +240,8 @@ def test_pictures_are_predicted_by_the_names_of_the_classes(files, pictures, tmp
     assert [row["probability"] for row in said] == pytest.approx(
         expected.max(dim=1).values.tolist(), abs=1e-3)
     assert all(len(row["top5"]) == 5 for row in said)
+    validate("--model", config, "--pretrained", files.weights, "--predict", pictures)
+    assert f'"class": "{said[0]["class"]}"' in capsys.readouterr().out  # no escapes
     one = predictions(capsys, "-m", config, "--pretrained", files.weights, "--predict",
                       pictures / "digit_2.png", "--threads", 1)
     assert one == [said[2]]
@@ -328,3 +332,55 @@ def test_the_networks_own_normalisation_is_used(files, tmp_path):
     own = info(tmp_path / "net.config")
     assert (own.mean, own.std) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     assert info(files.config).mean == (0.3053,) * 3, "without them: the data set's"
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory) -> Path:
+    """Class folders in the place of CIFAR-10, whose pictures have a broad frame of noise."""
+    root, generator = tmp_path_factory.mktemp("cifar10"), torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for label in range(10):
+            (root / split / f"class{label}").mkdir(parents=True)
+            pixels = torch.randint(256, (32, 32, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(root / split / f"class{label}" / "1.png")
+    return root
+
+
+@pytest.mark.parametrize(("recorded", "words", "expected", "line"), [
+    (None, [], "squash", "has no transform; using squash, with which the paper's networks of cif"),
+    (None, ["--transform", "crop"], "crop", ""), (None, ["--transform", "squash"], "squash", ""),
+    ("crop", [], "crop", ""), ("squash", [], "squash", "")])
+def test_a_cifar_network_as_published_is_scored_on_whole_images(files, cifar, tmp_path, capsys,
+                                                                 recorded, words, expected, line):
+    """The files of the paper's networks record no transform: the seed's first command."""
+    extra = {} if recorded is None else {"transform": recorded}
+    write_config(files.net, tmp_path / "net.config", resolution=32, **extra)
+    validate("--dataset", "cifar10", "--data", cifar, "--model", tmp_path / "net.config",
+             "--pretrained", files.weights, *words)
+    out, err = capsys.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    assert result["transform"] == expected
+    assert ("has no transform" in err) == bool(line) and line in err
+    provider = DataProvider("cifar10", cifar, transform=expected)
+    assert f"Loss {evaluate(files.net, provider.eval_batches('test', 32))['loss']:.3e}"[:-5] in out
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "cinic10", "stl10", "digits", None])
+def test_the_rule_for_published_files_is_one(dataset, capsys):
+    """Of validation.py, export.py and both fine-tuning scripts; other data sets keep theirs."""
+    found = choose_transform(None, {}, dataset, "net.config")
+    small = dataset in ("cifar10", "cifar100", "cinic10")
+    assert found == ("squash" if small else None)
+    assert bool(capsys.readouterr().err) == small
+    assert choose_transform(None, {"transform": "crop"}, dataset, "net.config") == "crop"
+
+
+def test_it_says_at_once_what_is_done_and_which_weights_it_leaves_aside(files, tmp_path, capsys):
+    state = files.net.state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "both")
+    validate("--model", files.config, "--pretrained", tmp_path / "both")
+    err = capsys.readouterr().err.splitlines()
+    assert err[0] == f"loading {files.config} and the images"
+    assert sum("--use-ema takes them" in line for line in err) == 1
+    validate("--model", files.config, "--pretrained", tmp_path / "both", "--use-ema")
+    assert "--use-ema" not in capsys.readouterr().err

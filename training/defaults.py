@@ -1,4 +1,4 @@
-"""Defaults of a supernet's training that follow from the pictures: their size and their number."""
+"""A supernet's training: its rules by name, and defaults that follow from the pictures."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -6,6 +6,11 @@ from typing import Any
 
 from data_providers.pictures import DAMAGED
 
+# name -> "module:Class" of a `training.subnets.Rule`
+RULES = {
+    "sandwich": "training.subnets:Sandwich",
+    "ofa": "training.subnets:ProgressiveShrinking",
+}
 # Pictures whose shorter side is smaller are trained near their own size.
 SMALL, LEAST = 160, 32
 SAMPLE = 16

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from networks.depthwise import NarrowDepthwise
 from utils.devices import autocast, device_of, seeded, to_device
+from utils.errors import UserError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -250,6 +251,18 @@ def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
     optimizer.zero_grad(set_to_none=True)
 
 
+def check_loss(loss: float, where: str, advice: str) -> None:
+    """Raises UserError where a training has diverged.
+
+    Args:
+        loss: a mean over all processes, so that all of them stop.
+        where: such as `epoch 3`.
+        advice: what to do.
+    """
+    if not math.isfinite(loss):
+        raise UserError(f"the loss is not finite in {where}: the training diverged; {advice}")
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads the state of an optimiser from a file that may be anything.
 
@@ -297,6 +310,9 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
 
     Returns:
         What `train_one_epoch` returns, for each epoch.
+
+    Raises:
+        UserError: the loss is not finite.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay,
@@ -316,6 +332,8 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
             history.append(train_one_epoch(
                 net, batches, optimizer, amp=amp, scaler=scaler, clip_grad=clip,
                 on_step=lambda *_: schedule.step()))
+            check_loss(history[-1]["loss"], f"epoch {epoch} of the fine-tuning",
+                       f"the learning rate {lr:g} is too large")
     net.eval()
     return history
 

@@ -2,12 +2,7 @@
 
 import argparse
 
-from timm.loss import (
-    BinaryCrossEntropy,
-    JsdCrossEntropy,
-    LabelSmoothingCrossEntropy,
-    SoftTargetCrossEntropy,
-)
+from timm import loss
 from torch.nn.functional import cross_entropy
 
 from training.loops import Criterion
@@ -22,10 +17,10 @@ def make_criterion(args: argparse.Namespace, mixes: bool) -> Criterion:
     """
     smoothing = 0.0 if mixes else args.smoothing
     if args.jsd:
-        return JsdCrossEntropy(num_splits=args.aug_splits, smoothing=smoothing)
+        return loss.JsdCrossEntropy(num_splits=args.aug_splits, smoothing=smoothing)
     if args.bce_loss:
-        return BinaryCrossEntropy(smoothing=smoothing, target_threshold=args.bce_target_thresh,
+        return loss.BinaryCrossEntropy(smoothing=smoothing, target_threshold=args.bce_target_thresh,
                                   sum_classes=args.bce_sum, pos_weight=args.bce_pos_weight)
     if mixes:
-        return SoftTargetCrossEntropy()
-    return LabelSmoothingCrossEntropy(smoothing) if smoothing else cross_entropy
+        return loss.SoftTargetCrossEntropy()
+    return loss.LabelSmoothingCrossEntropy(smoothing) if smoothing else cross_entropy

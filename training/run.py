@@ -23,7 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from networks.checkpoints import load_state
 from training.checkpoints import plain_part
 from training.flags import LR_BASE, LR_BATCH
-from training.loops import Batches, Objective, evaluate, load_optimizer, train_one_epoch
+from training.loops import (
+    Batches,
+    Objective,
+    check_loss,
+    evaluate,
+    load_optimizer,
+    train_one_epoch,
+)
 from training.world import World
 from utils.devices import amp_precision, device_of
 from utils.errors import UserError
@@ -36,7 +43,7 @@ SEED_STRIDE = 100_003
 PLATEAU_STATE = ("best", "last_epoch", "num_bad_epochs", "cooldown_counter")
 
 # The layers of --layer-decay: the first convolution, each block, and all behind the blocks.
-LAYERS = {"stem": r"^first_conv", "blocks": r"^blocks\.(\d+)"}
+LAYERS = {"stem": r"^(first_conv|stem)", "blocks": r"^blocks\.(\d+)"}
 
 Evaluation = Callable[[nn.Module], dict[str, float]]
 
@@ -163,9 +170,7 @@ class Run:
         if self.ema:
             self.world.share_bn(self.ema.module, self.args.dist_bn)
         loss = self.world.sum(torch.tensor(figures["loss"])).item() / self.world.size
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}; choose a smaller --lr, or "
-                            "--amp-dtype bfloat16")
+        check_loss(loss, f"epoch {epoch}", "choose a smaller --lr, or --amp-dtype bfloat16")
         return {"loss": loss, "images_per_s": figures["images_per_s"] * self.world.size}
 
     def _optimizer(self) -> torch.optim.Optimizer:

@@ -23,6 +23,7 @@ from search_space import SearchSpace
 from training.loops import (
     KeptLogits,
     add_gradients,
+    check_loss,
     cosine,
     evaluate,
     load_optimizer,
@@ -150,12 +151,15 @@ class SupernetTraining:
 
         Args:
             on_step: called after each step; it may raise to end the epoch.
+
+        Raises:
+            UserError: the loss is not finite.
         """
         phase, done = self._position()
         if done == 0 and self.batch == 0:
             self._start_phase(phase)
         recipe, began, first = self.recipe, time.perf_counter(), self.batch
-        total = recipe.epochs[phase]
+        name, total = self.phases[phase].name, recipe.epochs[phase]
         rule = self._rule(phase, done / total)
         n_images = 0
 
@@ -173,10 +177,12 @@ class SupernetTraining:
         def after_step(_: int, loss: Tensor) -> None:
             self.batch, self.step = self.batch + 1, self.step + 1
             self._set_lr()
+            mean = self.world.sum(loss.cpu()).item() / self.world.size / rule.n_losses
+            check_loss(mean, f"{name} {done + 1}/{total}, step {self.batch}",
+                       "choose smaller --lr and --shrink_lr; --init starts from what was saved")
             if on_step:
-                mean = loss.item() / rule.n_losses
-                on_step(Step(self.phases[phase].name, done + 1, total, self.batch,
-                             len(self.loader), mean, n_images / (time.perf_counter() - began)))
+                on_step(Step(name, done + 1, total, self.batch, len(self.loader), mean,
+                             n_images / (time.perf_counter() - began)))
 
         self.loader.set_epoch(self.external.crops(self.epoch) if self.external else self.epoch)
         with seeded(recipe.seed):
@@ -185,7 +191,7 @@ class SupernetTraining:
                 amp=recipe.amp, scaler=self.scaler, clip_grad=self._clip, on_step=after_step,
                 after_backward=self._share_gradients if self.world.size > 1 else None)
         self.epoch, self.batch = self.epoch + 1, 0
-        return (f"{self.phases[phase].name} {done + 1}/{total}: loss "
+        return (f"{name} {done + 1}/{total}: loss "
                 f"{figures['loss'] / rule.n_losses:.4f} a subnet, "
                 f"{figures['images_per_s'] * self.world.size:.0f} images/s")
 

@@ -11,11 +11,11 @@ from torchvision import transforms as tv
 
 from data_providers import DataProvider
 from data_providers.transforms import CROP_RATIO, train_geometry
+from networks.configs import SMALL_IMAGES
 from training.world import World
 
-# Data sets whose images are cropped at their own size; the others are cropped at the resolution.
-NATIVE_SIZE = {"cifar10": 32, "cifar100": 32, "cinic10": 32}
-CROP_PADDING = 4
+# The small images are cropped at their own size; the others are cropped at the resolution.
+NATIVE_SIZE, CROP_PADDING = 32, 4
 # Grey, where AutoAugment moves an image away; as in the original.
 AUTOAUGMENT_FILL = [128, 128, 128]
 
@@ -23,7 +23,7 @@ AUTOAUGMENT_FILL = [128, 128, 128]
 def make_batches(args: argparse.Namespace, provider: DataProvider, size: int,
                  world: World) -> "Enlarged":
     """Returns the training batches of this process, on its device, `size` pixels wide."""
-    native = NATIVE_SIZE.get(args.dataset)
+    native = NATIVE_SIZE if args.dataset in SMALL_IMAGES else None
     # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
     batches = provider.train_loader(
         size, args.batch_size, drop_last=provider.n_train >= args.batch_size * world.size,

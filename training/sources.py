@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,11 @@ from data_providers import DatasetInfo, get_dataset_info
 from data_providers.images import LabelledDataset
 from data_providers.provider import DataProvider
 from data_providers.table import DATASETS, Rgb, class_folders
+from networks.configs import choose_transform
 from training.flags import PACKAGES, TAR, flag_or_config
 from utils.errors import UserError, one_line
+
+log = logging.getLogger("train")
 
 IMAGENET_CLASSES = 1000
 
@@ -121,7 +125,8 @@ def _of_provider(args: argparse.Namespace, name: str, data: Path,
     provider = DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers,
                             download=args.download, max_damaged=args.max_damaged,
                             mean=rgb(args, "mean", config), std=rgb(args, "std", config),
-                            transform=config.get("transform"))
+                            transform=choose_transform(None, config, name, args.model_config,
+                                                       log.warning))
     return ImageSource(LabelledDataset(provider.images("train")),
                   LabelledDataset(provider.images("valid")), provider.info, provider)
 

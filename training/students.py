@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from networks.configs import (
     write_config,
 )
 from networks.folding import speed_up
+from networks.pretrained import fetched
 from networks.static import StaticNetwork, replace_classifier
 from networks.supernet_info import check_classes
 from networks.supernets import build_from_config, cut_subnet, load_supernet
@@ -263,7 +263,7 @@ def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:
     import timm
 
     if checkpoint is None:
-        net = _fetched(name)
+        net = fetched(name, "--teacher", "give a file of them as --teacher-checkpoint")
     else:
         state = load_checkpoint(checkpoint)
         classifier = timm.get_pretrained_cfg_value(name, "classifier") or "classifier"
@@ -271,20 +271,3 @@ def _timm_teacher(name: str, checkpoint: str | None) -> tuple[nn.Module, int]:
         net = timm.create_model(name, num_classes=1000 if bias is None else len(bias))
         load_state(net, state, checkpoint)
     return net, cast(int, net.num_classes)
-
-
-def _fetched(name: str) -> nn.Module:
-    """Returns a model with timm's weights, which are fetched where they are not kept here yet."""
-    import timm
-
-    print(f"note: --teacher {name}: with the weights that timm has for it", file=sys.stderr)
-    hub = logging.getLogger("huggingface_hub")
-    before = hub.level
-    hub.setLevel(logging.ERROR)  # it logs ten lines of attempts without a network
-    try:
-        return timm.create_model(name, pretrained=True)
-    except Exception as error:  # of the hub, its transport, or timm
-        raise UserError(f"--teacher {name}: its weights could not be fetched ({one_line(error)}); "
-                        "give a file of them as --teacher-checkpoint") from error
-    finally:
-        hub.setLevel(before)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from networks.supernets import activate
 from search_space import Arch, SearchSpace
+from training.defaults import RULES
 from training.loops import soft_cross_entropy
-from training.rules import RULES
 from utils.registry import load_class
 
 # The last word of a gene's group, in the order in which the dimensions become elastic.
@@ -229,7 +229,7 @@ class ProgressiveShrinking(Rule):
 
 
 def rule_class(name: str) -> type[Rule]:
-    """Returns the class of a rule, a row of `training.rules.RULES` or `module:Class`.
+    """Returns the class of a rule, a row of `training.defaults.RULES` or `module:Class`.
 
     Raises:
         UserError: no such rule.

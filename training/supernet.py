@@ -1,6 +1,7 @@
 """A supernet's training from the flags to the checkpoint, for train_supernet.py."""
 
 import argparse
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from data_providers import DataProvider
 from data_providers.table import get_dataset_info
 from data_providers.transforms import CROP_STEP
 from networks.checkpoints import save_weights
+from networks.pretrained import fill_pretrained, statistics_of
 from networks.supernet_info import SupernetMeta
 from networks.supernets import build_supernet, load_supernet
 from networks.warm_start import fill_from_network, with_classes
@@ -31,10 +33,12 @@ from training.subnets import phases_of
 from training.world import World
 from utils.devices import InPrecision, seeded, warn_if_slow
 from utils.errors import UserError
+from utils.invocation import calling
 from utils.locks import Lock
+from utils.registry import code_in
 
 # Flags next to the recipe that a resumed training must share.
-IDENTITY = ("dataset", "vld_size", "init", "from_", "teacher", "teacher_checkpoint",
+IDENTITY = ("dataset", "vld_size", "init", "from_", "pretrained", "teacher", "teacher_checkpoint",
             "teacher_size", "teacher_amp")
 
 
@@ -103,6 +107,15 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         save_weights(training.net, checkpoint, meta=meta(args, training))
         say(world, f"test images: {_percent(training.score_extremes('test'))}")
         say(world, f"wrote {checkpoint}")
+        say(world, f"next, a search: {search_command(args, checkpoint)}")
+
+
+def search_command(args: argparse.Namespace, checkpoint: Path) -> str:
+    """Returns the command that searches in a trained supernet, whose file says the rest."""
+    words = ["--supernet_path", str(checkpoint), *(["--data", args.data] if args.data else [])]
+    if code_in(vars(args), ("search_space",)):
+        words += ["--search_space", args.search_space]
+    return shlex.join([*calling("msunas.py"), *words, "--save", f"runs/{checkpoint.name}-flops"])
 
 
 def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
@@ -111,7 +124,8 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
         check_teacher(args.teacher, args.teacher_checkpoint)
     provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                             n_workers=args.n_workers, download=args.download,
-                            max_damaged=args.max_damaged)
+                            max_damaged=args.max_damaged,
+                            **statistics_of(args.search_space) if args.pretrained else {})
     if args.crop_scale is not None and CROP_STEP not in provider.info.train_aug:
         raise UserError(f"--crop_scale: no random part is cut out of the training images of "
                         f"{args.dataset}; leave it out")
@@ -135,6 +149,8 @@ def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> st
              f"classes), resolutions {' '.join(map(str, recipe.resolutions))}; {args.search_space},"
              f" rule {recipe.rule}; {n_batches} steps an epoch of {recipe.batch_size} images on "
              f"{training.world.size} x {training.world.device.type}"]
+    if "pretrained" in training.net.meta:
+        lines.append(f"  weights    {training.net.meta['pretrained']}")
     lines += [f"  {phase.name:<10} {epochs:>4} epochs, {seconds:.2f} s a step: "
               f"{duration(seconds * epochs * n_batches)}" for phase, epochs, seconds in
               zip(training.phases, recipe.epochs, times.seconds, strict=True) if epochs]
@@ -152,12 +168,14 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
     """Returns what the checkpoint records of its training, in plain Python."""
     provider, recipe = training.provider, training.recipe
     facts = SupernetMeta(
-        search_space=args.search_space, dataset=args.dataset, resolutions=recipe.resolutions,
+        search_space=args.search_space, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]
-    return {**facts.to_json(), "family": training.net.family, "width": training.net.width_mult,
-            "phases": trained, "epochs": recipe.epochs, "epochs_done": training.epoch}
+    source = training.net.meta.get("pretrained", args.pretrained)  # a resumed one reads none
+    return {**facts.to_json(), **({"pretrained": source} if source else {}),
+            "family": training.net.family, "width": training.net.width_mult, "phases": trained,
+            "epochs": recipe.epochs, "epochs_done": training.epoch}
 
 
 @contextmanager
@@ -202,6 +220,8 @@ def _network(args: argparse.Namespace, n_classes: int) -> Any:
         net = build_supernet(n_classes, width_from_name(args.save), args.dropout, family)
     if args.from_:
         fill_from_network(net, *args.from_)
+    if args.pretrained and not args.resume:
+        net.meta["pretrained"] = fill_pretrained(net, args.pretrained)
     return net
 
 

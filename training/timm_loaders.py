@@ -1,7 +1,6 @@
 """timm's loaders over a source of images: its augmentation, its order, its prefetching."""
 
 import argparse
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from timm.data.transforms import ToNumpy
 from torchvision.transforms import Compose
 
 from data_providers.images import LabelledDataset
+from data_providers.loading import loading_processes
 from data_providers.transforms import eval_geometry
 from training.flags import mixes_labels
 from training.sources import ImageSource, part_of
@@ -31,7 +31,7 @@ def make_loaders(args: argparse.Namespace, source: ImageSource, size: int, world
         world: the processes.
         n_classes: of the network, for mixed labels.
     """
-    n_workers = min(args.workers, len(os.sched_getaffinity(0)))
+    n_workers = loading_processes(args.workers)
     shared = {"input_size": (3, size, size), "mean": source.info.mean, "std": source.info.std,
               "device": world.device, "num_workers": n_workers, "persistent_workers": False,
               "pin_memory": args.pin_mem or copies_alongside(world.device)}

@@ -7,6 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import nn
+
+from networks.checkpoints import load_weights
 from networks.configs import Config, read_config
 from networks.supernet_info import SupernetMeta
 from training.checkpoints import History
@@ -16,7 +20,8 @@ from training.resume import resume_run, resuming
 from training.run import Evaluation, Run
 from training.run_files import Output, start_logging
 from training.students import Networks, check_teacher, load_networks, write_pair
-from training.world import World, check_devices, lone_world, processes
+from training.world import World, check_devices, processes
+from utils.devices import default_device
 
 log = logging.getLogger("train")
 
@@ -50,7 +55,8 @@ def start(args: argparse.Namespace, script: str, open_data: Opener,
         check_processes(args, args.check, script)
         check_devices(args.check, args.device)
         _, networks = load_all(args, open_data, args.check)
-        resume_run(Run(args, networks.student, lone_world(args.device), 1), args.resume)
+        alone = World(torch.device(default_device(args.device)))
+        resume_run(Run(args, networks.student, alone, 1), args.resume)
         return
     with processes(args.device, args.threads) as world:
         check_processes(args, world.size, script)
@@ -90,6 +96,7 @@ def tune(run: Run, history: History | None, folder: Path | None, networks: Netwo
           resuming(output, script, data)):
         output.resume(history, run.args.resume)
         if not run.start_epoch:
+            log.info("measuring the network before its training")
             log_figures("before training", evaluate(run.placed(run.best)), facts["transform"])
         fit(run, batches, objective, evaluate, output)
 
@@ -115,6 +122,23 @@ def evaluate_run(run: Run, evaluate: Evaluation) -> dict[str, float]:
     nets = {"": run.placed(run.best)} | ({"_plain": run.net} if run.ema else {})
     return {f"{key}{suffix}": value for suffix, net in nets.items()
             for key, value in evaluate(net).items() if key != "n_images"}
+
+
+def saved_network(run: Run, folder: Path | None) -> nn.Module:
+    """Returns the network that a finished run has saved: that of its best epoch.
+
+    Without a folder, or where only a measurement was asked for, it is the one at hand.
+
+    Args:
+        run: the run; its network is replaced.
+        folder: of the run; only the first process reads it, the others get what it has.
+    """
+    net = run.placed(run.best)
+    if folder and not run.args.evaluate:
+        if run.world.primary and (folder / "net.init").is_file():
+            load_weights(net, folder / "net.init")
+        run.world.share(net)
+    return net
 
 
 def log_figures(when: str, figures: dict[str, float], transform: str) -> None:

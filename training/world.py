@@ -39,6 +39,13 @@ class World(NamedTuple):
             return tensor
         return reduce_tensor(tensor.to(self.device, widest_float(self.device)), 1).cpu()
 
+    def share(self, net: nn.Module) -> None:
+        """Gives all processes the weights and statistics of the first one's network."""
+        for tensor in net.state_dict().values() if self.size > 1 else ():
+            value = tensor.contiguous()
+            torch.distributed.broadcast(value, 0)
+            tensor.copy_(value)
+
     def share_bn(self, net: nn.Module, mode: str) -> None:
         """Gives all processes the same BN statistics of a network, wherever its tensors are.
 
@@ -91,11 +98,6 @@ def launched(environ: Mapping[str, str]) -> Launched | None:
         raise UserError(f"the launcher's variables {values} are no numbers; start the processes "
                         "with scripts/distributed_train.sh") from None
     return place if size > 1 else None
-
-
-def lone_world(device: str | None) -> World:
-    """Returns the world of a single process."""
-    return World(torch.device(default_device(device)))
 
 
 def check_devices(n_processes: int, device: str | None) -> None:

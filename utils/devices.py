@@ -122,6 +122,17 @@ def autocast(device: torch.device, amp: str | None) -> Any:
     return torch.autocast(device.type, AMP_DTYPES[amp]) if amp else nullcontext()
 
 
+@contextmanager
+def pinned_threads(threads: int | None) -> Iterator[None]:
+    """Lets torch use `threads` CPU threads inside the block; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class InPrecision(nn.Module):
     """A network whose forward pass has its precision in every thread that calls it.
 

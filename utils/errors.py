@@ -11,6 +11,8 @@ _DISK_ERRORS = {
     errno.EACCES: "permission denied; choose another folder or change its permissions",
     errno.EPERM: "permission denied; choose another folder or change its permissions",
 }
+_MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE,
+                   errno.EMFILE, errno.ENFILE)
 # From torch's messages, in errors of several types.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
                   "storage size calculation overflowed", "cudnn_status_alloc_failed",
@@ -26,10 +28,23 @@ def one_line(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
+def shortened(text: str, limit: int) -> str:
+    """Returns both ends of a text of more than `limit` characters."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
 def describe_os_error(error: OSError) -> str:
     """Returns one line for a failed system call: the file, the reason, and what to do."""
     reason = _DISK_ERRORS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return f"{error.filename or 'writing'}: {reason}"
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether a disk is full or gone, or a limit of the system is reached."""
+    return isinstance(error, OSError | RuntimeError) and (
+        getattr(error, "errno", None) in _MACHINE_FAULTS
+        or any(os.strerror(number).lower() in str(error).lower() for number in _MACHINE_FAULTS))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

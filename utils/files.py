@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import UserError
-from utils.parsing import MalformedError, parse_json, parse_yaml
+from utils.parsing import MAX_VALUES, MalformedError, parse_json, parse_yaml
 
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_LOG_BYTES = 32 * 2**20  # of a log that is read again
@@ -105,16 +105,14 @@ def in_use(folder: str | os.PathLike) -> Iterator[None]:
 
 def fsync_folder(folder: str | os.PathLike) -> None:
     """Flushes the names in a folder to the disk, where the file system can do that."""
-    try:
+    def flush() -> None:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return
-    try:
-        where_supported(os.fsync, handle)
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    where_supported(flush)
 
 
 def where_supported(call: Callable[..., Any], *args: Any) -> None:
@@ -221,15 +219,14 @@ def read_bytes(path: str | os.PathLike, what: str = "file",
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_text(path: str | os.PathLike, what: str = "text file",
-              max_bytes: int = MAX_TEXT_BYTES) -> str:
+def read_text(path: str | os.PathLike, what: str = "text file") -> str:
     """Reads a UTF-8 text file, without the byte order mark that some editors begin it with.
 
     Raises:
         UserError: as `read_bytes`, or the file is empty or not UTF-8.
     """
     try:
-        text = read_bytes(path, what, max_bytes).decode("utf-8-sig")
+        text = read_bytes(path, what).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file, but a {what} was expected") from None
     if not text.strip():
@@ -252,31 +249,29 @@ def read_log(path: str | os.PathLike) -> list[str]:
     return read_bytes(path, "log file", MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
 
 
-def read_json(path: str | os.PathLike, what: str = "JSON file",
-              expect: type | tuple[type, ...] = dict, allow_nan: bool = False) -> Any:
-    """Reads a JSON file whose top level is of type `expect`.
+def read_json(path: str | os.PathLike, what: str = "JSON file", allow_nan: bool = False,
+              max_values: int = MAX_VALUES) -> Any:
+    """Reads a JSON file whose top level is a dict.
 
     Args:
         path: the file.
         what: its kind, for messages.
-        expect: the type of its top level.
         allow_nan: return the NaN and infinities that Python's own writer may have left.
+        max_values: how many values it may hold.
 
     Raises:
         UserError: the file is missing, empty, truncated, or `parse_json` refuses it, or its top
             level has another type.
     """
-    return _parsed(path, what, expect, partial(parse_json, allow_nan=allow_nan))
+    return _parsed(path, what, partial(parse_json, allow_nan=allow_nan, max_values=max_values))
 
 
-def read_yaml(path: str | os.PathLike, what: str = "YAML file",
-              expect: type | tuple[type, ...] = dict) -> Any:
-    """Reads a YAML file whose top level is of type `expect`; errors as `read_json`."""
-    return _parsed(path, what, expect, parse_yaml)
+def read_yaml(path: str | os.PathLike, what: str = "YAML file") -> Any:
+    """Reads a YAML file whose top level is a dict; errors as `read_json`."""
+    return _parsed(path, what, parse_yaml)
 
 
-def _parsed(path: str | os.PathLike, what: str, expect: type | tuple[type, ...],
-            parse: Callable[[str], Any]) -> Any:
+def _parsed(path: str | os.PathLike, what: str, parse: Callable[[str], Any]) -> Any:
     text = read_text(path, what)
     try:
         value = parse(text)
@@ -285,9 +280,8 @@ def _parsed(path: str | os.PathLike, what: str, expect: type | tuple[type, ...],
             from None
     except ValueError as error:
         raise UserError(f"{path}: not a valid {what}: {error}") from None
-    if not isinstance(value, expect):
-        names = [t.__name__ for t in (expect if isinstance(expect, tuple) else (expect,))]
-        raise UserError(f"{path}: a {what} holds a {' or '.join(names)} at its top level, "
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a {what} holds a dict at its top level, "
                         f"not {type(value).__name__}")
     return value
 

@@ -26,7 +26,7 @@ def choose(flag: str, typed: T | None, recorded: T | None, source: str,
         report: gets a line where the two differ.
     """
     if typed is not None and recorded is not None and typed != recorded:
-        report(f"{source} records {_short(recorded)}; using {flag} {_short(typed)}")
+        report(f"{source} records {short(recorded)}; using {flag} {short(typed)}")
     return recorded if typed is None else typed
 
 
@@ -48,5 +48,6 @@ def refuse_idle(typed: Collection[str], idle: Mapping[str, Collection[str]]) -> 
             raise UserError(f"{', '.join(found)}: {has} no meaning {reason}; leave {them} out")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Returns a value as it is typed: a list without brackets and commas."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

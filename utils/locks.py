@@ -12,7 +12,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,17 +108,14 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
         os.close(handle)
 
 
-@contextmanager
-def locked_beside(path: str | os.PathLike, what: str) -> Iterator[Lock]:
+def locked_beside(path: str | os.PathLike, what: str) -> AbstractContextManager[Lock]:
     """Holds the file `path`, which only one process may write, by a lock file next to it.
 
     Raises:
         UserError: as `locked`.
     """
     path = Path(path)
-    with locked(path.with_name(f".{path.name}.lock"), what,
-                "wait for it, or name another file") as lock:
-        yield lock
+    return locked(path.with_name(f".{path.name}.lock"), what, "wait for it, or name another file")
 
 
 def _acquire(path: Path, what: str, hint: str) -> int:
@@ -128,18 +125,17 @@ def _acquire(path: Path, what: str, hint: str) -> int:
         if not _HOLDER.fullmatch(found):
             raise UserError(f"{path}: not a lock file of this program (it has another content); it "
                             "was not touched. Remove it if it is not needed")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        holder = found.decode(errors="replace").strip() or "unknown"
-        raise UserError(f"{what} is in use by another process ({holder}); {hint}") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            os.close(handle)
-            raise
-        print(f"note: {path.parent}: this file system has no locks; make sure that no other "
-              "process writes there", file=sys.stderr)
-    except UserError:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = found.decode(errors="replace").strip() or "unknown"
+            raise UserError(f"{what} is in use by another process ({holder}); {hint}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(f"note: {path.parent}: this file system has no locks; make sure that no other "
+                  "process writes there", file=sys.stderr)
+    except (OSError, UserError):
         os.close(handle)
         raise
     return handle

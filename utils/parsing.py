@@ -18,19 +18,25 @@ class MalformedError(ValueError):
     """The text is not in the format at all: cut off, or of another one."""
 
 
-def parse_json(text: str, allow_nan: bool = False) -> Any:
+def n_values(text: str) -> int:
+    """Returns at least how many values JSON text holds, less one, without building any."""
+    return sum(map(text.count, ",[{"))
+
+
+def parse_json(text: str, allow_nan: bool = False, max_values: int = MAX_VALUES) -> Any:
     """Returns the value of JSON text.
 
     Args:
         text: one value.
         allow_nan: return the NaN and infinities that Python's own writer may have left.
+        max_values: how many values it may hold.
 
     Raises:
         MalformedError: not JSON.
-        ValueError: NaN, a key twice, nested too deeply, or more than `MAX_VALUES` values.
+        ValueError: NaN, a key twice, nested too deeply, or more than `max_values` values.
     """
-    if sum(map(text.count, ",[{")) > MAX_VALUES:
-        raise ValueError(f"more than {MAX_VALUES} values")
+    if n_values(text) > max_values:
+        raise ValueError(f"more than {max_values} values")
     try:
         return json.loads(text, parse_constant=float if allow_nan else _refuse_constant,
                           parse_float=float if allow_nan else _finite,

@@ -1,15 +1,18 @@
-"""Names of the command line -> classes: a row of a registry, or `module:Class` of the user's."""
+"""Names -> what they stand for: rows of a registry, `module:Class` of the user's, lazy exports."""
 
 import importlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.errors import UserError
 
+# `timm:NAME` is the search space of a network that timm knows, no code of the user's.
+TIMM = "timm:"
+
 
 def names_code(value: Any) -> bool:
     """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
-    return isinstance(value, str) and any(
+    return isinstance(value, str) and not value.startswith(TIMM) and any(
         colon and name not in ("min", "max")
         for _, colon, name in (part.partition(":") for part in value.split("+")))
 
@@ -64,6 +67,25 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
         raise UserError(f"{name!r} is no {kind}: {attribute} must be a class derived from "
                         f"{base.__name__}")
     return found
+
+
+def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Returns the `__getattr__` of a package whose modules are imported when they are needed.
+
+    A command that only prints its help, or reads a file, then loads no torch. Source: PEP 562.
+
+    Args:
+        package: its `__name__`.
+        modules: the names that it exports, by the module in it that defines them.
+    """
+    home = {name: module for module, names in modules.items() for name in names}
+
+    def getattr_of_package(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+
+    return getattr_of_package
 
 
 def listed(registry: Iterable[str]) -> str:

@@ -108,7 +108,8 @@ class Scene:
         self._hypervolume(side, number - (not measured))
         figure.legend(*_legend(main), loc="lower right", bbox_to_anchor=(0.995, 0.13),
                       frameon=False, fontsize=9)
-        return _pixels(figure)
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
 
     def _archive(self, axes: Any, known: np.ndarray, new: np.ndarray, measured: bool) -> None:
         evaluated = known | new if measured else known
@@ -160,11 +161,6 @@ def _padded(values: np.ndarray, room: float = 0.04) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = room * ((high - low) or abs(high) or 1.0)
     return low - margin, high + margin
-
-
-def _pixels(figure: Any) -> np.ndarray:
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
 
 
 def write_gif(path: str | os.PathLike, shown: list[Frame]) -> None:

@@ -3,26 +3,40 @@
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from search import events
-from search.archive import Stats, arch_key, read_evaluations, read_stats, stats_path
+from search.archive import (
+    SURROGATE_SCORES,
+    Stats,
+    arch_key,
+    read_evaluations,
+    read_stats,
+    stats_path,
+)
+from search.constraints import Limit, parse_limits
 from search.finished import FinishedSearch, read_finished
+from search.objectives import ERROR
 from search.run_folder import RETRIES, RunFolder
+from search.selection import apart
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_log
 from utils.invocation import calling
+from utils.pareto import non_dominated
+from utils.registry import names_code
 from visualization.plots import axis_parts
 from visualization.unseen import Rescore, read_rescores
 
 # Figures of one evaluation that tables show where its stats hold them.
 FIGURES = ("params", "flops", "top5", "loss")
 UNSEEN = "unseen_top1"  # name of the figure that `post_search.py --rescore` adds
+COLUMNS = (*FIGURES, UNSEEN)  # a gene of the same name is called otherwise
 WITHIN = 1.0  # points of top-1 that the "cheapest" pick may lose to the best
 
 
@@ -102,6 +116,23 @@ class RunData(FinishedSearch):
         """The folder's name, as legends show it."""
         return self.folder.resolve().name
 
+    @property
+    def title(self) -> str:
+        """The name, and the folder of the data set where there is one."""
+        data = os.path.basename(os.path.abspath(self.settings.get("data") or "/"))
+        return f"{self.name}, data in {data}" if data else self.name
+
+    @cached_property
+    def limits(self) -> list[tuple[int, Limit]]:
+        """The limits of the search's constraint on objectives, each with the number of its axis.
+
+        Raises:
+            UserError: the settings hold no constraint but another text.
+        """
+        numbers = {ERROR: 0} | {axis.key: k for k, axis in enumerate(self.axes) if k}
+        limits = parse_limits(self.settings.get("constraint"), lambda name, _: name)
+        return [(numbers[limit.name], limit) for limit in limits if limit.name in numbers]
+
     def describe(self, index: int) -> str:
         """Returns one line about one network."""
         arch = self.archs[index]
@@ -132,7 +163,7 @@ class RunData(FinishedSearch):
         parts = [*calling("post_search.py"), "--expr", str(self.file), "--pick",
                  ",".join(map(str, indices))]
         own = self.settings.get("search_space") or ""
-        if ":" in own:
+        if names_code(own):
             parts += ["--search_space", own]
         if self.space is not None and self.space.family is None:
             return shlex.join([*parts, "--list", "--format", "json"])
@@ -166,12 +197,15 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
 def picks(run: RunData) -> list[Pick]:
     """Returns the three networks that a report names: knee, cheapest near the best, best.
 
+    Where some were scored on unseen images, it is these three of them by that accuracy: the one
+    that the search measured chose them, and is too high. None is beyond the search's constraint,
+    unless all are.
+
     The knee is the front's point with the smallest sum of the error and the mean of the other
     objectives, each scaled to 0..1 over the front: with two objectives the farthest from the line
     between the front's ends (Das 1999).
     """
-    front = np.flatnonzero(run.front)
-    F = run.minimised[front]
+    front, F = _candidates(run)
     span = np.ptp(F, axis=0)
     scaled = (F - F.min(axis=0)) / np.where(span > 0, span, 1.0)
     best = int(np.lexsort((F[:, 1], F[:, 0]))[0])
@@ -186,6 +220,29 @@ def picks(run: RunData) -> list[Pick]:
             Pick("best", int(front[best]), "lowest top-1 error")]
 
 
+def distinct_picks(run: RunData) -> dict[int, list[Pick]]:
+    """Returns the picks by the number of their network: one network can be several."""
+    found: dict[int, list[Pick]] = {}
+    for pick in picks(run):
+        found.setdefault(pick.index, []).append(pick)
+    return found
+
+
+def _candidates(run: RunData) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers (k,) of the networks to choose from, and their minimised F (k, m)."""
+    scored = {network.index: 100 - network.top1 for rescore in run.rescores[-1:]
+              for network in rescore.networks if network.index is not None}
+    numbers = np.array(sorted(scored)) if scored else np.arange(len(run.F))
+    inside = np.ones(len(numbers), dtype=bool)
+    for axis, limit in run.limits:
+        inside &= limit.holds(run.F[numbers, axis] if axis else 100 - run.F[numbers, 0])
+    numbers = numbers[inside | ~inside.any()]
+    F = run.minimised[numbers].copy()
+    F[:, 0] = [scored.get(i, error) for i, error in zip(numbers.tolist(), F[:, 0], strict=True)]
+    front = non_dominated(F)
+    return numbers[front], F[front]
+
+
 def _axes(found: FinishedSearch) -> tuple[Axis, ...]:
     described = {row["name"]: row for row in found.stats.objectives}
     axes = [Axis("top1_err", "top-1 error", "%")]
@@ -197,19 +254,42 @@ def _axes(found: FinishedSearch) -> tuple[Axis, ...]:
 
 
 def _history(found: FinishedSearch) -> tuple[list[HistoryEntry], dict[str, int]]:
-    """Returns what each stats file up to the search's says, and the iteration of each candidate."""
+    """Returns what each iteration up to the file's gave, and the iteration of each candidate.
+
+    Of a large search most files are removed (see `search.archive.remove_previous`): the events say
+    how large the archive was then, and its scores; predictions are not known.
+    """
     stem = found.file.stem.removeprefix("iter_")
     if not stem.isdecimal():
         return [_entry(0, found.stats)], {}
     history: list[HistoryEntry] = []
     iteration: dict[str, int] = {}
+    known = {each["iteration"]: each for each in events.read(found.folder)
+             if each["event"] == "iteration" and type(each.get("n_evaluated")) is int
+             and type(each.get("hv")) in (int, float)}
+    n_before = 0
     for number in range(int(stem) + 1):
         path = stats_path(found.folder, number)
         if number == int(stem) or path.exists():
             stats = found.stats if number == int(stem) else read_stats(path)
             history.append(_entry(number, stats))
-            iteration |= {arch_key(record.arch): number for record in stats.candidates}
+        elif number in known:
+            stats = _recorded(found.stats, known[number], n_before)
+            history.append(_entry(number, stats))
+        else:
+            continue
+        new = stats.archive[n_before:] if n_before else []
+        iteration |= {arch_key(record.arch): number for record in (*new, *stats.candidates)}
+        n_before = len(stats.archive)
     return history, iteration
+
+
+def _recorded(last: Stats, event: dict[str, Any], n_before: int) -> Stats:
+    """Returns the stats of an iteration by its event: a part of the last archive, and scores."""
+    scores = {key: event[key] for key in SURROGATE_SCORES if type(event.get(key)) in (int, float)}
+    n = event["n_evaluated"]
+    return replace(last, archive=last.archive[:n], candidates=last.archive[n_before:n],
+                   hv=event["hv"], surrogate={**dict.fromkeys(SURROGATE_SCORES), **scores})
 
 
 def _entry(number: int, stats: Stats) -> HistoryEntry:
@@ -230,8 +310,10 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
     figures = []
     for i, arch in enumerate(found.archs):
         stats = measured.get(arch_key(arch), {})
-        figures.append(unseen.get(i, {}) | ({} if found.space is None else found.space.summary(
-            arch)) | {key: stats[key] for key in FIGURES if stats.get(key) is not None})
+        genes = {} if found.space is None else found.space.summary(arch)
+        figures.append(unseen.get(i, {}) | apart(
+            genes, {*COLUMNS, *found.sec_obj.split("+")}, "gene") | {
+            key: stats[key] for key in FIGURES if stats.get(key) is not None})
     return figures
 
 

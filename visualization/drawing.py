@@ -1,15 +1,15 @@
 """Drawings of architectures: block diagrams as in the papers of the field, and cells as graphs."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from visualization.blocks import HEAD, STEM, Block
-from visualization.cells import Graph
 from visualization.plots import new_figure, save_figure
+from visualization.shapes import HEAD, STEM, Block, Graph
 
 # Okabe and Ito (2008): safe for the colour-blind.
 KERNEL_COLOURS = {1: "#aab2bd", 3: "#56B4E9", 5: "#E69F00", 7: "#009E73"}
@@ -74,16 +74,11 @@ def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-# ------------------------------------------------------------------------------------------ blocks
-
-
 def columns_of(pictures: Sequence[Picture]) -> list[tuple[str, int]]:
     """Returns the stages of all networks in order, each with its largest number of blocks."""
-    most: dict[str, int] = {}
+    most: Counter[str] = Counter()
     for picture in pictures:
-        stages = [block.stage for block in picture.blocks]
-        for stage in dict.fromkeys(stages):
-            most[stage] = max(most.get(stage, 0), stages.count(stage))
+        most |= Counter(block.stage for block in picture.blocks)
     inner = sorted((stage for stage in most if stage not in (STEM, HEAD)), key=int)
     return [(stage, most[stage]) for stage in (STEM, *inner, HEAD) if stage in most]
 
@@ -139,9 +134,6 @@ def _kernel_legend(kernels: Sequence[int]) -> tuple[list[Any], list[str]]:
     return handles, ["kernel", *(f"{k}×{k}" for k in kernels)]
 
 
-# ------------------------------------------------------------------------------------------ graphs
-
-
 def _graph_figure(pictures: Sequence[Picture]) -> Any:
     figure, axes = _figure(len(pictures), GRAPH_ROW * len(pictures))
     for axis, picture in zip(axes, pictures, strict=True):
@@ -158,13 +150,17 @@ def _draw_graph(axes: Any, graph: Graph) -> None:
     for start, end, label in graph.edges:
         _draw_edge(axes, places[start], places[end], graph.bend(start, end), label)
     for (x, y), label in zip(places, graph.nodes, strict=True):
-        axes.text(x, y, label, ha="center", va="center", fontsize=9.5, color=INK,
-                  bbox={"boxstyle": "round,pad=0.4", "facecolor": NODE_SHADE, "edgecolor": QUIET,
-                        "linewidth": 0.8})
+        _draw_node(axes, x, y, label)
     bends = [graph.bend(start, end) for start, end, _ in graph.edges]
     heights = [y for _, y in places] + bends
     axes.set_xlim(-0.4, max(x for x, _ in places) + 0.4)
     axes.set_ylim(min(heights) - 0.5, max(heights) + 0.5)
+
+
+def _draw_node(axes: Any, x: float, y: float, label: str) -> None:
+    axes.text(x, y, label, ha="center", va="center", fontsize=9.5, color=INK,
+              bbox={"boxstyle": "round,pad=0.4", "facecolor": NODE_SHADE, "edgecolor": QUIET,
+                    "linewidth": 0.8})
 
 
 def _draw_edge(axes: Any, start: tuple[float, float], end: tuple[float, float], bend: float,
@@ -194,9 +190,7 @@ def _between(a: tuple[float, float], b: tuple[float, float], part: float) -> tup
 
 def _draw_genes(axes: Any, genes: Sequence[tuple[str, str]]) -> None:
     for i, (name, value) in enumerate(genes):
-        axes.text(i, 0, value, ha="center", va="center", fontsize=9.5, color=INK,
-                  bbox={"boxstyle": "round,pad=0.4", "facecolor": NODE_SHADE, "edgecolor": QUIET,
-                        "linewidth": 0.8})
+        _draw_node(axes, i, 0, value)
         axes.text(i, 0.6, name, ha="center", va="center", fontsize=8.5, color=QUIET)
     axes.set_xlim(-0.6, max(len(genes) - 0.4, 0.6))
     axes.set_ylim(-0.8, 1.0)

@@ -9,6 +9,7 @@ import gzip
 import html
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,8 @@ from search import events
 from search_space.base import SearchSpace
 from utils.files import write_text
 from utils.pareto import normalized_hypervolume, reference_point
-from visualization.blocks import blocks_of
-from visualization.cells import Graph, graph_of
-from visualization.data import RunData, picks, read_run
+from visualization.data import RunData, distinct_picks, read_run
+from visualization.shapes import Graph, blocks_of, graph_of
 from visualization.unseen import Rescore
 
 REPORT = "report.html"
@@ -54,7 +54,7 @@ def page(content: dict[str, Any], refresh: int | None = None) -> str:
     """Returns the page that shows the content of `payload`."""
     # "<" cannot occur in the text of a script element: it might close it.
     text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"title": html.escape(", ".join(run["name"] for run in content["runs"])),
+    parts = {"title": html.escape(", ".join(run["title"] for run in content["runs"])),
              "style": _asset("report.css"), "script": _asset("report.js"), "data": text,
              "refresh": str(refresh or 0), "plotly": _plotly()}
     document = _asset("report.html")
@@ -79,7 +79,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
     starts = [event for event in run.events if event["event"] == "start"]
     start: dict[str, Any] = starts[-1] if starts else {}
     return {
-        "name": name, "folder": str(run.folder), "settings": run.settings,
+        "name": name, "title": run.title, "folder": str(run.folder), "settings": run.settings,
         "space": run.space.name if run.space else None,
         "axes": [{"key": a.key, "name": a.name, "unit": a.unit, "label": a.label,
                   "max": a.maximise} for a in run.axes],
@@ -88,8 +88,11 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "front": np.flatnonzero(run.front).tolist(), "figures": _figure_columns(run.figures),
         "arch": [run.describe(i) for i in range(len(run.archs))],
         **(_genes(run, run.space) if run.space else NO_GENES), "drawings": _drawings(run),
-        "picks": [{"name": p.name, "index": p.index, "reason": p.reason,
-                   "command": run.command(p.index)} for p in picks(run)],
+        "picks": [{"names": [pick.name for pick in found], "index": index,
+                   "reason": "; ".join(pick.reason for pick in found),
+                   "command": run.command(index)} for index, found in distinct_picks(run).items()],
+        "bounds": [{"axis": axis, "value": limit.bound if axis else 100 - limit.bound,
+                    "text": str(limit)} for axis, limit in run.limits],
         "take_home": run.command(),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
@@ -97,7 +100,8 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "failures": run.failures, "retries": run.retries,
         "phases": events.phases(run.events),
         "device_hours": round(events.device_hours(run.events), 4),
-        "command": start.get("command"), "versions": start.get("versions", {}),
+        "command": start.get("command"), "command_line": shlex.join(start.get("command", [])),
+        "versions": start.get("versions", {}),
         "machine": start.get("machine"),
     }
 
@@ -112,6 +116,7 @@ def _history(entry: Any) -> dict[str, Any]:
 def _rescore(run: RunData, rescore: Rescore) -> dict[str, Any]:
     return {"file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
             "n": rescore.n_images, "networks": [vars(each) for each in rescore.networks],
+            "classes": rescore.classes,
             "pairs": [vars(each) for each in rescore.pairs]}
 
 

@@ -8,10 +8,9 @@ from evaluator.layers import read_config_layers
 from search.selection import check_numbers
 from search_space.base import SearchSpace
 from utils.errors import UserError
-from visualization.blocks import blocks_of
-from visualization.cells import graph_of
-from visualization.data import RunData, picks, read_run
+from visualization.data import RunData, distinct_picks, read_run
 from visualization.drawing import Picture
+from visualization.shapes import blocks_of, graph_of
 
 
 def of_search(path: str | os.PathLike, numbers: Sequence[int] | None,
@@ -22,11 +21,10 @@ def of_search(path: str | os.PathLike, numbers: Sequence[int] | None,
         UserError: as `read_run`, or the archive has no such number.
     """
     run = read_run(path, search_space)
-    named: dict[int, list[str]] = {number: [] for number in numbers or ()}
-    for pick in picks(run) if not numbers else ():
-        named.setdefault(pick.index, []).append(pick.name)
+    named = dict.fromkeys(numbers, ()) if numbers else distinct_picks(run)
     check_numbers(named, len(run.archs))
-    return [of_network(run, i, " = ".join(names) or f"network {i}") for i, names in named.items()]
+    return [of_network(run, i, " = ".join(pick.name for pick in found) or f"network {i}")
+            for i, found in named.items()]
 
 
 def of_network(run: RunData, index: int, name: str) -> Picture:

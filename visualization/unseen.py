@@ -24,6 +24,7 @@ class RescoredNetwork:
         index: its number in the archive; None where it is not of this search.
         top1: accuracy in percent.
         low, high: its 95 % interval.
+        by_class: accuracy in percent of each class; None of one without images.
     """
 
     name: str
@@ -31,6 +32,7 @@ class RescoredNetwork:
     top1: float
     low: float
     high: float
+    by_class: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rescore:
-    """One `rescore.json`: the images, the networks in the order of the front, neighbours."""
+    """One `rescore.json`: the images, the networks in the order of the front, neighbours.
+
+    Older ones name no `classes`.
+    """
 
     file: Path
     images: str
     n_images: int
     networks: list[RescoredNetwork]
     pairs: list[Pair]
+    classes: list[str]
 
 
 def read_rescores(folder: Path, numbers: Mapping[str, int]) -> list[Rescore]:
@@ -82,13 +88,18 @@ def read_rescores(folder: Path, numbers: Mapping[str, int]) -> list[Rescore]:
 def _read(file: Path, numbers: Mapping[str, int]) -> Rescore:
     value = read_json(file, "record of --rescore")
     try:
+        classes = [str(name) for name in value.get("classes", [])]
         networks = [RescoredNetwork(str(row["name"]), _index(file.parent, row["name"], numbers),
-                                    _finite(row["top1"]), *_interval(row))
+                                    _finite(row["top1"]), *_interval(row), [
+                                        None if of is None else _finite(of) for of, _ in zip(
+                                            row["by_class"] if classes else (), classes,
+                                            strict=True)])
                     for row in value["networks"]]
         pairs = [Pair(str(row["first"]), str(row["second"]), _finite(row["points"]),
                       *_interval(row), _finite(row["p_value"]), bool(row["distinct"]))
                  for row in value["neighbours"]]
-        return Rescore(file, str(value["images"]), int(value["n_images"]), networks, pairs)
+        return Rescore(file, str(value["images"]), int(value["n_images"]), networks, pairs,
+                       classes)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: no record of --rescore ({type(error).__name__}: {error}); run "
                         f"{program('post_search.py')} --rescore again, or remove it") from None

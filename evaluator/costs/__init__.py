@@ -3,7 +3,9 @@
 Two conventions. `flops`: multiply-accumulates of convolutions and linear layers, one per element
 of each multiplication (hard-swish, squeeze-and-excite scaling), and the outputs of the means in
 poolings; batch normalisation is free. This is how torchprofile 0.0.1 counts, and so the published
-NSGANetV2 figures. `macs`: convolutions and linear layers only, as OFA counts.
+NSGANetV2 figures. It counts operations as a network has them: a hard-swish of the ofa package is a
+product, one of timm a single operation that is free. `macs`: convolutions and linear layers only,
+as OFA counts.
 
 What a network writes and holds: `activations` are the elements written, `peak_memory` and
 `peak_memory_int8` the bytes of the largest set of tensors that exist at one time, for one image in
@@ -70,18 +72,22 @@ def _pool(channels: int, size: int) -> Costs:
     return Costs(0, channels * size + channels, 0)
 
 
-def _squeeze_excite(channels: int, size: int) -> list[Costs]:
-    mid = squeeze_width(channels)
-    return [_pool(channels, size),
+def _squeeze_excite(channels: int, size: int, squeeze: int = 0) -> list[Costs]:
+    """That of timm, where the channels inside are named, pools in one step."""
+    mid = squeeze or squeeze_width(channels)
+    return [Costs(0, channels, 0) if squeeze else _pool(channels, size),
             _conv(channels, mid, 1, bn=False, bias=True),
             _conv(mid, channels, 1, bn=False, bias=True),
             Costs(0, channels * size * size, 0)]
 
 
 def _conv_parts(x: Layer) -> list[Costs]:
-    conv = _conv(x.in_channels, x.out_channels, x.out_size, x.kernel, act=x.act, bn=x.bn,
-                 bias=x.bias)
-    return [conv, *(_squeeze_excite(x.out_channels, x.out_size) if x.se else [])]
+    conv = _conv(x.in_channels, x.out_channels, x.out_size, x.kernel, x.groups, x.act, x.bn, x.bias)
+    return [conv, *(_squeeze_excite(x.out_channels, x.out_size, x.squeeze) if x.se else [])]
+
+
+def _block_parts(x: Layer) -> list[Costs]:
+    return [costs for part in x.parts for costs in _conv_parts(part)]
 
 
 def _mbconv_parts(x: Layer) -> list[Costs]:
@@ -105,11 +111,13 @@ _PARTS: dict[str, Callable[[Layer], list[Costs]]] = {
     "conv": _conv_parts,
     "mbconv": _mbconv_parts,
     "bottleneck": _bottleneck_parts,
+    "block": _block_parts,
     "max_pool": lambda x: [Costs(0, 0, 0)],
     "linear": _conv_parts,
     "norm": lambda x: [Costs(2 * x.in_channels, 0, 0)],
     "counted_bias": lambda x: [*_conv_parts(x), Costs(0, x.out_channels, 0)],
     "pool": lambda x: [_pool(x.in_channels, x.size)],
+    "mean": lambda x: [Costs(0, x.in_channels, 0)],
 }
 
 
@@ -174,11 +182,9 @@ class CostModel:
         self.space = space
         self.lut = lut
         slots = space.slots(n_classes, width_mult)
-        sizes = [slot.n_options(space.lower, space.upper) for slot in slots]
-        self._slots = [slot for slot, size in zip(slots, sizes, strict=True)
-                       if size <= MAX_OPTIONS]
-        self._untabled = [slot for slot, size in zip(slots, sizes, strict=True)
-                          if size > MAX_OPTIONS]
+        self._slots = [slot for slot in slots
+                       if slot.n_options(space.lower, space.upper) <= MAX_OPTIONS]
+        self._untabled = [slot for slot in slots if slot not in self._slots]
         self._options = [option for slot in self._slots
                          for option in slot.options(space.lower, space.upper)]
         if lut is not None:

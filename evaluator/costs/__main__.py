@@ -21,7 +21,7 @@ from evaluator.costs import (
 from evaluator.costs.memory import network_memory
 from evaluator.latency import LookUpTable, build_command, space_command
 from evaluator.layers import MAX_RESOLUTION, read_config_layers
-from search_space import SEARCH_SPACES, SPACE_KEY, SearchSpace, check_arch, space_of
+from search_space import NAMES, SPACE_KEY, Arch, SearchSpace, check_arch, space_of
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json
@@ -37,15 +37,15 @@ def file_costs(path: str, args: argparse.Namespace,
     resolution: int | None
     sequential = True
     content = read_json(path, "net.subnet or net.config file")
-    if "blocks" in content:
+    if "blocks" in content or "classifier" in content:
         layers, resolution = read_config_layers(path, args.img_size)
         command = build_command([resolution], config=path)
     elif "ks" in content or args.search_space or SPACE_KEY in content:
-        space, layers, command = _subnet_layers(path, content, args)
-        resolution, sequential = space.resolution(content), space.sequential
+        space, arch, layers, command = _subnet_layers(path, content, args)
+        resolution, sequential = space.resolution(arch), space.sequential
     else:
         raise UserError(f"{path}: neither a net.subnet (key 'ks', or name the space of the "
-                        "architecture with --search_space) nor a net.config (key 'blocks')")
+                        "architecture with --search_space) nor a net.config (key 'classifier')")
     costs = network_costs(layers)
     row: dict[str, object] = {"file": str(path), "resolution": resolution,
            "params_count": costs.params, "flops_count": costs.flops, "macs_count": costs.macs,
@@ -67,13 +67,13 @@ def _memory_row(layers: Sequence[Layer], params: int) -> dict[str, float]:
 
 
 def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \
-        tuple[SearchSpace, list[Layer], str]:
-    """Returns an architecture's space and layers, and the command that measures them."""
+        tuple[SearchSpace, Arch, list[Layer], str]:
+    """Returns an architecture's space, its checked form, its layers, and how to measure them."""
     try:
         space = space_of(arch, args.search_space)
         arch = check_arch(arch, space)
         width = space.default_width if args.width is None else args.width
-        return (space, space.layers(arch, args.n_classes, width),
+        return (space, arch, space.layers(arch, args.n_classes, width),
                 space_command(space, args.n_classes, width))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -103,8 +103,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
     p.add_argument("--search_space", metavar="NAME",
-                   help="space of a net.subnet that does not name its own: "
-                        f"{', '.join(sorted(SEARCH_SPACES))}, or module:Class")
+                   help=f"space of a net.subnet that does not name its own: {NAMES}")
     p.add_argument("--lut", help="latency table (YAML), which adds cpu, in ms")
     p.add_argument("--n_classes", type=count(1), default=1000, help="classes, for a net.subnet")
     p.add_argument("--width", type=amount,

@@ -61,10 +61,10 @@ def _chain(results: Sequence[int], held: int = 0) -> list[_Step]:
             for before, after in pairwise(results)]
 
 
-def _squeeze_excite(channels: int, size: int, held: int) -> list[_Step]:
+def _squeeze_excite(channels: int, size: int, held: int, squeeze: int = 0) -> list[_Step]:
     """Pools, two convolutions of 1 x 1, and the scaling in place; the map is held meanwhile."""
     scaled = _map(channels, size)
-    gate = _chain([channels, squeeze_width(channels), channels], held + scaled)
+    gate = _chain([channels, squeeze or squeeze_width(channels), channels], held + scaled)
     return [_Step(channels, scaled + channels + held), *gate,
             _Step(scaled, scaled + channels + held)]
 
@@ -73,6 +73,17 @@ def _plain(x: Layer) -> list[_Step]:
     before, after = _map(x.in_channels, x.size), _map(x.out_channels, x.out_size)
     se = _squeeze_excite(x.out_channels, x.out_size, before * x.skip) if x.se else []
     return [_Step(after, before + after), *se, *_addition(x)]
+
+
+def _block(x: Layer) -> list[_Step]:
+    held, steps = 0, []
+    for part in x.parts:
+        before, after = _map(part.in_channels, part.size), _map(part.out_channels, part.out_size)
+        steps.append(_Step(after, before + after + held))
+        held = _map(x.in_channels, x.size) * x.skip  # from the second one on beside its input
+        if part.se:
+            steps += _squeeze_excite(part.out_channels, part.out_size, held, part.squeeze)
+    return [*steps, *_addition(x)]
 
 
 def _addition(x: Layer) -> list[_Step]:
@@ -103,15 +114,13 @@ def _bottleneck(x: Layer) -> list[_Step]:
     return [*branch, *shortcut, _Step(result, 2 * result)]
 
 
-def _pool(x: Layer) -> list[_Step]:
-    return [_Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)]
-
-
 _STEPS: dict[str, Callable[[Layer], list[_Step]]] = {
     "conv": _plain,
     "mbconv": _mbconv,
     "bottleneck": _bottleneck,
+    "block": _block,
     "max_pool": _plain,
     "linear": _plain,
-    "pool": _pool,
+    **dict.fromkeys(("pool", "mean"), lambda x: [
+        _Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)]),
 }

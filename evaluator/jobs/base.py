@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search_space import Arch
+from utils.errors import UserError
 
 # ok: measured. failed: an exception. timeout: killed after --timeout. oom: memory ran out, twice.
 # nan: a result that is not finite. lost: the worker died. Only `ok` is ever scored.
@@ -14,7 +15,8 @@ STATUSES = ("ok", "failed", "timeout", "oom", "nan", "lost")
 # States of a worker before its first job. ready: it waits for jobs. refused: its options
 # are wrong (`UserError`). broken: an exception while it was built.
 READY, REFUSED, BROKEN = "ready", "refused", "broken"
-
+# A job that ended by a fault of its machine: a full disk, say. It has no `Result`.
+MACHINE_FAULT = "machine"
 
 # The variables that select the GPUs that a process sees. AMD's libraries read both of theirs.
 VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",),
@@ -76,6 +78,19 @@ class Result:
         """Whether the result may be scored."""
         return self.status == "ok"
 
+    @classmethod
+    def of(cls, job: Job, outcome: "Outcome", seconds: float,
+           retried: tuple[str, ...] = ()) -> "Result":
+        """Returns the result of a job whose last attempt had this outcome.
+
+        Raises:
+            UserError: that was a fault of the machine, which says nothing of the architecture.
+        """
+        if outcome.status == MACHINE_FAULT:
+            raise UserError(f"{job.name}: {outcome.error}; this is a fault of the machine, so the "
+                            "architecture is not recorded as failed: remove the cause and resume")
+        return cls(job, outcome.status, outcome.stats, outcome.error, outcome.log, retried, seconds)
+
 
 @dataclass(frozen=True)
 class EvaluatorSpec:
@@ -124,7 +139,9 @@ class Devices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one attempt: one of `STATUSES`, or READY, REFUSED, BROKEN of the set-up."""
+    """What became of one attempt: one of `STATUSES` or MACHINE_FAULT; READY, REFUSED or BROKEN of
+    the set-up. The stats of READY hold the evaluator's `fingerprint`.
+    """
 
     status: str
     stats: dict[str, Any] = field(default_factory=dict)
@@ -140,7 +157,8 @@ class Outcome:
     def from_json(cls, text: str | bytes) -> "Outcome":
         """Reads what `to_json` wrote; raises ValueError or TypeError for anything else."""
         outcome = cls(**json.loads(text))
-        if outcome.status not in (*STATUSES, READY, REFUSED, BROKEN) or not (
+        if outcome.status not in (*STATUSES, READY, REFUSED, BROKEN,
+                                  MACHINE_FAULT) or not (
                 isinstance(outcome.stats, dict) and isinstance(outcome.error, str)
                 and isinstance(outcome.log, str)
                 and isinstance(outcome.seconds, float | int | None)):
@@ -157,9 +175,11 @@ class Slots(ABC):
 
     Attributes:
         n: number of slots.
+        opens_at_once: whether `open` starts a worker now, and not when there is room for it.
     """
 
     n: int
+    opens_at_once = True
 
     @abstractmethod
     def open(self, slot: int) -> None:

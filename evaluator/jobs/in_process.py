@@ -20,8 +20,7 @@ class InProcess:
         self.evaluator = evaluator
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
-        """Yields the result of every job, in their order."""
+        """Yields the result of every job, in their order; errors as `Result.of`."""
         for job in jobs:
             outcome = answer(self.evaluator, job.kind, job.arch, 1.0)
-            yield Result(job, outcome.status, outcome.stats, outcome.error, outcome.log,
-                         seconds=outcome.seconds or 0.0)
+            yield Result.of(job, outcome, outcome.seconds or 0.0)

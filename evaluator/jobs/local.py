@@ -11,7 +11,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,15 @@ from typing import IO
 import psutil
 
 from evaluator.jobs.base import Devices, EvaluatorSpec, Job, Outcome, Slots
+from evaluator.jobs.watchdog import MARK, end_marked
 from utils.files import make_folder, open_log
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
          "from evaluator.jobs.worker import main; main(int(sys.argv[2]))")
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_LOG_TAIL = 4000  # bytes of a dead worker's output that go into the result
+_LOG_TAIL = 4000  # bytes of a worker's output that are kept, for the result of one that dies
+_MAX_READS = 16  # of a worker's output at a time, each as much as a pipe holds
 _GRACE = 2.0  # seconds for an idle worker to leave by itself
 _LONGEST_WAIT = 86_400.0  # seconds; the system counts milliseconds in 32 bits
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -34,13 +35,20 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 
 @dataclass
 class _Worker:
-    """A running worker process, its log, and what it wrote so far of an unfinished line."""
+    """A running worker process and what it wrote so far of an unfinished line.
+
+    Attributes:
+        mark: in its environment, and so in that of its children.
+        log: a file for what it prints; None keeps `tail` alone, the end of that.
+    """
 
     process: subprocess.Popen[bytes]
     requests: IO[bytes]
     answers: IO[bytes]
-    log: IO[bytes]
-    log_start: int
+    printed: IO[bytes]
+    mark: str
+    log: IO[bytes] | None
+    tail: bytes = b""
     buffer: bytearray = field(default_factory=bytearray)
     busy: bool = True
 
@@ -49,10 +57,24 @@ class _Worker:
             self.requests.write(json.dumps(message).encode() + b"\n")
             self.requests.flush()
 
-    def log_tail(self) -> str:
-        end = os.fstat(self.log.fileno()).st_size
-        start = max(self.log_start, end - _LOG_TAIL)
-        return os.pread(self.log.fileno(), end - start, start).decode(errors="replace")
+    def listen(self) -> bool:
+        """Takes what it has printed; returns whether more may come."""
+        try:
+            for _ in range(_MAX_READS):
+                data = os.read(self.printed.fileno(), 2**16)
+                self.tail = (self.tail + data)[-_LOG_TAIL:]
+                if not data:
+                    return False
+                with contextlib.suppress(OSError):  # a full disk: the tail is kept
+                    if self.log is not None:
+                        os.write(self.log.fileno(), data)
+        except BlockingIOError:
+            return True
+        return True
+
+    def last_words(self) -> str:
+        self.listen()
+        return self.tail.decode(errors="replace")
 
 
 class LocalSlots(Slots):
@@ -69,7 +91,7 @@ class LocalSlots(Slots):
         Args:
             spec: the evaluator that each worker builds.
             slots: the devices of each worker.
-            log_dir: folder for `worker_<slot>.log`; None for temporary files.
+            log_dir: folder for `worker_<slot>.log`; None keeps only the end of what is printed.
             memory_limit: bound of a worker's address space in bytes (RLIMIT_AS).
         """
         self.n = len(slots)
@@ -80,24 +102,29 @@ class LocalSlots(Slots):
         self._workers: dict[int, _Worker] = {}
         self._selector = selectors.DefaultSelector()
         self._watchdog: subprocess.Popen[str] | None = None
+        self._mark = f"{os.getpid()}-{time.monotonic_ns()}-"
+        self._n_opened = 0
 
     def open(self, slot: int) -> None:
         """Starts a process; it is READY once its evaluator is built."""
         devices = self._slots[slot]
         environment = os.environ | {name: str(devices.threads) for name in _THREAD_VARIABLES}
-        environment |= devices.environment
+        self._n_opened += 1
+        mark = f"{self._mark}{self._n_opened}-"
+        environment |= devices.environment | {MARK: mark}
         log = self._open_log(slot)
         process = subprocess.Popen(
             [sys.executable, "-P", "-u", "-X", "faulthandler", "-c", _BOOT,
              json.dumps(import_path()), str(os.getpid())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
-            start_new_session=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment, start_new_session=True)
         self._tell_watchdog(f"+{process.pid}")
-        assert process.stdin is not None and process.stdout is not None  # pipes, as asked for
-        worker = _Worker(process, process.stdin, process.stdout, log,
-                         os.fstat(log.fileno()).st_size)
+        assert process.stdin and process.stdout and process.stderr  # pipes, as asked for
+        worker = _Worker(process, process.stdin, process.stdout, process.stderr, mark, log)
         self._workers[slot] = worker
-        self._selector.register(worker.answers, selectors.EVENT_READ, slot)
+        os.set_blocking(worker.printed.fileno(), False)
+        for channel in (worker.answers, worker.printed):
+            self._selector.register(channel, selectors.EVENT_READ, slot)
         worker.send({"name": self._spec.name, "memory_limit": self._memory_limit,
                      "options": self._spec.options | devices.device_options})
 
@@ -105,7 +132,8 @@ class LocalSlots(Slots):
         """Sends a job to the slot's idle worker."""
         worker = self._workers[slot]
         worker.busy = True
-        worker.log_start = os.fstat(worker.log.fileno()).st_size
+        worker.listen()
+        worker.tail = b""
         worker.send({"kind": job.kind, "arch": job.arch, "batch_scale": batch_scale})
 
     def wait(self, timeout: float | None) -> list[tuple[int, Outcome]]:
@@ -113,7 +141,11 @@ class LocalSlots(Slots):
         events = []
         longest = None if timeout is None else min(timeout, _LONGEST_WAIT)
         for key, _ in self._selector.select(longest):
-            events += [(key.data, outcome) for outcome in self._read(key.data)]
+            worker = self._workers[key.data]
+            if key.fileobj is worker.answers:
+                events += [(key.data, outcome) for outcome in self._read(worker)]
+            elif not worker.listen():
+                self._unregister(worker.printed)
         return events
 
     def stop(self, slot: int) -> None:
@@ -121,7 +153,7 @@ class LocalSlots(Slots):
         worker = self._workers.pop(slot, None)
         if worker is None:
             return
-        self._unregister(worker)
+        self._unregister(worker.answers, worker.printed)
         try:
             family = psutil.Process(worker.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -131,6 +163,7 @@ class LocalSlots(Slots):
         for child in family:  # those that left the group
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+        end_marked(worker.mark)  # those whose parent had ended
         worker.process.wait()
         self._release(worker)
 
@@ -154,18 +187,19 @@ class LocalSlots(Slots):
         """Monotonic seconds."""
         return time.monotonic()
 
-    def _open_log(self, slot: int) -> IO[bytes]:
+    def _open_log(self, slot: int) -> IO[bytes] | None:
         if self._log_dir is None:
-            return tempfile.TemporaryFile("ab+")
+            return None
         make_folder(self._log_dir)
         return open_log(self._log_dir / f"worker_{slot}.log")
 
-    def _read(self, slot: int) -> list[Outcome]:
-        worker = self._workers[slot]
+    def _read(self, worker: _Worker) -> list[Outcome]:
         data = os.read(worker.answers.fileno(), 2**16)
         if not data:
             return [self._lost_outcome(worker)]
         worker.buffer += data
+        if b"\n" not in data:
+            return []
         *lines, rest = worker.buffer.split(b"\n")
         worker.buffer = bytearray(rest)
         worker.busy = False
@@ -173,23 +207,24 @@ class LocalSlots(Slots):
 
     def _lost_outcome(self, worker: _Worker) -> Outcome:
         """What is known of a worker that closed its channel: killed, or ended by itself."""
-        self._unregister(worker)
+        self._unregister(worker.answers, worker.printed)
         try:
             code = worker.process.wait(_GRACE)
         except subprocess.TimeoutExpired:
-            return Outcome("lost", error="the worker closed its channel", log=worker.log_tail())
+            return Outcome("lost", error="the worker closed its channel", log=worker.last_words())
         end = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
         half = ", in the middle of an answer" if worker.buffer else ""
-        return Outcome("lost", error=f"the worker {end}{half}", log=worker.log_tail())
+        return Outcome("lost", error=f"the worker {end}{half}", log=worker.last_words())
 
-    def _unregister(self, worker: _Worker) -> None:
-        with contextlib.suppress(KeyError):  # done when it died
-            self._selector.unregister(worker.answers)
+    def _unregister(self, *channels: IO[bytes]) -> None:
+        for channel in channels:
+            with contextlib.suppress(KeyError):  # done when it died
+                self._selector.unregister(channel)
 
     def _release(self, worker: _Worker) -> None:
         self._tell_watchdog(f"-{worker.process.pid}")
-        worker.log.close()
-        worker.answers.close()
+        for file in filter(None, (worker.log, worker.answers, worker.printed)):
+            file.close()
         with contextlib.suppress(BrokenPipeError):
             worker.requests.close()
 
@@ -198,6 +233,7 @@ class LocalSlots(Slots):
             self._watchdog = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_WATCHDOG)], text=True, stdin=subprocess.PIPE,
                 start_new_session=True)
+            line = f"={self._mark}\n{line}"
         with contextlib.suppress(BrokenPipeError):  # it was killed; workers still die with us
             print(line, file=self._watchdog.stdin, flush=True)
 

@@ -125,6 +125,8 @@ class RaySlots(Slots):
     work. Timeouts, exceptions and lost nodes have the same outcomes as with local workers.
     """
 
+    opens_at_once = False
+
     def __init__(self, spec: EvaluatorSpec, slots: list[Devices], *,
                  ray_address: str | None = None) -> None:
         """Joins or starts a cluster, unless this process is connected to one already.

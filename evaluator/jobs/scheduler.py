@@ -6,14 +6,28 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from evaluator.jobs.base import BROKEN, READY, REFUSED, Job, Outcome, Result, Slots, WorkerError
+from evaluator.jobs.base import (
+    BROKEN,
+    MACHINE_FAULT,
+    READY,
+    REFUSED,
+    Job,
+    Outcome,
+    Result,
+    Slots,
+    WorkerError,
+)
 from utils.errors import UserError, one_line
 
 # After anything else the worker is replaced: what an exception leaves behind (a half-built model,
 # a broken CUDA context, fragmented memory) must not affect the next result.
 _KEEP_WORKER = ("ok", "nan")
+# What another worker, perhaps on another machine, may do better.
+_LOSSES = ("lost", MACHINE_FAULT)
 # Different jobs in a row that a slot may lose.
 _MAX_JOBS_LOST = 2
+# Seconds that a worker has to be built, where the timeout is shorter: it imports libraries.
+_LEAST_FOR_SETUP = 30.0
 # Seconds of sleep beyond what was asked for that only a suspension explains.
 _SUSPENDED = 5.0
 
@@ -83,8 +97,9 @@ class Scheduler:
     in which they end. Workers start when the first jobs need them and serve all later runs.
     Latency jobs run alone, one at a time.
 
-    Only a lost worker is worth another try (`retries` of them), and memory that ran out one at
-    half the batch. Without a `timeout` no job is ever killed, however slow it is. A slot whose
+    Only a lost worker or a fault of the machine is worth another try (`retries` of them), and
+    memory that ran out one at half the batch; a fault of the machine that stays ends the run.
+    Without a `timeout` no job is ever killed, however slow it is. A slot whose
     workers die again and again before they are ready, or lose one job after the other, is given up
     for the run; one that refuses its set-up (a GPU that is there but cannot be used) for good. The
     others do its work; where there is no other, the run ends with the reason.
@@ -98,12 +113,13 @@ class Scheduler:
         # Every slot is in one of these, or was given up until the next run.
         self._closed = set(range(slots.n))
         self._ready: set[int] = set()
-        self._opening: set[int] = set()
+        self._opening: dict[int, float] = {}  # slot -> since when
         self._running: dict[int, _Ticket] = {}
         self._lost_in_setup = [0] * slots.n  # in a row
         self._jobs_lost: list[set[str]] = [set() for _ in range(slots.n)]  # likewise
         self._unusable: set[int] = set()
         self._any_ready = False
+        self._fingerprint: str | None = None  # of what the workers have read
 
     def __enter__(self) -> "Scheduler":
         return self
@@ -117,7 +133,8 @@ class Scheduler:
         Jobs in flight are killed when the iterator is closed or the caller is interrupted.
 
         Raises:
-            UserError: a worker refused its options (a missing supernet, wrong data, ...).
+            UserError: a worker refused its options (a missing supernet, wrong data, ...), reads
+                other inputs than those before it, or a machine has a fault.
             WorkerError: workers cannot be started; the message holds the worker's traceback.
             ValueError: two jobs have the same name.
             RuntimeError: the previous run has neither ended nor been closed.
@@ -127,7 +144,7 @@ class Scheduler:
         queue = _Queue(jobs)
         self._lost_in_setup = [0] * self._slots.n
         self._jobs_lost = [set() for _ in range(self._slots.n)]
-        self._closed = set(range(self._slots.n)) - self._ready - self._opening - self._unusable
+        self._closed = set(range(self._slots.n)) - self._ready - {*self._opening} - self._unusable
         try:
             while queue or self._running:
                 self._assign(queue)
@@ -158,12 +175,12 @@ class Scheduler:
         lacking = queue.width - len(self._opening)
         for slot in heapq.nsmallest(lacking, self._closed):
             self._closed.remove(slot)
-            self._opening.add(slot)
+            self._opening[slot] = self._slots.now()
             self._slots.open(slot)
 
     def _avoids(self, slot: int, ticket: _Ticket) -> bool:
         """Whether a job was lost on this slot, and another one could have it."""
-        usable = self._closed | self._opening | self._ready | set(self._running)
+        usable = self._closed | self._ready | {*self._opening, *self._running}
         return slot in ticket.lost_on and bool(usable - ticket.lost_on)
 
     def _settle(self, slot: int, outcome: Outcome, queue: _Queue) -> Result | None:
@@ -181,14 +198,13 @@ class Scheduler:
         else:
             self._drop(slot)
         self._note_loss(slot, ticket.job.name, outcome)
-        if outcome.status == "lost":
+        if outcome.status in _LOSSES:
             ticket.lost_on.add(slot)
         if self._deserves_retry(ticket, outcome.status):
             ticket.retried += (f"{outcome.status}: {outcome.error}",)
             queue.push(ticket)
             return None
-        return Result(ticket.job, outcome.status, outcome.stats, outcome.error, outcome.log,
-                      ticket.retried, seconds)
+        return Result.of(ticket.job, outcome, seconds, ticket.retried)
 
     def _note_loss(self, slot: int, name: str, outcome: Outcome) -> None:
         """Gives up a slot that loses one job after the other, as a failing GPU does."""
@@ -205,12 +221,14 @@ class Scheduler:
         if outcome.status == READY:
             self._any_ready = True
             self._lost_in_setup[slot] = 0
-            self._opening.discard(slot)
+            self._check_inputs(outcome.stats.get("fingerprint"))
+            self._opening.pop(slot, None)
             self._ready.add(slot)
             return
         in_setup = slot in self._opening
         self._drop(slot)
-        if outcome.status in (REFUSED, BROKEN):
+        if outcome.status in (REFUSED, BROKEN) or (
+                outcome.status == "timeout" and not self._any_ready):
             self._refused(slot, outcome)
             return
         self._lost_in_setup[slot] += in_setup
@@ -218,6 +236,14 @@ class Scheduler:
             if not self._others(slot):
                 raise _failure(outcome)
             self._give_up(slot, outcome.error)
+
+    def _check_inputs(self, fingerprint: str | None) -> None:
+        """Raises UserError where a worker has read other inputs than those before it."""
+        if fingerprint is not None and fingerprint != (self._fingerprint or fingerprint):
+            raise UserError("a worker that was started now lists other images, or reads other "
+                            "weights, than those before it: they have changed since the search "
+                            "was started, or are others on this machine; put them back and resume")
+        self._fingerprint = fingerprint or self._fingerprint
 
     def _refused(self, slot: int, outcome: Outcome) -> None:
         """Gives up a slot that cannot be used, unless it seems that none can.
@@ -234,7 +260,7 @@ class Scheduler:
 
     def _others(self, slot: int) -> bool:
         """Whether another slot could do the work of this one."""
-        return bool((self._closed | self._opening | self._ready | set(self._running)) - {slot})
+        return bool((self._closed | self._ready | {*self._opening, *self._running}) - {slot})
 
     def _give_up(self, slot: int, reason: str) -> None:
         self._closed.discard(slot)
@@ -242,7 +268,7 @@ class Scheduler:
               file=sys.stderr)
 
     def _deserves_retry(self, ticket: _Ticket, status: str) -> bool:
-        if status == "lost":
+        if status in _LOSSES:
             ticket.losses += 1
             return ticket.losses <= self._retries
         if status == "oom" and ticket.batch_scale == 1.0:
@@ -251,11 +277,17 @@ class Scheduler:
         return False
 
     def _patience(self) -> float | None:
-        """Seconds until the next job is overdue; None if none can be."""
-        if self._timeout is None or not self._running:
-            return None
-        first = min(ticket.started for ticket in self._running.values())
-        return max(0.0, first + self._timeout - self._slots.now())
+        """Seconds until the next job or set-up is overdue; None if none can be."""
+        deadlines = self._deadlines().values()
+        return max(0.0, min(deadlines) - self._slots.now()) if deadlines else None
+
+    def _deadlines(self) -> dict[int, float]:
+        """When each job, and each worker that is being built, will be overdue, by slot."""
+        if self._timeout is None:
+            return {}
+        building = self._opening if self._slots.opens_at_once else {}
+        return {slot: ticket.started + self._timeout for slot, ticket in self._running.items()} | {
+            slot: began + max(self._timeout, _LEAST_FOR_SETUP) for slot, began in building.items()}
 
     def _wait(self) -> list[tuple[int, Outcome]]:
         """Waits for events; before a job is judged overdue, asks once more whether it has ended.
@@ -269,23 +301,26 @@ class Scheduler:
         if patience is not None and slept > patience + _SUSPENDED:
             for ticket in self._running.values():
                 ticket.started += slept
+            self._opening = {slot: began + slept for slot, began in self._opening.items()}
         while self._overdue({slot for slot, _ in events}) and (more := self._slots.wait(0.0)):
             events += more
         return events
 
     def _overdue(self, heard_of: set[int]) -> list[tuple[int, Outcome]]:
-        if self._timeout is None:
-            return []
-        limit = self._slots.now() - self._timeout
-        outcome = Outcome("timeout", error=f"not finished after {self._timeout:g} s")
-        return [(slot, outcome) for slot, ticket in self._running.items()
-                if ticket.started <= limit and slot not in heard_of]
+        now = self._slots.now()
+        late = [slot for slot, deadline in self._deadlines().items()
+                if deadline <= now and slot not in heard_of]
+        built = max(self._timeout or 0.0, _LEAST_FOR_SETUP)
+        return [(slot, Outcome("timeout", error=f"not finished after {self._timeout:g} s"
+                               if slot in self._running else
+                               f"the evaluator was not built within {built:g} s (--timeout)"))
+                for slot in late]
 
     def _drop(self, slot: int) -> None:
         """Kills the slot's worker; a fresh one is opened when there is work for it."""
         self._running.pop(slot, None)
         self._ready.discard(slot)
-        self._opening.discard(slot)
+        self._opening.pop(slot, None)
         self._closed.add(slot)
         self._slots.stop(slot)
 

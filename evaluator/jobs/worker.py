@@ -1,14 +1,14 @@
 """What runs inside a worker, whoever started it: build the evaluator once, then answer jobs.
 
-The local backend starts `main` in a fresh interpreter. Requests come in on stdin and outcomes leave
-on what was stdout, one JSON object per line: plain data cannot carry code, and half a line is
-recognised as such. Whatever the evaluator prints goes to stderr, which is the worker's log.
+The local backend starts `main` in a fresh interpreter. Requests come in on what was stdin and
+outcomes leave on what was stdout, one JSON object per line: plain data cannot carry code, and half
+a line is recognised as such. An evaluator reads nothing from stdin, and whatever it prints goes to
+stderr, which is the worker's log.
 """
 
 import ctypes
 import functools
 import json
-import math
 import os
 import signal
 import sys
@@ -18,12 +18,20 @@ from typing import Any
 
 from cli.progress import share_processors
 from evaluator import build_evaluator
-from evaluator.jobs.base import BROKEN, READY, REFUSED, Outcome
-from utils.errors import UserError, is_out_of_memory, one_line
+from evaluator.base import PERCENTAGES, Evaluator, judge
+from evaluator.jobs.base import BROKEN, MACHINE_FAULT, READY, REFUSED, Outcome
+from utils.errors import (
+    UserError,
+    describe_os_error,
+    is_machine_fault,
+    is_out_of_memory,
+    one_line,
+    shortened,
+)
 from utils.memory import keep_freed_memory
 
-PERCENTAGES = ("top1", "top5")
 _ROUNDING = 1e-6
+_MAX_ERROR, _MAX_LOG = 1000, 20_000  # characters that are kept of what an evaluator raises
 _LARGEST_LIMIT = 2**62  # bytes; the system's numbers have 64 bits
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -47,14 +55,15 @@ def prepare(name: str, options: dict[str, Any]) -> tuple[Any, Outcome]:
         evaluator = build_evaluator(name, options)
         if "torch" in sys.modules:  # a library may have been imported before OMP_NUM_THREADS
             sys.modules["torch"].set_num_threads(options.get("threads", 1))
-        return evaluator, Outcome(READY)
+        inputs = evaluator.fingerprint() if isinstance(evaluator, Evaluator) else ""
+        return evaluator, Outcome(READY, {"fingerprint": inputs} if inputs else {})
     except UserError as error:
-        return None, Outcome(REFUSED, error=str(error))
-    except Exception as error:  # an outcome, with its traceback, for the parent to show
+        return None, Outcome(REFUSED, error=shortened(str(error), _MAX_ERROR))
+    except (Exception, SystemExit) as error:  # an outcome, with its traceback, for the parent
         if is_out_of_memory(error):
             return None, Outcome(REFUSED, error="memory ran out while a worker was set up; raise "
                                                 "its memory limit, or use fewer workers")
-        return None, Outcome(BROKEN, error=_summary(error), log=traceback.format_exc())
+        return None, _raised(BROKEN, error)
 
 
 def answer(evaluator: Any, kind: str, arch: dict[str, Any], batch_scale: float) -> Outcome:
@@ -63,12 +72,12 @@ def answer(evaluator: Any, kind: str, arch: dict[str, Any], batch_scale: float) 
     try:
         stats = _KINDS[kind](evaluator, arch, batch_scale)
         stats = tidied(stats)
-        status, error = judge(kind, stats)
-        outcome = Outcome(status, stats if status == "ok" else {}, error)
-    except Exception as error:  # an outcome, with its traceback, for the archive of failures
-        status = "oom" if is_out_of_memory(error) else \
-            "lost" if is_hardware_fault(error) else "failed"
-        outcome = Outcome(status, error=_summary(error), log=traceback.format_exc())
+        status, error = judge(stats, kind)
+        outcome = Outcome(status, stats if status == "ok" else {}, shortened(error, _MAX_ERROR))
+    except (Exception, SystemExit) as error:  # an outcome, for the archive of failures
+        outcome = _raised("oom" if is_out_of_memory(error) else
+                          "lost" if is_hardware_fault(error) else
+                          MACHINE_FAULT if is_machine_fault(error) else "failed", error)
     return Outcome(**vars(outcome) | {"seconds": time.perf_counter() - began})
 
 
@@ -79,30 +88,6 @@ def tidied(stats: Any) -> Any:
     near = {key: 100.0 for key in PERCENTAGES
             if isinstance(stats.get(key), float) and 100 < stats[key] < 100 + _ROUNDING}
     return stats | near
-
-
-def judge(kind: str, stats: Any) -> tuple[str, str]:
-    """Returns status and error of what an evaluator returned: `ok`, `nan`, or `failed`.
-
-    An accuracy needs a finite `top1`; no value at all may be NaN or infinite, no percentage outside
-    of 0..100. None is what was not measured.
-    """
-    if not isinstance(stats, dict):
-        return "failed", f"the evaluator returned {type(stats).__name__}, not a dict of stats"
-    try:
-        stats = json.loads(json.dumps(stats))
-    except (TypeError, ValueError) as error:
-        return "failed", f"the evaluator returned stats that are not JSON: {one_line(error)}"
-    numbers = {key: value for key, value in stats.items() if isinstance(value, int | float)}
-    odd = [f"{key} = {value}" for key, value in numbers.items() if not math.isfinite(value)]
-    if odd:
-        return "nan", f"not finite: {', '.join(odd)}"
-    if outside := [f"{key} = {numbers[key]}" for key in PERCENTAGES
-                   if not 0 <= numbers.get(key, 0) <= 100]:
-        return "failed", f"not in 0..100 percent: {', '.join(outside)}"
-    if not numbers or (kind == "accuracy" and "top1" not in numbers):
-        return "nan", f"the evaluator returned no {'top1' if kind == 'accuracy' else 'number'}"
-    return "ok", ""
 
 
 def is_hardware_fault(error: BaseException) -> bool:
@@ -129,21 +114,23 @@ def die_with(parent: int, signal_number: int = signal.SIGKILL) -> None:
 
 
 def main(parent: int) -> None:
-    """Serves the process `parent` until it closes stdin."""
+    """Serves the process `parent` until it ends the requests."""
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    channel = os.dup(1)
+    channel, requests = os.dup(1), os.fdopen(os.dup(0))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     # A forked child that outlives this worker must not keep the channel open.
     os.register_at_fork(after_in_child=functools.partial(os.close, channel))
-    setup = json.loads(sys.stdin.readline())
+    setup = json.loads(requests.readline())
     if setup["memory_limit"]:
         import resource  # not on Windows
         limit = min(setup["memory_limit"], _LARGEST_LIMIT)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     evaluator, outcome = prepare(setup["name"], setup["options"])
     _send(channel, outcome)
-    for line in sys.stdin:
+    for line in requests:
         _send(channel, answer(evaluator, **json.loads(line)))
 
 
@@ -153,5 +140,10 @@ def _send(channel: int, outcome: Outcome) -> None:
         message = message[os.write(channel, message):]
 
 
-def _summary(error: BaseException) -> str:
-    return one_line(f"{type(error).__name__}: {error}").strip()
+def _raised(status: str, error: BaseException) -> Outcome:
+    """Returns the outcome of an exception that is being handled, with its traceback."""
+    text = f"{type(error).__name__}: {shortened(str(error), _MAX_ERROR)}"
+    if status == MACHINE_FAULT and isinstance(error, OSError) and error.errno:
+        text = describe_os_error(error)
+    return Outcome(status, error=one_line(text).strip(),
+                   log=shortened(traceback.format_exc(), _MAX_LOG))

@@ -4,10 +4,11 @@ A format is a class here and a row in `FORMATS`; its packages are imported on us
 """
 
 import importlib.util
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from utils.errors import UserError
@@ -20,9 +21,9 @@ FORMATS = {
     "onnx": "networks.export.onnx_file:Onnx",
     "pt2": "networks.export.torch_files:ExportedProgram",
     "safetensors": "networks.export.torch_files:SafeTensors",
-    "openvino": "networks.export.openvino_file:OpenVino",
-    "executorch": "networks.export.executorch_file:ExecuTorch",
-    "coreml": "networks.export.coreml_file:CoreMl",
+    "openvino": "networks.export.device_files:OpenVino",
+    "executorch": "networks.export.device_files:ExecuTorch",
+    "coreml": "networks.export.device_files:CoreMl",
 }
 REQUIREMENTS = "requirements-export.txt"
 
@@ -35,18 +36,20 @@ class Description:
         resolution: height and width of the images in pixels.
         transform: `crop` or `squash`; None where nothing is known.
         mean, std: of the pixels in [0, 1], by channel; None likewise.
+        class_names: in the order of the outputs; None likewise.
     """
 
     resolution: int
     transform: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def as_text(self) -> dict[str, str]:
-        """Returns what is known, as text: what files can carry."""
-        facts = {"resolution": self.resolution, "transform": self.transform,
-                 "mean": self.mean, "std": self.std}
-        return {name: str(value) for name, value in facts.items() if value is not None}
+        """Returns what is known, as text: what files can carry; the names as a list in JSON."""
+        names = self.class_names and json.dumps(self.class_names, ensure_ascii=False)
+        return {name: str(value) for name, value in
+                {**asdict(self), "class_names": names}.items() if value is not None}
 
 
 class Format(ABC):

@@ -1,8 +1,9 @@
 """ONNX, and its quantisation to 8-bit integers."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from networks.export import Description, Format, Runner
@@ -33,7 +34,8 @@ class Onnx(Format):
         model = exported.model_proto
         onnx.helper.set_model_props(model, description.as_text())
         onnx.checker.check_model(model, full_check=True)
-        _save(model, path)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(model.SerializeToString())
 
     def load(self, path: str | os.PathLike, threads: int | None = None) -> Runner:
         """See `Format.load`."""
@@ -59,39 +61,21 @@ def quantise(path: str | os.PathLike, target: str | os.PathLike, batches: Iterab
     """
     from onnxruntime.quantization import QuantType, quant_pre_process, quantize_static
 
+    inputs = ({INPUT: images} for images in batches)
+    reader = SimpleNamespace(get_next=lambda: next(inputs, None))
     with atomic_path(target) as temporary:
         folded = temporary.with_suffix(".folded.onnx")
         try:
             quant_pre_process(os.fspath(path), os.fspath(folded))
             quantize_static(
-                os.fspath(folded), os.fspath(temporary), _reader(batches), per_channel=True,
+                os.fspath(folded), os.fspath(temporary), reader, per_channel=True,
                 reduce_range=not _has_vnni(), activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, extra_options={"CalibMovingAverage": False})
         finally:
             folded.unlink(missing_ok=True)
 
 
-def _reader(batches: Iterable[Any]) -> Any:
-    """Returns the batches in onnxruntime's form."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches: Iterator[Any] = iter(batches)
-
-        def get_next(self) -> dict[str, Any] | None:
-            images = next(self.batches, None)
-            return None if images is None else {INPUT: images}
-
-    return Reader()
-
-
 def _has_vnni() -> bool:
     """Whether the CPU multiplies 8-bit integers without saturating; others need 7-bit weights."""
     info = Path("/proc/cpuinfo")
     return not info.exists() or "vnni" in info.read_text(encoding="utf-8")
-
-
-def _save(model: Any, path: str | os.PathLike) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())

@@ -11,6 +11,7 @@ from networks.configs import check_config
 from networks.export import Description, Format, Runner
 from networks.hub import to_timm
 from networks.supernets import build_from_config
+from utils.devices import pinned_threads
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.parsing import parse_json
@@ -46,16 +47,10 @@ def _simplest_form(net: Any) -> Any:
 
 def torch_runner(net: Any, threads: int | None) -> Runner:
     """Returns a runner of a torch module; it sets the threads of the whole process."""
-    count = threads or torch.get_num_threads()
 
     def run(images: Any) -> Any:
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
-        try:
-            with torch.inference_mode():
-                return net(torch.as_tensor(images)).numpy()
-        finally:
-            torch.set_num_threads(before)
+        with pinned_threads(threads), torch.inference_mode():
+            return net(torch.as_tensor(images)).numpy()
 
     return run
 

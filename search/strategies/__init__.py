@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from utils.lazy import lazy_names
-from utils.registry import load_class
+from utils.registry import lazy_names, load_class
 
 if TYPE_CHECKING:
     from search.strategies.base import Strategy, Task
@@ -14,10 +13,10 @@ __getattr__ = lazy_names(__name__, {"base": ("Strategy", "Task")})
 # name -> "module:class", a `Strategy`
 STRATEGIES = {
     "ehvi": "search.strategies.ehvi:EHVI",
-    "evolution": "search.strategies.evolution:RegularisedEvolution",
+    "evolution": "search.strategies.baselines:RegularisedEvolution",
     "msunas": "search.strategies.msunas:MSuNAS",
-    "nsga2": "search.strategies.evolution:NSGA2",
-    "random": "search.strategies.random:RandomSearch",
+    "nsga2": "search.strategies.baselines:NSGA2",
+    "random": "search.strategies.baselines:RandomSearch",
 }
 
 
@@ -29,5 +28,4 @@ def get_strategy(name: str) -> "Strategy":
     """
     from search.strategies.base import Strategy
 
-    strategy: Strategy = load_class(STRATEGIES, name, "strategy", Strategy)()
-    return strategy
+    return load_class(STRATEGIES, name, "strategy", Strategy)()

@@ -1,12 +1,15 @@
 """What every accuracy predictor must do; a new one is one more row of `PREDICTORS`."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acc_predictor import PREDICTORS, get_acc_predictor, require_std
+from acc_predictor import PREDICTORS, get_acc_predictor, predictor_class, require_std
 from acc_predictor.adaptive_switching import AdaptiveSwitching
+from acc_predictor.base import drawn_part
 from acc_predictor.carts import CARTs
 from acc_predictor.mlp import MLP
 from search_space import OFASearchSpace
@@ -216,3 +219,23 @@ def test_degenerate_designs_never_break_the_algebra(name, data):
     else:
         assert pred.shape == (10, 1)
         assert np.isfinite(pred).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"as", "mlp"}))
+def test_of_many_points_as_many_are_drawn_as_a_fit_affords(name, points, monkeypatch):
+    X, y = points
+    assert predictor_class(name).max_points <= 4000
+    few = drawn_part(*map(np.asarray, zip(*sorted(zip(X.tolist(), y, strict=True)), strict=True)),
+                     100, seed=4)
+    expected = get_acc_predictor(name, *few, seed=4).predict(X)
+    monkeypatch.setattr(predictor_class(name), "max_points", 100)
+    model = get_acc_predictor(name, X, y, seed=4)
+    assert len(few[0]) == 100 and np.array_equal(model.predict(X), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["msunas:as", "msunas:gp", "msunas:carts"])
+def test_a_step_at_3000_points_takes_less_than_2_gb(what, run_command):
+    done = run_command("benchmarks/growth.py", "--measure", what, 3000, timeout=600)
+    seconds, gigabytes = re.fullmatch(r"([\d.]+) s \(.*\), ([\d.]+) GB\n", done.stdout).groups()
+    assert float(gigabytes) < 2 and float(seconds) < 120, "of CPU time, on any machine"

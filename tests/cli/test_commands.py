@@ -2,7 +2,7 @@ import argparse
 import shlex
 
 import post_search
-from cli.commands import command_line
+from utils.invocation import command_line
 
 
 def make_parser():

@@ -81,6 +81,17 @@ def test_a_validation_set_larger_than_the_data_is_an_error(pets, vld_size):
         DataProvider("pets", pets, vld_size=vld_size)
 
 
+@pytest.mark.parametrize(("parts", "held_out"), [
+    (("train", "val"), False), (("train", "val", "test"), True), (("train", "test"), False)])
+def test_validation_images_are_held_out_where_the_test_images_are_others(tmp_path, parts, held_out):
+    for i, part in enumerate(parts):
+        layouts.class_folders(tmp_path / part, 2, 3 + i, ".png")
+    provider = DataProvider("folder", tmp_path)
+    assert provider.holds_out_validation == held_out
+    same = provider.images("valid").items == provider.images("test").items
+    assert same != held_out
+
+
 def test_unknown_split(pets):
     with pytest.raises(UserError, match="train, valid, test"):
         DataProvider("pets", pets).eval_batches("val", 24)
@@ -291,3 +302,16 @@ def test_real_cifar_as_folder_and_as_cinic10(real_cifar):
     cut = pixels[2:34, 2:34].astype(np.float32) / 255  # round((37 - 32) / 2) is 2
     expected = (cut - np.float32(cinic.info.mean)) / np.float32(cinic.info.std)
     assert np.array_equal(image[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_listing_is_the_same_wherever_the_files_lie_and_another_with_other_files(pets, tmp_path):
+    def listing(root):
+        return DataProvider("pets", root).images("train").listing(str(root))
+
+    moved = pets.rename(tmp_path / "moved")
+    before = listing(moved)
+    moved = moved.rename(tmp_path / "again")
+    assert listing(moved) == before
+    picture = next(path for path in sorted(moved.rglob("*.*g")) if "train" in path.parts)
+    picture.with_name("zz" + picture.name).write_bytes(picture.read_bytes())
+    assert listing(moved) != before

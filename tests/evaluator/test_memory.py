@@ -38,6 +38,8 @@ def test_a_network_holds_what_its_largest_layer_holds():
 
 # --------------------------------------------------------------------- real forward passes
 
+TIMM = ("tf_mobilenetv3_small_075", "mobilenetv4_conv_small_035")
+
 
 class Trace:
     """The operations of a forward pass: what each reads and makes, in the order of execution."""
@@ -46,17 +48,21 @@ class Trace:
         import torch
         from ofa.utils import MyGlobalAvgPool2d, SEModule
         from ofa.utils.layers import ResidualBlock, ResNetBottleneckBlock
+        from timm.models._efficientnet_blocks import SqueezeExcite
 
         self.operations = []  # (tensors read, tensor made, elements written)
         self.sizes, self.kept, self.names = [], [], {}
-        pools = (torch.nn.MaxPool2d, torch.nn.AvgPool2d, MyGlobalAvgPool2d)
+        pools = (torch.nn.MaxPool2d, torch.nn.AvgPool2d, torch.nn.AdaptiveAvgPool2d,
+                 MyGlobalAvgPool2d)
         for module in net.modules():
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear, *pools)):
                 module.register_forward_hook(self._compute)
-            elif isinstance(module, SEModule):
+            elif isinstance(module, SEModule | SqueezeExcite):
                 module.register_forward_pre_hook(self._squeeze)
                 module.register_forward_hook(self._scale)
             elif isinstance(module, ResidualBlock) and module.shortcut is not None:
+                module.register_forward_hook(self._add)
+            elif getattr(module, "has_skip", False):  # a block of timm
                 module.register_forward_hook(self._add)
             elif isinstance(module, ResNetBottleneckBlock):
                 module.downsample.register_forward_hook(self._shortcut)
@@ -127,7 +133,8 @@ class Trace:
 
 
 @pytest.mark.parametrize(("name", "width"), [("mbv3", 0.35), ("mbv3", 1.0), ("proxyless", 0.5),
-                                             ("resnet50", 0.25)])
+                                             ("resnet50", 0.25), (f"timm:{TIMM[0]}", 1.0),
+                                             (f"timm:{TIMM[1]}", 1.0)])
 def test_memory_of_real_forward_passes(name, width):
     torch = pytest.importorskip("torch")
     from networks import build_supernet, cut_subnet
@@ -149,14 +156,15 @@ def test_memory_of_real_forward_passes(name, width):
         assert costs["weights_mb"] == sum(p.numel() * p.element_size() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["mbv3", "proxyless", "resnet50"])
-def test_populations_agree_with_layer_lists(name):
+@pytest.mark.parametrize(("name", "width"), [("mbv3", 0.5), ("proxyless", 0.5), ("resnet50", 0.5),
+                                             (f"timm:{TIMM[1]}", 1.0)])
+def test_populations_agree_with_layer_lists(name, width):
     space = get_search_space(name)
-    model, X = CostModel(space, 10, 0.5), space.draw(30, np.random.default_rng(0))
+    model, X = CostModel(space, 10, width), space.draw(30, np.random.default_rng(0))
     costs = model.evaluate(X, list(COUNTED))
     assert list(costs) == list(COUNTED)
     for i, x in enumerate(X):
-        memory = network_memory(space.layers(space.decode(x), 10, 0.5))
+        memory = network_memory(space.layers(space.decode(x), 10, width))
         assert (costs["activations"][i], costs["peak_memory_int8"][i]) == memory
     assert all(values.dtype == np.int64 for values in costs.values())
 

@@ -1,5 +1,6 @@
 """Evaluators that do what the test asks for; workers build them as `tests.jobs.evaluators:Name`."""
 
+import errno
 import os
 import resource
 import signal
@@ -109,6 +110,47 @@ class Obedient(Evaluator):
         note(folder, str(grandchild()))
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def prints(self, n_bytes, _scale):
+        print("x" * int(n_bytes), "the end", flush=True)
+        files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in (1, 2)]
+        return {"files": [file for file in files if file.startswith("/") and "pipe" not in file]}
+
+    def print_and_die(self, n_bytes, _scale):
+        self.prints(n_bytes, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def reads_stdin(self, _with, _scale):
+        return {"read": sys.stdin.read(), "child": subprocess.run(
+            [sys.executable, "-S", "-c", "import sys; print(len(sys.stdin.read()))"],
+            capture_output=True, text=True).stdout}
+
+    def breakpoint(self, _with, _scale):
+        breakpoint()
+
+    def leaves(self, reason, _scale):
+        sys.exit(reason)
+
+    def long_error(self, n, _scale):
+        raise ValueError("x" * n + "the end")
+
+    def full_disk(self, mark, _scale):
+        if mark is None or not Path(mark).exists():
+            if mark is not None:
+                Path(mark).touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/weights")
+
+    def die_with_distant_child(self, folder, _scale):
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-S", "-c", code], start_new_session=True)
+        note(folder, str(child.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang_with_distant_child(self, folder, _scale):
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-S", "-c", code], start_new_session=True)
+        note(folder, str(child.pid))
+        time.sleep(600)
+
     def half_an_answer(self, _argument, _scale):
         os.write(channel(), b'{"status": "ok", "stats": {"top1": 99')
         os.kill(os.getpid(), signal.SIGKILL)
@@ -179,6 +221,27 @@ class Broken(Obedient):
 
     def __init__(self, **options) -> None:
         raise ZeroDivisionError("a fault in the set-up")
+
+
+class Endless(Obedient):
+    """Is never built."""
+
+    def __init__(self, **options) -> None:
+        time.sleep(600)
+
+
+class Leaving(Obedient):
+    """Ends its process while it is built."""
+
+    def __init__(self, **options) -> None:
+        sys.exit("no licence")
+
+
+class Listing(Obedient):
+    """Has read the file `data`."""
+
+    def fingerprint(self) -> str:
+        return Path(self.options["data"]).read_text()
 
 
 class DyingInSetup(Obedient):

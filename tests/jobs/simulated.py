@@ -9,6 +9,8 @@ from evaluator.jobs.base import READY, Job, Outcome, Slots
 class SimulatedSlots(Slots):
     """Plays a script instead of evaluating."""
 
+    opens_at_once = False
+
     def __init__(self, n: int, script: Callable[[Job, int], tuple[float, Outcome]], *,
                  setup_seconds: float = 0.0) -> None:
         """Prepares `n` slots.

@@ -108,8 +108,8 @@ def test_faults_of_the_set_up_end_the_run(backend, name, error, match):
 @pytest.mark.parametrize(("value", "what"), [(None, "NoneType"), ([1, 2], "list"),
                                              ({"top1": {1, 2}}, "not JSON")])
 def test_an_evaluator_that_returns_something_else_has_failed(local, value, what):
-    from evaluator.jobs.worker import judge
-    status, error = judge("accuracy", value)
+    from evaluator.base import judge
+    status, error = judge(value)
     assert status == "failed" and what in error
     if not isinstance(value, dict):
         spec = EvaluatorSpec(f"{MODULE}:NotADict")

@@ -14,7 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine, plan, plan_slots
+from evaluator.jobs import (
+    Devices,
+    EvaluatorSpec,
+    Job,
+    WorkerError,
+    get_engine,
+    plan,
+    plan_slots,
+    scheduler,
+)
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -161,8 +170,9 @@ def test_latency_jobs_on_the_cpu_never_overlap_another():
             assert spans[name][1] <= spans[other][0] or spans[other][1] <= spans[name][0]
 
 
-@pytest.mark.parametrize(("do", "status"), [("hang_with_child", "timeout"),
-                                            ("die_with_child", "lost")])
+@pytest.mark.parametrize(("do", "status"), [
+    ("hang_with_child", "timeout"), ("die_with_child", "lost"),
+    ("hang_with_distant_child", "timeout"), ("die_with_distant_child", "lost")])
 def test_a_worker_is_ended_with_its_children(tmp_path, do, status):
     with get_engine("local", SPEC, slots=[Devices()], timeout=1, retries=0) as engine:
         (result,) = engine.run([job("a", do, str(tmp_path))])
@@ -203,7 +213,8 @@ PARENT = """
 import sys
 from evaluator.jobs import EvaluatorSpec, Job, Devices, get_engine
 folder = sys.argv[1]
-jobs = [Job(f"j{i}", {"do": "hang_with_child", "with": folder}) for i in range(2)]
+jobs = [Job(f"j{i}", {"do": do, "with": folder})
+        for i, do in enumerate(["hang_with_child", "hang_with_distant_child"])]
 spec = EvaluatorSpec("tests.jobs.evaluators:Obedient")
 with get_engine("local", spec, slots=[Devices()] * 2) as engine:
     list(engine.run(jobs))
@@ -353,3 +364,69 @@ def test_a_fault_of_the_hardware_is_not_one_of_the_architecture(tmp_path):
         (result,) = engine.run([job("a", "ecc_once", str(tmp_path / "mark"))])
     assert (result.status, result.attempts) == ("ok", 2)
     assert "lost: AcceleratorError: CUDA error: uncorrectable ECC" in result.retried[0]
+
+
+def test_what_evaluators_print_is_kept_in_memory_and_only_its_end(monkeypatch, tmp_path):
+    """20 MB, with no file anywhere: a full folder of temporary files is no failure."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    with get_engine("local", SPEC, slots=[Devices()], retries=0) as engine:
+        (good, dead) = engine.run([job("a", "prints", 2e7, expected=2),
+                                   job("b", "print_and_die", 2e7)])
+    assert (good.status, good.stats["files"], dead.status) == ("ok", [], "lost")
+    assert dead.log.endswith("x the end\n") and len(dead.log) <= 4000
+
+
+def test_a_full_disk_is_no_failure_of_an_architecture(tmp_path):
+    with get_engine("local", SPEC, slots=[Devices()]) as engine:
+        (passing,) = engine.run([job("a", "full_disk", str(tmp_path / "mark"))])
+        assert (passing.status, passing.attempts) == ("ok", 2)
+        with pytest.raises(UserError, match=r"b: /scratch/weights: the disk is full.*resume"):
+            list(engine.run([job("b", "full_disk")]))
+
+
+def test_an_evaluator_reads_nothing_from_stdin():
+    with get_engine("local", SPEC, slots=[Devices()], timeout=20) as engine:
+        results = {r.job.name: r for r in engine.run([job("a", "reads_stdin"),
+                                                      job("b", "breakpoint"),
+                                                      job("c", "seeded", 1)])}
+    assert results["a"].stats["read"] == "" and results["a"].stats["child"] == "0\n"
+    assert results["b"].status == "failed" and "BdbQuit" in results["b"].error
+    assert results["c"].ok
+
+
+def test_an_evaluator_that_exits_gives_its_reason_and_costs_one_worker():
+    with get_engine("local", SPEC, slots=[Devices()]) as engine:
+        (result,) = engine.run([job("a", "leaves", "bad arch")])
+    assert (result.status, result.error, result.attempts) == (
+        "failed", "SystemExit: bad arch", 1)
+    with get_engine("local", EvaluatorSpec("tests.jobs.evaluators:Leaving"),
+                    slots=[Devices()]) as engine, pytest.raises(WorkerError, match="no licence"):
+        list(engine.run([job("a", "seeded", 1)]))
+
+
+def test_a_long_error_is_cut():
+    with get_engine("local", SPEC, slots=[Devices()]) as engine:
+        (result,) = engine.run([job("a", "long_error", 4 * 2**20)])
+    assert result.status == "failed" and result.error.startswith("ValueError: xxx")
+    assert result.error.endswith("the end") and len(result.error) < 1100
+    assert "long_error" in result.log and len(result.log) < 21_000
+
+
+def test_the_timeout_covers_the_set_up(monkeypatch):
+    monkeypatch.setattr(scheduler, "_LEAST_FOR_SETUP", 2.0)
+    with get_engine("local", EvaluatorSpec("tests.jobs.evaluators:Endless"), slots=[Devices()],
+                    timeout=1) as engine, pytest.raises(WorkerError, match="not built within 2 s"):
+        list(engine.run([job("a", "seeded", 1)]))
+
+
+def test_a_worker_that_reads_other_inputs_ends_the_run(tmp_path):
+    """A replaced worker lists the data again: they must be what the others have."""
+    (tmp_path / "data").write_text("40 images")
+    spec = EvaluatorSpec("tests.jobs.evaluators:Listing", {"data": str(tmp_path / "data")})
+    with get_engine("local", spec, slots=[Devices()]) as engine:
+        assert [r.status for r in engine.run([job("a", "fail", "x"), job("b", "seeded", 1)])] == [
+            "failed", "ok"]
+        list(engine.run([job("c", "fail", "x")]))
+        (tmp_path / "data").write_text("41 images")
+        with pytest.raises(UserError, match="lists other images"):
+            list(engine.run([job("d", "seeded", 1)]))

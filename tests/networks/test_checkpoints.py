@@ -77,11 +77,79 @@ def test_code_is_refused_and_not_run(tmp_path, zipped, wrap):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("value", [SimpleNamespace(a=1), np.float64(1.0), torch.nn.Linear(1, 1)])
+@pytest.mark.parametrize("value", [SimpleNamespace(a=1), np.ones(2), np.dtype("O"),
+                                   np.datetime64("2020-01-01"), torch.nn.Linear(1, 1)])
 def test_objects_are_refused_by_name(tmp_path, value):
     torch.save({"state_dict": STATE, "args": value}, tmp_path / "w")
     with pytest.raises(UserError, match="carries code"):
         networks.load_checkpoint(tmp_path / "w")
+
+
+@pytest.mark.parametrize("value", [np.float64(93.5), np.float32(93.5), np.int64(7),
+                                   np.bool_(True), np.array(2.0, ">f8")[()]])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_numbers_of_numpy_are_no_code(tmp_path, value, zipped, module):
+    """A training script's `best_acc`, of NumPy 1 or 2, is read as the plain number it is."""
+    content = {"state_dict": STATE, "epoch": 3, "optimizer": {}, "best_acc": value, "metric": value}
+    torch.save(content, tmp_path / "w", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "w").read_bytes().replace(b"cnumpy._core.multiarray\n",
+                                                 f"c{module}\n".encode())
+    (tmp_path / "w").write_bytes(data)
+    if zipped:
+        torch.save(content, tmp_path / "w")
+    assert equal(networks.load_checkpoint(tmp_path / "w"))
+    read = networks.load_training_state(tmp_path / "w")
+    assert read["best_acc"] == read["metric"] == value
+    assert type(read["metric"]) in (float, int, bool), "plain Python, as --resume wants it"
+
+
+def test_what_stands_for_numpy_does_nothing_else(tmp_path):
+    """The names that are let through build numbers alone, whatever a file passes to them."""
+    for text in ("cnumpy\ndtype\n(S'O8'\ntR", "c_codecs\nencode\n(S'x'\nI1\nI2\ntR",
+                 "cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(Vf8\ntRcnumpy\ndtype\n"
+                 "(Vf8\ntRtR"):
+        with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+            archive.writestr("w/data.pkl", f"\x80\x02{text}.".encode("latin1"))
+            archive.writestr("w/version", "3\n")
+        with pytest.raises(UserError, match=r"carries code|no checkpoint, or a truncated"):
+            networks.load_checkpoint(tmp_path / "w")
+
+
+def test_averaged_weights_next_to_raw_ones_are_named_once(tmp_path):
+    net, lines = torch.nn.Linear(2, 2), []
+    state = dict(net.state_dict())
+    for content, expected in (
+            ({"state_dict": state, "state_dict_ema": state}, ["state_dict_ema"]),
+            ({"model": state, "model_ema": state}, ["model_ema"]),
+            ({"state_dict": state}, []), ({"state_dict_ema": state}, []), (state, [])):
+        torch.save(content, tmp_path / "w")
+        networks.load_weights(net, tmp_path / "w", report=lines.append)
+        assert [key in line and "--use-ema takes them" in line
+                for key, line in zip(expected, lines, strict=True)] == [True] * len(expected)
+        lines.clear()
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "w")
+    networks.load_weights(net, tmp_path / "w", ema=True, report=lines.append)
+    assert not lines
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path, bad):
+    """The one place that writes weights guards every training."""
+    net = torch.nn.Linear(2, 2)
+    networks.save_weights(net, tmp_path / "w")
+    networks.save_training_state(tmp_path / "s", state_dict=net.state_dict(), epoch=1)
+    before = (tmp_path / "w").read_bytes(), (tmp_path / "s").read_bytes()
+    with torch.no_grad():
+        net.weight[1, 0] = bad
+    good = {"weight": torch.zeros(2, 2)}
+    with pytest.raises(UserError, match="w: not written, 'weight' became NaN or infinite"):
+        networks.save_weights(net, tmp_path / "w")
+    for states in ({"state_dict": net.state_dict()},
+                   {"state_dict": good, "state_dict_ema": net.state_dict()}):
+        with pytest.raises(UserError, match="s: not written"):
+            networks.save_training_state(tmp_path / "s", epoch=2, **states)
+    assert before == ((tmp_path / "w").read_bytes(), (tmp_path / "s").read_bytes())
 
 
 def test_checkpoints_of_timms_own_script_are_read(tmp_path):

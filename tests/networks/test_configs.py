@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import networks
-from networks.static import without_init
+from networks.static import WithoutInit
 from utils.errors import UserError
 
 
@@ -72,7 +72,8 @@ def test_names_of_the_network():
 
 
 @pytest.mark.parametrize("place, value, match", [
-    (("name",), "ResNet", "must be one of MobileNetV3, ProxylessNASNets, ResNets, not 'ResNet'"),
+    (("name",), "ResNet",
+     "must be one of MobileNetV3, ProxylessNASNets, ResNets, TimmChain, not 'ResNet'"),
     (("name",), DELETE, "not null"), (("name",), ["x"], "'name' must be"),
     (("bn",), 3, "'bn' must be an object"), (("bn", "eps"), 0, "bn: 'eps' must be a number in"),
     (("bn", "eps"), float("nan"), "'eps'"), (("bn", "momentum"), True, "'momentum'"),
@@ -177,7 +178,7 @@ def test_any_change_gives_a_network_that_runs_or_one_clear_error(data):
         if not places(config):
             break
     try:
-        with without_init():
+        with WithoutInit():
             net = networks.build_from_config(config).eval()
     except UserError as error:
         assert "network config: " in str(error)

@@ -244,8 +244,42 @@ def test_the_file_says_the_networks_own_mean_and_std(digits_nets, tmp_path, word
     args = load_script("msunas-export").get_args_parser().parse_args(
         [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx", *words])
     network = load_script("msunas-export").load_network(args)
+    names = tuple("0123456789") if words else None
     assert network.description == Description(resolution, "squash", (0.1, 0.2, 0.3),
-                                              (0.4, 0.5, 0.6))
+                                              (0.4, 0.5, 0.6), names)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_names_its_classes_and_says_at_once_what_is_done(digits_nets, tmp_path,
+                                                                      capfd):
+    net, resolution = digits_nets[0]
+    names = ["zero", "ünf", "a|b", *map(str, range(7))]
+    write_config(net, tmp_path / "net.config", resolution=resolution, class_names=names)
+    save_weights(net, tmp_path / "net.inherited")
+    script = load_script("msunas-export")
+    script.main(script.get_args_parser().parse_args(
+        [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx",
+         "--skip_latency"]))
+    import onnx
+
+    model = onnx.load(tmp_path / "export" / "net.onnx")
+    assert json.loads({row.key: row.value for row in model.metadata_props}["class_names"]) == names
+    err = capfd.readouterr().err
+    places = [err.index(text) for text in (
+        f"loading {tmp_path / 'net.config'}", f"writing {tmp_path / 'export' / 'net.onnx'}",
+        "comparing onnx with the original")]
+    assert places == sorted(places)
+
+
+def test_names_for_another_number_of_classes_are_left_out(digits_nets, tmp_path):
+    net, resolution = digits_nets[0]
+    write_config(net, tmp_path / "net.config", resolution=resolution, class_names=["one", "two"])
+    save_weights(net, tmp_path / "net.inherited")
+    script = load_script("msunas-export")
+    network = script.load_network(script.get_args_parser().parse_args(
+        [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx"]))
+    assert network.description.class_names is None
+    assert "class_names" not in network.description.as_text()
 
 
 def test_a_calibration_takes_as_many_images_as_it_is_told():

@@ -18,13 +18,13 @@ from utils.errors import UserError
 
 # family -> width of a small supernet, and the input resolutions
 CASES = {"mbv3": (0.35, (32, 56, 96)), "proxyless": (0.35, (32, 56, 96)),
-         "resnet50": (0.25, (32, 56, 96))}
+         "resnet50": (0.25, (32, 56, 96)), "timm:tf_mobilenetv3_small_075": (1.0, (32, 56, 96))}
 N_CLASSES = 7
 N_SUBNETS = 10
 
 
 def test_every_family_is_tested():
-    assert set(CASES) == set(FAMILIES)
+    assert {name.partition(":")[0] for name in CASES} == set(FAMILIES)
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
@@ -76,6 +76,8 @@ def logits(net, resolution: int) -> torch.Tensor:
 
 
 def test_subnets_are_those_of_the_ofa_package(family, filled, archs):
+    if get_family(family).of_timm:
+        pytest.skip("test_timm_chain.py compares them with networks of timm")
     before = {key: tensor.clone() for key, tensor in filled.state_dict().items()}
     for arch in archs:
         net, expected = networks.cut_subnet(filled, arch), ofa_subnet(family, arch, filled)
@@ -136,7 +138,7 @@ def test_checkpoints_of_both_namings_and_configs_survive_a_round_trip(
 def test_the_old_naming_of_configs(family, filled, archs, tmp_path):
     net = networks.cut_subnet(filled, archs[-1])
     if not get_family(family).old_naming:
-        with pytest.raises(UserError, match="the old library knows no ResNets"):
+        with pytest.raises(UserError, match=r"the old library knows no (ResNets|TimmChain)"):
             networks.write_config(net, tmp_path / "old", old_naming=True)
         return
     networks.write_config(net, tmp_path / "old", old_naming=True, resolution=32)
@@ -173,8 +175,10 @@ def test_a_checkpoint_of_another_family_or_width_is_refused(family, filled, tmp_
     path = tmp_path / f"ofa_w{width}"
     networks.save_weights(filled, path)
     for other in set(CASES) - {family}:
-        with pytest.raises(UserError, match=r"ofa_w0\.\d+: "):
+        with pytest.raises(UserError, match=r"ofa_w\d\.\d+: "):
             networks.load_supernet(path, family=other)
+    if get_family(family).of_timm:
+        return  # the widths are those of the network
     path = path.rename(tmp_path / "ofa_w1.2")
     with pytest.raises(UserError, match=r"by its name the width is 1\.2, but"):
         networks.load_supernet(path, family=family)
@@ -184,7 +188,7 @@ def test_a_family_from_outside_the_project():
     assert get_family("tests.networks.test_families:OWN") is OWN
     net = networks.build_supernet(3, 0.1, family="tests.networks.test_families:OWN")
     assert net.family == "tests.networks.test_families:OWN"
-    with pytest.raises(UserError, match="choose from mbv3, proxyless, resnet50, or name"):
+    with pytest.raises(UserError, match="choose from mbv3, proxyless, resnet50, timm, or name"):
         get_family("tests.networks.test_families:CASES")
     with pytest.raises(UserError, match="no family of networks 'nowhere:FAMILY'"):
         get_family("nowhere:FAMILY")

@@ -212,6 +212,25 @@ def test_config_json_says_what_timm_reads(hub, digits):
     assert config["pretrained_cfg"]["input_size"] == [3, resolution, resolution]
 
 
+def test_timm_gets_the_names_of_the_classes(digits, tmp_path):
+    net, resolution, provider = digits
+    images = Preprocessing(resolution, **provider.facts() | {"class_names": list("abcdefghij")})
+    write_hub(net, tmp_path / "hub", images, "# card\n")
+    assert list(load(tmp_path / "hub").pretrained_cfg["label_names"]) == list("abcdefghij")
+    for names in ([], ["a", "b"]):
+        assert "label_names" not in hub_config(net, images._replace(class_names=names))
+
+
+@pytest.mark.parametrize(("names", "row"), [
+    (list("abcdefghij"), "| classes | 10: a, b, c, d, e, f, g, h, i, j |"),
+    (["x|y", "two\nlines", *"cdefghij"], r"| classes | 10: x\|y, two\nlines, c, d,"),
+    (["a"], "| classes | 10 |"), ([], "| classes | 10 |")])
+def test_a_model_card_names_the_classes(digits, names, row):
+    net, resolution, provider = digits
+    images = Preprocessing(resolution, **provider.facts() | {"class_names": names})
+    assert row in render(Card("net", "digits"), net, images)
+
+
 @pytest.mark.parametrize(("change", "match"), [
     (lambda c: c["blocks"][1]["conv"].update(mid_channels=25), "multiple of 8"),
     (lambda c: c["first_conv"].update(stride=1), "logits differ"),
@@ -260,6 +279,20 @@ def test_a_model_card_says_who_chose_by_the_images(digits):
                  "conv + linear MACs", "Apache License 2.0"):
         assert part in text, part
     assert text.startswith("---\nlibrary_name: timm\n")
+
+
+def test_nothing_of_a_received_search_is_markup_in_a_card(digits):
+    net, resolution, provider = digits
+    command = "python msunas.py --save 'a\n```\n# Owned\n````'"
+    card = Card("net", "a\n# Owned", {"supernet": "w | <img src=x>\n\n# Owned `x` [a](b)"}, (),
+                {"search": command})
+    text = render(card, net, Preprocessing(resolution, "squash", provider.info.mean,
+                                           provider.info.std))
+    assert f"`````sh\n{command}\n`````\n" in text
+    outside = text.replace(command, "")
+    assert r"| supernet | w \| \<img src=x>\n\n# Owned \`x\` \[a\](b) |" in outside.replace(
+        r"\\n", r"\n")
+    assert "\n# Owned" not in outside
 
 
 def test_a_hub_that_is_a_link_is_not_written(digits, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from ofa.imagenet_classification.networks import MobileNetV3
 
 import networks
-from networks.static import without_init
+from networks.static import WithoutInit
 from search_space import OFASearchSpace
 from utils.errors import UserError
 
@@ -126,7 +126,7 @@ def test_a_refused_checkpoint_leaves_the_network_alone(net):
 
 
 def test_without_init_ends_with_its_block():
-    with without_init(), pytest.raises(ZeroDivisionError):
+    with WithoutInit(), pytest.raises(ZeroDivisionError):
         raise ZeroDivisionError
     layer = torch.nn.BatchNorm2d(3)
     assert torch.equal(layer.weight, torch.ones(3))

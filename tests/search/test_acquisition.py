@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.acquisition import (
+from search.strategies.ehvi import (
     SHORTLIST,
     ExpectedHypervolumeImprovement,
     Front,

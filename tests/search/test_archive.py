@@ -177,3 +177,11 @@ def test_damaged_net_stats_are_refused(tmp_path, value, message):
 def test_objectives_of_no_records_keep_their_shape():
     assert objectives([]).shape == (0, 2)
     assert objectives(RECORDS).tolist() == [[30.25, 90.69], [20.5, 1200.0]]
+
+
+@pytest.mark.slow
+def test_an_archive_of_100_000_architectures_is_read_again(tmp_path):
+    records = [Record({"ks": [3] * 20, "e": [6] * 20, "d": [4] * 5, "r": 224, "i": i}, 20.0, 5.0)
+               for i in range(100_000)]
+    write_stats(tmp_path / "iter_1.stats", Stats(records, records[:8], 0.5, sec_obj="flops"))
+    assert read_stats(tmp_path / "iter_1.stats").archive == records

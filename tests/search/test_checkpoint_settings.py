@@ -1,6 +1,7 @@
 """A search of one's own supernet takes what the checkpoint knows, and names what contradicts it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -52,6 +53,24 @@ def test_the_plan_is_that_of_the_checkpoint(run_command, own):
 def test_a_contradiction_is_printed(run_command, own, flags, warning):
     plan_text, errors = plan(run_command, own, *flags)
     assert "plan:" in plan_text and warning in errors
+
+
+@pytest.mark.parametrize(("flags", "unseen"), [
+    ((), True), (("--vld_size", 6), True), (("--test",), False),
+    (("--dataset", "folder", "--data", "OTHER"), False)])
+def test_a_search_that_leaves_no_unseen_images_says_so_at_its_start(run_command, own, tmp_path,
+                                                                    flags, unseen):
+    shutil.copytree(own / "data", tmp_path / "data")  # train, val: val is the test set
+    plain = tmp_path / "ofa_plain_w0.35"  # records no split
+    save_weights(build_supernet(3, 0.35, dropout=0.0), plain)
+    flags = [str(tmp_path / "data") if flag == "OTHER" else flag for flag in flags]
+    path = plain if "--dataset" in flags else own / "ofa_own_w0.35"
+    _, errors = plan(run_command, own, *flags, "--supernet_path", path)
+    assert ("--rescore will have no unseen ones" not in errors) == unseen
+    if "--dataset" in flags:  # folders for all three
+        shutil.copytree(own / "data" / "val", tmp_path / "data" / "test")
+        _, errors = plan(run_command, own, *flags, "--supernet_path", path)
+        assert "--rescore" not in errors
 
 
 def test_a_missing_default_supernet_says_where_it_comes_from(fails_clearly, tmp_path):

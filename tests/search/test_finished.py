@@ -8,7 +8,8 @@ import pytest
 
 from search.archive import Record, Stats, write_stats
 from search.finished import read_finished, read_settings
-from search.settings import Settings
+from search.objectives import SpaceCosts
+from search.settings import DEFAULT_LUT, Settings
 from search_space import OFASearchSpace, get_search_space
 from tests.search.toy import Cakes
 from utils.errors import UserError
@@ -62,6 +63,27 @@ def test_what_no_file_says_can_be_typed_and_has_a_default(tmp_path):
     assert read_finished(tmp_path, "mbv3", "cpu").sec_obj == "cpu"
     with pytest.raises(UserError, match=r"iter_0\.stats: archive\[0\]: "):
         read_finished(tmp_path, "resnet50")
+
+
+@pytest.mark.parametrize(("name", "width", "n_classes"), [
+    ("flops", 1.0, 1000), ("flops", 1.2, 10), ("params", 1.0, 1000), ("params", 1.2, 1000),
+    ("params", 1.0, 10), ("cpu", 1.0, 1000)])
+def test_an_objective_without_a_name_is_known_by_its_values(tmp_path, capsys, name, width,
+                                                            n_classes):
+    space = OFASearchSpace()
+    costs = SpaceCosts(space, n_classes, width, {"": DEFAULT_LUT})
+    values = costs.latency("") if name == "cpu" else costs.counted(name)
+    X = space.draw(30, np.random.default_rng(0))
+    records = [Record(space.decode(x), 30.0 + i / 10, round(value, 2))
+               for i, (x, value) in enumerate(zip(X, values(X).tolist(), strict=True))]
+    write_stats(tmp_path / "iter_30.stats", Stats(records, records, 0.5))
+    assert read_finished(tmp_path).sec_obj == {"cpu": "unnamed"}.get(name, name)
+    note = capsys.readouterr().err
+    assert bool(note) == (name != "flops") and (name == "flops" or f"--sec_obj {name}" in note)
+    assert read_finished(tmp_path, None, name).sec_obj == name
+    if name != "cpu":
+        with pytest.raises(UserError, match=f"its --sec_obj is {name}, not gpu64"):
+            read_finished(tmp_path, None, "gpu64")
 
 
 def test_what_is_typed_and_contradicts_the_files_is_refused(tmp_path):

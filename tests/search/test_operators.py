@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.operators import (
+from search.strategies.msunas import (
     cross_subsets,
     gap_deviation,
     mutate_integers,

@@ -1,19 +1,24 @@
 """The search as an object: stepped in memory, in a folder, constrained, with several objectives."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from evaluator.latency import LookUpTable
 from search import Failure, Progress, Record, Search, SpaceCosts, Strategy, Task, make_objectives
+from search import archive as archives
 from search.constraints import Constraints, initial_sample
-from search.runner import foreign_tables, make_parts
+from search.run_folder import RunFolder
+from search.runner import foreign_tables, make_parts, print_plan
 from search.settings import DEFAULT_LUT, contradictions, resolve
 from search_space import OFASearchSpace
+from tests.data_providers import layouts
 from tests.search.engines import direct
 from tests.search.evaluators import top1
 from tests.search.toy import Baker, Cakes
+from tests.search_space.tables import write_cells, write_table
 from utils.errors import UserError
 
 SPACE = OFASearchSpace()
@@ -173,6 +178,19 @@ def test_a_tight_constraint_still_has_an_initial_sample():
     assert (costs.counted("flops")(X) <= 96).all()
 
 
+@pytest.mark.parametrize(("text", "lines"), [
+    ("flops<=300000000", ["flops<=3e+08: every architecture is within it; flops is in millions"]),
+    ("params<=5e6", ["params<=5e+06: every architecture is within it; params is in millions"]),
+    ("top1>=0.75", ["top1>=0.75: every architecture is within it; top1 is in percent"]),
+    ("peak_memory_int8<=320", ["every architecture is within it; peak_memory_int8 is in MB"]),
+    ("cpu@a<=30000,flops<=300", ["cpu@a<=30000: every architecture is within it; cpu@a is in ms"]),
+    ("flops<=300,params<=5,top1>=75", []), ("top1<=1", [])])
+def test_a_limit_that_excludes_nothing_names_its_unit(text, lines):
+    costs = SpaceCosts(SPACE, luts={"a": DEFAULT_LUT})
+    found = Constraints(text, make_objectives("flops", costs), costs).idle(SPACE)
+    assert len(found) == len(lines) and all(map(str.endswith, found, lines))
+
+
 def test_an_unsatisfiable_constraint_names_the_nearest_value():
     with pytest.raises(UserError, match=r"nearest .* is flops<=90.69"):
         make(constraints="flops<=50").ask()
@@ -227,6 +245,63 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
     assert "trained at 32,40 px" in lines[0] and "trains a new classifier" in lines[1]
     (line,) = contradictions(resolve({**typed, "dataset": "cifar10"}))
     assert "trained on digits" in line
+
+
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path):
+    import torch
+
+    path = tmp_path / "own_w0.35"
+    torch.save({"state_dict": {}, "meta": {"dataset": "digits"}}, path)
+    for values in ({"dataset": "digits"}, {"supernet_path": str(path)}):
+        resolve({**values, "data": "pictures"})  # a stored folder is no dead end
+        with pytest.raises(UserError, match=r"--data pictures: would not be .*--dataset folder"):
+            resolve({**values, "data": "pictures"}, ["data", *values])
+    assert resolve({"data": "pictures"}, ["data"]).dataset == "imagenet"
+
+
+def planned(capsys, tmp_path, **values):
+    print_plan(resolve({"cpu_workers": 1, "n_gpus": 0, "save": str(tmp_path / "run"), **values},
+                       values), RunFolder(tmp_path / "run"))
+    return capsys.readouterr().out
+
+
+def test_the_plan_counts_the_pictures(tmp_path, capsys):
+    for part, n in (("train", 15), ("val", 5)):
+        layouts.class_folders(tmp_path / "own" / part, 3, n)
+    own = {"dataset": "folder", "data": str(tmp_path / "own"), "resolutions": [32]}
+    text = planned(capsys, tmp_path, **own, n_epochs=0)
+    assert "45 images to train or calibrate on, 15 to score on\n" in text
+    assert "passes about 60 images" in text and f"folder in {own['data']}, scored on the t" in text
+    text = planned(capsys, tmp_path, **own, n_epochs=2, vld_size=9)
+    assert "36 images to train or calibrate on, 9 to score on\n" in text
+    assert f"passes about {36 + 9 + 3 * 2 * 36} images" in text
+    text = planned(capsys, tmp_path, dataset="folder", n_classes=4)
+    assert "folder in a folder that --data is still to name" in text
+    assert "an unknown number of images to train or calibrate on" in text
+    text = planned(capsys, tmp_path, vld_size=10_000)
+    assert "1271167 images to train or calibrate on, 10000 to score on (not counted" in text
+    text = planned(capsys, tmp_path, dataset="digits")
+    assert "digits in the package scikit-learn" in text and "897 images to train" in text
+    with pytest.raises(UserError, match="45"):
+        planned(capsys, tmp_path, **own, vld_size=45)
+
+
+def test_the_plan_has_the_range_of_objectives_and_latencies(tmp_path, capsys):
+    text = planned(capsys, tmp_path)
+    assert "flops (M): 90.69 for the smallest network, 743.05 for the largest" in text
+    assert "cpu (ms): 6.7615 for the smallest network, 33.391 for the largest" in text
+    assert "; 1000 classes" in text
+    text = planned(capsys, tmp_path, lut=["measure"], sec_obj="flops+cpu")
+    assert "cpu (ms):" not in text and "flops (M): 90.69" in text
+
+
+def test_the_plan_of_a_table_has_no_classes_and_no_images(tmp_path, capsys):
+    text = planned(capsys, tmp_path, search_space="table", sec_obj="latency_ms",
+                   **write_table(tmp_path))
+    assert "classes" not in text and "images" not in text
+    assert "latency_ms: 1 to 257 in the table" in text
+    text = planned(capsys, tmp_path, search_space="nasbench201", **write_cells(tmp_path))
+    assert re.search(r"flops \(M\): [\d.]+ to [\d.]+ in the table", text)
 
 
 def test_a_table_of_another_machine_is_said(tmp_path):
@@ -285,3 +360,48 @@ def test_what_an_evaluator_raises_in_this_process_is_a_failure():
     search.run()
     assert first in search.failed and len(search.archive) + len(search.failed) == 56
     assert first not in search.archs
+
+
+def test_stats_that_could_not_be_read_again_are_failures_when_they_are_told(tmp_path):
+    """A search with them ends, and so does one that is resumed, with the same files."""
+    odd = [{"per_class": [0.5, float("nan")]}, {"loss": -0.3}, {"params": "12M"}]
+
+    def run(**options):
+        engine = direct(lambda arch: formula(arch) | (odd + [{}] * 6)[arch["r"] // 4 % 9])
+        search = make(folder=tmp_path, engine=engine, strategy="random", **options)
+        search.run()
+        failed = search.folder.read_failed(SPACE.encode).values()
+        return {record["status"] for record in failed}, {
+            path: path.read_bytes() for path in tmp_path.glob("iter_*.stats")}
+
+    first = run()
+    assert first[0] == {"nan", "failed"} and len(first[1]) == 3
+    for options in ({}, {"retry_failed": True}):
+        for path in first[1]:
+            path.unlink()
+        assert run(**options) == first
+
+
+def test_of_a_large_archive_every_tenth_file_and_the_last_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "KEEP_ALL", 54)
+    plan = {"strategy": "random", "n_iter": 1, "iterations": 23}
+
+    def numbers(folder):
+        return sorted(int(path.stem.removeprefix("iter_")) for path in folder.glob("iter_*.stats"))
+
+    make(folder=tmp_path / "a", **plan).run()
+    assert numbers(tmp_path / "a") == [0, 1, 2, 10, 20, 23]
+    make(folder=tmp_path / "b", **plan | {"iterations": 14}).run()
+    assert numbers(tmp_path / "b") == [0, 1, 2, 10, 14]
+    left = tmp_path / "b" / "iter_13.stats"  # what a kill between the two steps leaves
+    left.write_bytes((tmp_path / "b" / "iter_14.stats").read_bytes())
+    make(folder=tmp_path / "b", **plan).run()
+    for path in (tmp_path / "a").glob("iter_*.stats"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert numbers(tmp_path / "b") == numbers(tmp_path / "a")
+
+
+def test_more_evaluations_than_an_archive_holds_are_refused_before_the_search():
+    with pytest.raises(UserError, match="1000052 evaluations are more than an archive can hold"):
+        make(iterations=10**6, n_iter=1)
+    make(iterations=99_948, n_iter=1)

@@ -18,6 +18,7 @@ from training.loops import (
     train_one_epoch,
 )
 from utils.devices import seeded
+from utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +172,14 @@ class TestTrainOneEpoch:
             train_one_epoch(net, batches(), torch.optim.SGD(net.parameters(), 0.1),
                             amp="bfloat16")
         assert evaluate(net, batches(), amp="bfloat16")["loss"] < before
+
+
+def test_a_fine_tuning_that_diverges_is_no_result():
+    """In an evaluation, too: what follows would be the accuracy of a network of NaN."""
+    net, data = small_net(), batches(20)
+    data[1][0][0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"not finite in epoch 0 of the fine-tuning.*rate 0\.01 is"):
+        fine_tune(net, data, 3, 0.01)
 
 
 def test_distillation_adds_the_teachers_part():

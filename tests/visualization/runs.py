@@ -17,7 +17,8 @@ from search.archive import (
 from search.progress import Progress
 from search.run_folder import RunFolder
 from search_space import OFASearchSpace, get_search_space
-from utils.files import write_json, write_text
+from tests.search_space.tables import write_csv
+from utils.files import read_json, write_json, write_text
 from utils.pareto import normalized_hypervolume, reference_point
 
 SPACE = OFASearchSpace()
@@ -72,6 +73,12 @@ def make_run(folder: Path, seed: int = 0, iterations: int = ITERATIONS,
     return folder
 
 
+def with_settings(run: Path, **changed) -> Path:
+    """Changes the settings of a run."""
+    write_json(run / "settings.json", read_json(run / "settings.json", "settings") | changed)
+    return run
+
+
 def make_cells_run(folder: Path, n: int = 40) -> Path:
     """Writes the initial sample of a search over cells with three objectives."""
     space, rng = get_search_space("nasbench201"), np.random.default_rng(0)
@@ -86,18 +93,35 @@ def make_cells_run(folder: Path, n: int = 40) -> Path:
     return folder
 
 
-def write_rescore(run: Path, numbers: list[int], hits: np.ndarray) -> dict:
+def make_names_run(folder: Path) -> Path:
+    """Writes a search over a table whose genes and objectives are called as other things are."""
+    folder.mkdir(exist_ok=True)
+    genes = ["constructor", "__proto__", "top1_err", "loss", "arch"]
+    rows = [[i % 3, i % 2, i, i % 4, "=1+1"] for i in range(12)]
+    table = write_csv(folder / "table.csv", [*genes, "acc", "error", "iteration"],
+                      [[*row, 50 + i, 100 + i, 30 - i] for i, row in enumerate(rows)])
+    settings = {"table": str(table), "genes": ",".join(genes), "accuracy": "acc"}
+    records = [Record(dict(zip(genes, row, strict=True)), 50.0 - i, 100.0 + i, (30.0 - i,))
+               for i, row in enumerate(rows)]
+    write_stats(folder / "iter_0.stats", Stats(
+        records, records, 0.5, sec_obj="error+iteration", search_space="table"))
+    write_json(folder / "settings.json", {"search_space": "table", **settings})
+    return folder
+
+
+def write_rescore(run: Path, numbers: list[int], hits: np.ndarray, **known) -> dict:
     """Writes what `post_search.py --rescore --save RUN/selected` leaves of a report.
 
     Args:
         run: the folder of the search.
         numbers: of the networks in its archive.
         hits: (networks, images) bool, which answers are right.
+        known: `labels` and `classes` of `Scores`.
     """
     archive = read_stats(latest_stats(run)).archive
     names = [f"net-flops@{archive[i].sec_obj:g}" for i in numbers]
     for name, number in zip(names, numbers, strict=True):
         write_json(run / "selected" / name / "net.subnet", archive[number].arch)
-    report = Scores(names, hits).report()
+    report = Scores(names, hits, **known).report()
     write_json(run / "selected" / "rescore.json", report)
     return report

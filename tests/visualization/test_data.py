@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from search.archive import read_stats
-from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, SPACE, make_run, write_rescore
+from tests.visualization.runs import (
+    ITERATIONS,
+    N_DOE,
+    N_ITER,
+    SPACE,
+    make_names_run,
+    make_run,
+    with_settings,
+    write_rescore,
+)
 from utils.errors import UserError
 from utils.files import write_json
 from visualization.data import picks, read_run
@@ -62,6 +71,62 @@ def test_picks_lie_on_the_front_and_keep_what_they_promise(finished_run):
     scaled = (front - front.min(axis=0)) / np.ptp(front, axis=0)
     distance = (1 - scaled.sum(axis=1)) / np.sqrt(2)
     assert run.F[knee.index].tolist() == front[distance.argmax()].tolist()
+
+
+def test_picks_are_those_of_the_unseen_images(finished_run, tmp_path):
+    """The search's figure favours the larger two; unseen images tell the small one apart."""
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    found = read_run(folder)
+    small, middle, large = sorted(np.flatnonzero(found.front), key=lambda i: found.F[i, 1])[-3:]
+    write_rescore(folder, [int(small), int(middle), int(large)],
+                  np.arange(600) < np.array([[585], [571], [589]]))
+    knee, cheapest, best = picks(read_run(folder))
+    assert (cheapest.index, best.index) == (small, large)
+    assert knee.index in (small, large), "the middle one is dominated on unseen images"
+    (folder / "selected" / "rescore.json").unlink()
+    assert picks(read_run(folder))[2].index == found.F[:, 0].argmin()
+
+
+def test_no_pick_is_beyond_the_constraint_unless_all_are(finished_run, tmp_path):
+    run = with_settings(shutil.copytree(finished_run, tmp_path / "run"), constraint="flops<=300")
+    found = read_run(run)
+    assert all(found.F[pick.index, 1] <= 300 for pick in picks(found))
+    assert [(axis, limit.bound) for axis, limit in found.limits] == [(1, 300)]
+    within = read_run(with_settings(run, constraint="top1>=84,params<=7"))
+    assert [(axis, limit.bound) for axis, limit in within.limits] == [(0, 84)]
+    assert all(within.F[pick.index, 0] <= 16 for pick in picks(within))
+    assert picks(read_run(with_settings(run, constraint="flops<=1"))) == picks(
+        read_run(with_settings(run, constraint=None)))
+    with pytest.raises(UserError, match="constraint 'flops'"):
+        payload([read_run(with_settings(run, constraint="flops"))])
+
+
+def test_a_network_is_recommended_once_and_the_data_are_named(finished_run, tmp_path):
+    run = with_settings(shutil.copytree(finished_run, tmp_path / "run"), data="my/pictures/")
+    write_rescore(run, [4], np.arange(100)[None] < 90)
+    (content,) = payload([read_run(run)])["runs"]
+    (pick,) = content["picks"]
+    assert (pick["index"], pick["names"]) == (4, ["knee", "cheapest near the best", "best"])
+    title = re.search("<title>(.*)</title>", page({"runs": [content]}))
+    assert title[1] == "Search report: run, data in pictures"
+
+
+def test_the_command_of_a_received_run_is_quoted(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    words = ["python", "msunas.py", "--constraint", "params<=7,flops<=400", "--save", "$(touch p)"]
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    (run / "events.jsonl").write_text("".join(
+        json.dumps(line | ({"command": words} if line["event"] == "start" else {})) + "\n"
+        for line in lines))
+    (content,) = payload([read_run(run)])["runs"]
+    assert shlex.split(content["command_line"]) == words
+    assert "'params<=7,flops<=400' --save '$(touch p)'" in content["command_line"]
+
+
+def test_genes_that_are_called_as_a_figure_keep_both(tmp_path):
+    run = read_run(make_names_run(tmp_path))
+    assert run.figures[5] == {"constructor": 2, "__proto__": 1, "top1_err": 5, "loss (gene)": 1,
+                              "arch": "=1+1"}
 
 
 def test_a_run_of_one_network_has_all_picks(tmp_path):
@@ -137,6 +202,7 @@ def test_accuracies_on_unseen_images_are_read(finished_run, tmp_path):
     assert [network.index for network in rescore.networks] == [4, 2, None]
     assert [network.top1 for network in rescore.networks] == pytest.approx([90, 91, 60])
     assert [pair.distinct for pair in rescore.pairs] == [False, True]
+    assert rescore.classes == [] and rescore.networks[0].by_class == []
     assert [run.figures[i].get("unseen_top1") for i in (4, 2, 7)] == [90, 91, None]
 
 
@@ -145,10 +211,32 @@ def test_accuracies_on_unseen_images_are_read(finished_run, tmp_path):
     '{"images": "a", "n_images": 1e999, "networks": [], "neighbours": []}',
     '{"images": "a", "n_images": 5, "networks": 3, "neighbours": []}',
     '{"images": "a", "n_images": 5, "networks": [{"name": "n", "top1": 1, "interval": [1]}],'
-    ' "neighbours": []}'])
+    ' "neighbours": []}',
+    '{"images": "a", "n_images": 5, "classes": ["a", "b"], "networks": [{"name": "n", "top1": 1,'
+    ' "interval": [1, 2], "by_class": [1]}], "neighbours": []}'])
 def test_a_damaged_record_of_rescore_is_named(finished_run, tmp_path, text):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     (folder / "selected").mkdir()
     (folder / "selected" / "rescore.json").write_text(text)
     with pytest.raises(UserError, match=r"selected/rescore\.json"):
         read_run(folder)
+
+
+def test_iterations_whose_files_were_removed_are_known_by_their_events(finished_run, tmp_path):
+    """As in the folder of a large search, see `search.archive.remove_previous`."""
+    folder, whole = tmp_path / "run", read_run(finished_run)
+    shutil.copytree(finished_run, folder)
+    (folder / "iter_2.stats").unlink()
+    lines = [json.dumps({"event": "iteration", "iteration": entry.number, "seconds": {}, "hv":
+                         entry.hv, "n_evaluated": entry.n_evaluated, "tau": 0.5, "winner": "rbf"})
+             for entry in whole.history]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+    run = read_run(folder)
+    assert run.iteration.tolist() == whole.iteration.tolist()
+    assert [(e.number, e.n_evaluated, e.hv, e.measured) for e in run.history] == [
+        (e.number, e.n_evaluated, e.hv, e.measured) for e in whole.history]
+    assert (run.history[2].predicted, run.history[2].surrogate["tau"]) == ([], 0.5)
+    (folder / "events.jsonl").unlink()
+    assert [entry.number for entry in read_run(folder).history] == [0, 1, 3]
+    assert read_run(folder).n_initial == whole.n_initial
+    assert page(payload([read_run(folder)]))

@@ -11,9 +11,9 @@ from search.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.visualization.runs import ITERATIONS, N_DOE, N_ITER, make_run
 from utils.pareto import normalized_hypervolume
-from visualization.blocks import blocks_of
 from visualization.data import read_run
 from visualization.report import payload, write_report
+from visualization.shapes import blocks_of
 
 N = N_DOE + ITERATIONS * N_ITER
 

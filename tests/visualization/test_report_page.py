@@ -10,7 +10,9 @@ from tests.visualization.runs import (
     N_DOE,
     N_ITER,
     make_cells_run,
+    make_names_run,
     make_run,
+    with_settings,
     write_rescore,
 )
 from utils.pareto import non_dominated
@@ -295,6 +297,77 @@ def test_accuracies_on_unseen_images_stand_beside_the_searchs(open_page, finishe
     assert page.evaluate("document.getElementById('unseen-0').data[1].error_y.array.length") == 3
     page.click("#unseen tbody tr:nth-child(2) button")
     assert "top-1 on unseen images (%)\n91" in page.inner_text("#pinned")
+
+
+def test_the_accuracy_of_each_class_is_there_the_worst_first(open_page, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "a run")
+    hits = np.arange(100) < np.array([[90], [91], [60]])
+    write_rescore(run, [4, 2, 7], hits, labels=np.arange(100) // 25,
+                  classes=["a", "b", "<c>", "d", "e"])
+    write_report(tmp_path / "r.html", [run])
+    page = open_page(tmp_path / "r.html", viewport=PHONE)
+    scroll_through(page)
+    rows = [row.inner_text().split() for row in page.query_selector_all(".classes tbody tr")]
+    assert rows == [["d", "60.0", "64.0", "0.0"], ["<c>", "100.0", "100.0", "40.0"],
+                    ["a", *3 * ["100.0"]], ["b", *3 * ["100.0"]], ["e", *3 * ["–"]]]
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.locator("#picks .figure").all_inner_texts()[-1].startswith("91.00 %")
+    assert "Chosen by the accuracy on unseen images" in page.inner_text("#picks-note")
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_constraint_is_drawn_and_named(open_page, finished_run, tmp_path, log):
+    run = with_settings(shutil.copytree(finished_run, tmp_path / "a run"),
+                        constraint="flops<=800,top1>=80,params<=7")
+    write_report(tmp_path / "r.html", [run])
+    page = open_page(tmp_path / "r.html")
+    assert page.inner_text("#about pre").startswith("python msunas.py --save ")
+    if log:
+        page.check("#log-x")
+    assert "within flops<=800,top1>=80,params<=7" in page.inner_text("#summary")
+    lines = page.evaluate("document.getElementById('front').layout.shapes"
+                          ".map(s => [s.label.text, s.x0, s.x1, s.y0, s.y1])")
+    assert lines == [["flops&lt;=800", 800, 800, 0, 1], ["top1&gt;=80", 0, 1, 20, 20]]
+    place = "(() => { const l = document.getElementById('front')._fullLayout, b = document" \
+        ".querySelector('#front .shapelayer path').getBBox(); return [b.x, l.xaxis._offset + " \
+        "l.xaxis.d2p(800)]; })()"
+    drawn, expected = page.evaluate(place)
+    assert drawn == pytest.approx(expected, abs=1)
+    texts = page.locator("#front .shapelayer text").all_text_contents()
+    assert texts == ["flops<=800", "top1>=80"]
+
+
+@pytest.mark.parametrize(("touch", "bars"), [(True, False), (False, True)])
+def test_no_bar_covers_titles_where_nothing_hovers(browser, report, touch, bars):
+    context = browser.new_context(viewport=PHONE, has_touch=touch, is_mobile=touch)
+    page = context.new_page()
+    page.goto(f"file://{report}")
+    page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+    assert bool(page.query_selector("#front .modebar")) == bars
+    context.close()
+
+
+def test_names_of_a_run_break_nothing(open_page, tmp_path):
+    write_report(tmp_path / "r.html", [make_names_run(tmp_path / "names")])
+    page = open_page(tmp_path / "r.html")
+    scroll_through(page)
+    heads = page.locator("#table thead button").all_inner_texts()
+    assert heads == ["network", "iteration", "top-1 error (%) ↑", "error",
+                     "iteration (objective)", "constructor", "__proto__", "top1_err",
+                     "loss (gene)", "arch", "architecture"]
+    page.select_option("#colour", "iteration (objective)")
+    marker = page.evaluate("document.getElementById('front').data[1].marker.color")
+    assert marker == [30 - i for i in range(12)]
+    page.fill("#table thead th:nth-child(6) input", "1..2")  # the objective called iteration
+    page.fill("#table thead th:nth-child(6) input", ">=20")
+    assert page.inner_text("#count").startswith("11 of 12")
+    page.fill("#table thead th:nth-child(7) input", "2")  # constructor
+    assert page.inner_text("#count").startswith("3 of 12")
+    page.click("#tick-all")
+    page.click("#copy-csv")
+    lines = page.inner_text("#copied").splitlines()
+    assert len(lines) == 4
+    assert all(",'=1+1," in line for line in lines[1:])
 
 
 def test_the_theme_can_be_switched(open_page, report):

@@ -16,8 +16,11 @@ const SCALES = {
 };
 const KERNELS = { 1: "#8a94a0", 3: "#56B4E9", 5: "#E69F00", 7: "#009E73" };
 
-const state = { run: 0, pinned: 0, theme: "light", x: 1, y: 0, colour: "iteration", size: "",
-  sort: { key: "error", up: true }, filters: {}, ticked: new Set(), shown: TABLE_ROWS };
+// Keys of the page's own columns: no objective and no gene is called so.
+const ITERATION = " iteration", ERROR = " error", NUMBER = " number", ARCH = " arch";
+
+const state = { run: 0, pinned: 0, theme: "light", x: 1, y: 0, colour: ITERATION, size: "",
+  sort: { key: ERROR, up: true }, filters: new Map(), ticked: new Set(), shown: TABLE_ROWS };
 const run = () => DATA.runs[state.run];
 
 function make(tag, attributes = {}, ...children) {
@@ -65,9 +68,9 @@ const top1 = (index) => 100 - run().values[0][index];
 /** The columns of a run by key: what can be a colour, a size, or a column of the table. */
 function columns() {
   const r = run();
-  const list = [{ key: "iteration", label: "iteration", values: r.iteration }];
+  const list = [{ key: ITERATION, label: "iteration", values: r.iteration }];
   r.axes.forEach((axis, i) => list.push({
-    key: i ? axis.key : "error", label: axis.label, values: r.values[i], axis: i }));
+    key: i ? axis.key : ERROR, label: axis.label === "iteration" ? "iteration (objective)" : axis.label, values: r.values[i], axis: i }));
   for (const [key, values] of Object.entries(r.figures)) {
     if (!list.some((column) => column.key === key)) list.push({ key, label: figureLabel(key), values });
   }
@@ -77,7 +80,7 @@ function columns() {
 function figureLabel(key) {
   const labels = { params: "parameters (millions)", flops: "FLOPs (millions)", top5: "top-5 accuracy (%)",
     loss: "validation loss", resolution: "resolution (px)", unseen_top1: "top-1 on unseen images (%)" };
-  return labels[key] || key;
+  return Object.hasOwn(labels, key) ? labels[key] : key;
 }
 
 const numeric = (column) => column.values.every((v) => v === null || typeof v === "number");
@@ -97,7 +100,8 @@ function layout(extra = {}) {
     title: { text: rest.title || "", x: 0, xref: "paper", xanchor: "left", font: { size: 13.5 }, y: 1, yanchor: "top", pad: { t: 8 } } };
 }
 
-const CONFIG = { displaylogo: false, responsive: true,
+// Where nothing hovers, the bar would stay, over titles and legends.
+const CONFIG = { displaylogo: false, responsive: true, displayModeBar: matchMedia("(hover: none)").matches ? false : "hover",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
 function draw(id, traces, extra) {
@@ -161,14 +165,29 @@ function drawFront() {
   const pinned = { type: "scatter", mode: "markers", name: "in view", showlegend: true, x: [r.values[state.x][state.pinned]],
     y: [r.values[state.y][state.pinned]], hoverinfo: "skip",
     marker: { symbol: "circle-open", size: 24, color: css("--mark"), line: { width: 2.5 } } };
-  const picks = r.picks.map((pick, k) => ({ type: "scatter", mode: "markers", name: plain(pick.name), showlegend: true,
+  const picks = r.picks.map((pick, k) => ({ type: "scatter", mode: "markers", name: plain(pick.names.join(" = ")), showlegend: true,
     x: [r.values[state.x][pick.index]], y: [r.values[state.y][pick.index]], hoverinfo: "skip",
     marker: { symbol: ["diamond-open", "square-open", "triangle-up-open"][k % 3], size: 15 + 3 * k, color: css("--mark"), line: { width: 2 } } }));
   draw("front", [border, points, ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
-    xaxis: { title: plain(r.axes[state.x].label), ...scaleOf(r.values[state.x], "log-x") },
-    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(r.values[state.y], "log-y") },
+    xaxis: { title: plain(r.axes[state.x].label), ...scaleOf(withBounds(r, state.x), "log-x") },
+    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(withBounds(r, state.y), "log-y") },
+    shapes: r.bounds.filter((b) => [state.x, state.y].includes(b.axis)).map((b) => boundLine(b, b.axis === state.x)),
     uirevision: [state.run, state.x, state.y, $("log-x").checked, $("log-y").checked].join("/") });
+}
+
+/** The values of an axis and the limits of the constraint that lie near them. */
+function withBounds(r, axis) {
+  const [low, high] = ends(r.values[axis]), room = (high - low) / 2;
+  return r.values[axis].concat(r.bounds.filter((b) => b.axis === axis && b.value > low - room && b.value < high + room).map((b) => b.value));
+}
+
+/** A limit of the constraint as a line with its text. */
+function boundLine(bound, upright) {
+  const along = upright ? { xref: "x", yref: "paper", x0: bound.value, x1: bound.value, y0: 0, y1: 1 }
+    : { xref: "paper", yref: "y", x0: 0, x1: 1, y0: bound.value, y1: bound.value };
+  return { type: "line", layer: "below", ...along, line: { color: css("--mark"), width: 1.4, dash: "dash" },
+    label: { text: plain(bound.text), ...(upright ? { textposition: "end", xanchor: "right" } : { textposition: "middle" }), font: { size: 12, color: css("--mark") } } };
 }
 
 /** Moves the ring to the network in view: the points themselves stay as they are. */
@@ -310,9 +329,11 @@ function phasesOf(r) {
   return { numbers, names: [...new Set(numbers.flatMap((i) => Object.keys(r.phases[i])))] };
 }
 
+const secondsIn = (phases, name) => (Object.hasOwn(phases, name) ? phases[name] : 0);
+
 function drawPhases() {
   const r = run(), { numbers, names } = phasesOf(r);
-  draw("phases", names.map((name, k) => ({ type: "bar", name: plain(name), x: numbers, y: numbers.map((i) => r.phases[i][name] || 0),
+  draw("phases", names.map((name, k) => ({ type: "bar", name: plain(name), x: numbers, y: numbers.map((i) => secondsIn(r.phases[i], name)),
     marker: { color: COLOURS[k % 6] }, hovertemplate: `iteration %{x}, ${plain(name)}: %{y:.2f} s<extra></extra>` })),
   { title: "Time by phase", barmode: "stack", showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 1, xanchor: "right" },
     xaxis: { title: "iteration", tickformat: "d" }, yaxis: { title: "seconds" } });
@@ -459,7 +480,7 @@ function showPinned() {
   const r = run(), i = state.pinned, panel = $("pinned");
   const old = $("architecture");
   if (old) Plotly.purge(old);
-  const known = columns().filter((c) => c.axis === undefined && c.key !== "iteration" && c.values[i] !== null);
+  const known = columns().filter((c) => c.axis === undefined && c.key !== ITERATION && c.values[i] !== null);
   panel.replaceChildren(make("h3", {}, `Network ${i}${onFront().has(i) ? ", on the front" : ""}`),
     definitions([["top-1 accuracy", percent(top1(i))],
       ...r.axes.slice(1).map((axis, k) => [axis.name, axisValue(i, k + 1)]),
@@ -491,12 +512,15 @@ function walkFront(step) {
 }
 
 function showPicks() {
-  const r = run();
+  const r = run(), scored = r.rescores[r.rescores.length - 1];
+  $("picks-note").textContent = scored && scored.networks.some((n) => n.index !== null)
+    ? `Chosen by the accuracy on unseen images (${scored.file}), of the networks that were scored on them.`
+    : "Chosen by the accuracy that the search measured, which is too high for the best of many; post_search.py --rescore measures it on unseen images.";
   $("picks").replaceChildren(...r.picks.map((pick) => make("div", { class: "card" },
-    make("h3", {}, make("button", { type: "button", onclick: () => pin(pick.index, true) }, pick.name)),
-    make("p", { class: "figure" }, `${percent(top1(pick.index))} top-1`,
+    make("h3", {}, make("button", { type: "button", onclick: () => pin(pick.index, true) }, pick.names.join(" = "))),
+    make("p", { class: "figure" }, `${percent(unseen(r, pick.index).length ? unseen(r, pick.index)[0][0].top1 : top1(pick.index))} top-1`,
       ...r.axes.slice(1).map((_, k) => `, ${axisValue(pick.index, k + 1)}${r.axes[k + 1].unit === "millions" ? " " + r.axes[k + 1].name : ""}`)),
-    ...unseen(r, pick.index).map(([network, scored]) => make("p", {}, `${percent(network.top1)} on ${scored.n} unseen ${scored.images}, 95 % interval ${interval(network)}`)),
+    ...unseen(r, pick.index).map(([network, scored]) => make("p", {}, `on ${scored.n} unseen ${scored.images}, 95 % interval ${interval(network)}; as the search measured it ${percent(top1(pick.index))}`)),
     make("p", { class: "quiet" }, `network ${pick.index}: ${pick.reason}`), commandBox(pick.command))));
 }
 
@@ -512,8 +536,8 @@ function unseen(r, index) {
 
 function drawUnseen() {
   const r = run();
-  $("unseen").replaceChildren(...r.rescores.map((scored, k) => make("div", { class: "narrow-wide" },
-    make("figure", {}, make("div", { id: `unseen-${k}`, class: "chart" })), unseenTable(scored))));
+  $("unseen").replaceChildren(...r.rescores.flatMap((scored, k) => [make("div", { class: "narrow-wide" },
+    make("figure", {}, make("div", { id: `unseen-${k}`, class: "chart" })), unseenTable(scored)), ...classTable(scored)]));
   r.rescores.forEach((scored, k) => drawScored(`unseen-${k}`, r, scored));
 }
 
@@ -541,6 +565,16 @@ function unseenTable(scored) {
     make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)))), make("tbody", {}, ...rows)));
 }
 
+/** The accuracy of each class, the worst first; nothing where an older record does not say. */
+function classTable(scored) {
+  const mean = (k) => scored.networks.reduce((sum, n) => sum + (n.by_class[k] ?? 101), 0);
+  const rows = range(scored.classes.length).sort((a, b) => mean(a) - mean(b)).map((k) => make("tr", {},
+    make("th", { scope: "row" }, scored.classes[k]), ...scored.networks.map((n) => make("td", {}, n.by_class[k] === null ? "–" : n.by_class[k].toFixed(1)))));
+  const head = ["class", ...scored.networks.map((n) => n.name)].map((text) => make("th", { scope: "col" }, text));
+  return rows.length ? [make("details", { open: rows.length <= 20, class: "classes" }, make("summary", {}, `Accuracy by class (%), the worst of ${rows.length} first`),
+    make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows))))] : [];
+}
+
 // ------------------------------------------------------------------------------------------- table
 function matches(text, value) {
   const wanted = text.trim();
@@ -557,15 +591,15 @@ function matches(text, value) {
 }
 
 function tableColumns() {
-  return [{ key: "number", label: "network", values: range(size()) }, ...columns(),
-    { key: "arch", label: "architecture", values: run().arch, words: true }];
+  return [{ key: NUMBER, label: "network", values: range(size()) }, ...columns(),
+    { key: ARCH, label: "architecture", values: run().arch, words: true }];
 }
 
 function listed() {
   const list = tableColumns(), front = onFront();
   const by = list.find((c) => c.key === state.sort.key) || list[0];
   const kept = range(size()).filter((i) => (!$("only-front").checked || front.has(i))
-    && list.every((c) => matches(state.filters[c.key] || "", c.values[i])));
+    && list.every((c) => matches(state.filters.get(c.key) || "", c.values[i])));
   const sign = state.sort.up ? 1 : -1;
   return kept.sort((a, b) => {
     const [u, v] = [by.values[a], by.values[b]];
@@ -582,8 +616,8 @@ function showTable() {
     return make("th", { scope: "col", "aria-sort": sorted ? (state.sort.up ? "ascending" : "descending") : "none" },
       make("button", { type: "button", onclick: () => { state.sort = { key: c.key, up: sorted ? !state.sort.up : true }; showTable(); } },
         c.label + (sorted ? (state.sort.up ? " ↑" : " ↓") : "")),
-      make("input", { type: "search", "aria-label": `filter ${c.label}`, value: state.filters[c.key] || "", "data-key": c.key,
-        oninput: (event) => { state.filters[c.key] = event.target.value; state.shown = TABLE_ROWS; showRows(); } }));
+      make("input", { type: "search", "aria-label": `filter ${c.label}`, value: state.filters.get(c.key) || "", "data-key": c.key,
+        oninput: (event) => { state.filters.set(c.key, event.target.value); state.shown = TABLE_ROWS; showRows(); } }));
   }));
   $("table").replaceChildren(make("thead", {}, head), make("tbody"));
   showRows();
@@ -615,8 +649,8 @@ showRows.count = () => { $("count").textContent = $("count").textContent.replace
 
 function csv(indices) {
   const list = tableColumns();
-  const cell = (value) => { const text = value === null || value === undefined ? "" : String(value);
-    return /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text; };
+  const cell = (value) => { const text = value === null || value === undefined ? "" : String(value).replace(typeof value === "string" ? /^[=+\-@\t\r]/ : /^$/, "'$&"); // a formula to spreadsheets
+    return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text; };
   return [list.map((c) => cell(c.label)).join(","), ...indices.map((i) => list.map((c) => cell(c.values[i])).join(","))].join("\n");
 }
 
@@ -648,14 +682,15 @@ function showRun() {
   const hv = r.history.length ? r.history[r.history.length - 1].hv : null;
   $("summary").textContent = [`${size()} evaluated`, `${r.front.length} on the front`,
     ...(hv === null ? [] : [`hypervolume ${hv.toFixed(4)}`]), `top-1 against ${r.axes.slice(1).map((a) => a.name).join(" and ")}`,
+    ...(s.constraint ? [`within ${s.constraint}`] : []),
     ...(s.dataset ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
   $("failures").replaceChildren(...failures(r));
   const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : number(3600 * r.device_hours) + " s"} of evaluations`]] : [];
   const { names } = phasesOf(r);
-  names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + (p[name] || 0), 0).toFixed(1)} s`]));
+  names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + secondsIn(p, name), 0).toFixed(1)} s`]));
   const settings = Object.entries(s).filter(([, v]) => v !== null).map(([k, v]) => [k, typeof v === "string" ? v : JSON.stringify(v)]);
   $("about").replaceChildren(
-    ...(r.command ? [make("h3", {}, "Command"), commandBox(r.command.join(" "))] : []),
+    ...(r.command ? [make("h3", {}, "Command"), commandBox(r.command_line)] : []),
     ...(spent.length ? [make("h3", {}, "Time"), definitions(spent)] : []),
     ...(Object.keys(r.versions).length ? [make("h3", {}, "Versions"), definitions([...Object.entries(r.versions), ...(r.machine ? [["machine", r.machine]] : [])])] : []),
     make("h3", {}, "Settings"), settings.length ? definitions(settings) : make("p", { class: "quiet" }, "The folder holds no settings."));
@@ -682,7 +717,7 @@ function drawComparison() {
   draw("compare-hv", DATA.runs.map((r, k) => hvTrace(r, k, false)), {
     title: same ? "Hypervolume, one reference point" : "Hypervolume, each with its own reference",
     showlegend: true, legend, xaxis: { title: "evaluated networks", rangemode: "tozero" }, yaxis: { title: "normalised hypervolume" } });
-  const row = (r) => { const best = r.picks.find((p) => p.name === "best"), knee = r.picks.find((p) => p.name === "knee");
+  const row = (r) => { const best = r.picks.find((p) => p.names.includes("best")), knee = r.picks.find((p) => p.names.includes("knee"));
     const values = [r.arch.length, r.front.length, number(r.hv.value[r.hv.value.length - 1]), number(100 - r.values[0][best.index]),
       number(100 - r.values[0][knee.index]), number(r.values[1][knee.index]), r.failures.length, r.settings.seed ?? "–", r.settings.strategy ?? r.settings.predictor ?? "–"];
     return make("tr", {}, make("th", { scope: "row" }, r.name), ...values.map((v) => make("td", {}, String(v)))); };
@@ -735,7 +770,7 @@ function hideWhatIsEmpty() {
 
 function chooseRun(index, network) {
   $("log-x").checked = $("log-y").checked = false;
-  Object.assign(state, { run: index, x: 1, y: 0, colour: "iteration", size: "", filters: {}, ticked: new Set(), shown: TABLE_ROWS });
+  Object.assign(state, { run: index, x: 1, y: 0, colour: ITERATION, size: "", filters: new Map(), ticked: new Set(), shown: TABLE_ROWS });
   state.pinned = Number.isInteger(network) && network >= 0 && network < size() ? network : run().picks[0].index;
   hideWhatIsEmpty();
   fillControls();
@@ -796,7 +831,7 @@ async function loadPlotly() {
 async function start() {
   const place = new URLSearchParams(location.hash.slice(1));
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  $("title").textContent = DATA.runs.length > 1 ? `Search report: ${DATA.runs.length} runs` : `Search report: ${run().name}`;
+  $("title").textContent = DATA.runs.length > 1 ? `Search report: ${DATA.runs.length} runs` : `Search report: ${run().title}`;
   options($("run"), DATA.runs.map((r, i) => [i, r.name]), 0);
   $("run-choice").hidden = DATA.runs.length < 2;
   const index = Number(place.get("run") || 0);
@@ -812,6 +847,6 @@ async function start() {
 
 start().catch((error) => {
   $("problem").hidden = false;
-  $("problem").textContent = `The charts could not be drawn: ${error.message}. A browser from 2023 or later is needed.`;
+  $("problem").textContent = `The charts could not be drawn: ${error.message}.${window.DecompressionStream ? "" : " A browser from 2023 or later is needed."}`;
   throw error;
 });

@@ -1,4 +1,4 @@
-"""Evolution without a surrogate: baselines for the strategies that have one."""
+"""Strategies without a surrogate: baselines for those that have one."""
 
 import numpy as np
 
@@ -10,6 +10,17 @@ from utils.pareto import non_dominated
 ALIVE, RIVALS = 50, 10
 # NSGA-II: how many are parents.
 PARENTS = 40
+
+
+class RandomSearch(Strategy):
+    """Proposes architectures drawn uniformly, gene by gene: what every other one must beat."""
+
+    name = "random"
+    default_predictor = None
+
+    def propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
+        """See `Strategy.propose`."""
+        return task.top_up(task.known[:0], k, rng)[:k]
 
 
 class RegularisedEvolution(Strategy):
