@@ -13,7 +13,7 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
-from search.archive import Record
+from search.archive import Record, arch_key
 from search.selection import (
     apart,
     check_names,
@@ -25,6 +25,7 @@ from search.selection import (
     picked,
     places,
     select,
+    trusted,
 )
 from search.subnets import (
     Target,
@@ -51,8 +52,11 @@ LOCK, DEVICE_FILE = ".selection.lock", "device.json"
 # What writing takes from the settings of a search, and what stands for it where there are none.
 STORED = {"supernet_path": None, "dataset": None, "data": None, "vld_size": None, "seed": 0,
           "n_workers": 0, "n_epochs": None, "n_gpus": 8, "cache_dir": None}
+# By what networks are chosen: their measured accuracies, or what a model of all of them expects.
+MEASURED, MODEL = "measured", "model"
 # What would do nothing next to a flag.
-IDLE = {"pick": {"next to --pick, which names the networks": ("-n", "--prefer", "--constraint")},
+IDLE = {"pick": {"next to --pick, which names the networks": (
+            "-n", "--prefer", "--constraint", "--trust")},
         "list": {"next to --list, which writes nothing": (
             "--rescore", "--old_naming", "--command")}}
 
@@ -70,6 +74,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
+    p.add_argument("--trust", choices=(MEASURED, MODEL),
+                   help="accuracies to choose by: measured, or model: what a Gaussian process "
+                   "expects from all measurements, which leaves out luck (default: measured for "
+                   "the strategy msunas, and where no images were scored; else model)")
     p.add_argument("--pick", **integers(0), help="numbers of networks in the archive, as a report "
                    "shows them: 3,17; instead of a choice from the front (default: none)")
     p.add_argument("--sec_obj", help="second objective where the stats file does not say "
@@ -111,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
         refuse_idle(args.typed, IDLE[flag])
     found = read_finished(args.expr, args.search_space, args.sec_obj)
     check_names(found.sec_obj, str(found.file))
-    front, chosen = choose(args, found)
+    front, chosen, expected = choose(args, found)
     records = [front[i] for i in chosen]
     names = folder_names([record.sec_obj for record in records], found.sec_obj)
     scores = deployed = None
@@ -127,24 +135,42 @@ def main(args: argparse.Namespace) -> None:
         scores = write(args, found, targets, places(front, chosen, found.sec_obj, bool(args.pick)),
                        deployed)
         rows = table_rows(records, found.sec_obj, dict(enumerate(names)), found.space)
+    rows = with_expected(rows, expected)
     if deployed is not None:
         write_json(Path(args.save) / DEVICE_FILE, deployed.report(), indent=1)
         rows = [{**own, **row} for own, row in zip(deployed.rows(), rows, strict=True)]
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
 
-def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Record], list[int]]:
-    """Returns the front within the limits, or what was picked, and the indices of the chosen."""
+def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
+        list[Record], list[int], dict[str, tuple[float, float]]]:
+    """Returns what there is to choose from, as measured, the indices of the chosen, and, where a
+    model chose, the accuracy that it expects of each architecture (see `trusted`).
+    """
     archive, signs = found.stats.archive, found.stats.signs
     if args.pick:
         records = picked(archive, args.pick)
-        return records, list(range(len(records)))
+        return records, list(range(len(records))), {}
     wanted = parse_preference(args.prefer, found.sec_obj)
     limits = parse_constraints(args.constraint, found.sec_obj)
-    front = front_within(archive, limits, found.sec_obj, signs)
-    if limits and args.n == 1 and not wanted:
-        return front, [most_accurate(front)]
-    return front, select(front, args.n, wanted, found.sec_obj, signs)
+    records, expected = archive, {}
+    if (args.trust or default_trust(found)) == MODEL:
+        if found.space is None:
+            raise UserError("--trust model: needs the search space; name its code with "
+                            "--search_space")
+        records, expected = trusted(archive, found.vectors, found.space,
+                                    found.settings.get("seed", 0))
+    front = front_within(records, limits, found.sec_obj, signs)
+    chosen = [most_accurate(front)] if limits and args.n == 1 and not wanted else \
+        select(front, args.n, wanted, found.sec_obj, signs)
+    measured = {arch_key(record.arch): record for record in archive}
+    return [measured[arch_key(record.arch)] for record in front], chosen, expected
+
+
+def default_trust(found: "FinishedSearch") -> str:
+    """Returns by what the networks of a search are chosen where no flag says it."""
+    noisy = found.settings.get("evaluator") == "ofa" and found.settings.get("strategy") != "msunas"
+    return MODEL if noisy and found.space is not None else MEASURED
 
 
 def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[Target],
@@ -242,7 +268,8 @@ def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str,
 # Characters that make a cell of a spreadsheet a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # Columns that a gene of the same name must not replace.
-COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "chosen", "arch")
+COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "expected_top1", "std", "chosen",
+           "arch")
 
 
 def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
@@ -287,6 +314,14 @@ PRINTERS = {"table": print_text, "json": print_json, "csv": print_csv}
 
 def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else one_line(value)
+
+
+def with_expected(rows: Sequence[dict[str, Any]],
+                  expected: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """Returns the printed rows with what the model that chose expects, and how sure it is."""
+    return [{"expected_top1": round(mean, 4), "std": round(std, 4), **row}
+            for row in rows for mean, std in [expected[arch_key(row["arch"])]]] \
+        if expected else list(rows)
 
 
 def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[str, Any]]:

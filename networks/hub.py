@@ -41,7 +41,6 @@ class Preprocessing(NamedTuple):
             `squash` (resize straight, bicubic).
         mean, std: of the pixels in [0, 1], by channel.
         class_names: in the order of the outputs; empty where they are not known.
-        dataset: whose images they are; empty where that is not known.
     """
 
     resolution: int
@@ -49,7 +48,6 @@ class Preprocessing(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     class_names: Sequence[str] = ()
-    dataset: str = ""
 
     @classmethod
     def of(cls, resolution: int, facts: Mapping[str, Any]) -> Self:
