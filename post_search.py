@@ -14,7 +14,7 @@ from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
 from search import selection, subnets
-from search.archive import Record
+from search.archive import Record, arch_key
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
 from utils.errors import UserError, one_line
@@ -25,15 +25,20 @@ from utils.locks import locked
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores
+    from search.deployed import Deployed
     from search.finished import FinishedSearch
 
-LOCK = ".selection.lock"
+LOCK, DEVICE_FILE = ".selection.lock", "device.json"
 # What writing takes from the settings of a search, and what stands for it where there are none.
 STORED = {"supernet_path": None, "dataset": None, "data": None, "vld_size": None, "seed": 0,
           "n_workers": 0, "n_epochs": None, "n_gpus": 8, "cache_dir": None}
+# By what networks are chosen: their measured accuracies, or what a model of all of them expects.
+MEASURED, MODEL = "measured", "model"
 # What would do nothing next to a flag.
-IDLE = {"pick": {"next to --pick, which names the networks": ("-n", "--prefer", "--constraint")},
-        "list": {"next to --list, which writes nothing": ("--rescore", "--old_naming")}}
+IDLE = {"pick": {"next to --pick, which names the networks": (
+            "-n", "--prefer", "--constraint", "--trust")},
+        "list": {"next to --list, which writes nothing": (
+            "--rescore", "--old_naming", "--command")}}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -49,6 +54,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
+    p.add_argument("--trust", choices=(MEASURED, MODEL),
+                   help="accuracies to choose by: measured, or model: what a Gaussian process "
+                   "expects from all measurements, which leaves out luck (default: measured for "
+                   "the strategy msunas, and where no images were scored; else model)")
     p.add_argument("--pick", **integers(0), help="numbers of networks in the archive, as a report "
                    "shows them: 3,17; instead of a choice from the front (default: none)")
     p.add_argument("--sec_obj", help="second objective where the stats file does not say "
@@ -70,6 +79,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="score the chosen networks on the test images, which the search did not "
                    "see: 95 %% intervals, and which neighbours cannot be told apart; in "
                    "rescore.json, too (default: off)")
+    p.add_argument("--command", metavar="TEXT",
+                   help="measures the chosen networks on a device: prints the latency in ms; "
+                   "{model} is an ONNX file, {arch} the architecture in JSON, {r} the resolution; "
+                   "in device.json, too (default: none)")
     p.add_argument("--old_naming", action="store_true",
                    help="write files that the original program reads")
     add_threads_flag(p)
@@ -85,36 +98,62 @@ def main(args: argparse.Namespace) -> None:
         refuse_idle(args.typed, IDLE[flag])
     found = read_finished(args.expr, args.search_space, args.sec_obj)
     selection.check_names(found.sec_obj, str(found.file))
-    front, chosen = choose(args, found)
+    front, chosen, expected = choose(args, found)
     records = [front[i] for i in chosen]
     names = selection.folder_names([record.sec_obj for record in records], found.sec_obj)
-    scores = None
+    scores = deployed = None
+    if args.command is not None:
+        from search.deployed import measure_chosen
+
+        deployed = measure_chosen(args.command, found, records, names, args.supernet_path)
+        print("".join(f"{line}\n" for line in deployed.warnings()), file=sys.stderr, end="")
     if args.list:
         rows = table_rows(front, found.sec_obj, dict(zip(chosen, names, strict=True)), found.space)
     else:
         targets = subnets.make_targets(args.save, names, records, found.space_name)
         scores = write(args, found, targets, selection.places(front, chosen, found.sec_obj,
-                                                              bool(args.pick)))
+                                                              bool(args.pick)), deployed)
         rows = table_rows(records, found.sec_obj, dict(enumerate(names)), found.space)
+    rows = with_expected(rows, expected)
+    if deployed is not None:
+        write_json(Path(args.save) / DEVICE_FILE, deployed.report(), indent=1)
+        rows = [{**own, **row} for own, row in zip(deployed.rows(), rows, strict=True)]
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
 
-def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Record], list[int]]:
-    """Returns the front within the limits, or what was picked, and the indices of the chosen."""
+def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
+        list[Record], list[int], dict[str, tuple[float, float]]]:
+    """Returns what there is to choose from, as measured, the indices of the chosen, and, where a
+    model chose, the accuracy that it expects of each architecture (see `trusted`).
+    """
     archive, signs = found.stats.archive, found.stats.signs
     if args.pick:
         records = selection.picked(archive, args.pick)
-        return records, list(range(len(records)))
+        return records, list(range(len(records))), {}
     wanted = selection.parse_preference(args.prefer, found.sec_obj)
     limits = selection.parse_constraints(args.constraint, found.sec_obj)
-    front = selection.front_within(archive, limits, found.sec_obj, signs)
-    if limits and args.n == 1 and not wanted:
-        return front, [selection.most_accurate(front)]
-    return front, selection.select(front, args.n, wanted, found.sec_obj, signs)
+    records, expected = archive, {}
+    if (args.trust or default_trust(found)) == MODEL:
+        if found.space is None:
+            raise UserError("--trust model: needs the search space; name its code with "
+                            "--search_space")
+        records, expected = selection.trusted(archive, found.vectors, found.space,
+                                    found.settings.get("seed", 0))
+    front = selection.front_within(records, limits, found.sec_obj, signs)
+    chosen = [selection.most_accurate(front)] if limits and args.n == 1 and not wanted else \
+        selection.select(front, args.n, wanted, found.sec_obj, signs)
+    measured = {arch_key(record.arch): record for record in archive}
+    return [measured[arch_key(record.arch)] for record in front], chosen, expected
+
+
+def default_trust(found: "FinishedSearch") -> str:
+    """Returns by what the networks of a search are chosen where no flag says it."""
+    noisy = found.settings.get("evaluator") == "ofa" and found.settings.get("strategy") != "msunas"
+    return MODEL if noisy and found.space is not None else MEASURED
 
 
 def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[subnets.Target],
-          where: Sequence[str]) -> "Scores | None":
+          where: Sequence[str], deployed: "Deployed | None" = None) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 
     Args:
@@ -122,6 +161,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
         found: what was read of the search.
         targets: what is written.
         where: the place of each on the front.
+        deployed: latencies on a device, for the model cards.
 
     Raises:
         UserError: another process writes there; or as `resolve`, `check_targets`, `make_cutter`,
@@ -153,6 +193,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
     with alone:
         subnets.check_targets(targets)  # again, now that nobody else writes
         scores_file = save / "rescore.json"
+        (save / DEVICE_FILE).unlink(missing_ok=True)
         scores_file.unlink(missing_ok=True)  # of networks that are now replaced, or not chosen
         nets = subnets.write_subnets(targets, cutter, args.old_naming)
         if args.rescore:
@@ -166,7 +207,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
             subnets.write_hubs(targets, nets, search_cards(
                 {target.name: target.record for target in targets}, where, settings["dataset"],
                 settings["supernet_path"], commands_of(args, found.settings),
-                evaluator.provider.n_valid, scores), evaluator)
+                evaluator.provider.n_valid, scores, deployed), evaluator)
     return scores
 
 
@@ -206,7 +247,8 @@ def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str,
 # Characters that make a cell of a spreadsheet a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # Columns that a gene of the same name must not replace.
-COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "chosen", "arch")
+COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "expected_top1", "std", "chosen",
+           "arch")
 
 
 def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
@@ -248,6 +290,14 @@ PRINTERS = {"table": print_text, "csv": print_csv,
 
 def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else one_line(value)
+
+
+def with_expected(rows: Sequence[dict[str, Any]],
+                  expected: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """Returns the printed rows with what the model that chose expects, and how sure it is."""
+    return [{"expected_top1": round(mean, 4), "std": round(std, 4), **row}
+            for row in rows for mean, std in [expected[arch_key(row["arch"])]]] \
+        if expected else list(rows)
 
 
 def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from cli.progress import announce
 from cli.scripts import add_flags, run_script
 from cli.types import count, number
 from data_providers.flags import DATA_FLAGS
+from data_providers.table import DATASETS
 from networks.configs import SMALL_IMAGES, TRANSFORMS, choose_transform, read_config
 from training import flags
 from training.flags import add_network_flags, add_optimisation_flags, add_run_flags, log
@@ -97,7 +98,10 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UserError("--evaluate: needs --initial-checkpoint or --resume")
     if args.folder and args.data not in (None, args.folder):
         raise UserError(f"--data {args.data}: the folder {args.folder} was given too; give one")
-    return argparse.Namespace(**vars(args) | {"data": args.data or args.folder, "folder": None})
+    data = args.data or args.folder
+    if data is not None and {"data", "folder"} & args.typed:
+        DATASETS[args.dataset].refuse_folder(f"--data {data}")
+    return argparse.Namespace(**vars(args) | {"data": data, "folder": None})
 
 
 def open_data(args: argparse.Namespace, config: dict[str, Any],

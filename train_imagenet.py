@@ -142,6 +142,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     flags.check_loss(args)
     if not Path(args.data).is_dir() and not args.download:
         raise UserError(f"{args.data}: no such folder; give the one that holds train/ and val/")
+    if args.dataset in DATASETS:
+        DATASETS[args.dataset].refuse_folder(args.data)
     if (args.validation_batch_size or LEAST_VALIDATION_BATCH) < LEAST_VALIDATION_BATCH:
         raise UserError(f"-vb {args.validation_batch_size}: the number of images in a batch of the "
                         "evaluation, and not a multiple of --batch-size, as in the original; "

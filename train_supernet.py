@@ -20,11 +20,18 @@ from cli.progress import announce
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import amount, checked_values, count, integers, number
 from data_providers.flags import DATA_FLAGS
+from data_providers.table import DATASETS
 from evaluator.options import EVALUATION_FLAGS
 from search_space import family_of
 from search_space.backbones import width_from_name
 from training.defaults import RULES
-from training.flags import OF_A_SUPERNET_CALL, add_machine_flags, add_teacher_flags
+from training.flags import (
+    ADAPTATION,
+    OF_A_SUPERNET_CALL,
+    adapted,
+    add_machine_flags,
+    add_teacher_flags,
+)
 from utils.errors import UserError
 from utils.flags import refuse_idle
 from utils.invocation import calling
@@ -53,7 +60,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--pretrained", default=None, metavar="WEIGHTS",
                    help="weights of the network of --search_space timm:NAME to start from: a .pth, "
                         "a .safetensors, or a folder that timm loads; auto: an installed package "
-                        "that has them, or timm's download")
+                        "that has them, or timm's download. Changes defaults to "
+                        f"{', '.join(f'--{name} {value}' for name, value in ADAPTATION.items())}; "
+                        "only the last phase is trained")
     p.add_argument("--dry_run", action="store_true",
                    help="only measure a few steps and print the plan and how long it will take")
     g = p.add_argument_group("data")
@@ -62,13 +71,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_flags(g, EVALUATION_FLAGS, "--n_workers", n_workers=0)
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
-                        "pictures from their own size to 1.5 times that")
+                        "pictures from their own size to 1.5 times that, with --pretrained from "
+                        "1.5 times to twice that")
     _add_training_flags(p.add_argument_group("training"))
     _add_teacher_flags(p.add_argument_group("teacher"))
     g = p.add_argument_group("machine")
     add_machine_flags(g)
     g.add_argument("--eval_every", type=count(1), default=10,
                    help="epochs between two measurements of the largest and smallest subnet")
+    g.add_argument("--patience", type=count(1), default=None, metavar="N",
+                   help="end after N measurements without a better mean accuracy of the two on "
+                        "the validation images, and keep the best weights; None: train all epochs")
     g.add_argument("--save_minutes", type=amount, default=10.0,
                    help="minutes after which the state is saved within an epoch, too")
     return p
@@ -125,7 +138,10 @@ def main(args: argparse.Namespace) -> None:
         args = resumed_flags(args)
     elif not args.save:
         raise UserError("--save is needed: the checkpoint to write, as in runs/ofa_digits_w0.35")
+    elif args.pretrained:
+        args = adapted(args)
     checkpoint, state = Path(args.save), state_of(Path(args.save))
+    args = argparse.Namespace(**{**vars(args), "dataset": chosen_dataset(args)})
     _check(args, checkpoint, state)
     if args.check:
         from training.world import check_devices
@@ -141,6 +157,20 @@ def main(args: argparse.Namespace) -> None:
             if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have written it since
         train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
+
+
+def chosen_dataset(args: argparse.Namespace) -> str:
+    """Returns the data set: `folder` for a folder that is typed, as the default one has none.
+
+    Raises:
+        UserError: a folder for a data set without one.
+    """
+    dataset: str = args.dataset
+    if "data" in args.typed:
+        if not (args.resume or "dataset" in args.typed):
+            return "folder"
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return dataset
 
 
 def state_of(checkpoint: Path) -> Path:

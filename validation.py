@@ -16,6 +16,7 @@ from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, DatasetInfo
 from evaluator.costs import millions, network_costs
 from evaluator.layers import config_layers
+from evaluator.options import with_dataset
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS, choose_transform
 from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
@@ -158,9 +159,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for a split without a size, and for what would not be obeyed."""
-    refuse_idle(args.typed, idle_flags(args))
+def check_split(args: argparse.Namespace) -> None:
+    """Raises UserError for a split without a size."""
     if args.split == "valid" and not (args.vld_size or DATASETS[args.dataset].vld_size):
         raise UserError("--split valid needs --vld_size, the number of validation images that the "
                         "search split off")
@@ -181,8 +181,10 @@ def idle_flags(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 
 def main(args: argparse.Namespace) -> None:
     """Validates one network and prints the result as a last line of JSON, or predicts pictures."""
-    check_flags(args)
+    refuse_idle(args.typed, idle_flags(args))
     load = check_sources(args)
+    args = with_dataset(args, args.model, args.supernet_path)
+    check_split(args)
     share_processors(args.threads)
     announce(f"loading {args.model or args.subnet} and the images")
     net, provider, resolution = load(args)

@@ -16,6 +16,19 @@ from cli.startup import EXIT_INTERRUPTED, open_streams, quit_quietly
 from utils.errors import UserError, describe_os_error, is_out_of_memory, one_line
 
 EXIT_BAD_INPUT = 2
+# What other programs call a flag -> what it may be called here; the first that a command has is
+# suggested where the flag is unknown.
+SYNONYMS = {
+    "objective": ("sec_obj",), "objectives": ("sec_obj",), "metric": ("sec_obj",),
+    "budget": ("iterations",), "trials": ("iterations",), "generations": ("iterations",),
+    "steps": ("iterations", "epochs"), "width": ("supernet_path",), "width_mult": ("width",),
+    "supernet": ("supernet_path", "pretrained"), "epochs": ("n_epochs",), "n_epochs": ("epochs",),
+    "population": ("n_doe",), "init_samples": ("n_doe",), "space": ("search_space",),
+    "algorithm": ("strategy",), "output": ("save", "out"), "out": ("save", "output"),
+    "outdir": ("save", "output"), "checkpoint": ("pretrained", "initial_checkpoint", "resume"),
+    "image_size": ("img_size", "resolution", "resolutions"), "classes": ("n_classes",),
+    "num_classes": ("n_classes",), "gpus": ("n_gpus",), "num_workers": ("n_workers", "workers"),
+    "latency_table": ("lut",), "csv": ("table",)}
 EXIT_CLOSED_PIPE = 141
 
 
@@ -135,7 +148,9 @@ class Parser(argparse.ArgumentParser):
             return word
         flag = self.spelling(name)
         if flag is None:
-            close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            meant = SYNONYMS.get(name.lstrip("-").replace("-", "_").lower(), ())
+            close = [*filter(None, map(self.spelling, (f"--{flag}" for flag in meant))),
+                     *difflib.get_close_matches(name, self._option_string_actions, n=1)]
             hint = f"; did you mean {close[0]}?" if close else ""
             self.error(f"unknown flag {name}{hint}")
         return f"{flag}{equals}{value}"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -15,7 +16,14 @@ from torchvision import datasets as tv
 
 from data_providers.images import ArrayImages, FileImages, Images
 from data_providers.pictures import list_pictures, warn_of_others
-from data_providers.table import DatasetInfo, class_folders, get_dataset_info
+from data_providers.table import (
+    DatasetInfo,
+    class_folders,
+    count_unsorted,
+    describe_unsorted,
+    get_dataset_info,
+    what_is_there,
+)
 from utils.errors import UserError, one_line
 
 SPLITS = ("train", "test")
@@ -54,14 +62,16 @@ def _of_files(files: Iterable[Any], labels: Iterable[int]) -> FileImages:
 def _load_folders(root: Path, split: str, folders: dict[str, tuple[str, ...]]) -> Images:
     present = [root / name for names in folders.values() for name in names
                if (root / name).is_dir()]
-    classes = {part: class_folders(part) for part in present}
-    for part in present[1:]:
-        if odd := set(classes[part]) ^ set(classes[present[0]]):
+    classes = {part: _named_folders(part) for part in present}
+    for part in present:
+        if not classes[part] and count_unsorted(part):
+            raise UserError(f"{root}: {describe_unsorted(root, part.name)}")
+        if odd := classes[part].keys() ^ classes[present[0]].keys():
             raise UserError(f"{part}: the class folder {min(odd)!r} is in only one of it and "
                             f"{present[0]}; both must have the same class folders")
     parts = [root / name for name in folders[split]]
-    names = classes[parts[0]]
-    listed = {(part, label): list_pictures(part / name)
+    names = [*classes[present[0]]]
+    listed = {(part, label): list_pictures(part / classes[part][name])
               for part in parts for label, name in enumerate(names)}
     found = [(path, label) for (_, label), (pictures, _) in listed.items() for path in pictures]
     others = [path for _, rest in listed.values() for path in rest]
@@ -69,6 +79,20 @@ def _load_folders(root: Path, split: str, folders: dict[str, tuple[str, ...]]) -
     if found:
         _check_all_have_images(root, split, names, {label for _, label in found})
     return _of_files((path for path, _ in found), (label for _, label in found))
+
+
+def _named_folders(part: Path) -> dict[str, str]:
+    """Returns the class folders by their names in composed form, in the order of the labels.
+
+    macOS writes an accent as a character of its own, so that equal names can differ in their bytes.
+    """
+    names = class_folders(part)
+    found = {unicodedata.normalize("NFC", name): name for name in names}
+    if len(found) < len(names):
+        twice = next(name for name in names if name not in found.values())
+        raise UserError(f"{part}: two class folders have the name {twice!r}, in different "
+                        "encodings of its accents; join them")
+    return found
 
 
 def _check_all_have_images(root: Path, split: str, names: Sequence[str], labels: set[int]) -> None:
@@ -254,8 +278,9 @@ def _find_layout(name: str, root: Path, split: str, download: bool) -> tuple[Lay
     if download:
         raise UserError(f"{name}: cannot be downloaded by this program; get it from its "
                         "authors and unpack it into --data")
+    other = "" if name == "folder" else "; for images of your own, add --dataset folder"
     raise UserError(f"{root}: not a layout of {name} that is known{_download_hint(name)}; tried "
-                    f"{'; '.join(tried)}")
+                    f"{'; '.join(tried)}{other}; {what_is_there(root)}")
 
 
 def _download_hint(name: str) -> str:

@@ -109,11 +109,11 @@ class DataProvider:
     def facts(self) -> dict[str, Any]:
         """Returns what a network's file records of its images, to reproduce its accuracy.
 
-        `transform`, `mean` and `std` of each channel, and the names of the classes by label.
+        `dataset`, `transform`, `mean` and `std` of each channel, and the classes' names by label.
         """
         mean, std = self.info.mean or (), self.info.std or ()
-        return {"transform": self.info.eval_resize, "mean": list(mean), "std": list(std),
-                "class_names": self._class_names()}
+        return {"dataset": self.info.name, "transform": self.info.eval_resize,
+                "mean": list(mean), "std": list(std), "class_names": self._class_names()}
 
     @property
     def n_train(self) -> int:

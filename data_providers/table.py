@@ -17,6 +17,13 @@ N_CALIBRATION, CALIBRATION_BATCH = 2000, 200
 # Part of a data set's images that may be damaged; more stops what reads them.
 MAX_DAMAGED = 0.01
 
+# The folders of the splits, and what to do where one has no class folders.
+_AS_IN_TRAIN = "move each file into a folder with the name of its class, as in train/"
+PARTS = {"train": "move each file into a folder with the name of its class, as train/cat/cat.0.jpg",
+         "val": _AS_IN_TRAIN, "valid": _AS_IN_TRAIN, "validation": _AS_IN_TRAIN,
+         "test": "images without labels cannot be scored; move the folder away (validation.py "
+                 f"--predict reads it), or {_AS_IN_TRAIN}"}
+
 IMAGENET_SUPERNET = "data/ofa_mbv3_d234_e346_k357_w1.0"
 DIGITS_SUPERNET = shipped("data/ofa_digits_d234_e346_k357_w0.35")
 
@@ -62,6 +69,18 @@ class DatasetInfo:
     resolutions: tuple[int, ...] = tuple(range(192, 257, 4))
     supernet: str = IMAGENET_SUPERNET
 
+    @property
+    def packaged(self) -> bool:
+        """Whether its images are part of scikit-learn, so that it has no folder."""
+        return self.name == "digits"
+
+    def refuse_folder(self, flag: str) -> None:
+        """Raises UserError, with what to do, for a folder that would not be read."""
+        if self.packaged:
+            raise UserError(f"{flag}: would not be read, the images of {self.name} are part of "
+                            "scikit-learn; add --dataset folder for your own images, or leave it "
+                            "out")
+
     def check_n_classes(self, n_classes: int | None, path: str | None = None) -> int:
         """Returns the number of classes: the data set's, which `n_classes` must not contradict.
 
@@ -78,6 +97,8 @@ class DatasetInfo:
             raise UserError(f"{path}: {counted} class folders, but {self.name} has "
                             f"{self.n_classes}; use --dataset folder for other data")
         known = self.n_classes or counted or n_classes
+        if path and not counted and self.name == "folder" and os.path.isdir(path):
+            raise UserError(f"{path}: no class folders in train/; {what_is_there(path)}")
         if known is None:
             raise UserError(f"{self.name}: the number of classes is not known; "
                             "give --n_classes, or --data to count the class folders")
@@ -144,6 +165,36 @@ def class_folders(path: str | os.PathLike[str]) -> list[str]:
                           if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return []
+
+
+def what_is_there(root: str | os.PathLike[str]) -> str:
+    """Returns what a folder without the class folders of a known layout holds, and what to do."""
+    part = next((part for part in PARTS if count_unsorted(os.path.join(root, part))), None)
+    if part is not None:
+        return describe_unsorted(root, part)
+    names = class_folders(root)
+    if "train" in names:
+        return "a part of the images belongs into val/, in folders named as those in train/"
+    held = f"{len(names)} folders ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" \
+        if names else "no folders"
+    return (f"it holds {held}: images belong into train/<class>/, and a part of those of each "
+            "class into val/<class>/")
+
+
+def count_unsorted(folder: str | os.PathLike[str]) -> int:
+    """Returns the number of files of a folder that has no class folders; 0 for any other."""
+    try:
+        with os.scandir(os.fspath(folder)) as entries:
+            files = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return 0
+    return 0 if any(entry.is_dir() for entry in files) else len(files)
+
+
+def describe_unsorted(root: str | os.PathLike[str], part: str) -> str:
+    """Returns what is wrong with one of `PARTS` whose images are in no class folders."""
+    return (f"{part}/ holds {count_unsorted(os.path.join(root, part))} files and no class folders: "
+            f"{PARTS.get(part, PARTS['val'])}")
 
 
 def get_dataset_info(name: str) -> DatasetInfo:

@@ -14,7 +14,7 @@ from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, number
 from data_providers.table import get_dataset_info
-from evaluator.options import EVALUATION_FLAGS, EvaluationOptions
+from evaluator.options import EVALUATION_FLAGS, EvaluationOptions, with_dataset
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION
 from search_space import NAMES, Arch, read_subnet
@@ -64,6 +64,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_flags(g, EVALUATION_FLAGS, "--amp")
     g.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
                    "batch size (default: none)")
+    add_flags(g, EVALUATION_FLAGS, "--runtime")
     g.add_argument("--save", help="file for the stats in JSON (default: net.stats in "
                    "--log_dir, where that is given)")
     g.add_argument("--log_dir", help="folder for net.stats, net.config and net.init (default: "
@@ -77,6 +78,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Evaluates, writes the stats to `--save`, and prints them as one line of JSON."""
     _check(args)
+    args = with_dataset(args, args.config, args.supernet_path)
     share_processors(args.threads)
     stats = evaluate(args)
     path = args.save or (args.log_dir and os.path.join(args.log_dir, "net.stats"))

@@ -20,7 +20,9 @@ from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
-from evaluator.timing import measure_latency
+from evaluator.runtimes import TORCH, Conditions, choose_runtime, measure_networks
+from evaluator.timing import Latency, measure_latency
+from networks.configs import config_family
 from networks.folding import folded, speed_up
 from networks.supernet_info import check_classes
 from search_space import Arch, SearchSpace
@@ -131,14 +133,25 @@ class NetEvaluator:
             UserError: a GPU is wanted, but none is in use.
         """
         own = [(self.latency_device, self.options.latency_batch_size)]
-        measured = {kind: measure_latency(net, resolution, batch_size, self._device_of(kind),
-                                          threads=torch.get_num_threads())
+        measured = {kind: self._latency(net, resolution, batch_size, self._device_of(kind))
                     for kind, batch_size in (own if wanted is None else wanted)}
         if not measured:
             return {}
         return {kind: found.mean for kind, found in measured.items()} | {"latency": {
             kind: {"median": found.median, "iqr": found.iqr, "count": found.count}
             for kind, found in measured.items()}}
+
+    def _latency(self, net: Any, resolution: int, batch_size: int, device: str) -> Latency:
+        threads, typed = torch.get_num_threads(), self.options.runtime
+        of_timm = config_family(net.config).of_timm  # no row of layers
+        runtime = choose_runtime(TORCH if of_timm and typed is None else typed, device)
+        if runtime == TORCH:
+            return measure_latency(net, resolution, batch_size, device, threads)
+        if of_timm:
+            raise UserError(f"--runtime {runtime}: the latency of timm's networks is measured with "
+                            f"{TORCH}; leave it out")
+        layers = config_layers(net.config, resolution)
+        return measure_networks([layers], runtime, Conditions(device, threads, batch_size))[0]
 
     def _device_of(self, kind: str) -> str:
         if kind == "gpu" and self.device.type == "cpu":

@@ -52,6 +52,11 @@ class LookUpTable:
         return cls(path, {key: _checked_mean(path, key, row) for key, row in rows.items()},
                    read_header(path))
 
+    @property
+    def runtime(self) -> str:
+        """What ran the layers; PyTorch, where the table does not name it."""
+        return str(self.header.get("runtime", "torch"))
+
     def missing(self, layers: Iterable[Layer]) -> list[str]:
         """Returns the keys of `layers` that the table lacks, each once."""
         keys = dict.fromkeys(layer.key for layer in layers if layer.key is not None)
@@ -59,11 +64,17 @@ class LookUpTable:
 
     def require(self, layers: Iterable[Layer], command: str) -> None:
         """Raises UserError when layers are missing; `command` is what measures them."""
+        layers = [*layers]
         missing = self.missing(layers)
         if missing:
+            foreign = "" if any(layer.key in self.entries for layer in layers) else (
+                f"none of its {len(self.entries)} entries is a layer of these networks, so it is "
+                "the table of others or of another program (its first entry: "
+                f"{next(iter(self.entries), '')[:80]}); ")
             more = f" and {len(missing) - SHOWN_KEYS} more" if len(missing) > SHOWN_KEYS else ""
             raise UserError(f"{self.path}: the latency table lacks {len(missing)} layers: "
-                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; {self._adding(command)}"
+                            f"{', '.join(missing[:SHOWN_KEYS])}{more}; {foreign}"
+                            f"{self._adding(command)}"
                             f"measure a table that has them with: {command}")
 
     def _adding(self, command: str) -> str:
@@ -71,6 +82,7 @@ class LookUpTable:
         if any(name not in self.header for name in CONDITIONS):
             return ""
         conditions = [f"--{name}={self.header[name]}" for name in CONDITIONS]
+        conditions += [f"--runtime={self.runtime}"]
         adding = command.replace(NEW_TABLE, shlex.quote(str(self.path)), 1)
         return (f"on the machine of this table ({self.header.get('device_name', 'unknown')}) add "
                 f"them with: {adding} {shlex.join(conditions)}; on another one ")

@@ -111,7 +111,7 @@ def render(card: Card, net: Any, images: Preprocessing) -> str:
 
 def _facts(card: Card, net: Any, images: Preprocessing) -> str:
     costs = network_costs(config_layers(net.config, images.resolution))
-    rows = {"classes": _classes(images.class_names or (), net.classifier.out_features),
+    rows = {"classes": _classes(images.class_names, net.classifier.out_features),
             "input": f"{images.resolution} x {images.resolution} pixels, transform "
                      f"`{images.transform}`",
             "parameters": f"{millions(costs.params)} M",

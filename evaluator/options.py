@@ -7,7 +7,10 @@ from typing import Any, Self
 
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
-from data_providers.table import MAX_DAMAGED
+from data_providers.table import DATASETS, MAX_DAMAGED
+from evaluator.runtimes import RUNTIME_FLAG
+from networks.configs import read_config
+from networks.supernet_info import SupernetMeta, read_supernet_info
 from search_space import NAMES
 
 SUPERNET = "./data/ofa_mbv3_d234_e346_k357_w1.0"
@@ -36,6 +39,8 @@ class EvaluationSettings:
         cache_dir, cache_gb: folder for decoded images and its greatest size.
         amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one; None
             is bfloat16 on a GPU that has it, without fine-tuning, and False elsewhere.
+        runtime: what runs networks whose latency is measured, see `evaluator.runtimes`; None is
+            onnxruntime on a CPU where it is installed, else torch.
     """
 
     search_space: str = "mbv3"
@@ -55,6 +60,7 @@ class EvaluationSettings:
     cache_dir: str | None = None
     cache_gb: float = 32.0
     amp: bool | str | None = None
+    runtime: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,27 @@ class EvaluationOptions(EvaluationSettings):
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
+def with_dataset(args: argparse.Namespace, config: str | None,
+                 supernet: str | None) -> argparse.Namespace:
+    """Returns flags whose `dataset` is what was typed, else what a file records, else the default.
+
+    Args:
+        args: the flags.
+        config, supernet: the net.config, or the checkpoint, of what is evaluated.
+
+    Raises:
+        UserError: a damaged config; or --data is typed, and the data set has no folder.
+    """
+    recorded = SupernetMeta.of_config(read_config(config), config) if config \
+        else read_supernet_info(supernet) if supernet else SupernetMeta()
+    dataset = args.dataset
+    if "dataset" not in args.typed and recorded.dataset in DATASETS:
+        dataset = recorded.dataset
+    if "data" in args.typed:
+        DATASETS[dataset].refuse_folder(f"--data {args.data}")
+    return argparse.Namespace(**{**vars(args), "dataset": dataset})
+
+
 # The flags of `EvaluationSettings`, whose defaults are theirs; see `cli.scripts.add_flags`.
 EVALUATION_FLAGS: dict[str, dict[str, Any]] = {
     name: {**options, "default": getattr(EvaluationSettings, name)} for name, options in {
@@ -114,4 +141,5 @@ EVALUATION_FLAGS: dict[str, dict[str, Any]] = {
         "cache_gb": {"type": amount, "help": "its greatest size in GiB"},
         "amp": {"action": argparse.BooleanOptionalAction, "help": "mixed precision (default: in "
                 "validation, on a GPU with bfloat16)"},
+        "runtime": RUNTIME_FLAG,
     }.items()}

@@ -7,7 +7,7 @@ import numpy as np
 
 from evaluator.base import Evaluator
 from search_space import Arch, get_search_space
-from search_space.table import TabularSpace, parse_number, read_table
+from search_space.table import Table, TabularSpace, parse_number, parse_numbers, read_table
 from utils.errors import UserError
 
 
@@ -40,7 +40,7 @@ class TableEvaluator(Evaluator):
         self.space, self.table = space, read_table(space.table)
         keys = self.table.keys(space.key_columns)
         self._row = {key: i for i, key in enumerate(keys)}
-        self.top1 = _accuracies(self.table.path, space.accuracy, self.table.column(space.accuracy))
+        self.top1 = _accuracies(self.table, space.accuracy)
         self.names = [name for name, cells in self.table.columns.items()
                       if name not in space.key_columns
                       and any(parse_number(cell) is not None for cell in cells)]
@@ -73,11 +73,7 @@ class TableEvaluator(Evaluator):
         rows = [self._row_number(self.space.decode(x)) for x in self.space.rows]
         if name == "top1":
             return self.top1[rows]
-        column = [parse_number(text) for text in self.table.column(name)]
-        if None in column:
-            raise UserError(f"{self.table.path}: the column {name} holds something that is no "
-                            "number")
-        return np.array(column, dtype=float)[rows]
+        return parse_numbers(self.table, name)[rows]
 
     def _row_number(self, arch: Arch) -> int:
         key = self.space.key(arch)
@@ -87,19 +83,17 @@ class TableEvaluator(Evaluator):
         return self._row[key]
 
 
-def _accuracies(path: str, name: str, texts: Sequence[str]) -> np.ndarray:
+def _accuracies(table: Table, name: str) -> np.ndarray:
     """Returns accuracies (rows,) in percent.
 
     Raises:
         UserError: a cell is none, or all of them are fractions.
     """
-    numbers = [parse_number(text) for text in texts]
-    for text, number in zip(texts, numbers, strict=True):
-        if number is None or not 0 <= number <= 100:
-            raise UserError(f"{path}: the column {name} holds {text[:40]!r}, not an accuracy in "
-                            "percent")
-    accuracies = np.array(numbers, dtype=float)
+    accuracies = parse_numbers(table, name)
+    for row in np.flatnonzero((accuracies < 0) | (accuracies > 100))[:1]:
+        raise UserError(f"{table.path}: row {row + 2}: the column {name} holds "
+                        f"{table.column(name)[row]!r}, not an accuracy in percent")
     if len(accuracies) > 1 and accuracies.max() <= 1:
-        raise UserError(f"{path}: the column {name} holds no accuracy above 1 %, as if they were "
-                        "fractions; multiply them by 100")
+        raise UserError(f"{table.path}: the column {name} holds no accuracy above 1 %, as if they "
+                        "were fractions; multiply them by 100")
     return accuracies

@@ -3,7 +3,8 @@
 import copy
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.errors import UserError
+from utils.flags import warn
 from utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ GROUP = 32
 # Samples above this multiple of the median are interruptions by other processes.
 INTERRUPTED = 1.5
 REL_ERR, MAX_REPEATS = 0.02, 1000
+SHARED = 0.1  # of the time without the processor, above which other programs are mentioned
 # Of an accelerator, before anything is timed.
 WARM_UP_S, PASSES_BEFORE_RECORDING = 0.5, 3
 
@@ -209,6 +212,17 @@ def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
     from utils.devices import checked_device
 
     checked_device(device)
+
+
+@contextmanager
+def watched_processor(at_work: bool) -> Iterator[None]:
+    """Warns at the end if this thread, where it was `at_work`, often had no processor."""
+    wall, own = time.perf_counter(), time.thread_time()
+    yield
+    wall, own = time.perf_counter() - wall, time.thread_time() - own
+    if at_work and own < (1 - SHARED) * wall:
+        warn(f"other programs had the processor for {100 * (1 - own / wall):.0f} % of the time, "
+             "which makes latencies longer and less certain: measure again on a quiet machine")
 
 
 def device_name(device: str) -> str:

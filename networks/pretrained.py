@@ -61,10 +61,15 @@ def fill_pretrained(supernet: Any, weights: str) -> str:
 
 
 def _load(supernet: Any, state: StateDict, own: Mapping[str, Tensor], source: str) -> None:
+    """Loads the weights; a classifier for other classes begins at zero.
+
+    So the features are not changed by the errors of random weights (as in BiT, Kolesnikov et al.,
+    ECCV 2020).
+    """
     classifier = [key for key in own if key.startswith("classifier.")]
-    other = any(key in state and len(state[key]) != len(own[key]) for key in classifier)
-    load_state(supernet, {**state, **{key: own[key] for key in classifier}} if other else state,
-               source)
+    if any(key in state and len(state[key]) != len(own[key]) for key in classifier):
+        state = {**state, **{key: torch.zeros_like(own[key]) for key in classifier}}
+    load_state(supernet, state, source)
 
 
 def fetched(model: str, flag: str, instead: str) -> nn.Module:

@@ -3,10 +3,8 @@
 import argparse
 import platform
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,18 @@ from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, integers, number
 from data_providers.table import get_dataset_info
 from evaluator.latency import WIDTHS, LookUpTable, read_header
-from evaluator.layers import build_module, input_shape, read_config_layers, space_layers
+from evaluator.layers import read_config_layers, space_layers
 from evaluator.options import EVALUATION_FLAGS
+from evaluator.runtimes import (
+    ONNXRUNTIME,
+    PRECISION,
+    RUNTIME_FLAG,
+    TORCH,
+    Conditions,
+    choose_runtime,
+    described,
+    measure_networks,
+)
 from evaluator.timing import (
     GROUP,
     MAX_REPEATS,
@@ -29,33 +37,58 @@ from evaluator.timing import (
     REL_ERR,
     check_conditions,
     device_name,
-    measure_modules,
+    watched_processor,
 )
-from search_space import DEFAULT, get_search_space
+from networks.supernet_info import SupernetMeta, check_supernet_file, read_supernet_info
+from search_space import DEFAULT, get_search_space, refuse_code
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_yaml, write_text
+from utils.flags import refuse_idle
 from utils.locks import Lock, locked_beside
 
-SHARED = 0.1  # of the time without the processor, above which other programs are mentioned
+# What a table of an older version was measured with.
+OLDER = {"runtime": TORCH, "precision": PRECISION}
+# Flags that choose the layers of a space.
+OF_A_SPACE = ("--supernet_path", "--search_space", "--n_classes", "--width")
+
+
+def read_supernet(args: argparse.Namespace) -> SupernetMeta:
+    """Returns what the supernet of `--supernet_path` records, with its width; nothing without one.
+
+    Raises:
+        UserError: no such file, or it names code for its space, which must be typed.
+    """
+    if not args.supernet_path:
+        return SupernetMeta()
+    check_supernet_file(args.supernet_path)
+    supernet = read_supernet_info(args.supernet_path)
+    if "search_space" not in args.typed:
+        refuse_code(supernet.search_space, str(args.supernet_path))
+    return replace(supernet, width=supernet.width or width_from_name(args.supernet_path))
 
 
 def wanted_layers(args: argparse.Namespace) -> list[Layer]:
     """Returns the layers to measure, one for each key: those of a space, or of net.config files."""
-    info = get_dataset_info(args.dataset)
-    resolutions = args.resolutions or info.resolutions
+    refuse_idle(args.typed, {"with --config": OF_A_SPACE} if args.config else {})
+    supernet = read_supernet(args)
+    info = get_dataset_info(args.dataset if "dataset" in args.typed
+                            else supernet.dataset or args.dataset)
     if args.config:
         layers = [layer for path in args.config for resolution in args.resolutions or [None]
                   for layer in read_config_layers(path, resolution)[0]]
     else:
-        space = get_search_space(args.search_space, resolutions=resolutions)
-        n_classes = info.n_classes if args.n_classes is None else args.n_classes
+        space = get_search_space(args.search_space if "search_space" in args.typed
+                                 else supernet.search_space or args.search_space,
+                                 resolutions=args.resolutions or supernet.resolutions
+                                 or info.resolutions)
+        n_classes = args.n_classes or supernet.n_outputs or supernet.n_classes or info.n_classes
         if n_classes is None:
             raise UserError(f"{info.name}: the number of classes is not known; give --n_classes")
         published = width_from_name(info.supernet) if space.name == DEFAULT \
             else space.default_width
-        layers = space_layers(space, n_classes, published if args.width is None else args.width)
+        layers = space_layers(space, n_classes, args.width or supernet.width or published)
     return list({layer.key: layer for layer in layers if layer.key}.values())
 
 
@@ -63,7 +96,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the header: everything that two measurements must share to stand in one table."""
     import torch
 
-    cuda = torch.device(args.device).type == "cuda"
+    cuda = args.runtime != ONNXRUNTIME and torch.device(args.device).type == "cuda"
     return {
         "unit": "ms, mean over repeated passes of a whole batch",
         "device": torch.device(args.device).type,
@@ -73,9 +106,8 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": args.batch_size,
         "rel_err": args.rel_err,
         "max_repeats": args.max_repeats,
-        "torch": str(torch.__version__),
+        **described(args.runtime),
         "cuda": torch.version.cuda if cuda else None,
-        "ofa": version("ofa"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -90,7 +122,7 @@ def read_entries(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]
     if not path.exists():
         return {}
     LookUpTable.read(path)
-    found = read_header(path)
+    found = OLDER | read_header(path)
     other = [f"{name} {found.get(name)!r}, not {value!r}" for name, value in header.items()
              if found.get(name) != value]
     if other:
@@ -109,8 +141,8 @@ def write_entries(path: Path, header: dict[str, Any], entries: dict[str, Any]) -
 
 def measure_layers(layers: list[Layer], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Measures layers under the conditions of the command line; returns table entries."""
-    modules = [(build_module(layer), input_shape(layer, args.batch_size)) for layer in layers]
-    latencies = measure_modules(modules, args.device, args.threads, args.rel_err, args.max_repeats)
+    latencies = measure_networks([[layer] for layer in layers], args.runtime, Conditions(
+        args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats))
     return {layer.key: {"mean": latency.mean, "var": latency.var, "count": latency.count}
             for layer, latency in zip(layers, latencies, strict=True)}
 
@@ -121,6 +153,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True,
                    help="the table (YAML); what it already holds is kept, so that a run that was "
                         "stopped can resume")
+    p.add_argument("--supernet_path", help="take the space, the sizes, the classes and the width "
+                   "from this supernet, where no flag names them (default: none)")
     add_flags(p, EVALUATION_FLAGS, "--search_space", "--dataset")
     p.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px, as 32 36 40 or 32:40:4 (default: those of the "
@@ -132,6 +166,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")
+    p.add_argument("--runtime", **RUNTIME_FLAG)
     p.add_argument("--threads", type=count(1, MAX_THREADS), default=1,
                    help="CPU threads that a layer runs on")
     p.add_argument("--batch_size", type=count(1), default=1, help="images in one pass")
@@ -146,6 +181,7 @@ def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    args.runtime = choose_runtime(args.runtime, args.device)
     with locked_beside(args.out, f"{args.out}: the table") as lock:
         fill_table(args, layers, lock)
 
@@ -156,7 +192,8 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
     entries = read_entries(args.out, header)
     missing = [layer for layer in layers if layer.key not in entries]
     print(f"{len(layers)} distinct layers, {len(missing)} to measure on "
-          f"{header['device_name']}, threads {args.threads}, batch {args.batch_size}")
+          f"{header['device_name']} by {args.runtime}, threads {args.threads}, batch "
+          f"{args.batch_size}")
     write_entries(args.out, header, entries)
     try:
         with watched_processor(bool(missing) and args.device == "cpu" and args.threads == 1):
@@ -168,17 +205,6 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
         raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command "
                                 "resumes from there") from None
     print(f"{args.out}: {len(entries)} layers")
-
-
-@contextmanager
-def watched_processor(at_work: bool) -> Iterator[None]:
-    """Reports at the end for how long this thread, if it was at work, had no processor."""
-    wall, own = time.perf_counter(), time.thread_time()
-    yield
-    wall, own = time.perf_counter() - wall, time.thread_time() - own
-    if at_work and own < (1 - SHARED) * wall:
-        print(f"other programs had the processor for {100 * (1 - own / wall):.0f} % of the time, "
-              "which makes latencies longer and less certain: measure again on a quiet machine")
 
 
 def progress(layers: list[Layer]) -> Iterator[list[Layer]]:

@@ -258,7 +258,7 @@ class Search:
         if not self.retry_failed:
             failed = self.folder.read_failed(self.space.encode)
             self.failed_X = self.space.encode_many(
-                arch for (iteration, _), arch in failed.items() if iteration <= done)
+                each.arch for (iteration, _), each in failed.items() if iteration <= done)
         if stats.reference_point and stats.sec_obj:
             self.reference = np.array(stats.reference_point)
         elif self.archive:

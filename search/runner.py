@@ -1,5 +1,6 @@
 """From settings to a search: its space, its objectives, its workers, its plan, its run."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import Devices, EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.options import EvaluationSettings
+from evaluator.runtimes import choose_runtime
 from evaluator.table import TableEvaluator
 from evaluator.timing import cpu_name
 from networks.supernet_info import check_classes, check_supernet_exists
@@ -34,6 +36,7 @@ from search.table_report import table_report
 from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
+from search_space.table import parse_numbers, read_table
 from utils.errors import UserError, one_line
 from utils.files import write_text
 from utils.invocation import calling, program
@@ -77,11 +80,8 @@ def make_parts(settings: Settings) -> Parts:
     objectives = make_objectives(settings.sec_obj, costs,
                                  reported=reported is None or bool(reported))
     for objective in objectives:
-        if objective.source == "reported" and objective.key not in (reported or [objective.key]):
-            source = f"{settings.table} has" if settings.evaluator == "table" \
-                else f"{settings.oracle_path} predicts"
-            raise UserError(f"--sec_obj {objective.name}: {source} "
-                            f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
+        if objective.source == "reported":
+            check_reported(objective, settings, reported)
         if objective.measured and settings.evaluator in IDLE:
             raise UserError(f"--lut {MEASURE}: the evaluator {settings.evaluator} runs no network "
                             "whose latency could be measured; name a table")
@@ -89,6 +89,7 @@ def make_parts(settings: Settings) -> Parts:
             objective.measured for objective in objectives):
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
                         "cpu, say, or leave it out")
+    check_runtime(settings, objectives)
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
@@ -99,6 +100,22 @@ def make_parts(settings: Settings) -> Parts:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
     return Parts(space, objectives, costs, constraints)
+
+
+def check_reported(objective: Objective, settings: Settings, reported: list[str] | None) -> None:
+    """Checks that the evaluator can answer an objective, and that a table does for each row.
+
+    Raises:
+        UserError: it cannot; or a cell of the table's column is empty, or no number.
+    """
+    if settings.evaluator == "table" and \
+            objective.key in (table := read_table(str(settings.table))).columns:
+        parse_numbers(table, objective.key)
+    if objective.key not in (reported or [objective.key]):
+        source = f"{settings.table} has" if settings.evaluator == "table" \
+            else f"{settings.oracle_path} predicts"
+        raise UserError(f"--sec_obj {objective.key}: {source} "
+                        f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
 
 
 def reported_names(settings: Settings) -> list[str] | None:
@@ -112,6 +129,20 @@ def reported_names(settings: Settings) -> list[str] | None:
     if settings.evaluator == "table":
         return TableEvaluator.from_options(make_spec(settings, []).options).names
     return [] if settings.evaluator in ("ofa", "oracle") else None
+
+
+def check_runtime(settings: Settings, objectives: Sequence[Objective]) -> None:
+    """Reports what a latency is measured with, where that is not what is deployed.
+
+    Raises:
+        UserError: a runtime, but no latency that is measured, or one that is not installed.
+    """
+    measured = [objective for objective in objectives if objective.measured]
+    for objective in measured:
+        choose_runtime(settings.runtime, str(objective.device))
+    if settings.runtime and not measured:
+        raise UserError(f"--runtime {settings.runtime}: this search measures no latency; write "
+                        f"--lut {MEASURE}, or leave it out")
 
 
 def foreign_tables(costs: SpaceCosts) -> list[str]:
@@ -229,7 +260,62 @@ def final_report(settings: Settings, parts: Parts, search: Search) -> list[str]:
     return [f"{report}{aside}"]
 
 
-def describe_settings(settings: Settings, parts: Parts) -> list[str]:
+class ImageCounts(NamedTuple):
+    """Numbers of images, 0 where they are unknown: to train and to score on; whether counted."""
+
+    train: int
+    scored: int
+    counted: bool
+
+    @property
+    def in_validation(self) -> int:
+        """How many pass through a network to calibrate and to score it."""
+        return min(N_CALIBRATION, self.train or N_CALIBRATION) + self.scored
+
+
+def count_images(settings: Settings) -> ImageCounts:
+    """Counts the images of a search; takes those of the data set's row where they are not here.
+
+    Raises:
+        UserError: the folder's files are in no known layout, or too few for the split.
+    """
+    info = get_dataset_info(settings.dataset)
+    if not info.packaged and not (settings.data and os.path.isdir(settings.data)
+                                  and not settings.download):
+        held_out = 0 if settings.test else settings.vld_size or 0
+        return ImageCounts(max((info.n_train or 0) - held_out, 0), held_out or info.n_test or 0,
+                           False)
+    from data_providers import DataProvider
+
+    grey = (0.5, 0.5, 0.5)  # what the pixels' mean and std are takes time, and is not asked here
+    provider = DataProvider(settings.dataset, settings.data, vld_size=settings.vld_size,
+                            seed=settings.seed, max_damaged=settings.max_damaged, mean=grey,
+                            std=grey)
+    return ImageCounts(provider.n_train, provider.n_test if settings.test else provider.n_valid,
+                       True)
+
+
+def describe_ranges(settings: Settings, parts: Parts) -> list[str]:
+    """Returns lines with what is known before the search: the objectives' ranges, latencies."""
+    if settings.evaluator == "table":
+        table, rows = read_table(str(settings.table)), parts.space.enumerate()
+        columns = [(o, parse_numbers(table, o.key) if not o.exact else
+                    o.values(rows if rows is not None else np.empty((0, parts.space.n_var))))
+                   for o in parts.objectives]
+        return [f"{o.label}: {values.min():.5g} to {values.max():.5g} in the table"
+                for o, values in columns if len(values)]
+    known = {o.label: o.exact_values for o in parts.objectives if o.exact_values is not None}
+    for name, tag in parts.costs.latency_names().items():
+        with contextlib.suppress(UserError):  # a table that lacks layers is no objective here
+            known.setdefault(f"{name} (ms)", parts.costs.latency(tag))
+    if not known:
+        return []
+    X = parts.space.encode_many(parts.space.extremes())
+    return [f"{label}: {smallest:.5g} for the smallest network, {largest:.5g} for the largest"
+            for label, values in known.items() for smallest, largest in [values(X)]]
+
+
+def describe_settings(settings: Settings, parts: Parts, images: ImageCounts) -> list[str]:
     """Returns lines that name what the search takes for granted: sizes, epochs, files."""
     sizes = settings.resolutions or []
     labels = ", ".join(objective.label for objective in parts.objectives)
@@ -238,18 +324,22 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
              + (f"; within {settings.constraint}" if settings.constraint else "")]
     resolutions = f", {min(sizes)} to {max(sizes)} px ({len(sizes)})" \
         if sizes and "resolutions" in type(parts.space).options else ""
-    lines.append(f"search space {settings.search_space}{resolutions}; {settings.n_classes} classes")
+    classes = "" if settings.evaluator == "table" else f"; {settings.n_classes} classes"
+    lines.append(f"search space {settings.search_space}{resolutions}{classes}")
+    lines += describe_ranges(settings, parts)
     if settings.evaluator == "ofa":
         split = "the test images" if settings.test or settings.vld_size is None else \
             f"{settings.vld_size} images split off the training set"
+        place = "the package scikit-learn" if get_dataset_info(settings.dataset).packaged else \
+            settings.data or "a folder that --data is still to name"
         lines += [f"supernet {settings.supernet_path}",
-                  f"data set {settings.dataset} in {settings.data or 'the package'}, scored on "
-                  f"{split}",
+                  f"data set {settings.dataset} in {place}, scored on {split}",
+                  f"{images.train or 'an unknown number of'} images to train or calibrate on, "
+                  f"{images.scored or 'an unknown number'} to score on"
+                  + ("" if images.counted else f" (not counted: as {settings.dataset} has them)"),
                   f"{settings.n_epochs} epochs of fine-tuning in each evaluation"
                   + (" with a new classifier" if settings.n_epochs else "")]
-        scored = None if settings.test else settings.vld_size
-        images = N_CALIBRATION + (scored or get_dataset_info(settings.dataset).n_test or 0)
-        need = cache_need_gb(images, sizes)
+        need = cache_need_gb(images.in_validation, sizes)
         if need > settings.cache_gb:
             lines.append(f"warning: the images in {len(sizes)} resolutions need {need:.0f} GB, but "
                          f"--cache_gb is {settings.cache_gb:g}: some are decoded again and again; "
@@ -257,7 +347,7 @@ def describe_settings(settings: Settings, parts: Parts) -> list[str]:
     lines += [f"latency table {table.path}, measured on "
               f"{table.header.get('device_name', 'a device that it does not name')}"
               for table in parts.costs.tables()]
-    return lines
+    return lines + [learned.describe() for learned in parts.costs.learned_files()]
 
 
 def print_plan(settings: Settings, folder: RunFolder) -> None:
@@ -268,24 +358,23 @@ def print_plan(settings: Settings, folder: RunFolder) -> None:
     """
     n_slots, parts = len(make_slots(settings)), make_parts(settings)
     start = starting_point(settings, parts, folder)
-    info = get_dataset_info(settings.dataset)
     n_doe = settings.n_doe if start is None or start.reason else 0
     planned = n_doe + settings.planned - settings.n_doe
     print(f"plan: {planned} evaluations ({n_doe} initial, {settings.iterations} "
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
-    for line in describe_settings(settings, parts):
+    images = count_images(settings) if settings.evaluator not in IDLE else ImageCounts(0, 0, False)
+    for line in describe_settings(settings, parts, images):
         print(one_line(line))  # settings may be anybody's
     if start is not None:
         print(start.describe(n_doe))
-    if not parts.costs.available or settings.evaluator == "table":
+    if not parts.costs.available or settings.evaluator in IDLE:
         print(f"by the evaluator {settings.evaluator}; the first evaluations give an estimate")
         return
     sample = parts.space.draw(1000, np.random.default_rng(settings.seed))
-    images = N_CALIBRATION + (settings.vld_size or info.n_test or 0)
     # A training step costs about three forward passes.
-    images += 3 * (settings.n_epochs or 0) * (info.n_train or 0)
-    macs = float(parts.costs.work(sample).mean()) * images
-    print(f"an evaluation passes about {images} images through the network: {macs / 1e12:.3g} TMAC"
+    passes = images.in_validation + 3 * (settings.n_epochs or 0) * images.train
+    macs = float(parts.costs.work(sample).mean()) * passes
+    print(f"an evaluation passes about {passes} images through the network: {macs / 1e12:.3g} TMAC"
           f" on average; all of them: {macs * planned / 1e15:.3g} PMAC")
     seconds = planned * macs / CPU_MACS_PER_SECOND
     print(f"at {CPU_MACS_PER_SECOND / 1e9:.0f} GMAC/s, which one CPU core of the build machine "
@@ -343,13 +432,15 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
             folder.remove_proposals()
         if not adopting:
             folder.write_settings(stored)
+        progress = Progress(settings.planned, len(slots), folder=folder, log_format=log_format,
+                            tensorboard=tensorboard)
+        progress.say(f"search of {settings.planned} evaluations in {settings.save}: starting, "
+                     f"{len(slots)} at a time")
         limit = settings.memory_limit
         with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=None if limit is None else int(limit * GIB),
                         ray_address=_ray_address(settings)) as engine:
-            progress = Progress(settings.planned, len(slots), folder=folder,
-                                log_format=log_format, tensorboard=tensorboard)
             progress.start(["python", *sys.argv])
             search = make_search(settings, parts, folder, engine, progress, retry_failed, start)
             if adopting:

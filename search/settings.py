@@ -116,6 +116,8 @@ def resolve(values: Mapping[str, Any], typed: Collection[str] = ()) -> Settings:
     known = {name: values[name] for name in Settings.names() if name in values}
     settings = Settings(**_recorded(supernet, known) | known, supernet=supernet,
                         typed=frozenset(typed))
+    if "data" in typed and settings.evaluator != "table":
+        get_dataset_info(settings.dataset).refuse_folder(f"--data {settings.data}")
     space = search_space_class(settings.search_space)
     settings = replace(settings, evaluator=settings.evaluator or space.default_evaluator)
     for name in SPACE_OPTIONS:

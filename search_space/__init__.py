@@ -7,6 +7,7 @@ from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import Layer, Slot
 from search_space.ofa import OFASearchSpace
 from search_space.timm_chain import timm_space
+from search_space.values import SPACE_KEY, without_wrapping
 from utils.errors import UserError
 from utils.files import read_json
 from utils.registry import TIMM, listed, load_class, names_code
@@ -16,9 +17,8 @@ __all__ = ["NAMES", "RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene",
            "name_of", "read_arch", "read_subnet", "refuse_code", "search_space_class", "space_of"]
 
 RESOLUTIONS = range(8, 4097)
+# The space of files without `SPACE_KEY`.
 DEFAULT = "mbv3"
-# The key of a file that names its space; files without it hold architectures of `DEFAULT`.
-SPACE_KEY = "search_space"
 # name -> "module:Class"
 SEARCH_SPACES = {
     "mbv3": "search_space.ofa:OFASearchSpace",
@@ -91,6 +91,7 @@ def space_of(arch: Any, name: str | None = None) -> SearchSpace:
     Raises:
         UserError: the dict names another space or none that exists, or its resolution is none.
     """
+    arch = without_wrapping(arch)
     named = arch.get(SPACE_KEY) if isinstance(arch, dict) else None
     if named is not None and not isinstance(named, str):
         raise UserError(f"{SPACE_KEY!r} must be the name of a search space, not {named!r:.60}")
@@ -102,8 +103,8 @@ def space_of(arch: Any, name: str | None = None) -> SearchSpace:
         return get_search_space(name)
     r = arch.get("r") if isinstance(arch, dict) else None
     if isinstance(r, bool) or not isinstance(r, int) or r not in RESOLUTIONS:
-        raise UserError(f"'r', the input resolution, must be {RESOLUTIONS[0]}.."
-                        f"{RESOLUTIONS[-1]}, not {str(r)[:60]!r}")
+        raise UserError(f"'r', the input resolution, must be an integer in "
+                        f"{RESOLUTIONS[0]}..{RESOLUTIONS[-1]}, not {r!r:.60}")
     return get_search_space(name, resolutions=[r])
 
 

@@ -50,8 +50,8 @@ class NASBench201Space(TabularSpace):
 
     def __init__(self, table: str | None = None, accuracy: str | None = None) -> None:
         super().__init__(table, accuracy)
-        dataset = next((name for name in DATASETS if f"{self.accuracy}_".startswith(f"{name}_")),
-                       None)
+        column = f"{self.accuracy}_".lower().replace("-", "_")  # `cifar10-valid_x-valid` of NATS
+        dataset = next((name for name in DATASETS if column.startswith(f"{name}_")), None)
         if dataset is None:
             raise UserError(f"accuracy column {self.accuracy}: in NAS-Bench-201 its name starts "
                             f"with its data set: {', '.join(DATASETS)}")

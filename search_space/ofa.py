@@ -11,10 +11,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from search_space import values
 from search_space.backbones import MOBILENET_V3, Backbone
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import POOL, Layer, Slot
+from search_space.values import (
+    check_keys,
+    check_supernet,
+    checked_resolutions,
+    chosen,
+    position,
+    positions,
+    without_wrapping,
+)
 from utils.errors import UserError
 
 DEFAULT_RESOLUTIONS = tuple(range(192, 257, 4))
@@ -35,7 +43,7 @@ class SupernetLayers:
     width_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        values.check_supernet(self.n_classes, self.width_mult)
+        check_supernet(self.n_classes, self.width_mult)
 
     def body(self, resolution: int) -> tuple[Layer, ...]:
         """Returns the two fixed layers before the first stage at an input of `resolution` px."""
@@ -124,7 +132,7 @@ class OFASearchSpace(SearchSpace):
         self.kernel_size = [3, 5, 7]
         self.exp_ratio = [3, 4, 6]
         self.depth = [2, 3, 4]
-        self.resolutions = values.checked_resolutions(resolutions)
+        self.resolutions = checked_resolutions(resolutions)
         self.max_depth = max(self.depth)
         self.layer_genes = self._all_layer_genes()
         self._genes = self._named_genes()
@@ -156,10 +164,10 @@ class OFASearchSpace(SearchSpace):
             raise UserError(f"the space {self.name} has {self.num_blocks} stages, not {nb}")
         rng = self._rng if rng is None else rng
         extra = len(self.backbone.blocks) - self.num_blocks
-        depths = values.chosen("depth", self.depth, d)
-        kernels = values.chosen("kernel size", self.kernel_size, ks)
-        expansions = values.chosen("expansion ratio", self.exp_ratio, e)
-        resolutions = values.chosen("resolution", self.resolutions, r)
+        depths = chosen("depth", self.depth, d)
+        kernels = chosen("kernel size", self.kernel_size, ks)
+        expansions = chosen("expansion ratio", self.exp_ratio, e)
+        resolutions = chosen("resolution", self.resolutions, r)
         archs = []
         for _ in range(n_samples):
             depth = rng.choice(depths, self.num_blocks).tolist()
@@ -275,11 +283,23 @@ class OFASearchSpace(SearchSpace):
                                             f"{stage} expansion", needs=needs)
         return tuple(genes[i] for i in sorted(genes))
 
+    def _used(self, values: Any, depths: list[int]) -> Any:
+        """Returns a list of the `ofa` package, of all 20 layers, without those that are not used.
+
+        Each stage has the first `depth` of its 4 entries; a list of another length stays.
+        """
+        if not isinstance(values, list | tuple) or len(values) != len(self.layer_genes):
+            return values
+        return [value for value, layer in zip(values, self.layer_genes, strict=True)
+                if layer.depth_gene is None or layer.position < depths[layer.stage]]
+
     def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
         """Returns the depths, and the indices of kernels, expansions and resolution."""
-        values.check_keys(arch, ("ks", "e", "d", "r"))
-        depths = [self.depth[i] for i in values.positions(arch, "d", self.num_blocks, self.depth)]
+        arch = without_wrapping(arch)
+        check_keys(arch, ("ks", "e", "d", "r"))
+        depths = [self.depth[i] for i in positions(arch, "d", self.num_blocks, self.depth)]
         layers = sum(depths) + len(self.backbone.blocks) - self.num_blocks
-        return (depths, values.positions(arch, "ks", layers, self.kernel_size),
-                values.positions(arch, "e", layers, self.exp_ratio),
-                values.position("r", arch["r"], self.resolutions))
+        arch |= {key: self._used(arch[key], depths) for key in ("ks", "e")}
+        return (depths, positions(arch, "ks", layers, self.kernel_size),
+                positions(arch, "e", layers, self.exp_ratio),
+                position("r", arch["r"], self.resolutions))

@@ -10,7 +10,14 @@ import numpy as np
 from search_space.backbones import make_divisible
 from search_space.base import Arch, Gene, SearchSpace
 from search_space.layers import POOL, Layer, Slot
-from search_space.values import check_keys, check_supernet, checked_resolutions, entries, position
+from search_space.values import (
+    check_keys,
+    check_supernet,
+    checked_resolutions,
+    entries,
+    position,
+    without_wrapping,
+)
 
 # Those that the accuracy predictor of the OFA authors knows.
 DEFAULT_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
@@ -90,6 +97,7 @@ class ResNetSearchSpace(SearchSpace):
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Returns the canonical (30,) integer vector; raises UserError for an invalid arch."""
+        arch = without_wrapping(arch)
         check_keys(arch, ("d", "e", "w", "r"))
         values = {key: entries(arch, key, length)
                   for key, length in (("d", 1 + END), ("e", len(self.blocks)), ("w", 2 + END))}

@@ -6,12 +6,14 @@ import io
 import math
 import os
 import re
+import sys
 import zlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -25,6 +27,9 @@ from utils.files import MAX_TEXT_BYTES, open_regular
 MAX_ENUMERATED = 50_000
 # NAS-Bench-101, the largest table, has 423,624 rows of 13 cells.
 MAX_CELLS, MAX_LINE = 10_000_000, 2**20
+SEPARATORS = ",;\t"
+_COMMA = re.compile(r"-?(0|[1-9]\d*),\d+", re.ASCII)
+_GROUPED = re.compile(r"-?\d+([,.' ]\d+)+", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -64,6 +69,9 @@ class Table:
 def read_table(path: str | os.PathLike) -> Table:
     """Reads a table (`.csv` or `.csv.gz`); a second call for an unchanged file is free.
 
+    Commas, semicolons or tabs separate its cells. In a file with semicolons, a comma within a
+    number is a decimal comma. A first column without a name, an index, is left out.
+
     Raises:
         UserError: the file is missing, damaged or empty, or rows differ in length.
     """
@@ -82,14 +90,18 @@ def _read_table(path: str, stamp: tuple[int, ...]) -> Table:
     rows: list[list[str]] = []
     n_cells = 0
     with open_regular(path) as raw, (gzip.open(raw) if path.endswith(".gz") else raw) as content:
-        text = io.TextIOWrapper(content, "utf-8-sig", newline="")
-        for row in csv.reader(_lines(text), strict=True):
-            rows.append(row)
+        lines = _lines(io.TextIOWrapper(content, "utf-8-sig", newline=""))
+        first = next(lines, "")
+        separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
+        for row in csv.reader(chain([first], lines), delimiter=separator, strict=True):
+            rows += [row] if row else []
             n_cells += len(row)
             if n_cells > MAX_CELLS:
                 raise ValueError(f"more than {MAX_CELLS} cells")
     if not rows:
         raise ValueError("empty")
+    if not rows[0][0]:  # the column without a name that pandas writes, numbers of the rows
+        rows = [row[1:] for row in rows]
     header, rows = rows[0], rows[1:]
     if not rows or len(set(header)) < len(header) or not all(header):
         raise UserError(f"{path}: a table has a header of different names and at least one row")
@@ -97,7 +109,20 @@ def _read_table(path: str, stamp: tuple[int, ...]) -> Table:
         if len(row) != len(header):
             raise UserError(f"{path}: row {number} has {len(row)} cells, the header "
                             f"{len(header)}")
-    return Table(path, dict(zip(header, zip(*rows, strict=True), strict=True)))
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return Table(path, _with_points(path, columns) if separator == ";" else columns)
+
+
+def _with_points(path: str, columns: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Returns the columns of a file with semicolons, its decimal commas replaced by points."""
+    found = {name: tuple(text.replace(",", ".") for text in cells)
+             for name, cells in columns.items() if any(map(_COMMA.fullmatch, cells))
+             and all(_COMMA.fullmatch(text) or parse_number(text) is not None for text in cells)}
+    for name in [*found][:1]:
+        text = next(filter(_COMMA.fullmatch, columns[name]))
+        print(f"note: {path}: semicolons separate its cells, so commas are decimal commas: {text} "
+              f"of {name} is {text.replace(',', '.')}", file=sys.stderr)
+    return columns | found
 
 
 def _lines(file: IO[str]) -> Iterator[str]:
@@ -119,6 +144,27 @@ def parse_number(text: str) -> int | float | None:
     if not math.isfinite(number):
         return None
     return int(text) if text.lstrip("-").isdecimal() else number
+
+
+def parse_numbers(table: Table, name: str) -> np.ndarray:
+    """Returns a column of numbers (rows,), in the order of the file.
+
+    Raises:
+        UserError: the table lacks it, or a cell holds no finite number; the message names the row.
+    """
+    texts = table.column(name)
+    numbers = [parse_number(text) for text in texts]
+    bad = [row for row, number in enumerate(numbers) if number is None]
+    if bad:
+        text = texts[bad[0]]
+        advice = "complete the row, or remove it from the table"
+        if _GROUPED.fullmatch(text):
+            advice = ("write numbers with a decimal point and without a separator of thousands, as "
+                      "13045 or 13.045")
+        raise UserError(f"{table.path}: row {bad[0] + 2}: the column {name[:60]} holds "
+                        f"{text[:40]!r}, which is no number ({len(bad)} of "
+                        f"{len(texts)} rows); {advice}")
+    return np.array(numbers, dtype=float)
 
 
 class TabularSpace(SearchSpace):

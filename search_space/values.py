@@ -11,14 +11,44 @@ WIDTH_MULTIPLIERS = (0.1, 10.0)
 MAX_CLASSES = 100_000
 
 
+# The key of a file that names the space of its architecture.
+SPACE_KEY = "search_space"
+# What other programs write into an architecture, and what to do about it here.
+FOREIGN_KEYS = {
+    **dict.fromkeys(("w", "wid"), "a width multiplier is the supernet's: take the key out, and "
+                    "name the supernet of that width with --supernet_path (for counted costs: "
+                    "--width)"),
+    "t": "networks with early exits are not supported",
+    "resolution": "the input resolution has the key r: keep one of them, as r"}
+
+
 def check_keys(arch: Any, keys: Sequence[str]) -> None:
-    """Raises UserError unless `arch` is a dict with all `keys`."""
+    """Raises UserError unless `arch` is a dict with all `keys` and without others."""
     if not isinstance(arch, dict):
         raise UserError(f"an architecture is a dict with the keys {', '.join(keys)}, not a "
                         f"{type(arch).__name__}")
     missing = [key for key in keys if key not in arch]
     if missing:
         raise UserError(f"the architecture lacks {', '.join(missing)}; it needs {', '.join(keys)}")
+    unknown = [key for key in arch if key not in {*keys, SPACE_KEY}]
+    if unknown:
+        reason = FOREIGN_KEYS.get(unknown[0], f"the space has {', '.join(keys)}; take it out, or "
+                                  "name the space that it belongs to (--search_space)")
+        raise UserError(f"{unknown[0]!r:.60} of the architecture is unknown here: {reason}")
+
+
+def without_wrapping(arch: Any) -> Any:
+    """Returns an architecture dict of the `ofa` package in the form that is used here.
+
+    There, `"r": [224]` is a list and `"wid": null` stands for no width multiplier.
+    """
+    if not isinstance(arch, dict):
+        return arch
+    plain = {key: value for key, value in arch.items() if key != "wid" or value is not None}
+    match plain.get("r"):
+        case [size]:
+            plain["r"] = size
+    return plain
 
 
 def entries(arch: dict[str, Any], key: str, length: int) -> list[Any]:

@@ -24,6 +24,7 @@ from search_space import get_search_space
 from tests.conftest import ROOT
 from tests.data_providers import layouts
 from training.defaults import default_epochs, default_resolutions, picture_size
+from training.flags import adapted
 from training.progress import TimeLeft
 from training.shrinking import Recipe, SupernetTraining
 from training.subnets import Phase, Subnets, phases_of, rule_class
@@ -344,6 +345,47 @@ def test_defaults_follow_the_pictures():
     assert default_epochs(4, 10**7, 32) == [1, 1, 1, 1]
 
 
+def test_defaults_of_pretrained_weights_follow_the_pictures():
+    assert default_resolutions(32, [1], pretrained=True) == [48, 56, 64]
+    assert default_resolutions(64, [1], pretrained=True) == [96, 112, 128]
+    assert default_resolutions(120, [1], pretrained=True) == [128, 148, 168]
+    assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
+    epochs = [default_epochs(4, n, 32, pretrained=True) for n in (100, 500, 10**6)]
+    assert epochs == [[0, 0, 0, 30], [0, 0, 0, 10], [0, 0, 0, 6]]
+
+
+def test_typed_flags_stay_with_pretrained_weights():
+    parser = train_supernet.get_args_parser()
+    args = adapted(parser.parse_args(["--pretrained", "auto", "--batch_size", "128"]))
+    assert (args.batch_size, args.shrink_lr, args.patience) == (128, 1e-3, 4)
+    assert parser.parse_args([]).patience is None
+
+
+def test_a_training_ends_when_nothing_improves(provider, tmp_path):
+    training = new_training(provider, epochs=[9, 0, 0, 0], patience=2)
+    scores = [{"smallest": 10.0, "largest": 30.0}, {"smallest": 30.0, "largest": 20.0},
+              {"largest": 25.0}, {"largest": 24.0}]
+    assert [training.improves(score) for score in scores[:3]] == [True, True, False]
+    assert (training.best, training.stale, training.finished) == (25.0, 1, False)
+    training.save_state(tmp_path / "state")
+    again = new_training(provider, epochs=[9, 0, 0, 0], patience=2)
+    again.resume(tmp_path / "state")
+    assert not again.improves(scores[3])
+    assert again.finished
+    assert not new_training(provider, epochs=[9, 0, 0, 0]).finished
+
+
+def test_the_best_weights_are_kept(monkeypatch, tmp_path, capsys):
+    scores = iter([40.0, 60.0, 50.0, 50.0])
+    monkeypatch.setattr(SupernetTraining, "score_extremes", lambda _, split: {
+        "largest": next(scores) if split == "valid" else 1.0})
+    flags = ("--save", tmp_path / "net_w0.1", "--dataset", "digits", "--vld_size", 1000, *TINY,
+             "--epochs", "9,0,0,0", "--eval_every", 1, "--patience", 2)
+    train_supernet.main(train_supernet.get_args_parser().parse_args([str(word) for word in flags]))
+    assert "full 4/9" in capsys.readouterr().out
+    assert load_supernet(tmp_path / "net_w0.1").meta["epochs_done"] == 2
+
+
 def test_time_left_knows_that_later_phases_are_slower():
     times = TimeLeft([1.0, 3.0], [2, 2], batches=10)
     assert times.total() == 20 + 60
@@ -518,6 +560,37 @@ def test_the_next_command_is_one_that_msunas_takes(space):
 ])
 def test_bad_input(fails_clearly, flags, match):
     fails_clearly("train_supernet.py", *flags, match=match)
+
+
+@pytest.mark.parametrize(("flags", "dataset"), [
+    ((), "digits"), (("--data", "D"), "folder"), (("--data", "D", "--dataset", "dtd"), "dtd"),
+    (("--data", "D", "--dataset", "digits"), None), (("--data", "D", "--resume"), None)])
+def test_a_folder_that_is_typed_is_used_or_refused(flags, dataset):
+    args = train_supernet.get_args_parser().parse_args(["--save", "f_w0.1", *flags])
+    if dataset:
+        assert train_supernet.chosen_dataset(args) == dataset
+        return
+    with pytest.raises(UserError, match=r"--data D: would not be read.*--dataset folder"):
+        train_supernet.chosen_dataset(args)
+
+
+@pytest.mark.slow
+def test_pictures_of_ones_own_train_a_supernet(run_command, tmp_path):
+    for part in ("train", "val"):
+        layouts.class_folders(tmp_path / "pictures" / part, 3, 4)
+    done = run_command("train_supernet.py", "--save", tmp_path / "own_w0.1", "--data",
+                       tmp_path / "pictures", "--epochs", 1, 0, 0, 0, "--resolutions", 16,
+                       "--batch_size", 4)
+    assert done.returncode == 0 and "12 training images of folder (3 classes" in done.stdout, \
+        done.stdout + done.stderr
+    assert networks.supernet_info.read_supernet_info(tmp_path / "own_w0.1").dataset == "folder"
+
+
+def test_patience_needs_validation_images(fails_clearly, tmp_path):
+    for split in ("train", "test"):
+        layouts.class_folders(tmp_path / "pictures" / split, 2, 4)
+    fails_clearly("train_supernet.py", "--save", tmp_path / "x_w0.1", "--data",
+                  tmp_path / "pictures", "--patience", 3, match="there are no validation images")
 
 
 def test_an_existing_checkpoint_is_left_alone(fails_clearly, tmp_path):

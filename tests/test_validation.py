@@ -163,7 +163,7 @@ def test_a_network_for_other_classes_is_refused(files, tmp_path):
 @pytest.mark.parametrize(("flags", "match"), [
     (["--model", "missing", "--pretrained", "missing"], "missing: no such network config"),
     (["--model", "{weights}", "--pretrained", "{weights}"], "not a text file"),
-    (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be 8..4096"),
+    (["--subnet", "{config}", "--supernet_path", "{supernet}"], "must be an integer in 8..4096"),
     (["--model", "{config}", "--pretrained", "{weights}", "--dataset", "cifar10", "--split",
       "valid"], "--split valid needs --vld_size"),
     (["--subnet", "a", "--supernet_path", "b", "--use-ema"], "--use-ema: has no meaning with"),

@@ -18,6 +18,9 @@ SAMPLE = 16
 # fewer, so that the training passes about this many images.
 EPOCHS, IMAGES_OF_SMALL = 160, 600_000
 FIRST_SHARE = LAST_SHARE = 0.375
+# With pretrained weights: about this many images, within these epochs; small pictures are enlarged.
+IMAGES_OF_PRETRAINED, EPOCHS_OF_PRETRAINED = 5_000, (6, 30)
+LARGEST_BASE = 128
 
 
 def picture_size(provider: Any) -> int:
@@ -32,20 +35,31 @@ def picture_size(provider: Any) -> int:
     return int(median(sides)) if sides else SMALL
 
 
-def default_resolutions(size: int, table: Sequence[int]) -> list[int]:
+def default_resolutions(size: int, table: Sequence[int], pretrained: bool = False) -> list[int]:
     """Returns the resolutions for pictures of `size` px: five from their own size to 1.5 times.
 
-    Large ones take those of the data set's row.
+    Large ones take those of the data set's row. Networks with pretrained weights have learned from
+    larger pictures: they get three, from 1.5 times to twice the size.
     """
     if size >= SMALL:
         return list(table)
+    if pretrained:
+        base = min(max(LEAST, size) * 3 // 2 // 8 * 8, LARGEST_BASE)
+        return [base + i * (base // 6 // 4 * 4) for i in range(3)]
     base = max(LEAST, size // 4 * 4)
     step = base // 8 // 4 * 4 or 4
     return [base + i * step for i in range(5)]
 
 
-def default_epochs(n_phases: int, n_images: int, size: int) -> list[int]:
-    """Returns the epochs of each phase, long ones at both ends, at least one each."""
+def default_epochs(n_phases: int, n_images: int, size: int, pretrained: bool = False) -> list[int]:
+    """Returns the epochs of each phase, long ones at both ends, at least one each.
+
+    Pretrained weights are adapted in the last phase alone, where everything is elastic.
+    """
+    if pretrained:
+        least, most = EPOCHS_OF_PRETRAINED
+        epochs = min(most, max(least, round(IMAGES_OF_PRETRAINED / max(n_images, 1))))
+        return [*[0] * (n_phases - 1), epochs]
     total = EPOCHS if size >= SMALL else min(EPOCHS, IMAGES_OF_SMALL / max(n_images, 1))
     between = (1 - FIRST_SHARE - LAST_SHARE) / max(n_phases - 2, 1)
     shares = [FIRST_SHARE, *[between] * (n_phases - 2), LAST_SHARE]

@@ -28,6 +28,9 @@ LR_BASE, LR_BATCH = 0.006, 256
 # Flags of one call, which are not those of the run.
 OF_THE_CALL = ("start_epoch", "no_resume_opt")
 OF_A_SUPERNET_CALL = ("resume", "dry_run", "check", "typed", "save", "download")
+# What --pretrained changes in the defaults of train_supernet.py: it suits hundreds of pictures.
+ADAPTATION = {"batch_size": 32, "lr": 1e-3, "shrink_lr": 1e-3, "n_random": 1, "crop_scale": 0.35,
+              "eval_every": 2, "patience": 4}
 # Flags that have no meaning without another flag (or one of several), or without a schedule.
 PARTNERS = {
     "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),
@@ -207,6 +210,12 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
                    help="BN statistics over the images of all GPUs in training")
     g.add_argument("--no-ddp-bb", action="store_true",
                    help="do not broadcast buffers before each step")
+
+
+def adapted(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags of a training from pretrained weights; those that were typed stay."""
+    changed = {name: value for name, value in ADAPTATION.items() if name not in args.typed}
+    return argparse.Namespace(**{**vars(args), **changed})
 
 
 def add_machine_flags(group: Any) -> None:

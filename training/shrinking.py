@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice, repeat
@@ -54,6 +54,7 @@ class Recipe:
     rule: str = "sandwich"
     crop_scale: float | None = None
     teacher_epochs: int | None = None
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class SupernetTraining:
         epoch: epochs done, over all phases.
         batch: batches done of the present epoch.
         n_epochs: epochs of all phases.
+        best: the best mean accuracy on the validation images so far, in percent.
+        stale: measurements since then.
+        measured: the epoch of the last measurement.
         phases: those of the space.
         full: the full network after its phase, where it teaches.
     """
@@ -115,6 +119,7 @@ class SupernetTraining:
                             f"{len(recipe.epochs)}")
         self.settings = {**asdict(recipe), "search_space": space.name, **identity}
         self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
+        self.best, self.stale, self.measured = -1.0, 0, 0
         self.external = (None if external is None
                          else loops.KeptLogits(external, recipe.teacher_epochs))
         self.full: StaticNetwork | None = None
@@ -131,8 +136,18 @@ class SupernetTraining:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epoch == self.n_epochs
+        """Whether all epochs are done, or nothing improves any more."""
+        patience = self.recipe.patience
+        return self.epoch == self.n_epochs or (patience is not None and self.stale >= patience)
+
+    def improves(self, top1: Mapping[str, float]) -> bool:
+        """Notes a measurement of the first process; returns whether it is the best so far."""
+        mean = sum(top1.values()) / max(len(top1), 1)
+        score = self.world.sum(torch.tensor(mean if self.world.primary else 0.0)).item()
+        better = score > self.best
+        self.best, self.stale = max(score, self.best), 0 if better else self.stale + 1
+        self.measured = self.epoch
+        return better
 
     @property
     def phase(self) -> Phase:
@@ -259,7 +274,8 @@ class SupernetTraining:
         save_training_state(
             path, state_dict=self.net.state_dict(), epoch=self.epoch, batch=self.batch,
             step=self.step, optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(), settings=self.settings, **teacher, **extra)
+            scaler=self.scaler.state_dict(), settings=self.settings, best=self.best,
+            stale=self.stale, measured=self.measured, **teacher, **extra)
 
     def resume(self, path: str | Path) -> None:
         """Continues from a state file. Epochs of phases that are not finished may differ.
@@ -283,6 +299,8 @@ class SupernetTraining:
         self._begin_schedule()
         try:
             self.step, self.batch = int(state["step"]), int(state.get("batch", 0))
+            self.best, self.stale = float(state.get("best", -1)), int(state.get("stale", 0))
+            self.measured = int(state.get("measured", self.epoch))
             loops.load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:

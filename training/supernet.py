@@ -17,7 +17,7 @@ from cli.progress import duration
 from data_providers import DataProvider
 from data_providers.table import get_dataset_info
 from data_providers.transforms import CROP_STEP
-from networks.checkpoints import save_weights
+from networks.checkpoints import load_weights, save_weights
 from networks.pretrained import fill_pretrained, statistics_of
 from networks.supernet_info import SupernetMeta
 from networks.supernets import build_supernet, load_supernet
@@ -73,7 +73,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         return
     flags = {name: value for name, value in vars(args).items() if name not in OF_A_SUPERNET_CALL}
     flags |= {"epochs": training.recipe.epochs, "resolutions": training.recipe.resolutions}
-    report, saved = Report(), time.monotonic()
+    report, saved, patience = Report(), time.monotonic(), training.recipe.patience
 
     def save_state() -> None:
         nonlocal saved
@@ -92,19 +92,34 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
             report.close()
             raise KeyboardInterrupt(f"saved; resume with: {resume}")
 
+    def measure() -> None:
+        """Scores the validation images, where it is time; with patience, keeps the best weights."""
+        due = training.epoch % args.eval_every == 0 or (patience and training.finished)
+        if not (due and training.provider.n_valid and training.measured < training.epoch):
+            return
+        top1 = training.score_extremes("valid") if world.primary else {}
+        say(world, f"  validation images: {_percent(top1)}")
+        if training.improves(top1) and patience and world.primary:
+            save_weights(training.net, checkpoint, meta=meta(args, training))
+        if patience and world.primary:
+            save_state()
+
     with stopping(world) as stop:
+        measure()  # after the epoch of a state that was stopped there
         while not training.finished:
             line = training.train_one_epoch(on_step)
             report.close()
             say(world, line)
             if world.primary:
                 save_state()  # first: --resume makes the weights of it
-                save_weights(training.net, checkpoint, meta=meta(args, training))
-            if training.epoch % args.eval_every == 0 and training.provider.n_valid \
-                    and world.primary:
-                say(world, f"  validation images: {_percent(training.score_extremes('valid'))}")
+                if not patience:
+                    save_weights(training.net, checkpoint, meta=meta(args, training))
+            measure()
     if world.primary:
-        save_weights(training.net, checkpoint, meta=meta(args, training))
+        if patience:
+            load_weights(training.net, checkpoint)
+        else:
+            save_weights(training.net, checkpoint, meta=meta(args, training))
         say(world, f"test images: {_percent(training.score_extremes('test'))}")
         say(world, f"wrote {checkpoint}")
         say(world, f"next, a search: {search_command(args, checkpoint)}")
@@ -126,15 +141,19 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
                             n_workers=args.n_workers, download=args.download,
                             max_damaged=args.max_damaged,
                             **statistics_of(args.search_space) if args.pretrained else {})
-    if args.crop_scale is not None and CROP_STEP not in provider.info.train_aug:
+    if "crop_scale" in args.typed and CROP_STEP not in provider.info.train_aug:
         raise UserError(f"--crop_scale: no random part is cut out of the training images of "
                         f"{args.dataset}; leave it out")
     size = picture_size(provider)
     resolutions = args.resolutions or default_resolutions(
-        size, get_dataset_info(args.dataset).resolutions)
+        size, get_dataset_info(args.dataset).resolutions, bool(args.pretrained))
     space = get_search_space(args.search_space, resolutions=resolutions)
-    epochs = args.epochs or default_epochs(len(phases_of(space)), provider.n_train, size)
-    flags = {**vars(args), "resolutions": resolutions, "epochs": epochs}
+    epochs = args.epochs or default_epochs(len(phases_of(space)), provider.n_train, size,
+                                           bool(args.pretrained))
+    patience = args.patience if provider.holds_out_validation else None
+    if "patience" in args.typed and patience is None:
+        raise UserError("--patience: there are no validation images to measure; give --vld_size N")
+    flags = {**vars(args), "resolutions": resolutions, "epochs": epochs, "patience": patience}
     recipe = Recipe(**{field.name: flags[field.name] for field in fields(Recipe)})
     net = _network(args, provider.n_classes).to(world.device)
     return SupernetTraining(net, provider, recipe, space, world,
@@ -168,7 +187,7 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
     """Returns what the checkpoint records of its training, in plain Python."""
     provider, recipe = training.provider, training.recipe
     facts = SupernetMeta(
-        search_space=args.search_space, dataset=args.dataset, resolutions=recipe.resolutions,
+        search_space=args.search_space, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]

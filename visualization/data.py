@@ -313,6 +313,5 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
 
 def _failures(found: FinishedSearch) -> list[dict[str, Any]]:
     records = RunFolder(found.folder).read_failed(check_arch=bool)
-    return [{"iteration": iteration, "index": index, **{
-        key: str(record.get(key, "not recorded")) for key in ("status", "error")}}
-        for (iteration, index), record in sorted(records.items())]
+    return [{"iteration": iteration, "index": index, "status": each.status, "error": each.error}
+            for (iteration, index), each in sorted(records.items())]

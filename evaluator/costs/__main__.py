@@ -12,7 +12,7 @@ from evaluator import costs
 from evaluator.costs.memory import network_memory
 from evaluator.latency import LookUpTable, build_command, space_command
 from evaluator.layers import MAX_RESOLUTION, read_config_layers
-from search_space import NAMES, SPACE_KEY, SearchSpace, check_arch, space_of
+from search_space import NAMES, SPACE_KEY, Arch, SearchSpace, check_arch, space_of
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import read_json
@@ -32,8 +32,8 @@ def file_costs(path: str, args: argparse.Namespace,
         layers, resolution = read_config_layers(path, args.img_size)
         command = build_command([resolution], config=path)
     elif "ks" in content or args.search_space or SPACE_KEY in content:
-        space, layers, command = _subnet_layers(path, content, args)
-        resolution, sequential = space.resolution(content), space.sequential
+        space, arch, layers, command = _subnet_layers(path, content, args)
+        resolution, sequential = space.resolution(arch), space.sequential
     else:
         raise UserError(f"{path}: neither a net.subnet (key 'ks', or name the space of the "
                         "architecture with --search_space) nor a net.config (key 'classifier')")
@@ -59,13 +59,13 @@ def _memory_row(layers: Sequence[Layer], params: int) -> dict[str, float]:
 
 
 def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \
-        tuple[SearchSpace, list[Layer], str]:
-    """Returns an architecture's space and layers, and the command that measures them."""
+        tuple[SearchSpace, Arch, list[Layer], str]:
+    """Returns an architecture's space, its checked form, its layers, and how to measure them."""
     try:
         space = space_of(arch, args.search_space)
         arch = check_arch(arch, space)
         width = space.default_width if args.width is None else args.width
-        return (space, space.layers(arch, args.n_classes, width),
+        return (space, arch, space.layers(arch, args.n_classes, width),
                 space_command(space, args.n_classes, width))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

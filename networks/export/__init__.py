@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -34,17 +34,16 @@ class Description:
 
     Attributes:
         resolution: height and width of the images in pixels.
-        transform: `crop` (resize to ceil(resolution / 0.875), bilinear, cut the centre) or
-            `squash` (resize straight, bicubic); None where nothing is known.
+        transform: `crop` or `squash`; None where nothing is known.
         mean, std: of the pixels in [0, 1], by channel; None likewise.
         class_names: in the order of the outputs; None likewise.
     """
 
     resolution: int
     transform: str | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    class_names: Sequence[str] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def as_text(self) -> dict[str, str]:
         """Returns what is known, as text: what files can carry; the names as a list in JSON."""

@@ -1,6 +1,7 @@
 """What a script tells its caller: exit codes, and an output that cannot be written."""
 
 import argparse
+import importlib
 import subprocess
 import sys
 
@@ -131,3 +132,17 @@ def test_a_file_of_flags_downloads_nothing(tmp_path, capsys):
     assert (args.download, args.epochs) == (False, 3)
     assert "type --download" in capsys.readouterr().err
     assert parser.parse_args(["-c", str(tmp_path / "args.yaml"), "--download"]).download
+
+
+@pytest.mark.parametrize(("script", "typed", "meant"), [
+    ("msunas", "--objective", "--sec_obj"), ("msunas", "--budget", "--iterations"),
+    ("msunas", "--width", "--supernet_path"), ("msunas", "--epochs", "--n_epochs"),
+    ("msunas", "--data-set", "--dataset"), ("train_imagenet", "--n_epochs", "--epochs"),
+    ("train_cifar", "--checkpoint=x", "--initial-checkpoint"), ("msunas", "--zzzzzzzz", None)])
+def test_what_other_programs_call_a_flag_leads_to_ours(capsys, script, typed, meant):
+    parser = importlib.import_module(script).get_args_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args([typed])
+    err = capsys.readouterr().err
+    assert (f"; did you mean {meant}?" if meant else f"unknown flag {typed};") in err
+

@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +13,11 @@ from torchvision.transforms import InterpolationMode
 
 from data_providers import DATASETS, DataProvider, get_dataset_info
 from data_providers.datasets import LAYOUTS as KNOWN
-from data_providers.datasets import load_digits, load_images
+from data_providers.datasets import class_names, load_digits, load_images
 from data_providers.images import LabelledDataset
 from data_providers.transforms import EVAL_RESIZES, TRAIN_STEPS
 from tests.data_providers import layouts
-from tests.data_providers.layouts import LAYOUTS
+from tests.data_providers.layouts import LAYOUTS, picture, save
 from tests.data_providers.references import eval_transform
 from utils.errors import UserError
 
@@ -140,6 +142,62 @@ def test_a_missing_data_set_names_download_where_it_would_help(name, folder, tmp
 def test_what_torchvision_cannot_download_is_said(name, tmp_path):
     with pytest.raises(UserError, match="cannot be downloaded"):
         load_images(name, tmp_path, "train", download=True)
+
+
+def sorted_folder(root, *parts, names=("cat", "dog"), n=3):
+    for part in parts:
+        for i, name in enumerate(names):
+            for j in range(n):
+                save(root / part / name / f"{j}.png", picture(10 * i + j))
+    return root
+
+
+def flat_folder(root, part, n=4):
+    for i in range(n):
+        save(root / part / f"cat.{i}.png", picture(i))
+
+
+@pytest.mark.parametrize(("sorted_parts", "flat", "match"), [
+    (("train",), "val", r"val/ holds 4 files and no class folders: move each file into a folder "
+                        r"with the name of its class, as in train/"),
+    ((), "train", r"train/ holds 4 files and no class folders: .*train/cat/cat\.0\.jpg"),
+    (("train", "val"), "test", r"test/ holds 4 files and no class folders: images without labels "
+                               r"cannot be scored; .*--predict"),
+    (("train",), None, r"a part of the images belongs into val/"),
+    (("",), None, r"it holds 2 folders \(cat, dog\): images belong into train/<class>/")])
+def test_what_is_there_and_what_to_do_is_said(tmp_path, sorted_parts, flat, match):
+    sorted_folder(tmp_path, *sorted_parts)
+    if flat:
+        flat_folder(tmp_path, flat)
+    with pytest.raises(UserError, match=match):
+        DataProvider("folder", tmp_path)
+    if "train" not in sorted_parts:
+        with pytest.raises(UserError, match=match):
+            get_dataset_info("folder").check_n_classes(None, str(tmp_path))
+
+
+def test_names_with_accents_are_equal_in_either_form(tmp_path):
+    names = ["caf\u00e9", "cafz", "z\u00fcrich"]
+    sorted_folder(tmp_path, "train", names=[unicodedata.normalize("NFD", n) for n in names])
+    sorted_folder(tmp_path, "val", names=names)
+    test = load_images("folder", tmp_path, "test")
+    labels = {name: label for label, name in enumerate(class_names("folder", tmp_path))}
+    for i in range(len(test)):
+        name = unicodedata.normalize("NFD", Path(test.name(i)).parent.name)
+        assert labels[name] == test.targets[i]
+    assert len(test) == 9
+    sorted_folder(tmp_path, "train", names=names[:1])
+    with pytest.raises(UserError, match=r"two class folders have the name 'caf..?'"):
+        load_images("folder", tmp_path, "train")
+
+
+def test_a_folder_that_is_not_imagenets_is_answered_with_folder(tmp_path):
+    sorted_folder(tmp_path, "train", "test")
+    with pytest.raises(UserError, match=r"not a layout of imagenet .*add --dataset folder"):
+        load_images("imagenet", tmp_path, "test")
+    sorted_folder(tmp_path, "val")
+    with pytest.raises(UserError, match="2 classes, but imagenet has 1000; use --dataset folder"):
+        load_images("imagenet", tmp_path, "test")
 
 
 def test_a_contradicting_class_count_is_an_error():

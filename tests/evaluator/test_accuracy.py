@@ -17,7 +17,7 @@ from evaluator.__main__ import get_args_parser
 from evaluator.__main__ import main as evaluation_main
 from evaluator.accuracy import NetEvaluator, arch_seed, parse_latency
 from evaluator.base import Evaluator
-from evaluator.options import EvaluationOptions
+from evaluator.options import EvaluationOptions, with_dataset
 from networks.folding import folded, speed_up
 from search_space import OFASearchSpace
 from tests.data_providers import layouts
@@ -397,3 +397,23 @@ def test_the_fingerprint_is_that_of_the_images_and_the_weights(evaluator, supern
                                     "vld_size": 200, "cache_dir": cache})
     next(other.supernet.parameters()).data[0] += 1
     assert other.fingerprint() != fingerprint()
+@pytest.mark.parametrize(("typed", "recorded", "expected"), [
+    ((), None, "imagenet"), ((), "digits", "digits"), ((), "unknown", "imagenet"),
+    (("--dataset", "cifar10"), "digits", "cifar10")])
+@pytest.mark.parametrize("kind", ["config", "supernet"])
+def test_what_a_file_records_decides_the_data_set(files, tmp_path, kind, typed, recorded, expected):
+    path = tmp_path / "file"
+    if kind == "config":
+        config = json.loads((files / "net.config").read_text())
+        path.write_text(json.dumps({**config, "dataset": recorded}))
+    else:
+        torch.save({"state_dict": {}, "meta": {"dataset": recorded}}, path)
+    args = get_args_parser().parse_args([*typed])
+    names = {"config": None, "supernet": None, kind: str(path)}
+    assert with_dataset(args, **names).dataset == expected
+    args = get_args_parser().parse_args([*typed, "--data", "pictures"])
+    if expected != "digits":
+        assert with_dataset(args, **names).dataset == expected
+        return
+    with pytest.raises(UserError, match=r"--data pictures: would not be read.*--dataset folder"):
+        with_dataset(args, **names)

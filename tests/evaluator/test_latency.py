@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +20,14 @@ from data_providers.table import DATASETS
 from evaluator.costs import CostModel
 from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import build_module, build_network, input_shape, space_layers
-from evaluator.timing import check_conditions, device_name, measure, measure_latency
-from scripts import build_lut
+from evaluator.timing import (
+    check_conditions,
+    device_name,
+    measure,
+    measure_latency,
+    watched_processor,
+)
+from scripts import build_lut, check_lut
 from search_space import OFASearchSpace
 from tests.conftest import ROOT
 from utils.errors import UserError
@@ -216,11 +223,11 @@ def test_a_table_measured_beside_another_program_says_so(capsys):
         for pid in (0, busy.pid):
             os.sched_setaffinity(pid, {min(before)})
         for at_work in (True, False):
-            with build_lut.watched_processor(at_work):
+            with watched_processor(at_work):
                 end = time.perf_counter() + 1
                 while time.perf_counter() < end:
                     pass
-            assert ("other programs had the processor" in capsys.readouterr().out) == at_work
+            assert ("other programs had the processor" in capsys.readouterr().err) == at_work
     finally:
         os.sched_setaffinity(0, before)
         busy.kill()
@@ -235,7 +242,9 @@ def test_checking_a_table(run_command, tmp_path, small_space):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["width"], result["n_classes"], result["resolutions"]) == (0.35, 10, [32])
-    assert result["verdict"].startswith("good" if result["kendall_tau"] >= 0.8 else "poor")
+    assert "measuring 3 networks" in done.stderr and "3 of 3 measured" in done.stderr
+    assert result["verdict"] == check_lut.verdict(result["kendall_tau"],
+                                                  result["mean_error_percent"])
     assert -1 <= result["kendall_tau"] <= 1 and -1 <= result["pearson"] <= 1
     assert result["mean_absolute_error_percent"] > 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
@@ -246,7 +255,8 @@ def test_checking_a_table(run_command, tmp_path, small_space):
     ("build_lut", ("--threads", "99999999999999999999"), "threads"),
     ("check_lut", ("--batch_size", "4294967296"), "batch_size"),
     ("check_lut", ("--n", "1000000000"), "--n"), ("build_lut", ("--width", "nan"), "width"),
-    ("build_lut", ("--rel_err", "2"), "rel_err"), ("build_lut", ("--config", "none"), "none"),
+    ("build_lut", ("--rel_err", "2"), "rel_err"),
+    ("build_lut", ("--config", "none"), "--n_classes, --width: have no meaning with --config"),
     ("build_lut", ("--width", "0"), "width"), ("build_lut", ("--resolutions", "0"), "resolutions"),
     ("check_lut", ("--n", "2"), "--n"), ("check_lut", ("--width", "1.0"), "build_lut.py")])
 def test_bad_flags(fails_clearly, tmp_path, script, flags, match):
@@ -271,3 +281,49 @@ def test_a_table_of_another_machine_is_not_extended(fails_clearly, tmp_path):
     path.write_text("# device_name: abacus\na: {mean: 1.0}\n")
     fails_clearly("scripts/build_lut.py", "--out", path, *SMALL, match="other conditions")
     assert path.read_text() == "# device_name: abacus\na: {mean: 1.0}\n"
+
+
+@pytest.mark.parametrize(("tau", "bias", "expected"), [
+    (0.95, -24, "good: .* 24 % too low"), (0.95, -67, "biased: .* 67 % too low .*limit in ms"),
+    (0.95, 67, "biased: .* 67 % too high"), (0.7, 1, "poor: .*below 0.8"),
+    (0.7, -67, "poor: .* 67 % too low")])
+def test_the_verdict_has_a_bound_for_order_and_size(tau, bias, expected):
+    assert re.match(expected, check_lut.verdict(tau, bias))
+
+
+def test_layers_to_measure_are_those_of_a_supernet(tmp_path):
+    path = tmp_path / "ofa_own_w0.2"
+    torch.save({"state_dict": {"classifier.linear.weight": torch.zeros(7, 3)},
+                "meta": {"resolutions": [40], "search_space": "mbv3", "dataset": "folder"}}, path)
+
+    def keys(*flags):
+        args = build_lut.get_args_parser().parse_args(["--out", "t.yaml", *flags])
+        return {layer.key for layer in build_lut.wanted_layers(args)}
+
+    def expected(resolutions, n_classes, width):
+        space = OFASearchSpace(resolutions=resolutions)
+        return {layer.key for layer in space_layers(space, n_classes, width)} - {None}
+
+    supernet = ("--supernet_path", str(path))
+    assert keys(*supernet) == expected([40], 7, 0.2)
+    assert keys(*supernet, "--width", "0.5", "--n_classes", "3", "--resolutions", "32") == \
+        expected([32], 3, 0.5)
+    with pytest.raises(UserError, match="--supernet_path: has no meaning with --config"):
+        keys(*supernet, "--config", "net.config")
+    torch.save({"state_dict": {}, "meta": {"search_space": "mine:Space"}}, path)
+    with pytest.raises(UserError, match="names code"):
+        keys(*supernet)
+
+
+def test_a_table_of_other_networks_is_named(tmp_path, small_space):
+    path = tmp_path / "other.yaml"
+    path.write_text("expanded_conv-input:7x7x8: {mean: 1.0}\n")
+    with pytest.raises(UserError, match=r"none of its 1 entries is a layer of these networks.*"
+                                        r"first entry: expanded_conv-input:7x7x8\); measure"):
+        LookUpTable.read(path).require_space(small_space, 10, 0.35)
+
+
+def test_a_table_of_the_ofa_package_is_named(shared_data):
+    table = LookUpTable.read(shared_data / "wild" / "lut" / "ofa65_mobile_trim_like.yaml")
+    with pytest.raises(UserError, match=r"none of its 5 entries .*Conv-input:224x224x3"):
+        table.require_space(OFASearchSpace(), 1000, 1.0)

@@ -58,7 +58,7 @@ def test_figures_of_the_benchmarks(shared_data):
 @pytest.mark.parametrize(("name", "change", "match"), [
     ("mbv3", {}, "is no table"), ("table", {"accuracy": None}, "--accuracy"),
     ("table", {"accuracy": "best"}, "no column 'best'"),
-    ("table", {"accuracy": "remark"}, "not an accuracy"),
+    ("table", {"accuracy": "remark"}, "'note', which is no number"),
     ("nasbench201", {"table": None, "accuracy": None}, "--table FILE"),
     ("nasbench201", {"accuracy": "cifar100_test_top1"}, "no column 'arch'")])
 def test_what_cannot_be_looked_up_is_refused(tmp_path, name, change, match):

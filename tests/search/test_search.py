@@ -1,6 +1,7 @@
 """The search as an object: stepped in memory, in a folder, constrained, with several objectives."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ from evaluator.latency import LookUpTable
 from search import Failure, Progress, Record, Search, SpaceCosts, Strategy, Task, make_objectives
 from search import archive as archives
 from search.constraints import Constraints, initial_sample
-from search.runner import foreign_tables, make_parts
+from search.run_folder import RunFolder
+from search.runner import foreign_tables, make_parts, print_plan
 from search.settings import DEFAULT_LUT, contradictions, resolve
 from search_space import OFASearchSpace
+from tests.data_providers import layouts
 from tests.search.engines import direct
 from tests.search.evaluators import top1
 from tests.search.toy import Baker, Cakes
+from tests.search_space.tables import write_cells, write_table
 from utils.errors import UserError
 
 SPACE = OFASearchSpace()
@@ -243,6 +247,63 @@ def test_what_contradicts_the_supernet_is_said(tmp_path):
     assert "trained on digits" in line
 
 
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path):
+    import torch
+
+    path = tmp_path / "own_w0.35"
+    torch.save({"state_dict": {}, "meta": {"dataset": "digits"}}, path)
+    for values in ({"dataset": "digits"}, {"supernet_path": str(path)}):
+        resolve({**values, "data": "pictures"})  # a stored folder is no dead end
+        with pytest.raises(UserError, match=r"--data pictures: would not be .*--dataset folder"):
+            resolve({**values, "data": "pictures"}, ["data", *values])
+    assert resolve({"data": "pictures"}, ["data"]).dataset == "imagenet"
+
+
+def planned(capsys, tmp_path, **values):
+    print_plan(resolve({"cpu_workers": 1, "n_gpus": 0, "save": str(tmp_path / "run"), **values},
+                       values), RunFolder(tmp_path / "run"))
+    return capsys.readouterr().out
+
+
+def test_the_plan_counts_the_pictures(tmp_path, capsys):
+    for part, n in (("train", 15), ("val", 5)):
+        layouts.class_folders(tmp_path / "own" / part, 3, n)
+    own = {"dataset": "folder", "data": str(tmp_path / "own"), "resolutions": [32]}
+    text = planned(capsys, tmp_path, **own, n_epochs=0)
+    assert "45 images to train or calibrate on, 15 to score on\n" in text
+    assert "passes about 60 images" in text and f"folder in {own['data']}, scored on the t" in text
+    text = planned(capsys, tmp_path, **own, n_epochs=2, vld_size=9)
+    assert "36 images to train or calibrate on, 9 to score on\n" in text
+    assert f"passes about {36 + 9 + 3 * 2 * 36} images" in text
+    text = planned(capsys, tmp_path, dataset="folder", n_classes=4)
+    assert "folder in a folder that --data is still to name" in text
+    assert "an unknown number of images to train or calibrate on" in text
+    text = planned(capsys, tmp_path, vld_size=10_000)
+    assert "1271167 images to train or calibrate on, 10000 to score on (not counted" in text
+    text = planned(capsys, tmp_path, dataset="digits")
+    assert "digits in the package scikit-learn" in text and "897 images to train" in text
+    with pytest.raises(UserError, match="45"):
+        planned(capsys, tmp_path, **own, vld_size=45)
+
+
+def test_the_plan_has_the_range_of_objectives_and_latencies(tmp_path, capsys):
+    text = planned(capsys, tmp_path)
+    assert "flops (M): 90.69 for the smallest network, 743.05 for the largest" in text
+    assert "cpu (ms): 6.7615 for the smallest network, 33.391 for the largest" in text
+    assert "; 1000 classes" in text
+    text = planned(capsys, tmp_path, lut=["measure"], sec_obj="flops+cpu")
+    assert "cpu (ms):" not in text and "flops (M): 90.69" in text
+
+
+def test_the_plan_of_a_table_has_no_classes_and_no_images(tmp_path, capsys):
+    text = planned(capsys, tmp_path, search_space="table", sec_obj="latency_ms",
+                   **write_table(tmp_path))
+    assert "classes" not in text and "images" not in text
+    assert "latency_ms: 1 to 257 in the table" in text
+    text = planned(capsys, tmp_path, search_space="nasbench201", **write_cells(tmp_path))
+    assert re.search(r"flops \(M\): [\d.]+ to [\d.]+ in the table", text)
+
+
 def test_a_table_of_another_machine_is_said(tmp_path):
     table = tmp_path / "lut.yaml"
     layers = {layer.key for slot in SPACE.slots() for option in slot.options(
@@ -310,7 +371,7 @@ def test_stats_that_could_not_be_read_again_are_failures_when_they_are_told(tmp_
         search = make(folder=tmp_path, engine=engine, strategy="random", **options)
         search.run()
         failed = search.folder.read_failed(SPACE.encode).values()
-        return {record["status"] for record in failed}, {
+        return {each.status for each in failed}, {
             path: path.read_bytes() for path in tmp_path.glob("iter_*.stats")}
 
     first = run()

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluator.costs import COUNTED
-from search_space import SEARCH_SPACES, OFASearchSpace, read_arch
+from search_space import (
+    SEARCH_SPACES,
+    OFASearchSpace,
+    check_arch,
+    get_search_space,
+    read_arch,
+)
 from search_space.backbones import MOBILENET_V3, make_divisible, width_from_name
 from search_space.base import rows_in
 from tests.conftest import ROOT
@@ -89,7 +95,7 @@ GOOD = {"ks": [3] * 10, "e": [4] * 10, "d": [2] * 5, "r": 224}
     ({"ks": [3] * 9}, "list of 10"), ({"ks": "3"}, "list of 10"), ({"e": [5] * 10}, "3, 4, 6"),
     ({"d": [2] * 4}, "list of 5"), ({"d": [1] * 5}, "2, 3, 4"), ({"r": 225}, "192"),
     ({"ks": [True] * 10}, "3, 5, 7"), ({"ks": [3.0] * 10}, "3, 5, 7"), ({"r": None}, "192"),
-    ({"d": [[2]] * 5}, "2, 3, 4"), ({"r": [224]}, "192"),
+    ({"d": [[2]] * 5}, "2, 3, 4"), ({"r": [224, 192]}, "192"),
 ])
 def test_invalid_architectures_are_refused(change, message):
     with pytest.raises(UserError, match=message):
@@ -163,3 +169,77 @@ def test_the_reference_names_every_space_and_every_counted_cost():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| search spaces \|.*", readme, flags=re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", row)) == {*SEARCH_SPACES}
+
+
+# ------------------------------------------------------- architectures of other programs
+
+
+def costs_of(capsys, *args):
+    from evaluator.costs.__main__ import get_args_parser, main
+
+    main(get_args_parser().parse_args([str(arg) for arg in args]))
+    return json.loads(capsys.readouterr().out.splitlines()[0])
+
+
+def test_a_dict_of_the_ofa_package_is_cut_by_stage():
+    arch = {"d": [3, 2, 2, 3, 2], "ks": [7, 3, 3, 5, 3, 7, 3, 7, 3, 7, 3, 3],
+            "e": [3, 6, 6, 6, 3, 6, 6, 4, 6, 4, 3, 6], "r": 224}
+    lists = {key: iter(arch[key]) for key in ("ks", "e")}
+    padded = {key: [next(values) if position < depth else 3 + 4 * (key == "ks")
+                    for depth in arch["d"] for position in range(4)]
+              for key, values in lists.items()}
+    theirs = {"wid": None, "d": arch["d"], "r": [224], **padded}
+    assert check_arch(theirs) == arch
+    assert theirs["r"] == [224]  # a copy was checked
+    assert check_arch(theirs, OFASearchSpace()) == arch
+    with pytest.raises(UserError, match="a list of 12 numbers, not 19 entries"):
+        check_arch({**theirs, "ks": theirs["ks"][:-1]})
+
+
+def test_the_single_block_of_proxyless_stays_when_lists_are_cut():
+    space = get_search_space("proxyless", resolutions=[224])
+    arch = space.extremes()[0]
+    padded = {key: [arch[key][0], arch[key][1], 7, 7] * 5 + [arch[key][-1]] for key in ("ks", "e")}
+    assert len(padded["ks"]) == 21
+    assert check_arch({**arch, **padded, "r": [224]}, space) == arch
+
+
+@pytest.mark.parametrize(("key", "value", "match"), [
+    ("w", 1.2, "width multiplier.*--supernet_path"), ("wid", 1.2, "width multiplier"),
+    ("t", [1, 0.2], "early exits"), ("resolution", 160, "has the key r"),
+    ("kz", [3], "'kz' of the architecture is unknown here: the space has ks, e, d, r"),
+    ("r", [192, 224], "must be an integer in"), ("r", "224", "not '224'")])
+def test_what_an_architecture_holds_besides_is_refused(key, value, match):
+    arch = OFASearchSpace().extremes()[0]
+    with pytest.raises(UserError, match=match):
+        check_arch({**arch, key: value})
+
+
+def test_every_space_refuses_unknown_keys():
+    for name in ("mbv3", "proxyless", "resnet50", "nasbench101", "nasbench201"):
+        space = get_search_space(name)
+        arch = space.extremes()[0]
+        assert check_arch({**arch, "search_space": name}, space) == arch
+        with pytest.raises(UserError, match="'other' of the architecture is unknown"):
+            space.encode({**arch, "other": 1})
+
+
+def test_architectures_of_public_bug_reports(shared_data, tmp_path, capsys):
+    folder = shared_data / "wild" / "subnets"
+    for name in ("padded", "right"):
+        found = costs_of(capsys, folder / f"ofa_tutorial_{name}.subnet")
+        assert (found["macs_count"], found["params_count"]) == (244_945_104, 4_536_768)
+        assert found["resolution"] == 224
+    for name, match in (("nat_m4_width_key", "'w'.*width multiplier"),
+                        ("cnas_early_exit", "'t'.*early exits")):
+        with pytest.raises(UserError, match=match):
+            costs_of(capsys, folder / f"{name}.subnet")
+    arch = json.loads((folder / "nat_m4_width_key.subnet").read_text())
+    width = arch.pop("w")
+    plain = tmp_path / "net.subnet"
+    plain.write_text(json.dumps(arch))
+    assert costs_of(capsys, plain, "--width", width)["flops"] == 604.52
+    text = shared_data / "wild" / "text"
+    assert read_arch(text / "bom.subnet")["r"] == 224
+    with pytest.raises(UserError, match=r"r_string\.subnet: 'r', .* not '224'"):
+        read_arch(text / "r_string.subnet")

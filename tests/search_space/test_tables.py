@@ -11,7 +11,7 @@ import pytest
 from evaluator.costs import CostModel
 from search_space import get_search_space
 from search_space.base import unique_rows
-from search_space.table import parse_number, read_table
+from search_space.table import parse_number, parse_numbers, read_table
 from tests.search_space.tables import SHAPES, write_cells, write_csv, write_table
 from utils.errors import UserError
 
@@ -114,6 +114,27 @@ def test_a_changed_file_is_read_again(tmp_path):
     write_csv(path, ["a"], [[2]])
     os.utime(path, ns=(1, 1))
     assert read_table(path).columns == {"a": ("2",)}
+
+
+@pytest.mark.parametrize(("content", "columns"), [
+    ("k;f\n1;2,5\n2;-3\n", {"k": ("1", "2"), "f": ("2.5", "-3")}),
+    ("k;op\n1;2,5\n2;3,x\n", {"k": ("1", "2"), "op": ("2,5", "3,x")}),
+    ("k\tf\n1\t2,5\n", {"k": ("1",), "f": ("2,5",)}),
+    (",k,f\n0,1,2\n1,2,3\n", {"k": ("1", "2"), "f": ("2", "3")}),
+    ('"a;b;c",f\n1,2\n\n', {"a;b;c": ("1",), "f": ("2",)})])
+def test_separators_and_an_index_are_read(tmp_path, capsys, content, columns):
+    path = tmp_path / "t.csv"
+    path.write_text(content)
+    assert read_table(path).columns == columns
+    assert ("2,5 of f is 2.5" in capsys.readouterr().err) == ("2.5" in columns.get("f", ""))
+
+
+def test_a_wrong_cell_is_named_with_its_row(tmp_path):
+    path = write_csv(tmp_path / "t.csv", ["k", "f"], [[1, "2.5"], [2, "1.234,5"], [3, "x"]])
+    with pytest.raises(UserError, match=r"row 3: the column f holds '1.234,5', which is no number "
+                                        r"\(2 of 3 rows\); write numbers with a decimal point"):
+        parse_numbers(read_table(path), "f")
+    np.testing.assert_array_equal(parse_numbers(read_table(path), "k"), [1, 2, 3])
 
 
 def test_texts_that_are_numbers():
@@ -330,3 +351,10 @@ def test_links_that_are_no_graph_are_refused(tmp_path, links):
             get_search_space("nasbenchgraph", table=str(path))
     else:
         assert len(get_search_space("nasbenchgraph", table=str(path)).rows) == 2
+
+
+@pytest.mark.parametrize(("accuracy", "dataset"), [
+    ("cifar10-valid_x-valid", "cifar10"), ("ImageNet16-120_x-test", "imagenet16_120"),
+    ("cifar100_test_top1", "cifar100")])
+def test_accuracy_columns_of_nats_name_their_data_set(accuracy, dataset):
+    assert get_search_space("nasbench201", accuracy=accuracy).dataset == dataset
