@@ -1,8 +1,6 @@
 """Chooses networks from the front of a finished search and writes them with inherited weights."""
 
 import argparse
-import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
+from cli.printers import PRINTERS
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
+from data_providers.table import get_dataset_info
 from search import selection, subnets
 from search.archive import Record, arch_key
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
-from utils.errors import UserError, one_line
+from utils.errors import UserError
 from utils.files import write_json
 from utils.flags import refuse_idle
 from utils.invocation import command_line
@@ -219,13 +219,15 @@ def resolve(args: argparse.Namespace, stored: dict[str, Any],
     `space` is the name of the search space.
 
     Raises:
-        UserError: no supernet is known.
+        UserError: no supernet is known, or a folder is typed that would not be read.
     """
     if stored.get("evaluator", "ofa") != "ofa":  # a benchmark's answers came from no images
         stored = {**stored, "dataset": None}
     typed = {key: getattr(args, key, None) for key in STORED}
     settings = {key: stored.get(key, default) if typed[key] is None else typed[key]
                 for key, default in STORED.items()}
+    if "data" in args.typed and settings["dataset"]:
+        get_dataset_info(settings["dataset"]).refuse_folder(f"--data {args.data}")
     if settings["supernet_path"] is None:
         raise UserError("--supernet_path is needed: the search's folder has no settings file that "
                         "names its supernet")
@@ -244,8 +246,6 @@ def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str,
     return found
 
 
-# Characters that make a cell of a spreadsheet a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # Columns that a gene of the same name must not replace.
 COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "expected_top1", "std", "chosen",
            "arch")
@@ -262,34 +262,6 @@ def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
              **({} if space is None else selection.apart(space.summary(record.arch), own, "gene")),
              "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
-
-
-def print_text(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as an aligned table."""
-    rows = [{key: value for key, value in row.items() if key != "arch"} for row in rows]
-    table = [[*map(one_line, rows[0])], *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(map(str.rjust, line, widths)))
-
-
-def print_csv(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as comma-separated values with a header; architectures as JSON.
-
-    What a spreadsheet would run as a formula begins with an apostrophe.
-    """
-    lines = [[*rows[0]], *([*{**row, "arch": json.dumps(row["arch"])}.values()] for row in rows)]
-    csv.writer(sys.stdout, lineterminator="\n").writerows(
-        [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-         for cell in line] for line in lines)
-
-
-PRINTERS = {"table": print_text, "csv": print_csv,
-            "json": lambda rows: print(json.dumps(rows, indent=1))}
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else one_line(value)
 
 
 def with_expected(rows: Sequence[dict[str, Any]],

@@ -95,7 +95,12 @@ class DataProvider:
         """Returns the images that parsed flags of `data_providers.flags` name, or such options.
 
         Other arguments, and the errors, are those of the constructor.
+
+        Raises:
+            UserError: a folder was typed that would not be read.
         """
+        if "data" in getattr(args, "typed", ()):
+            table.get_dataset_info(args.dataset).refuse_folder(f"--data {args.data}")
         return cls(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
                    n_workers=n_workers, download=args.download,
                    max_damaged=getattr(args, "max_damaged", table.MAX_DAMAGED), **options)

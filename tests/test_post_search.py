@@ -1,3 +1,4 @@
+import argparse
 import csv
 import io
 import json
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import post_search
+from cli import printers
+from data_providers import DataProvider
 from search import selection
 from search.archive import Record, Stats, objectives, write_stats
 from search.finished import read_finished, read_settings
@@ -99,6 +102,15 @@ def test_malformed_preferences_are_refused(text):
 def test_malformed_constraints_are_refused(text):
     with pytest.raises(UserError, match="constraint"):
         selection.parse_constraints(text, "flops")
+
+
+def test_a_folder_that_would_not_be_read_is_refused(search_folder, fails_clearly, tmp_path):
+    """The images of the digits are in a package; those of --data would not be read."""
+    fails_clearly("post_search.py", "--expr", search_folder, "--save", tmp_path / "out",
+                  "--supernet_path", "W", "--dataset", "digits", "--data", tmp_path,
+                  match="would not be read, the images of digits are part of scikit-learn")
+    with pytest.raises(UserError, match="--data pictures: would not be read"):
+        DataProvider.of(argparse.Namespace(dataset="digits", data="pictures", typed={"data"}), 0)
 
 
 def test_unknown_names_list_the_known_ones():
@@ -191,12 +203,12 @@ def test_list_in_json_and_csv_agree(search_folder, run_command):
 def test_nothing_of_a_received_search_runs_in_a_terminal_or_a_spreadsheet(tmp_path, capsys):
     rows = [{"top1": 80.5, "\x1b[2J": "\x1b]0;pwned\x07", "@sum": "=cmd|' /C calc'!A0",
              "cost": -3.25, "note": "-1+1", "arch": {"op": "=1"}}]
-    post_search.print_text(rows)
+    printers.print_text(rows)
     assert capsys.readouterr().out.splitlines()[0].split() == [
         "top1", r"\x1b[2J", "@sum", "cost", "note"]
-    post_search.print_text(rows)
+    printers.print_text(rows)
     assert "\x1b" not in capsys.readouterr().out
-    post_search.print_csv(rows)
+    printers.print_csv(rows)
     head, cells = csv.reader(io.StringIO(capsys.readouterr().out))
     assert head[2] == "'@sum"
     assert cells[2:] == ["'=cmd|' /C calc'!A0", "-3.25", "'-1+1", '{"op": "=1"}']
