@@ -80,11 +80,14 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    "macs, activations (in millions), peak_memory[_int8], weights_mb (MB), "
                    "cpu (ms, by --lut or measured), gpu<batch> (ms, measured), "
                    "what the evaluator reports, or your own as module:function")
-    g.add_argument("--lut", nargs="+", action=Extend, help="latency table for --sec_obj cpu, "
-                   "name=FILE for --sec_obj cpu@name, or 'measure' to time the networks themselves "
+    g.add_argument("--lut", nargs="+", action=Extend, help="latency table, or file of learned "
+                   "latencies, for --sec_obj cpu, name=FILE for --sec_obj cpu@name, or "
+                   "'measure' to time the networks themselves "
                    f"(default: {DEFAULT_LUT})")
+    add_flags(g, EVALUATION_FLAGS, "--runtime")
     g.add_argument("--constraint", help="limits that hold while searching, as "
-                   "'params<=5,cpu<=30' (default: none)")
+                   "'params<=5,cpu<=30'; 'cpu@pi<=5:0.9' with a probability, of a learned latency "
+                   "(default: none)")
     g.add_argument("--iterations", type=count(0),
                    help="iterations after the initial sample; 0 is random search")
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")

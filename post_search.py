@@ -13,27 +13,8 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from cli.progress import add_threads_flag, share_processors
 from cli.scripts import Parser, run_script
 from cli.types import DOWNLOAD, count, integers
-from search.archive import Record
-from search.selection import (
-    apart,
-    check_names,
-    folder_names,
-    front_within,
-    most_accurate,
-    parse_constraints,
-    parse_preference,
-    picked,
-    places,
-    select,
-)
-from search.subnets import (
-    Target,
-    check_targets,
-    make_cutter,
-    make_targets,
-    write_hubs,
-    write_subnets,
-)
+from search import selection, subnets
+from search.archive import Record, arch_key
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
 from utils.errors import UserError, one_line
@@ -44,15 +25,20 @@ from utils.locks import locked
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores
+    from search.deployed import Deployed
     from search.finished import FinishedSearch
 
-LOCK = ".selection.lock"
+LOCK, DEVICE_FILE = ".selection.lock", "device.json"
 # What writing takes from the settings of a search, and what stands for it where there are none.
 STORED = {"supernet_path": None, "dataset": None, "data": None, "vld_size": None, "seed": 0,
           "n_workers": 0, "n_epochs": None, "n_gpus": 8, "cache_dir": None}
+# By what networks are chosen: their measured accuracies, or what a model of all of them expects.
+MEASURED, MODEL = "measured", "model"
 # What would do nothing next to a flag.
-IDLE = {"pick": {"next to --pick, which names the networks": ("-n", "--prefer", "--constraint")},
-        "list": {"next to --list, which writes nothing": ("--rescore", "--old_naming")}}
+IDLE = {"pick": {"next to --pick, which names the networks": (
+            "-n", "--prefer", "--constraint", "--trust")},
+        "list": {"next to --list, which writes nothing": (
+            "--rescore", "--old_naming", "--command")}}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -62,12 +48,16 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "(its latest iteration is taken); of this program or the original's")
     p.add_argument("--save", default=".tmp", help="folder for the chosen networks (default: .tmp)")
     p.add_argument("-n", type=count(1), default=1,
-                   help="how many to choose; the most accurate is added "
-                   "where it is not among them; 1 with a --constraint and no --prefer: the most "
-                   "accurate within it (default: 1)")
+                   help="how many to choose; the most accurate is added where it is not among "
+                   "them; 1 with a --constraint and no --prefer: the most accurate within it "
+                   "(default: 1)")
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
+    p.add_argument("--trust", choices=(MEASURED, MODEL),
+                   help="accuracies to choose by: measured, or model: what a Gaussian process "
+                   "expects from all measurements, which leaves out luck (default: measured for "
+                   "the strategy msunas, and where no images were scored; else model)")
     p.add_argument("--pick", **integers(0), help="numbers of networks in the archive, as a report "
                    "shows them: 3,17; instead of a choice from the front (default: none)")
     p.add_argument("--sec_obj", help="second objective where the stats file does not say "
@@ -79,9 +69,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="of what is printed (default: table)")
     p.add_argument("--supernet_path", help="checkpoint to take the weights from (default: the "
                    "search's)")
-    p.add_argument("--n_classes", type=count(1),
-                   help="classes that the supernet must have, without a "
-                   "--dataset (default: those of the checkpoint)")
+    p.add_argument("--n_classes", type=count(1), help="classes that the supernet must have, "
+                   "without a --dataset (default: those of the checkpoint)")
     p.add_argument("--dataset", help="data set to recompute the batch-norm statistics on (default: "
                    "the search's; without one they stay the supernet's)")
     p.add_argument("--data", help="folder of the data set (default: the search's)")
@@ -90,6 +79,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="score the chosen networks on the test images, which the search did not "
                    "see: 95 %% intervals, and which neighbours cannot be told apart; in "
                    "rescore.json, too (default: off)")
+    p.add_argument("--command", metavar="TEXT",
+                   help="measures the chosen networks on a device: prints the latency in ms; "
+                   "{model} is an ONNX file, {arch} the architecture in JSON, {r} the resolution; "
+                   "in device.json, too (default: none)")
     p.add_argument("--old_naming", action="store_true",
                    help="write files that the original program reads")
     add_threads_flag(p)
@@ -104,36 +97,63 @@ def main(args: argparse.Namespace) -> None:
     for flag in sorted(IDLE.keys() & args.typed):
         refuse_idle(args.typed, IDLE[flag])
     found = read_finished(args.expr, args.search_space, args.sec_obj)
-    check_names(found.sec_obj, str(found.file))
-    front, chosen = choose(args, found)
+    selection.check_names(found.sec_obj, str(found.file))
+    front, chosen, expected = choose(args, found)
     records = [front[i] for i in chosen]
-    names = folder_names([record.sec_obj for record in records], found.sec_obj)
-    scores = None
+    names = selection.folder_names([record.sec_obj for record in records], found.sec_obj)
+    scores = deployed = None
+    if args.command is not None:
+        from search.deployed import measure_chosen
+
+        deployed = measure_chosen(args.command, found, records, names, args.supernet_path)
+        print("".join(f"{line}\n" for line in deployed.warnings()), file=sys.stderr, end="")
     if args.list:
         rows = table_rows(front, found.sec_obj, dict(zip(chosen, names, strict=True)), found.space)
     else:
-        targets = make_targets(args.save, names, records, found.space_name)
-        scores = write(args, found, targets, places(front, chosen, found.sec_obj, bool(args.pick)))
+        targets = subnets.make_targets(args.save, names, records, found.space_name)
+        scores = write(args, found, targets, selection.places(front, chosen, found.sec_obj,
+                                                              bool(args.pick)), deployed)
         rows = table_rows(records, found.sec_obj, dict(enumerate(names)), found.space)
+    rows = with_expected(rows, expected)
+    if deployed is not None:
+        write_json(Path(args.save) / DEVICE_FILE, deployed.report(), indent=1)
+        rows = [{**own, **row} for own, row in zip(deployed.rows(), rows, strict=True)]
     PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
 
 
-def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[list[Record], list[int]]:
-    """Returns the front within the limits, or what was picked, and the indices of the chosen."""
+def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
+        list[Record], list[int], dict[str, tuple[float, float]]]:
+    """Returns what there is to choose from, as measured, the indices of the chosen, and, where a
+    model chose, the accuracy that it expects of each architecture (see `trusted`).
+    """
     archive, signs = found.stats.archive, found.stats.signs
     if args.pick:
-        records = picked(archive, args.pick)
-        return records, list(range(len(records)))
-    wanted = parse_preference(args.prefer, found.sec_obj)
-    limits = parse_constraints(args.constraint, found.sec_obj)
-    front = front_within(archive, limits, found.sec_obj, signs)
-    if limits and args.n == 1 and not wanted:
-        return front, [most_accurate(front)]
-    return front, select(front, args.n, wanted, found.sec_obj, signs)
+        records = selection.picked(archive, args.pick)
+        return records, list(range(len(records))), {}
+    wanted = selection.parse_preference(args.prefer, found.sec_obj)
+    limits = selection.parse_constraints(args.constraint, found.sec_obj)
+    records, expected = archive, {}
+    if (args.trust or default_trust(found)) == MODEL:
+        if found.space is None:
+            raise UserError("--trust model: needs the search space; name its code with "
+                            "--search_space")
+        records, expected = selection.trusted(archive, found.vectors, found.space,
+                                    found.settings.get("seed", 0))
+    front = selection.front_within(records, limits, found.sec_obj, signs)
+    chosen = [selection.most_accurate(front)] if limits and args.n == 1 and not wanted else \
+        selection.select(front, args.n, wanted, found.sec_obj, signs)
+    measured = {arch_key(record.arch): record for record in archive}
+    return [measured[arch_key(record.arch)] for record in front], chosen, expected
 
 
-def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[Target],
-          where: Sequence[str]) -> "Scores | None":
+def default_trust(found: "FinishedSearch") -> str:
+    """Returns by what the networks of a search are chosen where no flag says it."""
+    noisy = found.settings.get("evaluator") == "ofa" and found.settings.get("strategy") != "msunas"
+    return MODEL if noisy and found.space is not None else MEASURED
+
+
+def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[subnets.Target],
+          where: Sequence[str], deployed: "Deployed | None" = None) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 
     Args:
@@ -141,6 +161,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
         found: what was read of the search.
         targets: what is written.
         where: the place of each on the front.
+        deployed: latencies on a device, for the model cards.
 
     Raises:
         UserError: another process writes there; or as `resolve`, `check_targets`, `make_cutter`,
@@ -153,7 +174,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
             raise UserError(f"--rescore, --supernet_path: the search space {found.space_name} "
                             "builds no networks; leave them out")
         with alone:
-            check_targets(targets)
+            subnets.check_targets(targets)
             for target in targets:
                 target.write_subnet()
         print("note: only net.subnet is written: the search space builds no networks",
@@ -162,18 +183,19 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
     settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:
         raise UserError("--rescore needs the images: give --dataset")
-    check_targets(targets)
-    cutter, scores = make_cutter(settings), None
+    subnets.check_targets(targets)
+    cutter, scores = subnets.make_cutter(settings), None
     evaluator = cutter.evaluator
     if args.rescore:
         from evaluator.rescore import check_unseen, rescore
 
         check_unseen(evaluator.provider, bool(found.settings.get("test")))
     with alone:
-        check_targets(targets)  # again, now that nobody else writes
+        subnets.check_targets(targets)  # again, now that nobody else writes
         scores_file = save / "rescore.json"
+        (save / DEVICE_FILE).unlink(missing_ok=True)
         scores_file.unlink(missing_ok=True)  # of networks that are now replaced, or not chosen
-        nets = write_subnets(targets, cutter, args.old_naming)
+        nets = subnets.write_subnets(targets, cutter, args.old_naming)
         if args.rescore:
             scores = rescore([target.name for target in targets],
                              [target.record.arch for target in targets], nets, evaluator)
@@ -182,10 +204,10 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[T
         if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
             from search.model_cards import search_cards
 
-            write_hubs(targets, nets, search_cards(
+            subnets.write_hubs(targets, nets, search_cards(
                 {target.name: target.record for target in targets}, where, settings["dataset"],
                 settings["supernet_path"], commands_of(args, found.settings),
-                evaluator.provider.n_valid, scores), evaluator)
+                evaluator.provider.n_valid, scores, deployed), evaluator)
     return scores
 
 
@@ -225,7 +247,8 @@ def commands_of(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str,
 # Characters that make a cell of a spreadsheet a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # Columns that a gene of the same name must not replace.
-COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "chosen", "arch")
+COLUMNS = ("top1", "top1_err", "unseen_top1", "low", "high", "expected_top1", "std", "chosen",
+           "arch")
 
 
 def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
@@ -234,8 +257,9 @@ def table_rows(records: Sequence[Record], sec_obj: str, names: dict[int, str],
     objectives = sec_obj.split("+")
     own = {*COLUMNS, *objectives}
     return [{"top1": round(100 - record.top1_err, 4), "top1_err": round(record.top1_err, 4),
-             **apart(dict(zip(objectives, record.values, strict=True)), COLUMNS, "objective"),
-             **({} if space is None else apart(space.summary(record.arch), own, "gene")),
+             **selection.apart(dict(zip(objectives, record.values, strict=True)), COLUMNS,
+                               "objective"),
+             **({} if space is None else selection.apart(space.summary(record.arch), own, "gene")),
              "chosen": names.get(i, ""), "arch": record.arch}
             for i, record in enumerate(records)]
 
@@ -249,11 +273,6 @@ def print_text(rows: Sequence[dict[str, Any]]) -> None:
         print("  ".join(map(str.rjust, line, widths)))
 
 
-def print_json(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as one JSON list."""
-    print(json.dumps(rows, indent=1))
-
-
 def print_csv(rows: Sequence[dict[str, Any]]) -> None:
     """Prints rows as comma-separated values with a header; architectures as JSON.
 
@@ -265,11 +284,20 @@ def print_csv(rows: Sequence[dict[str, Any]]) -> None:
          for cell in line] for line in lines)
 
 
-PRINTERS = {"table": print_text, "json": print_json, "csv": print_csv}
+PRINTERS = {"table": print_text, "csv": print_csv,
+            "json": lambda rows: print(json.dumps(rows, indent=1))}
 
 
 def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else one_line(value)
+
+
+def with_expected(rows: Sequence[dict[str, Any]],
+                  expected: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
+    """Returns the printed rows with what the model that chose expects, and how sure it is."""
+    return [{"expected_top1": round(mean, 4), "std": round(std, 4), **row}
+            for row in rows for mean, std in [expected[arch_key(row["arch"])]]] \
+        if expected else list(rows)
 
 
 def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[str, Any]]:

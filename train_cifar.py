@@ -108,12 +108,10 @@ def open_data(args: argparse.Namespace, config: dict[str, Any],
               n_processes: int) -> "DataProvider":
     """Returns the images; any number of processes can share them."""
     from data_providers import DataProvider
-    from training.sources import rgb
 
-    return DataProvider(
-        args.dataset, args.data, vld_size=args.vld_size, seed=args.seed, n_workers=args.workers,
-        transform=transform_of(args, config), mean=rgb(args, "mean", config),
-        std=rgb(args, "std", config), download=args.download, max_damaged=args.max_damaged)
+    return DataProvider.of(args, args.workers, transform=transform_of(args, config),
+                           mean=flags.flag_or_config(args, "mean", config),
+                           std=flags.flag_or_config(args, "std", config))
 
 
 def transform_of(args: argparse.Namespace, config: dict[str, Any]) -> str:

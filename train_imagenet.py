@@ -19,14 +19,6 @@ from cli.types import amount, count, number
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, N_CALIBRATION
 from training import flags
-from training.flags import (
-    LR_BASE,
-    LR_BATCH,
-    add_network_flags,
-    add_optimisation_flags,
-    add_run_flags,
-    check_name,
-)
 from utils.errors import UserError
 from utils.invocation import command_line
 
@@ -51,11 +43,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     p = ConfigParser(prog="train_imagenet.py", description=__doc__.split("\n\n")[0])
     p.add_argument("data", metavar="DATA", help="folder with class folders in train/ and val/")
     _add_data_flags(p)
-    add_network_flags(p)
-    add_optimisation_flags(p)
+    flags.add_network_flags(p)
+    flags.add_optimisation_flags(p)
     p.add_argument("--lr", type=number(0), default=None,
-                   help=f"learning rate; None: {LR_BASE} for each {LR_BATCH} images of a step")
-    add_run_flags(p)
+                   help=f"learning rate; None: {flags.LR_BASE} for each {flags.LR_BATCH} images of "
+                   "a step")
+    flags.add_run_flags(p)
     p.set_defaults(**DEFAULTS)
     p.add_argument("--output", default="runs/train", metavar="DIR",
                    help="a folder for the run is made in it")
@@ -64,7 +57,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def _add_data_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("data")
-    g.add_argument("--dataset", type=check_name, default=None, metavar="NAME",
+    g.add_argument("--dataset", type=flags.check_name, default=None, metavar="NAME",
                    help=f"{', '.join(sorted(DATASETS))}; tar: an archive of class folders for each "
                         "split; hfds/NAME or wds/NAME: timm's readers; None: tar where there is "
                         "one, imagenet where the folder has 1,000 classes, else folder")

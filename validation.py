@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 SPLITS = ("test", "valid")
-NOTHING = SupernetMeta()
 # What has no meaning with --predict: flags of a measurement, and those of the data set, which
 # only a --subnet needs there, for its calibration.
 OF_A_MEASUREMENT = ("--split", "--amp", "--print-freq")
@@ -37,18 +36,15 @@ OF_THE_IMAGES = ("--data", "--download", "--max_damaged", *OF_THE_SPLIT, "--work
 PICTURES = 32  # in a batch of --predict
 
 
-def open_data(args: argparse.Namespace, transform: str | None,
-              facts: SupernetMeta = NOTHING) -> Any:
+def open_data(args: argparse.Namespace, transform: str | None, facts: SupernetMeta) -> Any:
     """Returns the data provider that the flags describe; raises UserError where it is missing.
 
     Images are normalised by the network's file, else by the data set's row.
     """
     from data_providers import DataProvider
 
-    return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                        n_workers=args.workers, transform=transform, download=args.download,
-                        max_damaged=args.max_damaged,
-                        mean=facts.mean and tuple(facts.mean), std=facts.std and tuple(facts.std))
+    return DataProvider.of(args, args.workers, transform=transform, mean=facts.mean,
+                           std=facts.std)
 
 
 def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
@@ -101,7 +97,7 @@ def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     from networks import cut_subnet, load_supernet
 
     net = cut_subnet(load_supernet(args.supernet_path, family=family_of(space)), arch)
-    return net, open_data(args, args.transform), resolution
+    return net, open_data(args, args.transform, SupernetMeta()), resolution
 
 
 def say(line: str) -> None:
@@ -145,8 +141,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--search_space", metavar="NAME", help="space of --subnet (default: the one that"
                    f" the file names, else mbv3): {NAMES}")
     p.add_argument("--img-size", type=count(8, 4096),
-                   help="input resolution "
-                   f"(default: the file's, else {DEFAULT_RESOLUTION})")
+                   help=f"input resolution (default: the file's, else {DEFAULT_RESOLUTION})")
     p.add_argument("--transform", choices=TRANSFORMS, help="evaluation transform (default: the "
                    "file's, else squash for the small images of CIFAR and CINIC-10, as published "
                    "networks have it, else the data set's)")

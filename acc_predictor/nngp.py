@@ -1,7 +1,7 @@
 """`nngp`: a Gaussian process with the kernel of an infinitely wide ReLU network."""
 
 import copy
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
@@ -20,6 +20,17 @@ WEIGHT, BIAS, SCALE, NOISE = (0.3, 1.0), (1.0, 1.0), (1.0, 1.0), (0.05, 1.0)
 PRIOR_REACH = 6  # the search for hyperparameters ends so many standard deviations away
 CONSTANT = 1.0  # variance of the mean
 JITTER, MAX_JITTERS = 1e-8, 12
+
+
+class Features(Protocol):
+    """What turns (n, d) vectors into (n, p) columns; (p,) `group` says which share a weight."""
+
+    @property
+    def group(self) -> np.ndarray:
+        """The (p,) group of each column."""
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n, p) columns of (n, d) vectors."""
 
 
 class NNGP(AccPredictor):
@@ -50,19 +61,32 @@ class NNGP(AccPredictor):
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         whole = self._whole(X)
-        self._features = (GeneFeatures.of_data(whole) if self.space is None
-                          else GeneFeatures.of_space(self.space, whole))
+        self._features = self._make_features(whole)
         columns, group = self._features(whole), self._features.group
         self._centre = columns.mean(axis=0)
         norms = np.bincount(group, ((columns - self._centre) ** 2).mean(axis=0))
         self._norm = np.sqrt(np.where(norms > 0, norms, 1.0))[group]
         self._mean, self._std = y.mean(), y.std()
-        Z, z = self._inputs(X), (y - self._mean) / self._std
+        self._posterior = self._learn(self._inputs(X), (y - self._mean) / self._std)
+
+    def _make_features(self, X: np.ndarray) -> Features:
+        """Returns what turns vectors into inputs, given the (n, d) vectors of the training."""
+        return (GeneFeatures.of_data(X) if self.space is None
+                else GeneFeatures.of_space(self.space, X))
+
+    def _learn(self, Z: np.ndarray, z: np.ndarray,
+               noisiness: np.ndarray | float = 1.0) -> "_Posterior":
+        """Returns the process that has seen (n, p) inputs and (n,) standardised targets.
+
+        Args:
+            noisiness: factor of each target's noise variance, (n,), or one for all.
+        """
         part = np.arange(len(Z))
         if len(Z) > MAX_POINTS:
             part = np.random.default_rng(self.seed).choice(part, MAX_POINTS, replace=False)
-        h = _Evidence(Z[part], group, z[part], self.n_layers).maximise()
-        self._posterior = _Posterior.of(Z, z, h, self.n_layers)
+        h = _Evidence(Z[part], self._features.group, z[part], self.n_layers,
+                      np.broadcast_to(noisiness, len(Z))[part]).maximise()
+        return _Posterior.of(Z, z, h, self.n_layers, noisiness)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return self._posterior.mean(self._inputs(X)) * self._std + self._mean
@@ -98,10 +122,13 @@ class _Evidence:
         group: (p,) group of each column.
         z: (n,) standardised targets.
         n_layers: of the network.
+        noisiness: as in `NNGP._learn`.
     """
 
-    def __init__(self, Z: np.ndarray, group: np.ndarray, z: np.ndarray, n_layers: int) -> None:
+    def __init__(self, Z: np.ndarray, group: np.ndarray, z: np.ndarray, n_layers: int,
+                 noisiness: np.ndarray | float = 1.0) -> None:
         self.Z, self.group, self.z, self.n_layers = Z, group, z, n_layers
+        self.noisiness = noisiness
         priors = [WEIGHT] * (group.max() + 1) + [BIAS, SCALE, NOISE]
         self.likely = np.log([prior[0] for prior in priors])
         self.spread = np.array([prior[1] for prior in priors])
@@ -126,7 +153,7 @@ class _Evidence:
         dot = (self.Z * h.weight) @ self.Z.T + h.bias
         network = relu_kernel_gradient(dot, size, size, self.n_layers)
         K = h.scale * network.kernel + CONSTANT
-        K[np.diag_indices_from(K)] += h.noise + JITTER
+        K[np.diag_indices_from(K)] += h.noise * self.noisiness + JITTER
         factor, failed = dpotrf(K, lower=1, clean=1)
         off = (theta - self.likely) / self.spread
         if failed:
@@ -141,8 +168,9 @@ class _Evidence:
         by_weight = np.bincount(self.group, h.weight * (
             (self.Z * (by_dot @ self.Z)).sum(axis=0) + by_size @ self.Z ** 2))
         by_bias = h.bias * (by_dot.sum() + by_size.sum())
+        by_noise = h.noise * np.trace(W * self.noisiness)
         return loss, off / self.spread + np.concatenate(
-            [by_weight, [by_bias, h.scale * (W * network.kernel).sum(), h.noise * np.trace(W)]])
+            [by_weight, [by_bias, h.scale * (W * network.kernel).sum(), by_noise]])
 
 
 class _Posterior(NamedTuple):
@@ -162,10 +190,11 @@ class _Posterior(NamedTuple):
     alpha: np.ndarray
 
     @classmethod
-    def of(cls, Z: np.ndarray, z: np.ndarray, h: Hyperparameters, n_layers: int) -> Self:
-        """Conditions on (n, p) inputs and (n,) standardised targets."""
+    def of(cls, Z: np.ndarray, z: np.ndarray, h: Hyperparameters, n_layers: int,
+           noisiness: np.ndarray | float = 1.0) -> Self:
+        """Conditions on (n, p) inputs and (n,) standardised targets; see `NNGP._learn`."""
         empty = cls(h, n_layers, Z, np.empty((0, 0)), np.empty(0))
-        factor = _cholesky(empty.covariance(Z, Z), h.noise)
+        factor = _cholesky(empty.covariance(Z, Z), h.noise * noisiness)
         return empty._replace(factor=factor, alpha=cho_solve((factor, True), z))
 
     def extended(self, Z: np.ndarray) -> Self:
@@ -199,7 +228,7 @@ class _Posterior(NamedTuple):
         return (Z ** 2) @ self.h.weight + self.h.bias
 
 
-def _cholesky(K: np.ndarray, noise: float) -> np.ndarray:
+def _cholesky(K: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
     """Returns the lower factor of (n, n) `K` with noise on its diagonal, and more where needed.
 
     Rounding can leave a covariance of very alike points without a factor.

@@ -53,8 +53,7 @@ def pysot_interpolant(X: np.ndarray, y: np.ndarray, lower: np.ndarray, unit: np.
                                  tail=getattr(pysot, tail.pysot)(dim), eta=eta)
     model.add_points(X, y[:, None])
     model.predict(X[:1])  # pySOT solves the system at the first prediction
-    predict: Interpolant = model.predict
-    return predict
+    return model.predict
 
 
 def scipy_interpolant(X: np.ndarray, y: np.ndarray, lower: np.ndarray, unit: np.ndarray,

@@ -3,8 +3,8 @@
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -223,7 +223,10 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
     if name == "digits":
         return load_digits(split)
     root = _root(name, path, download)
-    with _no_other_fetches(root) if download else nullcontext():
+    with ExitStack() as alone:  # no other process unpacks archives into the folder
+        if download:
+            with suppress(OSError):  # of a folder that is read-only
+                alone.enter_context(FileLock(root / ".download.lock"))
         layout, root = _find_layout(name, root, split, download)
         try:
             images = _load(layout, root, split)
@@ -233,21 +236,6 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
                             f"{one_line(error)}{hint}") from error
     _check_classes(info, images, root, layout, split)
     return images
-
-
-@contextmanager
-def _no_other_fetches(root: Path) -> Iterator[None]:
-    """Inside, no other process that may download unpacks archives into the folder."""
-    lock = FileLock(root / ".download.lock")
-    try:
-        lock.acquire()
-    except OSError:  # a folder that is read-only
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _load(layout: Layout, root: Path, split: str) -> Images:

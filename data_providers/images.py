@@ -190,7 +190,9 @@ class LabelledDataset(Dataset):
         damaged: list[int] = []
         image, found = self.images.read_from(index, len(self), damaged)
         for candidate in damaged:
-            self._note(candidate)
+            if not self.damaged[candidate]:
+                self.damaged[candidate] = True
+                warn_of_damage(self.images.name(candidate), int(self.damaged.sum()))
         if image is None:
             raise UserError(f"{self.images.name(0)}: this and all other images are damaged")
         label = int(self.images.targets[found])
@@ -200,11 +202,6 @@ class LabelledDataset(Dataset):
         """Raises UserError where too many of the images read so far were damaged."""
         if self.damaged.any():
             check_damaged(self.images, self.damaged.nonzero().flatten().tolist(), limit)
-
-    def _note(self, index: int) -> None:
-        if not self.damaged[index]:
-            self.damaged[index] = True
-            warn_of_damage(self.images.name(index), int(self.damaged.sum()))
 
 
 def measured_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,10 +1,11 @@
 """One provider for every data set: the loaders that a search, a training and a validation need."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import PIL
@@ -12,32 +13,12 @@ import timm
 import torch
 import torchvision
 
+from data_providers import loading, table
 from data_providers.cache import ArrayCache, Entry, content_key
 from data_providers.datasets import class_names, count_classes, has_split, load_images
 from data_providers.images import Images, check_damaged, measured_statistics, warn_of_damage
-from data_providers.loading import (
-    Batches,
-    DecodedImages,
-    Decoder,
-    Geometry,
-    RawBatch,
-    Reader,
-    Request,
-    SeededBatches,
-    ahead,
-    cut,
-    new_generator,
-    requests_of,
-    stream,
-)
-from data_providers.table import (
-    CALIBRATION_BATCH,
-    MAX_DAMAGED,
-    N_CALIBRATION,
-    DatasetInfo,
-    Rgb,
-    get_dataset_info,
-)
+from data_providers.loading import Batches, Geometry, RawBatch, Request
+from data_providers.table import DatasetInfo, get_dataset_info
 from data_providers.transforms import Normalise, eval_geometry, train_geometry
 from utils.devices import copies_alongside
 from utils.errors import UserError, one_line
@@ -89,8 +70,9 @@ class DataProvider:
     def __init__(self, dataset: str, path: str | os.PathLike | None = None, *,
                  vld_size: int | None = None, seed: int = 0, n_workers: int = 0,
                  cache_dir: str | os.PathLike | None = None, cache_gb: float = DEFAULT_CACHE_GB,
-                 transform: str | None = None, mean: Rgb | None = None, std: Rgb | None = None,
-                 download: bool = False, max_damaged: float = MAX_DAMAGED) -> None:
+                 transform: str | None = None, mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None,
+                 download: bool = False, max_damaged: float = table.MAX_DAMAGED) -> None:
         self.max_damaged = max_damaged
         self.path, self.seed, self.n_workers, self.download = path, seed, n_workers, download
         self.cache = ArrayCache(cache_dir, cache_gb)
@@ -107,6 +89,16 @@ class DataProvider:
             has_split(dataset, path, "test", required=True)
         self.info = self._filled_in(transform, mean, std)
         eval_geometry(self.info, self.info.resolutions[0])  # an unknown name shows now
+
+    @classmethod
+    def of(cls, args: Any, n_workers: int, **options: Any) -> Self:
+        """Returns the images that parsed flags of `data_providers.flags` name, or such options.
+
+        Other arguments, and the errors, are those of the constructor.
+        """
+        return cls(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
+                   n_workers=n_workers, download=args.download,
+                   max_damaged=getattr(args, "max_damaged", table.MAX_DAMAGED), **options)
 
     @property
     def n_classes(self) -> int:
@@ -177,12 +169,13 @@ class DataProvider:
             Batches of float32 images (b, 3, r, r), normalised, and int64 labels (b,).
         """
         images = self._decoded_once(self.images("train"))
-        sampler = SeededBatches(images.targets, batch_size or self.info.batch_size,
-                                self.seed if seed is None else seed, self.info.balanced,
-                                drop_last, rank, world_size)
-        reader = Reader(images, transform or train_geometry(self.info, resolution), replace=True)
-        loader = stream(reader, sampler, self.n_workers, copies_alongside(device),
-                        keep_workers=True)
+        sampler = loading.SeededBatches(images.targets, batch_size or self.info.batch_size,
+                                        self.seed if seed is None else seed, self.info.balanced,
+                                        drop_last, rank, world_size)
+        reader = loading.Reader(images, transform or train_geometry(self.info, resolution),
+                                replace=True)
+        loader = loading.stream(reader, sampler, self.n_workers, copies_alongside(device),
+                                keep_workers=True)
         return Batches(lambda: self._watched(images, loader), len(sampler),
                        self._finisher(device), device, sampler)
 
@@ -203,12 +196,12 @@ class DataProvider:
             the last bit whether they come from the cache or not.
         """
         images = self.images(split)
-        return self._fixed(images, requests_of(range(len(images))),
+        return self._fixed(images, loading.requests_of(range(len(images))),
                            eval_geometry(self.info, resolution), resolution, batch_size, device,
                            slice(rank, None, world_size))
 
-    def calibration_batches(self, resolution: int, n_images: int = N_CALIBRATION,
-                            batch_size: int = CALIBRATION_BATCH, *,
+    def calibration_batches(self, resolution: int, n_images: int = table.N_CALIBRATION,
+                            batch_size: int = table.CALIBRATION_BATCH, *,
                             device: Any = None) -> Batches:
         """Returns training images to recompute the statistics of batch normalisation on.
 
@@ -231,7 +224,7 @@ class DataProvider:
             order = _order(len(train), CALIBRATION_SEED)
             self._images[name] = train.subset(order[:n_images])
         images = self._images[name]
-        requests = requests_of(range(len(images)), new_generator(self.seed))
+        requests = loading.requests_of(range(len(images)), loading.new_generator(self.seed))
         batches = self._fixed(images, requests, train_geometry(self.info, resolution), resolution,
                               batch_size, device)
         return Batches(batches.start, len(batches), lambda raw: batches.finish(raw)[0],
@@ -260,10 +253,12 @@ class DataProvider:
     def _warn(self, text: str) -> None:
         print(f"warning: {one_line(self.path or self.info.name)}: {text}", file=sys.stderr)
 
-    def _filled_in(self, transform: str | None, mean: Rgb | None, std: Rgb | None) -> DatasetInfo:
+    def _filled_in(self, transform: str | None, mean: Sequence[float] | None,
+                   std: Sequence[float] | None) -> DatasetInfo:
         info = replace(self.info, n_classes=count_classes(self.info.name, self.path),
                        eval_resize=transform or self.info.eval_resize,
-                       mean=mean or self.info.mean, std=std or self.info.std)
+                       mean=tuple(mean) if mean else self.info.mean,
+                       std=tuple(std) if std else self.info.std)
         if info.n_classes == 1:
             self._warn(f"only one class, {self._class_names()[0]!r}, so that every network is "
                        "right; each class needs a folder of its own")
@@ -281,8 +276,9 @@ class DataProvider:
 
         def make(notes: dict[str, Any]) -> Iterator[np.ndarray]:
             notes.update(labels=[], damaged=[])
-            reader = Reader(self._decoded_once(images), geometry)
-            for raw in self._watched(images, stream(reader, cut(requests, 100), self.n_workers)):
+            reader = loading.Reader(self._decoded_once(images), geometry)
+            parts = loading.cut(requests, 100)
+            for raw in self._watched(images, loading.stream(reader, parts, self.n_workers)):
                 notes["labels"] += raw.labels.tolist()
                 notes["damaged"] += raw.damaged
                 yield raw.images.numpy()
@@ -290,13 +286,13 @@ class DataProvider:
         key = content_key(kind="batches", images=images.fingerprint, geometry=repr(geometry),
                           seeds=[request.seed for request in requests], versions=_VERSIONS)
         entry = self.cache.get(key, (len(images), resolution, resolution, 3), make)
-        own = cut(requests, batch_size)[part]
-        loader: Iterable[RawBatch] = _mapped(entry, batch_size)[part] if entry else stream(
-            Reader(images, geometry), own, self.n_workers, copies_alongside(device))
+        own = loading.cut(requests, batch_size)[part]
+        loader: Iterable[RawBatch] = _mapped(entry, batch_size)[part] if entry else loading.stream(
+            loading.Reader(images, geometry), own, self.n_workers, copies_alongside(device))
 
         def start() -> Iterator[RawBatch]:
-            watched = self._watched(images, loader)
-            return ahead(watched, _pinned) if entry and copies_alongside(device) else watched
+            raw = self._watched(images, loader)
+            return loading.ahead(raw, _pinned) if entry and copies_alongside(device) else raw
 
         return Batches(start, len(own), self._finisher(device), device)
 
@@ -306,25 +302,26 @@ class DataProvider:
         if images.in_memory or id(images) in self._decoded:
             return self._decoded.get(id(images), images)
         probes = np.unique(np.linspace(0, len(images) - 1, _PROBES).astype(int)).tolist()
-        if np.mean([_n_bytes(images.size(i)) for i in probes]) * len(images) > room:
+        if np.mean([3 * math.prod(images.size(i)) for i in probes]) * len(images) > room:
             return images
 
         def make(notes: dict[str, Any]) -> Iterator[np.ndarray]:
             notes["sizes"] = []
-            requests = cut(requests_of(range(len(images))), 100)
-            for raw in self._watched(images, stream(Decoder(images), requests, self.n_workers)):
+            parts = loading.cut(loading.requests_of(range(len(images))), 100)
+            reader = loading.Decoder(images)
+            for raw in self._watched(images, loading.stream(reader, parts, self.n_workers)):
                 notes["sizes"] += [pixels.shape[:2] for pixels in raw.images]
                 yield np.concatenate([pixels.ravel() for pixels in raw.images])
 
         identity: dict[str, Any] = {"images": images.fingerprint, "versions": _VERSIONS}
         n_bytes = self.cache.note(
             content_key(kind="size", **identity),
-            lambda: sum(_n_bytes(images.size(i)) for i in range(len(images))))
+            lambda: sum(3 * math.prod(images.size(i)) for i in range(len(images))))
         if n_bytes <= room:
             key = content_key(spare=True, kind="files", **identity)
             entry = self.cache.get(key, (n_bytes,), make)
             if entry:
-                self._decoded[id(images)] = DecodedImages(images, entry)
+                self._decoded[id(images)] = loading.DecodedImages(images, entry)
         return self._decoded.get(id(images), images)
 
     def _watched(self, images: Images, loader: Iterable[RawBatch]) -> Iterator[RawBatch]:
@@ -359,18 +356,14 @@ def _mapped(entry: Entry, batch_size: int) -> list[RawBatch]:
     """Returns the batches of a cached array, as views."""
     labels = torch.tensor(entry.meta["labels"], dtype=torch.int64)
     images = torch.from_numpy(entry.array[:len(labels)])
-    batches = [RawBatch(images[start:start + batch_size], labels[start:start + batch_size], [], 0)
-               for start in range(0, len(labels), batch_size)]
+    batches = [RawBatch(*part, [], 0) for part in zip(
+        images.split(batch_size), labels.split(batch_size), strict=True)]
     return [batches[0]._replace(damaged=entry.meta["damaged"]), *batches[1:]]
 
 
 def _order(n: int, seed: int) -> list[int]:
     """Returns 0..n-1 shuffled by a seed, as Once-for-All does."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def _n_bytes(size: tuple[int, int]) -> int:
-    return 3 * size[0] * size[1]
 
 
 def _pinned(raw: RawBatch) -> RawBatch:

@@ -8,7 +8,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.files import shipped
 
-Rgb = tuple[float, float, float]
+Rgb = tuple[float, ...]  # one number for each of the three channels
 
 # Training images on which a subnet's batch-norm statistics are recomputed, and those in a batch
 # (Once for All's own numbers).

@@ -19,17 +19,11 @@ from utils.errors import UserError
 BICUBIC = InterpolationMode.BICUBIC
 CROP_RATIO = 0.875
 
-
-def _crop(resolution: int) -> list[Callable]:
-    return [tv.Resize(math.ceil(resolution / CROP_RATIO)), tv.CenterCrop(resolution)]
-
-
-def _squash(resolution: int) -> list[Callable]:
-    return [tv.Resize((resolution, resolution), interpolation=BICUBIC)]
-
-
 # The name is recorded with every result: a network is validated with what it was tuned with.
-EVAL_RESIZES: dict[str, Callable[[int], list[Callable]]] = {"crop": _crop, "squash": _squash}
+EVAL_RESIZES: dict[str, Callable[[int], list[Callable]]] = {
+    "crop": lambda r: [tv.Resize(math.ceil(r / CROP_RATIO)), tv.CenterCrop(r)],
+    "squash": lambda r: [tv.Resize((r, r), interpolation=BICUBIC)],
+}
 
 
 def _rand_augment(info: DatasetInfo, resolution: int) -> Callable:

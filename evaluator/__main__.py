@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli.startup  # noqa: F401  # before what takes time to import
@@ -63,6 +64,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_flags(g, EVALUATION_FLAGS, "--amp")
     g.add_argument("--latency", help="latencies to measure in ms, as gpu64#cpu: device and "
                    "batch size (default: none)")
+    add_flags(g, EVALUATION_FLAGS, "--runtime")
     g.add_argument("--save", help="file for the stats in JSON (default: net.stats in "
                    "--log_dir, where that is given)")
     g.add_argument("--log_dir", help="folder for net.stats, net.config and net.init (default: "
@@ -100,7 +102,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     evaluator, net, stats, untuned = _subnet(args, options, arch) if arch is not None \
         else _static(args, options, config)
     if args.save_config:
-        _write_pair(args.log_dir or ".tmp", net, stats, evaluator.provider.facts())
+        from networks import save_weights, write_config
+
+        folder = Path(args.log_dir or ".tmp")
+        write_config(net, folder / "net.config", resolution=stats["resolution"],
+                     **evaluator.provider.facts())
+        save_weights(net, folder / "net.init")
     return stats | evaluator.latencies(untuned, stats["resolution"], latency)
 
 
@@ -128,16 +135,6 @@ def _static(args: argparse.Namespace, options: EvaluationOptions, config: Any) -
     evaluator = NetEvaluator(options)
     stats = evaluator.evaluate_net(net.eval(), resolution, args.reset_running_statistics)
     return evaluator, net, stats, net
-
-
-def _write_pair(folder: str, net: "StaticNetwork", stats: dict[str, Any],
-                facts: dict[str, Any]) -> None:
-    """Writes net.config and net.init of a network as it was measured."""
-    from networks import save_weights, write_config
-
-    write_config(net, os.path.join(folder, "net.config"), resolution=stats["resolution"],
-                 **facts)
-    save_weights(net, os.path.join(folder, "net.init"))
 
 
 def _check(args: argparse.Namespace) -> None:

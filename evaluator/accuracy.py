@@ -11,35 +11,21 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+import networks
+import search_space
 from cli.progress import progress_bar
 from data_providers import DataProvider
-from data_providers.table import CALIBRATION_BATCH, Rgb
+from data_providers.table import CALIBRATION_BATCH
 from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
-from evaluator.timing import measure_latency
-from networks import (
-    StaticNetwork,
-    SupernetMeta,
-    cut_subnet,
-    load_supernet,
-    recalibrate_bn,
-    replace_classifier,
-    save_weights,
-    write_config,
-)
+from evaluator.runtimes import TORCH, Conditions, choose_runtime, measure_networks
+from evaluator.timing import Latency, measure_latency
+from networks.configs import config_family
 from networks.folding import folded, speed_up
 from networks.supernet_info import check_classes
-from search_space import (
-    Arch,
-    OFASearchSpace,
-    SearchSpace,
-    check_arch,
-    family_of,
-    get_search_space,
-    space_of,
-)
+from search_space import Arch, SearchSpace
 from training.loops import evaluate, fine_tune
 from utils.devices import amp_precision, checked_device, evaluation_precision, over_gpus
 from utils.errors import UserError
@@ -62,11 +48,9 @@ class NetEvaluator:
         self.device = evaluation_device(options.device)
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.provider = DataProvider(
-            options.dataset, options.data, vld_size=options.vld_size, seed=options.seed,
-            n_workers=options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb,
-            download=options.download, max_damaged=options.max_damaged, mean=_rgb(options.mean),
-            std=_rgb(options.std))
+        self.provider = DataProvider.of(
+            options, options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb,
+            mean=options.mean, std=options.std)
         info = self.provider.info
         info.check_n_classes(options.n_classes)
         self.split = "test" if options.test else "valid"
@@ -78,7 +62,7 @@ class NetEvaluator:
             "cpu" if self.device.type == "cpu" else "gpu")
         self._device_of(self.latency_device)  # early, before the first evaluation
 
-    def score(self, net: StaticNetwork, resolution: int, seed: int | None = None,
+    def score(self, net: networks.StaticNetwork, resolution: int, seed: int | None = None,
               recalibrate: bool = True, batch_scale: float = 1.0) -> NetStats:
         """Returns `loss`, `top1` and `top5` (percent) of a network, which is changed in place.
 
@@ -120,10 +104,10 @@ class NetEvaluator:
     def recalibrate(self, net: nn.Module, resolution: int, batch_scale: float = 1.0) -> None:
         """Recomputes the BN statistics of `net` on the data set's calibration images."""
         speed_up(net)
-        recalibrate_bn(net, self.provider.calibration_batches(
+        networks.recalibrate_bn(net, self.provider.calibration_batches(
             resolution, batch_size=_scaled(CALIBRATION_BATCH, batch_scale), device=self.device))
 
-    def evaluate_net(self, net: StaticNetwork, resolution: int,
+    def evaluate_net(self, net: networks.StaticNetwork, resolution: int,
                      recalibrate: bool = True) -> NetStats:
         """Returns the stats of a static network, as `SupernetEvaluator.evaluate` does of a subnet.
 
@@ -149,14 +133,25 @@ class NetEvaluator:
             UserError: a GPU is wanted, but none is in use.
         """
         own = [(self.latency_device, self.options.latency_batch_size)]
-        measured = {kind: measure_latency(net, resolution, batch_size, self._device_of(kind),
-                                          threads=torch.get_num_threads())
+        measured = {kind: self._latency(net, resolution, batch_size, self._device_of(kind))
                     for kind, batch_size in (own if wanted is None else wanted)}
         if not measured:
             return {}
         return {kind: found.mean for kind, found in measured.items()} | {"latency": {
             kind: {"median": found.median, "iqr": found.iqr, "count": found.count}
             for kind, found in measured.items()}}
+
+    def _latency(self, net: Any, resolution: int, batch_size: int, device: str) -> Latency:
+        threads, typed = torch.get_num_threads(), self.options.runtime
+        of_timm = config_family(net.config).of_timm  # no row of layers
+        runtime = choose_runtime(TORCH if of_timm and typed is None else typed, device)
+        if runtime == TORCH:
+            return measure_latency(net, resolution, batch_size, device, threads)
+        if of_timm:
+            raise UserError(f"--runtime {runtime}: the latency of timm's networks is measured with "
+                            f"{TORCH}; leave it out")
+        layers = config_layers(net.config, resolution)
+        return measure_networks([layers], runtime, Conditions(device, threads, batch_size))[0]
 
     def _device_of(self, kind: str) -> str:
         if kind == "gpu" and self.device.type == "cpu":
@@ -170,11 +165,12 @@ class NetEvaluator:
                 "cpu": None, **measured, "resolution": resolution,
                 "transform": self.provider.info.eval_resize}
 
-    def _fine_tune(self, net: StaticNetwork, resolution: int, seed: int,
+    def _fine_tune(self, net: networks.StaticNetwork, resolution: int, seed: int,
                    batch_scale: float) -> None:
         net.set_dropout(self.options.drop_rate)
         net.set_drop_path(self.options.drop_connect_rate)
-        replace_classifier(net, self.provider.n_classes, torch.Generator().manual_seed(seed))
+        networks.replace_classifier(net, self.provider.n_classes,
+                                    torch.Generator().manual_seed(seed))
         # DEVIATION last-batch: the original trains on the last batch, too, where it is not full.
         batches = self.provider.train_loader(
             resolution, _scaled(self.trn_batch_size, batch_scale), drop_last=True,
@@ -197,9 +193,9 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         if options.supernet_path is None:
             raise UserError("an evaluation of subnets needs its supernet: give --supernet_path "
                             f"FILE ({program('train_supernet.py')} makes one)")
-        self.supernet = load_supernet(options.supernet_path,
-                                      family=family_of(options.search_space))
-        super().__init__(_normalised_as(options, SupernetMeta.of(self.supernet.meta)))
+        self.supernet = networks.load_supernet(options.supernet_path,
+                                               family=search_space.family_of(options.search_space))
+        super().__init__(_normalised_as(options, networks.SupernetMeta.of(self.supernet.meta)))
         if not self.n_epochs:
             check_classes(options.supernet_path, self.supernet.classifier.out_features,
                           self.provider.n_classes)
@@ -230,29 +226,30 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         """
         return self.evaluated(arch, batch_scale)[1]
 
-    def evaluated(self, arch: Arch, batch_scale: float = 1.0) -> tuple[StaticNetwork, NetStats]:
+    def evaluated(self, arch: Arch,
+                  batch_scale: float = 1.0) -> tuple[networks.StaticNetwork, NetStats]:
         """Returns the network of one architecture as it was measured, and what `evaluate` does."""
         arch = self._checked(arch)
-        net = cut_subnet(self.supernet, arch)
+        net = networks.cut_subnet(self.supernet, arch)
         measured = self.score(net, arch["r"], arch_seed(arch, self.options.seed),
                               batch_scale=batch_scale)
         return net, self.stats(self.costs(arch), measured, arch["r"])
 
-    def calibrated(self, arch: Arch) -> StaticNetwork:
+    def calibrated(self, arch: Arch) -> networks.StaticNetwork:
         """Returns a subnet with inherited weights and the BN statistics that it is evaluated with.
 
         Raises:
             UserError: an invalid architecture.
         """
         arch = self._checked(arch)
-        net = cut_subnet(self.supernet, arch).to(self.device)
+        net = networks.cut_subnet(self.supernet, arch).to(self.device)
         self.recalibrate(net, arch["r"])
         return net
 
     def latency(self, arch: Arch) -> NetStats:
         """Returns the measured latency of one architecture in ms, as `{"gpu": ...}` or `cpu`."""
         arch = self._checked(arch)
-        return self.latencies(cut_subnet(self.supernet, arch), arch["r"])
+        return self.latencies(networks.cut_subnet(self.supernet, arch), arch["r"])
 
     def costs(self, arch: Arch) -> Costs:
         """Returns the exact costs of one architecture with the data set's classifier."""
@@ -261,21 +258,18 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
 
     def _space(self, arch: Arch) -> SearchSpace:
         name, settings = self.options.search_space, self.options.space_options
-        return get_search_space(name, **settings) if settings else space_of(arch, name)
+        return search_space.get_search_space(name, **settings) if settings \
+            else search_space.space_of(arch, name)
 
     def _checked(self, arch: Arch) -> Arch:
-        return check_arch(arch, self._space(arch))
+        return search_space.check_arch(arch, self._space(arch))
 
 
-def _normalised_as(options: EvaluationOptions, meta: SupernetMeta) -> EvaluationOptions:
+def _normalised_as(options: EvaluationOptions, meta: networks.SupernetMeta) -> EvaluationOptions:
     """Returns the options with the mean and std that the supernet was trained with on this data."""
     if options.mean or options.std or meta.dataset != options.dataset:
         return options
     return replace(options, mean=meta.mean, std=meta.std)
-
-
-def _rgb(values: list[float] | None) -> Rgb | None:
-    return (values[0], values[1], values[2]) if values else None
 
 
 class OFAEvaluator:
@@ -292,10 +286,10 @@ class OFAEvaluator:
 
     def __init__(self, n_classes: int | None = 1000,
                  model_path: str = SUPERNET, seed: int = 0) -> None:
-        self.engine = load_supernet(model_path, n_classes)
-        self._space = OFASearchSpace(seed=seed)
+        self.engine = networks.load_supernet(model_path, n_classes)
+        self._space = search_space.OFASearchSpace(seed=seed)
 
-    def sample(self, config: Arch | None = None) -> tuple[StaticNetwork, Arch]:
+    def sample(self, config: Arch | None = None) -> tuple[networks.StaticNetwork, Arch]:
         """Returns a subnet with inherited weights, in eval mode, and its architecture.
 
         Args:
@@ -305,23 +299,23 @@ class OFAEvaluator:
             UserError: an invalid architecture.
         """
         (config,) = self._space.sample() if config is None else (config,)
-        check_arch({"r": self._space.resolutions[0], **config} if isinstance(config, dict)
-                   else config)
-        return cut_subnet(self.engine, config), config
+        search_space.check_arch({"r": self._space.resolutions[0], **config}
+                                if isinstance(config, dict) else config)
+        return networks.cut_subnet(self.engine, config), config
 
     @staticmethod
-    def save_net_config(path: str, net: StaticNetwork, config_name: str = "net.config",
+    def save_net_config(path: str, net: networks.StaticNetwork, config_name: str = "net.config",
                         **extra: Any) -> None:
         """Writes the layers of `net`, and `extra` (resolution, transform), into folder `path`."""
-        write_config(net, os.path.join(path, config_name), **extra)
+        networks.write_config(net, os.path.join(path, config_name), **extra)
 
     @staticmethod
-    def save_net(path: str, net: StaticNetwork, model_name: str = "net.init") -> None:
+    def save_net(path: str, net: networks.StaticNetwork, model_name: str = "net.init") -> None:
         """Writes the weights of `net` into the folder `path`."""
-        save_weights(net, os.path.join(path, model_name))
+        networks.save_weights(net, os.path.join(path, model_name))
 
     @staticmethod
-    def eval(subnet: StaticNetwork, data_path: str | None, dataset: str = "imagenet",
+    def eval(subnet: networks.StaticNetwork, data_path: str | None, dataset: str = "imagenet",
              n_epochs: int = 0, resolution: int = 224, trn_batch_size: int | None = None,
              vld_batch_size: int = 200, num_workers: int = 4, valid_size: int | None = None,
              is_test: bool = True, log_dir: str | None = None, measure_latency: str | None = None,

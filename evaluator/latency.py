@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ class LookUpTable:
         return cls(path, {key: _checked_mean(path, key, row) for key, row in rows.items()},
                    read_header(path))
 
+    @property
+    def runtime(self) -> str:
+        """What ran the layers; PyTorch, where the table does not name it."""
+        return str(self.header.get("runtime", "torch"))
+
     def missing(self, layers: Iterable[Layer]) -> list[str]:
         """Returns the keys of `layers` that the table lacks, each once."""
         keys = dict.fromkeys(layer.key for layer in layers if layer.key is not None)
@@ -76,6 +82,7 @@ class LookUpTable:
         if any(name not in self.header for name in CONDITIONS):
             return ""
         conditions = [f"--{name}={self.header[name]}" for name in CONDITIONS]
+        conditions += [f"--runtime={self.runtime}"]
         adding = command.replace(NEW_TABLE, shlex.quote(str(self.path)), 1)
         return (f"on the machine of this table ({self.header.get('device_name', 'unknown')}) add "
                 f"them with: {adding} {shlex.join(conditions)}; on another one ")
@@ -112,13 +119,10 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or its leading comments are no such lines.
     """
-    lines = []
-    for line in read_text(path, "latency table").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("#").strip())
+    lines = takewhile(lambda line: line.startswith("#"),
+                      read_text(path, "latency table").splitlines())
     try:
-        header = parse_yaml("\n".join(lines))
+        header = parse_yaml("\n".join(line.lstrip("#").strip() for line in lines))
     except ValueError as error:
         raise UserError(f"{path}: the comments at its top are no 'name: value' lines ({error}); "
                         "correct or remove them") from None

@@ -75,7 +75,12 @@ def _layer(part: Part, index: int, block: Any, size: int, channels: int) -> Laye
     conv = block["conv"] if block["name"] == "ResidualBlock" else block
     skip = block is not conv and block["shortcut"] is not None
     if conv["name"] == "ConvLayer":
-        return _conv_layer(_stem_name(index, skip) if part.many else part.key, conv, size, skip)
+        name = part.key  # what latency tables call it
+        if part.many:
+            name = "first_conv" if index == 0 else "stem_residual" if skip else "stem_conv"
+        return Layer("conv", name, size, conv["in_channels"], conv["out_channels"],
+                     conv["kernel_size"], conv["stride"], act=conv["act_func"], se=conv["use_se"],
+                     skip=skip, bn=conv["use_bn"], bias=conv["bias"])
     ends = conv["in_channels"], conv["out_channels"]
     if conv["name"] == "ResNetBottleneckBlock":
         return Layer("bottleneck", "Bottleneck", size, *ends, conv["kernel_size"], conv["stride"],
@@ -84,19 +89,6 @@ def _layer(part: Part, index: int, block: Any, size: int, channels: int) -> Laye
     return Layer("mbconv", "MBConv", size, *ends, conv["kernel_size"], conv["stride"],
                  conv["expand_ratio"], configs.mid_channels(conv), conv["act_func"],
                  conv["use_se"], skip)
-
-
-def _stem_name(index: int, skip: bool) -> str:
-    """Returns what latency tables call a convolution in a stem of several."""
-    if index == 0:
-        return "first_conv"
-    return "stem_residual" if skip else "stem_conv"
-
-
-def _conv_layer(name: str, conv: dict[str, Any], size: int, skip: bool) -> Layer:
-    return Layer("conv", name, size, conv["in_channels"], conv["out_channels"],
-                 conv["kernel_size"], conv["stride"], act=conv["act_func"], se=conv["use_se"],
-                 skip=skip, bn=conv["use_bn"], bias=conv["bias"])
 
 
 def build_module(layer: Layer) -> "nn.Module":

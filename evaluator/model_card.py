@@ -100,9 +100,10 @@ def give_to_timm(net: Any, folder: str | os.PathLike, images: Preprocessing,
 
 def render(card: Card, net: Any, images: Preprocessing) -> str:
     """Returns the text of a model card in Markdown; measures the latency on this machine."""
+    blocks = [f"{what}:\n\n{_fenced(command)}" for what, command in card.commands.items()]
     sections = {"Use": _USAGE, "Network": _facts(card, net, images),
-                "Accuracy": _accuracies(card.accuracies), "How it was made": _commands(card),
-                "Licence": _LICENCE}
+                "Accuracy": _accuracies(card.accuracies),
+                "How it was made": "\n\n".join([*blocks, *card.notes]), "Licence": _LICENCE}
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
     return f"{_HEADER}# {_plain(card.title)}\n\nAn image classifier for the data set " \
            f"{_plain(card.dataset)}, found by MSuNAS.\n\n{body}\n"
@@ -153,18 +154,10 @@ def _fenced(command: str) -> str:
 def _accuracies(accuracies: Sequence[Accuracy]) -> str:
     if not accuracies:
         return "Not measured."
-    rows = [[a.images, a.n, f"{a.top1:.2f} %", "{:.2f} to {:.2f} %".format(*_interval(a)), a.role]
+    rows = [[a.images, a.n, f"{a.top1:.2f} %",
+             "{:.2f} to {:.2f} %".format(*wilson(round(a.n * a.top1 / 100), a.n)), a.role]
             for a in accuracies]
     return _table(["images", "number", "top-1", "95 % interval (Wilson)", "used before for"], rows)
-
-
-def _interval(accuracy: Accuracy) -> tuple[float, float]:
-    return wilson(round(accuracy.n * accuracy.top1 / 100), accuracy.n)
-
-
-def _commands(card: Card) -> str:
-    blocks = [f"{what}:\n\n{_fenced(command)}" for what, command in card.commands.items()]
-    return "\n\n".join([*blocks, *card.notes])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from cli.types import amount, count
 from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, MAX_DAMAGED
+from evaluator.runtimes import RUNTIME_FLAG
 from networks.configs import read_config
 from networks.supernet_info import SupernetMeta, read_supernet_info
 from search_space import NAMES
@@ -38,6 +39,8 @@ class EvaluationSettings:
         cache_dir, cache_gb: folder for decoded images and its greatest size.
         amp: mixed precision: False, `bfloat16`, `float16`, or True for the device's usual one; None
             is bfloat16 on a GPU that has it, without fine-tuning, and False elsewhere.
+        runtime: what runs networks whose latency is measured, see `evaluator.runtimes`; None is
+            onnxruntime on a CPU where it is installed, else torch.
     """
 
     search_space: str = "mbv3"
@@ -57,6 +60,7 @@ class EvaluationSettings:
     cache_dir: str | None = None
     cache_gb: float = 32.0
     amp: bool | str | None = None
+    runtime: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,4 +141,5 @@ EVALUATION_FLAGS: dict[str, dict[str, Any]] = {
         "cache_gb": {"type": amount, "help": "its greatest size in GiB"},
         "amp": {"action": argparse.BooleanOptionalAction, "help": "mixed precision (default: in "
                 "validation, on a GPU with bfloat16)"},
+        "runtime": RUNTIME_FLAG,
     }.items()}

@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_providers.pictures import (
-    DAMAGED,
-    FORMATS,
-    list_pictures,
-    read_picture,
-    warn_of_others,
-)
+from data_providers import pictures
 from data_providers.table import DatasetInfo
 from data_providers.transforms import Normalise, eval_geometry
 from utils.errors import UserError, one_line
@@ -47,10 +41,10 @@ def picture_files(path: str | os.PathLike) -> list[str]:
         raise UserError(f"{path}: no such picture or folder")
     if not os.path.isdir(path):
         return [str(path)]
-    found, others = list_pictures(path)
+    found, others = pictures.list_pictures(path)
     if not found:
-        raise UserError(f"{path}: no picture in this folder ({', '.join(FORMATS)})")
-    warn_of_others(path, others, len(found) + len(others))
+        raise UserError(f"{path}: no picture in this folder ({', '.join(pictures.FORMATS)})")
+    pictures.warn_of_others(path, others, len(found) + len(others))
     return sorted(found)
 
 
@@ -85,8 +79,8 @@ def predict(net: nn.Module, files: Sequence[str], info: DatasetInfo, names: Sequ
 
 def _read(path: str, geometry: nn.Module) -> object:
     try:
-        return geometry(read_picture(path))
-    except DAMAGED as error:
+        return geometry(pictures.read_picture(path))
+    except pictures.DAMAGED as error:
         print(f"warning: {one_line(path)}: cannot be read as a picture ({one_line(error)}), left "
               "out", file=sys.stderr)
         return None

@@ -7,6 +7,7 @@ images, their difference is known better than each accuracy alone.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,8 +61,7 @@ class Scores:
 
         The p-values are corrected for their number (Holm).
         """
-        found = [compare_paired(self.hits[i], self.hits[i + 1])
-                 for i in range(len(self.hits) - 1)]
+        found = [compare_paired(*pair) for pair in pairwise(self.hits)]
         corrected = holm([each.p_value for each in found])
         return [each._replace(p_value=p) for each, p in zip(found, corrected, strict=True)]
 
@@ -79,8 +79,8 @@ class Scores:
         pairs = [{"first": first, "second": second, "points": each.points,
                   "interval": list(each.interval), "p_value": each.p_value,
                   "distinct": is_distinct(each)}
-                 for first, second, each in zip(self.names[:-1], self.names[1:], self.neighbours(),
-                                                strict=True)]
+                 for (first, second), each in zip(pairwise(self.names), self.neighbours(),
+                                                  strict=True)]
         return {"images": self.images, "n_images": self.n_images, "level": LEVEL,
                 "tests": "Wilson intervals; exact McNemar test of neighbours, Holm's correction; "
                          "Agresti and Min's intervals of paired differences",
@@ -99,8 +99,8 @@ class Scores:
         return [f"{second} against {first}: {each.points:+.2f} points, 95 % interval "
                 f"{each.interval.low:+.2f} to {each.interval.high:+.2f}, p {each.p_value:.3f}: "
                 f"{'told apart' if is_distinct(each) else 'cannot be told apart'}"
-                for first, second, each in zip(self.names[:-1], self.names[1:], self.neighbours(),
-                                               strict=True)]
+                for (first, second), each in zip(pairwise(self.names), self.neighbours(),
+                                                 strict=True)]
 
 
 def is_distinct(difference: Difference) -> bool:

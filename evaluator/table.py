@@ -62,8 +62,7 @@ class TableEvaluator(Evaluator):
 
     def evaluate_many(self, archs: Sequence[Arch]) -> np.ndarray:
         """Returns the top-1 accuracies (n,) in percent of many architectures."""
-        accuracies: np.ndarray = self.top1[[self._row_number(arch) for arch in archs]]
-        return accuracies
+        return self.top1[[self._row_number(arch) for arch in archs]]
 
     def figures(self, name: str) -> np.ndarray:
         """Returns a column of numbers (rows,), in the order of the space's rows.
@@ -73,10 +72,8 @@ class TableEvaluator(Evaluator):
         """
         rows = [self._row_number(self.space.decode(x)) for x in self.space.rows]
         if name == "top1":
-            ordered: np.ndarray = self.top1[rows]
-            return ordered
-        values: np.ndarray = parse_numbers(self.table, name)[rows]
-        return values
+            return self.top1[rows]
+        return parse_numbers(self.table, name)[rows]
 
     def _row_number(self, arch: Arch) -> int:
         key = self.space.key(arch)

@@ -40,7 +40,7 @@ def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, *,
     card = Card(title, provider.info.name, {},
                 [Accuracy(name, int(figures["n_images"]), figures["top1"], role)],
                 {"fine-tuning": command})
-    give_to_timm(net, folder / HUB, Preprocessing(resolution, **provider.facts()), card)
+    give_to_timm(net, folder / HUB, Preprocessing.of(resolution, provider.facts()), card)
 
 
 def scored_split(provider: "DataProvider") -> tuple[str, str]:

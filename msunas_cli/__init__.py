@@ -28,6 +28,7 @@ COMMANDS = {
     "msunas-animate": "scripts/animate.py",
     "msunas-lut": "scripts/build_lut.py",
     "msunas-check-lut": "scripts/check_lut.py",
+    "msunas-learn-latency": "scripts/learn_latency.py",
     "msunas-convert-nasbench": "scripts/convert_nasbench.py",
     "msunas-digits-folder": "scripts/digits_folder.py",
     "msunas-draw": "scripts/draw.py",

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks.configs import Config
 from networks.static import StaticNetwork
@@ -24,7 +24,7 @@ class WeightSource(NamedTuple):
     """
 
     name: str
-    module: nn.Module
+    module: Any
     kernel: int | None = None
 
 

@@ -38,8 +38,7 @@ class _Observer:
         for total, value in zip(self.sums, (mean, var.to(self.dtype) * ((n - 1) / n)), strict=True):
             total += value * len(x)
         self.n_images += len(x)
-        activated: torch.Tensor = getattr(bn, "act", _same)(y)  # timm's norms have one
-        return activated
+        return getattr(bn, "act", _same)(y)  # timm's norms have one
 
     def finish(self) -> None:
         """Writes the averages into the layer, if anything reached it."""

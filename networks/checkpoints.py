@@ -11,7 +11,6 @@ import os
 import pickle
 import pickletools
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from networks.supernet_info import archive_entries
+from networks.supernet_info import DAMAGE, MAX_PICKLE_BYTES, archive_entries
 from utils.errors import UserError
 from utils.files import atomic_path, open_regular
 from utils.registry import TIMM
@@ -34,7 +33,7 @@ StateDict = dict[str, torch.Tensor]
 MAX_BYTES = 8 * 2**30
 # a pickle describes tensors, a few hundred bytes and 40 steps each: more is no description of
 # weights, and each step may make a list
-MAX_PICKLE_BYTES, MAX_STEPS = 8 * 2**20, 1_000_000
+MAX_STEPS = 1_000_000
 SAFETENSORS = ".safetensors"
 _N_PICKLES = 5  # of a file as torch wrote it until 2020, before the tensors
 N_NAMED = 3
@@ -50,10 +49,6 @@ _STATES = ("state_dict", "state_dict_ema")
 # added by DistributedDataParallel and torch.compile
 _PREFIXES = ("module.", "_orig_mod.")
 _OLD_BLOCK, _NEW_BLOCK = ".mobile_inverted_conv.", ".conv."
-# what reading damaged bytes can raise
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError,
-           AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError, OSError,
-           struct.error, zipfile.BadZipFile)
 _UNSAFE = re.compile(r"GLOBAL (\S+)|class (\S+) that is blocked|executing (\S+)")
 
 
@@ -286,7 +281,7 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
 
 def _check_pickles(path: Path) -> None:
     """Refuses a file that is no archive and whose pickles build more than weights need."""
-    with open(path, "rb") as file, suppress(*_DAMAGE):  # damage is found when it is loaded
+    with open(path, "rb") as file, suppress(*DAMAGE):  # damage is found when it is loaded
         steps = chain.from_iterable(pickletools.genops(file) for _ in range(_N_PICKLES))
         if next(islice(steps, MAX_STEPS, None), None) is None:
             return
@@ -302,7 +297,7 @@ def _load(path: Path) -> Any:
         with (warnings.catch_warnings(action="ignore"),  # of damaged files, which end as an error
               torch.serialization.safe_globals(_HARMLESS)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         name = _code_in(path, zipped, str(error))
         if name:
             raise UserError(f"{path}: carries code (it would run {name}) and not plain weights; "
@@ -318,7 +313,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         return dict(load_file(path))
-    except (SafetensorError, *_DAMAGE):
+    except (SafetensorError, *DAMAGE):
         raise UserError(f"{path}: no {SAFETENSORS} file, or a truncated or damaged one; copy it "
                         "again") from None
 
@@ -340,7 +335,7 @@ def _code_in(path: Path, zipped: bool, message: str) -> str | None:
                 return ".".join(strings[-2:])
             if isinstance(argument, str):
                 strings.append(argument)
-    except _DAMAGE:  # the end of a damaged pickle: nothing was found
+    except DAMAGE:  # the end of a damaged pickle: nothing was found
         pass
     return None
 

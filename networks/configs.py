@@ -83,29 +83,27 @@ _EXPANSION = Field(lambda v: _is_number(v) and 0 < v <= 64, "a number in (0, 64]
 _MID_CHANNELS = Field(lambda v: v is None or _CHANNELS.accepts(v), f"null or {_CHANNELS.expected}",
                       default=None)
 
+_ENDS = {"in_channels": _CHANNELS, "out_channels": _CHANNELS}
+_CONV = {**_ENDS, "kernel_size": _KERNEL, "stride": _STRIDE}
+
 # Source: the constructors of ofa.utils.layers; what no published network uses is not supported.
 SCHEMAS: dict[str, dict[str, Field]] = {
     "ConvLayer": {
-        "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
-        "stride": _STRIDE, "dilation": _only(1), "groups": _only(1), "bias": _BOOL[False],
+        **_CONV, "dilation": _only(1), "groups": _only(1), "bias": _BOOL[False],
         "has_shuffle": _only(False), "use_se": _BOOL[False], "use_bn": _BOOL[True],
         "act_func": Field(lambda v: v is None or v in ACTIVATIONS,
                           f"null or one of {', '.join(ACTIVATIONS)}", default="relu"),
         "dropout_rate": _only(0), "ops_order": _ORDER},
     "MBConvLayer": {
-        "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
-        "stride": _STRIDE,
-        "expand_ratio": _EXPANSION, "mid_channels": _MID_CHANNELS,
+        **_CONV, "expand_ratio": _EXPANSION, "mid_channels": _MID_CHANNELS,
         "act_func": _ACT, "use_se": _BOOL[False], "groups": _only(None)},
     "ResNetBottleneckBlock": {
-        "in_channels": _CHANNELS, "out_channels": _CHANNELS, "kernel_size": _KERNEL,
-        "stride": _STRIDE,
-        "expand_ratio": _EXPANSION._replace(default=0.25), "mid_channels": _MID_CHANNELS,
+        **_CONV, "expand_ratio": _EXPANSION._replace(default=0.25), "mid_channels": _MID_CHANNELS,
         "act_func": _ACT._replace(default="relu"), "groups": _only(1),
         "downsample_mode": Field(lambda v: v in DOWNSAMPLING, f"one of {', '.join(DOWNSAMPLING)}",
                                  default="avgpool_conv")},
     "IdentityLayer": {
-        "in_channels": _CHANNELS, "out_channels": _CHANNELS, "use_bn": _only(False),
+        **_ENDS, "use_bn": _only(False),
         "act_func": _only(None), "dropout_rate": _only(0), "ops_order": _ORDER},
     "LinearLayer": {
         "in_features": _CHANNELS, "out_features": _integer(1, MAX_CLASSES), "bias": _BOOL[True],
@@ -175,7 +173,10 @@ def check_config(config: Any, source: str = "network config") -> Config:
     else:
         _check_chain(checked, source)
     _check_size(checked, source)
-    _check_images(checked, source)
+    for key, field in _IMAGES.items():
+        if key in checked and not field.accepts(checked[key]):
+            raise UserError(f"{source}: {key!r} must be {field.expected}, not "
+                            f"{_short(checked[key])}")
     return checked
 
 
@@ -430,14 +431,6 @@ def _weights(layer: Config) -> int:
     if layer["name"] == "ResNetBottleneckBlock":
         return mid * (inputs + outputs + mid * area) + inputs * outputs
     return mid * (inputs + outputs + area) + layer["use_se"] * mid ** 2 // 2
-
-
-def _check_images(config: Config, source: str) -> None:
-    """Checks the entries about images: their size, their transform."""
-    for key, field in _IMAGES.items():
-        if key in config and not field.accepts(config[key]):
-            raise UserError(f"{source}: {key!r} must be {field.expected}, not "
-                            f"{_short(config[key])}")
 
 
 def _short(value: Any) -> str:

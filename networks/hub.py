@@ -8,7 +8,7 @@ import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -49,6 +49,11 @@ class Preprocessing(NamedTuple):
     std: Sequence[float]
     class_names: Sequence[str] = ()
 
+    @classmethod
+    def of(cls, resolution: int, facts: Mapping[str, Any]) -> Self:
+        """Returns what `DataProvider.facts` records of the images, at a resolution."""
+        return cls(resolution, **{name: facts[name] for name in cls._fields[1:]})
+
 
 class TimmModel(NamedTuple):
     """A timm model: the name that `msunas_timm` registers, and the arguments that describe it."""
@@ -65,7 +70,11 @@ def timm_model(config: Config) -> TimmModel:
     """
     config = check_config(config)
     if config_family(config).of_timm:
-        return _part_of_model(config)
+        space: Any = config_space(config)
+        blocks = [list(size) for size in space.sizes(config["arch"])]
+        return TimmModel("nsganetv2_chain", {
+            "model": config["model"], "blocks": blocks,
+            "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]})
     if config["name"] not in _ARCHITECTURES:
         reason = _NOT_IN_TIMM.get(config["name"], "it has no such blocks")
         raise UserError(f"timm cannot build a {config['name']}: {reason}; hubconf.py loads it, and "
@@ -73,20 +82,14 @@ def timm_model(config: Config) -> TimmModel:
     stem, head = config["first_conv"], config["feature_mix_layer"]
     stages = _stages(config)
     if config["name"] == "MobileNetV3":
-        stages.append([_conv_string(config["final_expand_layer"])])
+        conv = config["final_expand_layer"]
+        stages.append([f"cn_r1_k{conv['kernel_size']}_s{conv['stride']}_c{conv['out_channels']}_"
+                       f"{_named(_ACTIVATIONS, conv['act_func'])}"])
     args = {"arch_def": stages, "stem_size": stem["out_channels"],
             "num_features": head["out_channels"] if head else 0,
             "act_layer": _named(_MODEL_ACTIVATIONS, stem["act_func"]),
             "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]}
     return TimmModel(_ARCHITECTURES[config["name"]], args)
-
-
-def _part_of_model(config: Config) -> TimmModel:
-    """Returns the model of a network that is a part of one of timm's."""
-    space: Any = config_space(config)
-    return TimmModel("nsganetv2_chain", {
-        "model": config["model"], "blocks": [list(size) for size in space.sizes(config["arch"])],
-        "bn_eps": config["bn"]["eps"], "bn_momentum": config["bn"]["momentum"]})
 
 
 def to_timm(net: Any) -> nn.Module:
@@ -168,17 +171,10 @@ def timm_preprocessing(images: Preprocessing) -> dict[str, Any]:
     if images.transform == "squash":
         return shared | {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bicubic"}
     if images.transform == "crop":
-        return shared | {"crop_pct": _crop_pct(r), "crop_mode": "center",
+        # timm rounds down; half a pixel more keeps the division off the border between two sizes
+        return shared | {"crop_pct": r / (math.ceil(r / CROP_RATIO) + 0.5), "crop_mode": "center",
                          "interpolation": "bilinear"}
     raise UserError(f"unknown evaluation transform {images.transform!r}; choose from crop, squash")
-
-
-def _crop_pct(resolution: int) -> float:
-    """Returns the fraction by which timm, which rounds down, resizes to ceil(resolution / 0.875).
-
-    Half a pixel more keeps the division away from the border between two sizes.
-    """
-    return resolution / (math.ceil(resolution / CROP_RATIO) + 0.5)
 
 
 def _stages(config: Config) -> list[list[str]]:
@@ -203,11 +199,6 @@ def _block_string(conv: Config, skip: bool) -> str:
              _named(_ACTIVATIONS, conv["act_func"])]
     could_skip = conv["stride"] == 1 and conv["in_channels"] == conv["out_channels"]
     return "_".join([*parts, *(["noskip"] if could_skip and not skip else [])])
-
-
-def _conv_string(conv: Config) -> str:
-    return (f"cn_r1_k{conv['kernel_size']}_s{conv['stride']}_c{conv['out_channels']}_"
-            f"{_named(_ACTIVATIONS, conv['act_func'])}")
 
 
 def _named(names: Mapping[str, str], activation: str) -> str:

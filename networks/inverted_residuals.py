@@ -18,6 +18,7 @@ from torch import Tensor
 
 from networks.base import Supernets, WeightSource, checked_shape
 from networks.configs import Config
+from networks.families import get_family
 from networks.static import StaticNetwork
 from search_space import Arch, search_space_class
 from search_space.backbones import MOBILENET_V3, make_divisible
@@ -76,10 +77,8 @@ class InvertedResidualSupernets(Supernets):
 
     Attributes:
         supernet: its class in the `ofa` package.
-        space: name of the search space, which knows the elastic choices.
+        space: name of the family and of its search space, which knows the elastic choices.
         title: of the family, for messages.
-        config_name: `name` in a `net.config`.
-        fixed: the other parts, which all subnets have at full size.
         features: channels of the last convolution at width 1.0.
         last_depths: depths of the stages that `d` of an architecture leaves out.
     """
@@ -87,10 +86,13 @@ class InvertedResidualSupernets(Supernets):
     supernet: ClassVar[type[Any]]
     space: ClassVar[str]
     title: ClassVar[str]
-    config_name: ClassVar[str]
-    fixed: ClassVar[tuple[str, ...]]
     features: ClassVar[int]
     last_depths: ClassVar[tuple[int, ...]] = ()
+
+    @property
+    def fixed(self) -> list[str]:
+        """The other parts, which all subnets have at full size."""
+        return [part.key for part in get_family(self.space).parts if part.layers and not part.many]
 
     def build(self, n_classes: int, width_mult: float, dropout: float) -> Any:
         """See `Supernets.build`."""
@@ -109,7 +111,7 @@ class InvertedResidualSupernets(Supernets):
 
     def config(self, supernet: Any, arch: Arch) -> Config:
         """See `Supernets.config`."""
-        return {"name": self.config_name, "bn": supernet.get_bn_param(),
+        return {"name": get_family(self.space).config_name, "bn": supernet.get_bn_param(),
                 "blocks": block_configs(supernet, self._layers(supernet, arch)),
                 **{part: getattr(supernet, part).config for part in self.fixed}}
 
@@ -155,8 +157,6 @@ class MobileNetV3Supernets(InvertedResidualSupernets):
     supernet = OFAMobileNetV3
     space = "mbv3"
     title = "OFA MobileNetV3"
-    config_name = "MobileNetV3"
-    fixed = ("first_conv", "final_expand_layer", "feature_mix_layer", "classifier")
     features = MOBILENET_V3.feature_mix
 
 
@@ -171,8 +171,6 @@ class ProxylessSupernets(InvertedResidualSupernets):
     supernet = OFAProxylessNASNets
     space = "proxyless"
     title = "OFA ProxylessNAS"
-    config_name = "ProxylessNASNets"
-    fixed = ("first_conv", "feature_mix_layer", "classifier")
     features = 1280
     # the sixth block has one layer in every subnet; `d` of an architecture leaves it out
     last_depths = (1,)

@@ -97,7 +97,7 @@ class ResNet50Supernets(Supernets):
         """See `Supernets.sources`."""
         first, middle, last = supernet.input_stem
         stem = [WeightSource("input_stem.0", first)]
-        if not _skips_stem(arch):
+        if arch["d"][0]:  # 0 or 2
             stem.append(WeightSource("input_stem.1.conv", middle.conv))
         stem.append(WeightSource(f"input_stem.{len(stem)}", last))
         blocks = [WeightSource(f"blocks.{i}", supernet.blocks[index])
@@ -137,7 +137,7 @@ class ResNet50Supernets(Supernets):
         mid = first.out_channel_list[arch["w"][0]]
         out = last.out_channel_list[arch["w"][1]]
         stem = [_conv(first, 3, mid)]
-        if not _skips_stem(arch):
+        if arch["d"][0]:
             stem.append({"name": "ResidualBlock", "conv": _conv(middle.conv, mid, mid),
                          "shortcut": IdentityLayer(mid, mid).config})
         return [*stem, _conv(last, mid, out)], out
@@ -151,11 +151,6 @@ class ResNet50Supernets(Supernets):
             used = stage[:len(stage) - max(supernet.depth_list) + depth]
             layers += [(index, arch["e"][index], width) for index in used]
         return layers
-
-
-def _skips_stem(arch: Arch) -> bool:
-    """Whether the middle layer of the stem is left out: its depth is 0 or 2."""
-    return arch["d"][0] == 0
 
 
 def _conv(layer: Any, in_channels: int, out_channels: int) -> Config:

@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -28,8 +29,9 @@ PUBLISHED = {"ofa_mbv3_d234_e346_k357_w1.0": "31 MB", "ofa_mbv3_d234_e346_k357_w
 FINE_TUNE = "fine-tune with --n_epochs 1 or more, or take another supernet"
 TUNE_FIRST = "fine-tune it on that data set first"
 # What reading damaged bytes can raise.
-_DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, ValueError, TypeError,
-           LookupError, AttributeError, RuntimeError, MemoryError, NotImplementedError)
+DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError,
+          AttributeError, ArithmeticError, AssertionError, ImportError, MemoryError, OSError,
+          struct.error, zipfile.BadZipFile)
 
 
 class _Inert:
@@ -153,7 +155,7 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
             if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
                 return {}
             content = _Reader(io.BytesIO(archive.read(entry))).load()
-    except _DAMAGE:
+    except DAMAGE:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -180,7 +182,7 @@ def archive_entries(path: str | os.PathLike) -> list[zipfile.ZipInfo] | None:
         try:
             with zipfile.ZipFile(file) as archive:
                 return archive.infolist()
-        except _DAMAGE:
+        except DAMAGE:
             raise UserError(f"{path}: a truncated or damaged checkpoint; copy it again") from None
 
 

@@ -133,17 +133,12 @@ def cut_subnet(supernet: Any, arch: Arch) -> StaticNetwork:
         subnet = builder.network.build_from_config(builder.config(supernet, arch))
     subnet.to(next(supernet.parameters()).device)
     for name, module, kernel in builder.sources(supernet, arch):
-        target = subnet.get_submodule(name)
+        target: Any = subnet.get_submodule(name)
         _copy_corner(module, target)
-        if kernel is not None:
-            _copy_kernels(module, target, kernel)
+        if kernel is not None:  # the depthwise ones, transformed to a smaller size
+            weight = target.depth_conv.conv.weight
+            weight.copy_(module.depth_conv.conv.get_active_filter(len(weight), kernel))
     return subnet.eval()
-
-
-def _copy_kernels(source: Any, target: Any, kernel: int) -> None:
-    """Copies the depthwise kernels of an inverted residual, transformed to a smaller size."""
-    weight = target.depth_conv.conv.weight
-    weight.copy_(source.depth_conv.conv.get_active_filter(len(weight), kernel))
 
 
 def plain_key(key: str) -> str:

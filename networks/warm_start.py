@@ -44,10 +44,12 @@ def fill_from_network(supernet: Any, config_path: str | os.PathLike,
         arch = builder.arch(supernet, net.config)
         sources = builder.sources(supernet, arch)
         expected = check_config(builder.config(supernet, arch))
+        if _without_classes(expected) != _without_classes(check_config(net.config)):
+            raise ValueError("another network")
     except (ValueError, LookupError):
-        raise _foreign(config_path) from None
-    if _without_classes(expected) != _without_classes(check_config(net.config)):
-        raise _foreign(config_path)
+        raise UserError(f"{config_path}: no subnet of this supernet; its width must be that in "
+                        "the name of --save, its kernels, expansions and depths among those of "
+                        "the space") from None
     same_classes = net.classifier.out_features == supernet.classifier.out_features
     for name, module, _ in sources:
         if name != "classifier" or same_classes:
@@ -82,8 +84,3 @@ def _fill_corner(source: nn.Module, target: nn.Module) -> None:
 def _without_classes(config: dict[str, Any]) -> dict[str, Any]:
     """Returns what two networks must share: all but batch norm's settings and the classifier."""
     return {key: value for key, value in config.items() if key not in ("bn", "classifier")}
-
-
-def _foreign(path: str | os.PathLike) -> UserError:
-    return UserError(f"{path}: no subnet of this supernet; its width must be that in the name of "
-                     "--save, its kernels, expansions and depths among those of the space")

@@ -5,7 +5,6 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,18 @@ from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, integers, number
 from data_providers.table import get_dataset_info
 from evaluator.latency import WIDTHS, LookUpTable, read_header
-from evaluator.layers import build_module, input_shape, read_config_layers, space_layers
+from evaluator.layers import read_config_layers, space_layers
 from evaluator.options import EVALUATION_FLAGS
+from evaluator.runtimes import (
+    ONNXRUNTIME,
+    PRECISION,
+    RUNTIME_FLAG,
+    TORCH,
+    Conditions,
+    choose_runtime,
+    described,
+    measure_networks,
+)
 from evaluator.timing import (
     GROUP,
     MAX_REPEATS,
@@ -28,7 +37,6 @@ from evaluator.timing import (
     REL_ERR,
     check_conditions,
     device_name,
-    measure_modules,
     watched_processor,
 )
 from networks.supernet_info import SupernetMeta, check_supernet_file, read_supernet_info
@@ -40,6 +48,8 @@ from utils.files import read_yaml, write_text
 from utils.flags import refuse_idle
 from utils.locks import Lock, locked_beside
 
+# What a table of an older version was measured with.
+OLDER = {"runtime": TORCH, "precision": PRECISION}
 # Flags that choose the layers of a space.
 OF_A_SPACE = ("--supernet_path", "--search_space", "--n_classes", "--width")
 
@@ -86,7 +96,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the header: everything that two measurements must share to stand in one table."""
     import torch
 
-    cuda = torch.device(args.device).type == "cuda"
+    cuda = args.runtime != ONNXRUNTIME and torch.device(args.device).type == "cuda"
     return {
         "unit": "ms, mean over repeated passes of a whole batch",
         "device": torch.device(args.device).type,
@@ -96,9 +106,8 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": args.batch_size,
         "rel_err": args.rel_err,
         "max_repeats": args.max_repeats,
-        "torch": str(torch.__version__),
+        **described(args.runtime),
         "cuda": torch.version.cuda if cuda else None,
-        "ofa": version("ofa"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -113,7 +122,7 @@ def read_entries(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]
     if not path.exists():
         return {}
     LookUpTable.read(path)
-    found = read_header(path)
+    found = OLDER | read_header(path)
     other = [f"{name} {found.get(name)!r}, not {value!r}" for name, value in header.items()
              if found.get(name) != value]
     if other:
@@ -132,8 +141,8 @@ def write_entries(path: Path, header: dict[str, Any], entries: dict[str, Any]) -
 
 def measure_layers(layers: list[Layer], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Measures layers under the conditions of the command line; returns table entries."""
-    modules = [(build_module(layer), input_shape(layer, args.batch_size)) for layer in layers]
-    latencies = measure_modules(modules, args.device, args.threads, args.rel_err, args.max_repeats)
+    latencies = measure_networks([[layer] for layer in layers], args.runtime, Conditions(
+        args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats))
     return {layer.key: {"mean": latency.mean, "var": latency.var, "count": latency.count}
             for layer, latency in zip(layers, latencies, strict=True)}
 
@@ -157,6 +166,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")
+    p.add_argument("--runtime", **RUNTIME_FLAG)
     p.add_argument("--threads", type=count(1, MAX_THREADS), default=1,
                    help="CPU threads that a layer runs on")
     p.add_argument("--batch_size", type=count(1), default=1, help="images in one pass")
@@ -171,6 +181,7 @@ def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    args.runtime = choose_runtime(args.runtime, args.device)
     with locked_beside(args.out, f"{args.out}: the table") as lock:
         fill_table(args, layers, lock)
 
@@ -181,7 +192,8 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
     entries = read_entries(args.out, header)
     missing = [layer for layer in layers if layer.key not in entries]
     print(f"{len(layers)} distinct layers, {len(missing)} to measure on "
-          f"{header['device_name']}, threads {args.threads}, batch {args.batch_size}")
+          f"{header['device_name']} by {args.runtime}, threads {args.threads}, batch "
+          f"{args.batch_size}")
     write_entries(args.out, header, entries)
     try:
         with watched_processor(bool(missing) and args.device == "cpu" and args.threads == 1):

@@ -15,15 +15,16 @@ import cli.startup  # noqa: F401  # before what takes time to import
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, integers, number
 from evaluator.latency import WIDTHS, LookUpTable
-from evaluator.layers import build_network, input_shape, space_layers
+from evaluator.layers import space_layers
 from evaluator.options import EVALUATION_FLAGS
+from evaluator.runtimes import RUNTIME_FLAG, TORCH, Conditions, choose_runtime
+from evaluator.runtimes import measure_networks as measured
 from evaluator.timing import (
     GROUP,
     MAX_REPEATS,
     MAX_THREADS,
     REL_ERR,
     check_conditions,
-    measure_modules,
     watched_processor,
 )
 from search_space import get_search_space
@@ -54,6 +55,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=number(*WIDTHS),
                    help="width multiplier (default: the first that the table holds)")
     p.add_argument("--device", help="cpu, or cuda:0 and so on (default: the table's, or cpu)")
+    p.add_argument("--runtime", **{**RUNTIME_FLAG, "help": "what runs the whole networks "
+                                   "(default: the table's)"})
     p.add_argument("--threads", type=count(1, MAX_THREADS),
                    help="CPU threads (default: the table's, or 1)")
     p.add_argument("--batch_size", type=count(1),
@@ -67,7 +70,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def take_conditions(args: argparse.Namespace, lut: LookUpTable) -> argparse.Namespace:
     """Returns the arguments with what was left open taken from the table's header."""
-    defaults = {"device": "cpu", "threads": 1, "batch_size": 1}
+    defaults = {"device": "cpu", "threads": 1, "batch_size": 1, "runtime": TORCH}
     filled = {name: lut.header.get(name, value) for name, value in defaults.items()
               if getattr(args, name) is None}
     return argparse.Namespace(**{**vars(args), **filled})
@@ -113,21 +116,20 @@ def verdict(tau: float, bias: float) -> str:
                 f"{GOOD_BIAS} %): compare networks by it, but set no limit in ms; a table that was "
                 f"measured here ({program('scripts/build_lut.py')}) has true ones")
     return f"poor: the table does not order networks as they are measured (Kendall's tau below " \
-           f"{GOOD_TAU}); {size}; measure it again on a quiet machine"
+           f"{GOOD_TAU}); {size}; measure it again on a quiet machine, or learn the latency of " \
+           f"whole networks: {program('scripts/learn_latency.py')}"
 
 
 def measure_networks(networks: list[list[Layer]], args: argparse.Namespace) -> np.ndarray:
     """Returns the measured latencies (n,) in ms of whole networks with random weights."""
+    under = Conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
     means: list[float] = []
-    print(f"measuring {len(networks)} networks on {args.device}: about a second for each",
-          file=sys.stderr)
+    print(f"measuring {len(networks)} networks on {args.device} by {args.runtime}: about a second "
+          "for each", file=sys.stderr)
     with watched_processor(args.device == "cpu" and args.threads == 1):
         for start in range(0, len(networks), GROUP):
-            modules = [(build_network(layers), input_shape(layers[0], args.batch_size))
-                       for layers in networks[start:start + GROUP]]
-            latencies = measure_modules(modules, args.device, args.threads, args.rel_err,
-                                        args.max_repeats)
-            means += [latency.mean for latency in latencies]
+            means += [latency.mean for latency in
+                      measured(networks[start:start + GROUP], args.runtime, under)]
             print(f"{len(means)} of {len(networks)} measured", file=sys.stderr)
     return np.array(means)
 
@@ -165,6 +167,7 @@ def main(args: argparse.Namespace) -> None:
     args = take_conditions(args, lut)
     check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
     args = take_networks(args, lut)
+    args.runtime = choose_runtime(args.runtime, args.device)
     space = get_search_space(args.search_space, resolutions=args.resolutions)
     width = space.default_width if args.width is None else args.width
     lut.require_space(space, args.n_classes, width)
@@ -176,7 +179,8 @@ def main(args: argparse.Namespace) -> None:
     plot(args.out, looked_up, measured,
          f"{args.n} random subnets, Kendall tau {result['kendall_tau']:.3f}")
     print(json.dumps({"table": str(args.lut), "n": args.n, "device": args.device,
-                      "threads": args.threads, "batch_size": args.batch_size,
+                      "runtime": args.runtime, "threads": args.threads,
+                      "batch_size": args.batch_size,
                       "width": width, "n_classes": args.n_classes,
                       "resolutions": args.resolutions, **result, "plot": str(args.out),
                       "verdict": verdict(result["kendall_tau"], result["mean_error_percent"])}))

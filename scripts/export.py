@@ -183,7 +183,7 @@ class ExportedNetwork:
 
 
 def load_network(args: argparse.Namespace) -> ExportedNetwork:
-    """Returns the network with its images.
+    """Returns the network with its images, normalised as its file says, else the data set's row.
 
     Raises:
         UserError: a wrong config, weights of another network, or other classes than the data's.
@@ -199,27 +199,16 @@ def load_network(args: argparse.Namespace) -> ExportedNetwork:
     mean, std = facts.mean and tuple(facts.mean), facts.std and tuple(facts.std)
     transform = choose_transform(None, config, args.dataset, args.source)
     names, n_classes = facts.class_names or [], net.classifier.out_features
-    if provider := open_data(args, transform, mean, std):
+    provider = None
+    if args.dataset is not None:
+        from data_providers import DataProvider
+
+        provider = DataProvider.of(args, args.workers, transform=transform, mean=mean, std=std)
         check_classes(args.source, n_classes, provider.n_classes, TUNE_FIRST)
         transform, mean, std = provider.info.eval_resize, provider.info.mean, provider.info.std
         names = names or provider.facts()["class_names"]
     named = tuple(names) if len(names) == n_classes else None
     return ExportedNetwork(net, Description(resolution, transform, mean, std, named), provider)
-
-
-def open_data(args: argparse.Namespace, transform: str | None, mean: Any,
-              std: Any) -> "DataProvider | None":
-    """Returns the provider that the flags describe; None without --dataset.
-
-    Images are normalised as the network's file says, else as the data set's row.
-    """
-    if args.dataset is None:
-        return None
-    from data_providers import DataProvider
-
-    return DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                        n_workers=args.workers, transform=transform, download=args.download,
-                        mean=mean, std=std)
 
 
 def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,

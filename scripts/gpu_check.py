@@ -201,10 +201,9 @@ def check_supernet(machine: Machine) -> str:
 
 
 CHECKS: dict[str, Callable[[Machine], str]] = {
-    "plan": check_plan, "network": check_network, "accuracy": check_accuracy,
-    "loader": check_loader, "latency": check_latency, "search": check_search,
-    "training": check_training, "processes": check_processes, "supernet": check_supernet,
-}
+    check.__name__.removeprefix("check_"): check for check in (
+        check_plan, check_network, check_accuracy, check_loader, check_latency, check_search,
+        check_training, check_processes, check_supernet)}
 
 
 def write_network(machine: Machine) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from acc_predictor import require_std
 from search import archive as archives
-from search.archive import Record, Stats
+from search.archive import SURROGATE_SCORES, Record, Stats
 from search.constraints import Constraints, initial_sample, nearest
 from search.evaluation import Engine, Evaluations, Failure
 from search.objectives import Objective, SpaceCosts
@@ -24,8 +24,6 @@ from search_space.base import rows_in, unique_rows
 from utils.errors import UserError
 from utils.metrics import get_correlation
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
-
-SCORES = ("rmse", "rho", "tau")
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ class Search:
             self.reference = reference_point(self.F)
         hv = normalized_hypervolume(self.F, self.reference)
         empty = {"model": self.predictor, "name": None, "winner": None,
-                 **dict.fromkeys(SCORES)}
+                 **dict.fromkeys(SURROGATE_SCORES)}
         stats = Stats(list(self.archive), list(records), hv, scores or empty,
                       sec_obj=self.sec_obj, reference_point=self.reference.tolist(),
                       objectives=[objective.describe() for objective in self.objectives],
@@ -260,7 +258,7 @@ class Search:
         if not self.retry_failed:
             failed = self.folder.read_failed(self.space.encode)
             self.failed_X = self.space.encode_many(
-                arch for (iteration, _), arch in failed.items() if iteration <= done)
+                each.arch for (iteration, _), each in failed.items() if iteration <= done)
         if stats.reference_point and stats.sec_obj:
             self.reference = np.array(stats.reference_point)
         elif self.archive:
@@ -273,7 +271,9 @@ class Search:
 
     def _check_origin(self, path: Path, stats: Stats) -> None:
         """Raises UserError where stats are of other objectives or another search space."""
-        archives.check_objective(path, stats, self.sec_obj)
+        if stats.sec_obj not in (None, self.sec_obj):
+            raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {self.sec_obj}; "
+                            f"resume with --sec_obj {stats.sec_obj}, or start in another --save")
         if stats.search_space not in (None, self.space.name):
             raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
                             f"is in {self.space.name}; take that space (--search_space)")
@@ -348,7 +348,7 @@ class Search:
         measured = np.array([record.top1_err for record in [*self.archive, *records]])
         quality = get_correlation(predicted, measured)
         scores = {"model": self.predictor, "name": error.name, "winner": error.winner,
-                  **dict(zip(SCORES, quality, strict=True)),
+                  **dict(zip(SURROGATE_SCORES, quality, strict=True)),
                   "predicted": predicted[len(self.archive):].tolist()}
         if error.gives_std:
             scores["predicted_std"] = error.predict(X, return_std=True)[1][:, 0].tolist()

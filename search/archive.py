@@ -245,13 +245,6 @@ def _described(place: str, value: Any, sec_obj: str | None) -> list[dict[str, An
     return rows
 
 
-def check_objective(path: str | os.PathLike, stats: Stats, sec_obj: str) -> None:
-    """Raises UserError where an archive says that its second objective is another one."""
-    if stats.sec_obj not in (None, sec_obj):
-        raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {sec_obj}; "
-                        f"resume with --sec_obj {stats.sec_obj}, or start in another --save")
-
-
 def read_net_stats(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a `net_<j>.stats`: `params`, `flops`, `gpu`, `cpu`, `loss`, `top1`, `top5`, and more.
 

@@ -1,4 +1,7 @@
-"""Limits such as `flops<=300,top1>=75`: parsed, checked, and held while searching."""
+"""Limits such as `flops<=300,top1>=75`: parsed, checked, and held while searching.
+
+A limit on a learned latency may ask for a probability: `cpu@pi<=5:0.9`.
+"""
 
 import operator
 import re
@@ -7,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from evaluator.costs import COUNTED
 from search.evolution import offspring
@@ -30,14 +34,28 @@ APPROACH = 5
 
 @dataclass(frozen=True)
 class Limit:
-    """One part of a constraint: `name comparison bound`."""
+    """One part of a constraint: `name comparison bound`, and with which probability it holds."""
 
     name: str
     comparison: str
     bound: float
+    probability: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}{self.comparison}{self.bound:g}"
+        probability = "" if self.probability is None else f":{self.probability:g}"
+        return f"{self.name}{self.comparison}{self.bound:g}{probability}"
+
+    @property
+    def sign(self) -> float:
+        """1 where the limit is an upper one, else -1."""
+        return 1.0 if self.comparison.startswith("<") else -1.0
+
+    def cautious(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Returns the (n,) values that normal ones do not pass with the probability of the limit.
+
+        Source: a chance constraint of a normal variable, Charnes and Cooper (1959).
+        """
+        return mean + self.sign * float(ndtri(self.probability)) * std
 
     def holds(self, values: np.ndarray) -> np.ndarray:
         """Returns (n,) bool: which of the (n,) values are within the limit."""
@@ -45,8 +63,7 @@ class Limit:
 
     def violation(self, values: np.ndarray) -> np.ndarray:
         """Returns (n,) how far values are beyond the limit, in units of the bound; 0 within."""
-        sign = 1.0 if self.comparison.startswith("<") else -1.0
-        beyond = sign * (values - self.bound) / (abs(self.bound) or 1.0)
+        beyond = self.sign * (values - self.bound) / (abs(self.bound) or 1.0)
         return np.where(self.holds(values), 0.0, np.maximum(beyond, STRICT))
 
 
@@ -79,7 +96,12 @@ def parse_limits(text: str | None, name_of: Callable[[str, str], str],
         if not parts:
             raise UserError(f"{place}: write objective, <= or >=, and a value, joined by commas, "
                             f"as {example}<=300,{ERROR}>=75")
-        limits.append(Limit(name_of(parts[1], place), parts[2], parse_number(parts[3], place)))
+        bound, colon, wanted = parts[3].partition(":")
+        probability = parse_number(wanted, place) if colon else None
+        if probability is not None and not 0 < probability < 1:
+            raise UserError(f"{place}: the probability {wanted} must be between 0 and 1")
+        limits.append(Limit(name_of(parts[1], place), parts[2], parse_number(bound, place),
+                            probability))
     return limits
 
 
@@ -125,10 +147,17 @@ class Constraints:
         self._exact: dict[str, Values] = {
             name: objective.exact_values for name, objective in self.objectives.items()
             if objective.exact_values is not None}
+        self._std: dict[str, Values] = {
+            name: objective.std_values for name, objective in self.objectives.items()
+            if objective.std_values is not None}
         if costs.available:
             self._exact |= {name: costs.counted(name) for name in COUNTED}
         self._costs = costs
         self.limits = parse_limits(text, self._name, next(iter(self.objectives), "flops"))
+        for limit in self.limits:
+            if limit.probability is not None and limit.name not in self._std:
+                raise UserError(f"constraint {limit}: only a learned latency has a probability; "
+                                f"leave out :{limit.probability:g}")
         self.exact = [limit for limit in self.limits if limit.name in self._exact]
         self.predicted = [limit for limit in self.limits if limit.name not in self._exact]
 
@@ -142,7 +171,16 @@ class Constraints:
                             f"name {', '.join(sorted(known | latencies.keys()))}")
         if name not in known:
             self._exact[name] = self._costs.latency(latencies[name])
+            learned = self._costs.learned(latencies[name])
+            if learned is not None:
+                self._std[name] = learned.std
         return name
+
+    def exact_value(self, limit: Limit, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) values that an exact limit is compared with."""
+        values = self._exact[limit.name](X)
+        return values if limit.probability is None else \
+            limit.cautious(values, self._std[limit.name](X))
 
     def check_strategy(self, strategy: Strategy) -> None:
         """Raises UserError where a limit needs a prediction and the strategy has no predictor."""
@@ -161,7 +199,7 @@ class Constraints:
 
     def exact_violation(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) violations of the exact limits, added up."""
-        return np.sum([limit.violation(self._exact[limit.name](X)) for limit in self.exact],
+        return np.sum([limit.violation(self.exact_value(limit, X)) for limit in self.exact],
                       axis=0) if self.exact else np.zeros(len(X))
 
     def violation(self, surrogate: Surrogate | None) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -260,7 +298,7 @@ def _unsatisfiable(space: SearchSpace, n: int, inside: np.ndarray, pool: np.ndar
                 "constraint, or choose a smaller sample")
     nearest = []
     for limit in constraints.exact:
-        values = constraints._exact[limit.name](pool)
+        values = constraints.exact_value(limit, pool)
         value = values.min() if limit.comparison.startswith("<") else values.max()
         nearest.append(f"{limit.name}{limit.comparison}{value:g}")
     return (f"constraint {text}: no architecture of the space {space.name} is within it; the "

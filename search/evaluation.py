@@ -10,7 +10,7 @@ from evaluator.base import judge
 from evaluator.jobs import Job, Result
 from search import archive as archives
 from search.archive import Record
-from search.objectives import Objective, SpaceCosts
+from search.objectives import FROM_FILES, Objective, SpaceCosts
 from search.progress import Progress
 from search.run_folder import RunFolder
 from search_space import Arch, SearchSpace, read_arch
@@ -94,8 +94,8 @@ class Evaluations:
         for i, (arch, x) in enumerate(zip(archs, X, strict=True)):
             failure = failures.get((iteration, i))
             subnet, stats = self.folder.subnet(iteration, i), self.folder.stats(iteration, i)
-            if failure and np.array_equal(self.space.encode(failure), x):
-                found[i] = Failure(str(failure.get("status")), str(failure.get("error")))
+            if failure and np.array_equal(self.space.encode(failure.arch), x):
+                found[i] = Failure(failure.status, failure.error)
             elif subnet.exists() and stats.exists() and np.array_equal(
                     self.space.encode(read_arch(subnet, self.space)), x):
                 found[i] = self.record(arch, archives.read_net_stats(stats), exact[i])
@@ -132,7 +132,7 @@ class Evaluations:
         stats = dict(result.stats)
         if result.ok:
             stats |= {objective.key: exact[objective.name] for objective in self.objectives
-                      if objective.source == "table" and stats.get(objective.key) is None}
+                      if objective.source in FROM_FILES and stats.get(objective.key) is None}
             try:
                 outcome = self.record(result.job.arch, stats, exact)
             except UserError as error:

@@ -15,7 +15,6 @@ from utils.registry import code_in
 # The files that an evaluator reads besides the data; one of the user's own may read both.
 _FILES = {"ofa": ("supernet_path",), "oracle": ("oracle_path",)}
 _WITHOUT_DATA = ("oracle",)
-_CHUNK = 2**20
 
 
 def fingerprints(settings: dict[str, Any], luts: Mapping[str, str]) -> dict[str, str]:
@@ -81,11 +80,8 @@ def _of_code(named: str) -> str:
 
 
 def _of_file(path: str | os.PathLike) -> str:
-    digest = hashlib.blake2b(digest_size=16)
     with open_regular(path) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _of_folder(path: str | os.PathLike) -> str:

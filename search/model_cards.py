@@ -9,6 +9,7 @@ from utils.invocation import program
 
 if TYPE_CHECKING:
     from evaluator.rescore import Scores
+    from search.deployed import Deployed
 
 CHOSEN_BY = "search and selection chose the network by them"
 UNSEEN = "nothing: neither the search nor the selection saw them"
@@ -16,7 +17,8 @@ UNSEEN = "nothing: neither the search nor the selection saw them"
 
 def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: str,
                  supernet: str, commands: Mapping[str, str], n_images: int,
-                 scores: "Scores | None") -> list[Card]:
+                 scores: "Scores | None",
+                 deployed: "Deployed | None" = None) -> list[Card]:
     """Returns a card for each network: what the search measured, and what `--rescore` did.
 
     That is the accuracy, and whether the images tell each network from its neighbours.
@@ -28,6 +30,7 @@ def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: s
         commands: see `Card`.
         n_images: that the search scored on.
         scores: of the same networks, or None.
+        deployed: their latencies on a device, or None.
     """
     pairs = [] if scores is None else [f"Unseen images: {line}." for line in scores.pair_lines()]
     cards = []
@@ -40,5 +43,7 @@ def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: s
         else:
             rows.append(Accuracy(scores.images, scores.n_images, scores.top1[i], UNSEEN))
         facts = {"supernet": supernet, "place on the front": where[i]}
+        if deployed is not None:
+            facts["latency on the device"] = deployed.facts()[i]
         cards.append(Card(name, dataset, facts, rows, commands, notes))
     return cards

@@ -1,8 +1,9 @@
 """The objectives of a search after the top-1 error: their names, units, directions and sources.
 
-An objective is counted (closed form), looked up in a latency table, measured on a device, or
-reported by the evaluator. The first two are exact: known for every architecture without evaluating
-it. Nothing is built before a value is asked for.
+An objective is counted (closed form), looked up in a latency table, learned from measured networks,
+measured on a device, or reported by the evaluator. The first three are exact: known for every
+architecture without evaluating it. What is learned has a standard deviation as well. Nothing is
+built before a value is asked for.
 """
 
 import importlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from evaluator.costs import COUNTED, CostModel
 from evaluator.latency import LookUpTable
+from evaluator.latency_model import LearnedLatency, is_learned
 from search_space import SearchSpace
 from utils.errors import UserError
 
@@ -25,10 +27,12 @@ LARGEST = 1e30
 Values = Callable[[np.ndarray], np.ndarray]
 
 ERROR = "top1"
+FROM_FILES = ("table", "learned")
 OBJECTIVES = (f"{', '.join(f'{name} ({unit})' for name, unit in COUNTED.items())}, cpu, gpu<batch> "
               "(ms), or what the evaluator reports")
 DIRECTIONS = {"min": False, "max": True}
 LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
+_OF_FILE = re.compile(r"([a-z_]\w{0,60})@(\w+)", re.ASCII | re.IGNORECASE)
 _REPORTED = re.compile(r"([a-z_][\w ()\[\]/%.-]{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
 MEASURE = "measure"
 # Counted costs that a file of the original may hold without a name, and their correlation with it.
@@ -48,6 +52,7 @@ class Objective:
         device: `cpu` or `gpu` of a latency.
         batch_size: of a measured latency.
         exact_values: (n, n_var) vectors -> (n,) values, where they need no evaluation.
+        std_values: (n, n_var) vectors -> (n,) standard deviations of these, where they are learned.
 
     DEVIATION folder-names: networks' folders have the objective's name; there always `net-flops@`.
     """
@@ -60,6 +65,7 @@ class Objective:
     device: str | None = None
     batch_size: int = 1
     exact_values: Values | None = field(default=None, repr=False, compare=False)
+    std_values: Values | None = field(default=None, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -119,7 +125,7 @@ class SpaceCosts:
         space: the search space.
         n_classes: outputs of the classifier.
         width_mult: width multiplier of the supernet.
-        luts: latency tables by tag; the one without a tag has the tag "".
+        luts: latency tables and files of learned latencies by tag; the one without has the tag "".
     """
 
     def __init__(self, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
@@ -127,6 +133,7 @@ class SpaceCosts:
         self.space, self.n_classes, self.width_mult = space, n_classes, width_mult
         self.luts = dict(luts or {})
         self._with_lut: dict[str, CostModel] = {}
+        self._learned: dict[tuple[str, str | None], LearnedLatency] = {}
 
     @property
     def available(self) -> bool:
@@ -145,31 +152,57 @@ class SpaceCosts:
         return lambda X: np.asarray(self.counts.values(X, name))
 
     def latency(self, tag: str) -> Values:
-        """Returns the function from vectors to ms by the table `tag`; reads the table now.
+        """Returns the function from vectors to ms by the file `tag`; reads the file now.
 
         Raises:
-            UserError: there is no such table, or it lacks layers of the space.
+            UserError: there is no such file, or it lacks layers of the space.
         """
-        if tag not in self.luts:
-            raise UserError(f"objective cpu@{tag}: no latency table has the name {tag!r}; add one: "
-                            f"--lut {tag}=FILE, or luts of SpaceCosts")
+        learned = self.learned(tag)
+        if learned is not None:
+            return learned.values
         if tag not in self._with_lut:
             self._with_lut[tag] = CostModel(self.space, self.n_classes, self.width_mult,
                                             lut=LookUpTable.read(self.luts[tag]))
         return lambda X: np.asarray(self._with_lut[tag].values(X, "cpu"))
 
+    def learned(self, tag: str, key: str | None = None) -> LearnedLatency | None:
+        """Returns what the file `tag` teaches of a figure; None where it is a table.
+
+        Args:
+            tag: of the file.
+            key: of the figure, such as `mj`; None is the one that the file was made for.
+
+        Raises:
+            UserError: there is no such file, or it is damaged or of other networks.
+        """
+        if tag not in self.luts:
+            raise UserError(f"objective {key or 'cpu'}@{tag}: no latency table has the name "
+                            f"{tag!r}; add one: --lut {tag}=FILE, or luts of SpaceCosts")
+        if not is_learned(self.luts[tag]):
+            return None
+        if (tag, key) not in self._learned:
+            self._learned[tag, key] = LearnedLatency.read(self.luts[tag], self.space,
+                                                          self.n_classes, self.width_mult, key)
+        return self._learned[tag, key]
+
     def latency_names(self) -> dict[str, str]:
         """Returns the tags of the tables by the names of their latencies: `cpu`, `cpu@pi4`."""
-        return {f"cpu@{tag}" if tag else "cpu": tag for tag in self.luts} if self.available else {}
+        return {f"cpu@{tag}" if tag else "cpu": tag for tag, path in self.luts.items()
+                if self.available or is_learned(path)}
 
     def tables(self) -> list[LookUpTable]:
         """Returns the latency tables in use."""
         return [model.lut for model in self._with_lut.values() if model.lut is not None]
 
+    def learned_files(self) -> list[LearnedLatency]:
+        """Returns the learned latencies in use."""
+        return list(self._learned.values())
+
     @property
     def used_luts(self) -> dict[str, str]:
-        """The paths of the latency tables in use, by tag."""
-        return {tag: path for tag, path in self.luts.items() if tag in self._with_lut}
+        """The paths of the files of latencies in use, by tag."""
+        used = {*self._with_lut, *(tag for tag, _ in self._learned)}
+        return {tag: path for tag, path in self.luts.items() if tag in used}
 
     def work(self, X: np.ndarray) -> np.ndarray:
         """Returns the (n,) expected relative durations, above 0: the MACs where they are known."""
@@ -260,17 +293,22 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
 
 
 def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
-    latency = LATENCY.fullmatch(name)
+    latency, of_file = LATENCY.fullmatch(name), _OF_FILE.fullmatch(name)
     if name in COUNTED and (costs.available or not reported):
         return Objective(name, COUNTED[name], "counted", name, exact_values=costs.counted(name))
     if latency:
         device, batch, tag = latency[1], latency[2], latency[3] or ""
         if name == f"cpu@{tag}" or (name == "cpu" and costs.luts.get("", MEASURE) != MEASURE):
+            learned = costs.learned(tag)
+            if learned is not None:
+                return _of_learned(name, learned)
             return Objective(name, "ms", "table", name, device=device,
                              exact_values=costs.latency(tag))
         if not tag:
             return Objective(name, "ms", "measured", device, device=device,
                              batch_size=int(batch or 1))
+    elif of_file and (figure := costs.learned(of_file[2], of_file[1])) is not None:
+        return _of_learned(name, figure)
     own = _REPORTED.fullmatch(name)
     if not own or not reported:
         raise UserError(f"unknown second objective {name[:60]!r}; choose from {OBJECTIVES}")
@@ -281,3 +319,8 @@ def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
 def plain_name(key: str) -> str:
     """Returns the objective's name of a key of the stats: `Latency_ms` of `Latency (ms)`."""
     return re.sub(r"\W+", "_", key, flags=re.ASCII).rstrip("_") or key
+
+
+def _of_learned(name: str, learned: LearnedLatency) -> Objective:
+    return Objective(name, learned.key, "learned", name, exact_values=learned.values,
+                     std_values=learned.std)

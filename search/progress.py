@@ -15,7 +15,6 @@ from cli.progress import duration
 from search import events
 from search.archive import SURROGATE_SCORES, Stats
 from search.run_folder import RunFolder
-from utils.files import own_folder
 
 # Evaluations after which the duration of the search is estimated.
 ESTIMATE_AFTER = 8
@@ -44,7 +43,7 @@ class Progress:
         self.n_planned, self.n_slots, self.quiet = n_planned, n_slots, quiet
         self.folder, self.log_format = folder, log_format
         self._tensorboard = folder.path / TENSORBOARD if folder and tensorboard else None
-        self._writer: Any = None
+        self._board: Any = None
         self._seconds: dict[str, float] = {}  # by phase of the present iteration
         self._start = time.monotonic()
         self.n_evaluated, self.n_known = 0, 0
@@ -142,18 +141,10 @@ class Progress:
 
     def _write_scalars(self, folder: Path, values: Mapping[str, Any],
                        seconds: Mapping[str, float]) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # imports torch
+        if self._board is None:
+            from training.run_files import Scalars  # imports torch
 
-            self._writer = SummaryWriter(str(own_folder(folder)))
+            self._board = Scalars(folder, 0)
         found = {f"search/{name}": values[name] for name in SCALARS if values[name] is not None}
         found |= {f"seconds/{name}": value for name, value in seconds.items()}
-        for name, value in found.items():
-            self._writer.add_scalar(name, value, values["n_evaluated"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Closes the TensorBoard file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._board.add(found, values["n_evaluated"])

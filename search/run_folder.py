@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils import files
 from utils.errors import UserError
@@ -277,8 +277,8 @@ class RunFolder:
         files.write_text(path, "".join(f"{line}\n" for line in lines))
 
     def read_failed(self, check_arch: Callable[[dict], object]) -> \
-            dict[tuple[int, int], dict[str, Any]]:
-        """Returns {(iteration, index): architecture, with `status` and `error`} of all failures.
+            dict[tuple[int, int], "FailedArch"]:
+        """Returns what is recorded of all failures, by (iteration, index).
 
         Args:
             check_arch: raises UserError for an architecture of another space.
@@ -290,13 +290,22 @@ class RunFolder:
         for path in sorted((self.path / "failed").glob("it_*_net_*")):
             _, iteration, _, index = (path.name.split("_") + [""] * 4)[:4]
             if iteration.isdecimal() and index.isdecimal():
-                record = files.read_json(path, "record of a failure")
+                arch = files.read_json(path, "record of a failure")
+                status, error = (str(arch.pop(key, "not recorded")) for key in ("status", "error"))
                 try:
-                    check_arch(record)
-                except UserError as error:
-                    raise UserError(f"{path}: {error}") from None
-                found[int(iteration), int(index)] = record
+                    check_arch(arch)
+                except UserError as wrong:
+                    raise UserError(f"{path}: {wrong}") from None
+                found[int(iteration), int(index)] = FailedArch(arch, status, error)
         return found
+
+
+class FailedArch(NamedTuple):
+    """An architecture whose evaluation failed, and why; the original records no reason."""
+
+    arch: dict[str, Any]
+    status: str
+    error: str
 
 
 def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:

@@ -18,6 +18,7 @@ from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.jobs import Devices, EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.options import EvaluationSettings
+from evaluator.runtimes import choose_runtime
 from evaluator.table import TableEvaluator
 from evaluator.timing import cpu_name
 from networks.supernet_info import check_classes, check_supernet_exists
@@ -88,6 +89,7 @@ def make_parts(settings: Settings) -> Parts:
             objective.measured for objective in objectives):
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
                         "cpu, say, or leave it out")
+    check_runtime(settings, objectives)
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
@@ -127,6 +129,20 @@ def reported_names(settings: Settings) -> list[str] | None:
     if settings.evaluator == "table":
         return TableEvaluator.from_options(make_spec(settings, []).options).names
     return [] if settings.evaluator in ("ofa", "oracle") else None
+
+
+def check_runtime(settings: Settings, objectives: Sequence[Objective]) -> None:
+    """Reports what a latency is measured with, where that is not what is deployed.
+
+    Raises:
+        UserError: a runtime, but no latency that is measured, or one that is not installed.
+    """
+    measured = [objective for objective in objectives if objective.measured]
+    for objective in measured:
+        choose_runtime(settings.runtime, str(objective.device))
+    if settings.runtime and not measured:
+        raise UserError(f"--runtime {settings.runtime}: this search measures no latency; write "
+                        f"--lut {MEASURE}, or leave it out")
 
 
 def foreign_tables(costs: SpaceCosts) -> list[str]:
@@ -331,7 +347,7 @@ def describe_settings(settings: Settings, parts: Parts, images: ImageCounts) -> 
     lines += [f"latency table {table.path}, measured on "
               f"{table.header.get('device_name', 'a device that it does not name')}"
               for table in parts.costs.tables()]
-    return lines
+    return lines + [learned.describe() for learned in parts.costs.learned_files()]
 
 
 def print_plan(settings: Settings, folder: RunFolder) -> None:
@@ -435,7 +451,6 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         lines = [*final_report(settings, parts, search),
                  f"done: {last}; choose networks with: {command}"]
         progress.event("end", stats=str(last), post_search=command)
-        progress.close()
     return Ended(last, lines)
 
 

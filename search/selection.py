@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from search.archive import Record, objectives
+from acc_predictor import get_acc_predictor
+from search.archive import Record, arch_key, objectives
 from search.constraints import Limit, idle_limits, parse_limits, parse_number
+from search_space import SearchSpace
 from utils.errors import UserError
 from utils.pareto import asf, high_tradeoff, non_dominated
 
@@ -71,10 +73,43 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
     """Returns the limits of `flops<=300,top1>=75`; [] for None.
 
     Raises:
-        UserError: malformed, or an unknown name.
+        UserError: malformed, an unknown name, or a probability, which a search alone knows.
     """
-    return parse_limits(text, lambda name, place: match_objective(name, sec_obj, place),
-                        sec_obj.split("+")[0])
+    limits = parse_limits(text, lambda name, place: match_objective(name, sec_obj, place),
+                          sec_obj.split("+")[0])
+    for limit in limits:
+        if limit.probability is not None:
+            raise UserError(f"--constraint {limit}: a probability belongs into the --constraint "
+                            f"of a search; leave out :{limit.probability:g}")
+    return limits
+
+
+def trusted(records: Sequence[Record], X: np.ndarray, space: SearchSpace,
+            seed: int) -> tuple[list[Record], dict[str, tuple[float, float]]]:
+    """Returns the records with the errors that a Gaussian process expects instead of the measured.
+
+    A front of measurements collects the architectures that were lucky on the images that they were
+    scored on. The process (`nngp`) learns how noisy the measurements are, and its mean compares an
+    architecture with all that are like it.
+
+    Args:
+        records: n of an archive.
+        X: (n, n_var) their vectors.
+        space: that they are from.
+        seed: of the process.
+
+    Returns:
+        The records, and the expected top-1 accuracy in percent of each architecture with its
+        standard deviation, by `arch_key`.
+    """
+    errors = np.array([record.top1_err for record in records])
+    model = get_acc_predictor("nngp", X, errors, seed=seed, space=space)
+    mean, std = (column[:, 0] for column in model.predict(X, return_std=True))
+    mean = np.clip(mean, 0, 100)
+    expected = zip((100 - mean).tolist(), std.tolist(), strict=True)
+    return ([record._replace(top1_err=error)
+             for record, error in zip(records, mean.tolist(), strict=True)],
+            dict(zip((arch_key(record.arch) for record in records), expected, strict=True)))
 
 
 def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,

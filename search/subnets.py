@@ -146,5 +146,5 @@ def write_hubs(targets: Sequence[Target], nets: Sequence["nn.Module"], cards: Se
 
     facts = evaluator.provider.facts()
     for target, net, card in zip(targets, nets, cards, strict=True):
-        images = Preprocessing(target.record.arch["r"], **facts)
+        images = Preprocessing.of(target.record.arch["r"], facts)
         give_to_timm(net, target.folder / HUB, images, card)

@@ -61,7 +61,9 @@ class Surrogate:
         return objective.sign * objective.values(X)
 
     def predict_std(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the (n, m) minimised objectives and their standard deviations, 0 where exact.
+        """Returns the (n, m) minimised objectives and their standard deviations.
+
+        They are 0 where an objective is counted, and those of the file where it is learned.
 
         Raises:
             UserError: a model gives none.
@@ -74,6 +76,8 @@ class Surrogate:
                 mean[:, column], std[:, column] = predicted[:, 0], spread[:, 0]
             else:
                 mean[:, column] = self._exact_values(column, X)
+                spread_of = self.objectives[column - 1].std_values
+                std[:, column] = 0.0 if spread_of is None else spread_of(X)
         return mean, std
 
     def condition_on(self, X: np.ndarray) -> Self:

@@ -41,8 +41,7 @@ def search_space_class(name: str) -> type[SearchSpace]:
     """
     if name.startswith(TIMM):
         return timm_space(name)
-    found: type[SearchSpace] = load_class(SEARCH_SPACES, name, "search space", SearchSpace)
-    return found
+    return load_class(SEARCH_SPACES, name, "search space", SearchSpace)
 
 
 def get_search_space(name: str, /, **settings: Any) -> SearchSpace:

@@ -227,8 +227,7 @@ class TabularSpace(SearchSpace):
         """Returns (n, n_var) canonical vectors, every row equally likely; duplicates can occur."""
         if not len(self.rows):
             return super().draw(n, rng)
-        drawn: np.ndarray = self.rows[rng.integers(len(self.rows), size=n)]
-        return drawn
+        return self.rows[rng.integers(len(self.rows), size=n)]
 
     def extremes(self) -> list[Arch]:
         """Returns the rows nearest to the lower and the upper bounds of all genes."""

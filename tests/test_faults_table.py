@@ -1,4 +1,4 @@
-"""docs/faults.md and docs/gpus.md name a test for each attack and each bug, and it exists."""
+"""docs/faults.md, gpus.md and misleading.md name a test in each row of their tables; it exists."""
 
 import ast
 import re
@@ -7,16 +7,18 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROWS, BUGS = (re.findall(r"^\| (\d+)\*? \| (.+?) \| (.+) \|$", (ROOT / "docs" / name).read_text(),
-                         re.MULTILINE) for name in ("faults.md", "gpus.md"))
+ROWS, BUGS, MISLED = (
+    re.findall(r"^\| (\d+)\*? \| (.+?) \| (.+) \|$", (ROOT / "docs" / name).read_text(),
+               re.MULTILINE) for name in ("faults.md", "gpus.md", "misleading.md"))
 
 
 def test_all_attacks_and_bugs_are_there():
     assert [int(number) for number, *_ in ROWS] == list(range(1, 47))
     assert [int(number) for number, *_ in BUGS] == list(range(1, 16))
+    assert [int(number) for number, *_ in MISLED] == list(range(1, 21))
 
 
-@pytest.mark.parametrize("row", [*ROWS, *BUGS], ids=lambda row: row[0])
+@pytest.mark.parametrize("row", [*ROWS, *BUGS, *MISLED], ids=lambda row: row[0])
 def test_the_tests_of_an_attack_exist(row):
     names = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[2])
     assert names

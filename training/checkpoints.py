@@ -169,14 +169,12 @@ class Checkpoints:
             if lost != row:
                 (self.folder / lost.name).unlink(missing_ok=True)
         self.ranked = rows[:self.keep]
-        if self.best and not self._better(metric, self.best.metric):
+        if self.best and not (metric < self.best.metric if self.decreasing
+                              else metric > self.best.metric):
             return False
         self.best = row
         copy_file(source, self.folder / BEST)
         return True
-
-    def _better(self, one: float, other: float) -> bool:
-        return one < other if self.decreasing else one > other
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -21,16 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from networks.checkpoints import load_state
+from training import loops
 from training.checkpoints import plain_part
 from training.flags import LR_BASE, LR_BATCH
-from training.loops import (
-    Batches,
-    Objective,
-    check_loss,
-    evaluate,
-    load_optimizer,
-    train_one_epoch,
-)
 from training.world import World
 from utils.devices import amp_precision, device_of
 from utils.errors import UserError
@@ -74,7 +67,7 @@ class Run:
         self.optimizer = self._optimizer()
         self.scheduler, self.n_epochs = create_scheduler_v2(
             self.optimizer, **scheduler_kwargs(args), updates_per_epoch=self.updates_per_epoch)
-        self.amp = precision(args, world.device)
+        self.amp = amp_precision(args.amp and (args.amp_dtype or True), world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.amp == "float16")
         self.ema = None if not args.model_ema else ModelEmaV3(
             self.net, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup,
@@ -100,10 +93,10 @@ class Run:
         """The network that counts: the averaged one where there is one."""
         return self.ema.module if self.ema else self.net
 
-    def evaluate(self, net: nn.Module, batches: Batches) -> dict[str, float]:
+    def evaluate(self, net: nn.Module, batches: loops.Batches) -> dict[str, float]:
         """Returns the figures of a network, of which each process evaluates its own batches."""
-        return evaluate(net, batches, amp=self.amp, reduce=self.world.sum,
-                        progress=self.world.progress)
+        return loops.evaluate(net, batches, amp=self.amp, reduce=self.world.sum,
+                              progress=self.world.progress)
 
     def placed(self, net: nn.Module) -> nn.Module:
         """Returns a network on this process's device: itself, or a copy of it."""
@@ -146,7 +139,7 @@ class Run:
                             f"{self.args.opt} --sched {self.args.sched}: {error}; use "
                             "--no-resume-opt") from None
 
-    def train_one_epoch(self, epoch: int, batches: Batches, objective: Objective,
+    def train_one_epoch(self, epoch: int, batches: loops.Batches, objective: loops.Objective,
                         on_step: Callable[[int, Tensor], None]) -> dict[str, float]:
         """Trains an epoch, whose randomness comes from the seed and its number alone.
 
@@ -162,7 +155,7 @@ class Run:
             on_step(step, loss)
             self.scheduler.step_update(before + step)
 
-        figures = train_one_epoch(
+        figures = loops.train_one_epoch(
             self.trained, batches, self.optimizer, objective=objective, amp=self.amp,
             scaler=self.scaler, clip_grad=self._clip(), accumulate=self.args.grad_accum_steps,
             on_step=after_step)
@@ -170,7 +163,7 @@ class Run:
         if self.ema:
             self.world.share_bn(self.ema.module, self.args.dist_bn)
         loss = self.world.sum(torch.tensor(figures["loss"])).item() / self.world.size
-        check_loss(loss, f"epoch {epoch}", "choose a smaller --lr, or --amp-dtype bfloat16")
+        loops.check_loss(loss, f"epoch {epoch}", "choose a smaller --lr, or --amp-dtype bfloat16")
         return {"loss": loss, "images_per_s": figures["images_per_s"] * self.world.size}
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -205,7 +198,7 @@ class Run:
     def _resume_optimizer(self, state: dict[str, Any]) -> None:
         flags = [{key: value for key, value in group.items() if key != "params"}
                  for group in self.optimizer.param_groups]
-        load_optimizer(self.optimizer, state["optimizer"])
+        loops.load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["amp_scaler"] if self.scaler.is_enabled() else {})
         own = self._schedule_state()
         saved = state.get("lr_scheduler", own)
@@ -242,11 +235,6 @@ def fast_at_a_fixed_size(device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-
-
-def precision(args: argparse.Namespace, device: torch.device) -> str | None:
-    """Returns the dtype of --amp by name, or None without it."""
-    return amp_precision(args.amp and (args.amp_dtype or True), device)
 
 
 def read_options(pairs: list[str] | None) -> dict[str, Any]:

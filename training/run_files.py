@@ -13,8 +13,8 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -135,7 +135,10 @@ class Output:
     def _open(self, folder: Path, opened: ExitStack) -> None:
         self.lock = opened.enter_context(
             locked(folder / LOCK, f"{folder}: the folder of a training"))
-        opened.enter_context(log_file(folder / "train.log"))
+        handler = LogFile(folder / "train.log", encoding="utf-8", errors="backslashreplace")
+        opened.callback(handler.close)
+        log.addHandler(handler)
+        opened.callback(log.removeHandler, handler)
         remove_leftovers(folder)
         args, epoch = self.run.args, self.run.start_epoch
         flags = {name: value for name, value in plain_part(vars(args)).items()
@@ -224,19 +227,6 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-@contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Writes the log into a file too, as long as the disk has room."""
-    handler = LogFile(path, encoding="utf-8", errors="backslashreplace")
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        with suppress(OSError):
-            handler.close()
-
-
 class LogFile(logging.FileHandler):
     """A log in a file; where it cannot be written it stays incomplete, and the run continues.
 
@@ -250,6 +240,11 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Does nothing: other writes to the folder raise the error."""
+
+    def close(self) -> None:
+        """Closes the file; what the disk has no room for is lost."""
+        with suppress(OSError):
+            super().close()
 
 
 def start_wandb(args: argparse.Namespace, name: str) -> Any:

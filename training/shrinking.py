@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,7 @@ from networks.folding import folded, speed_up
 from networks.static import StaticNetwork
 from networks.supernets import cut_subnet
 from search_space import SearchSpace
-from training.loops import (
-    KeptLogits,
-    add_gradients,
-    check_loss,
-    cosine,
-    evaluate,
-    load_optimizer,
-    train_one_epoch,
-)
+from training import loops
 from training.subnets import Phase, Rule, Subnets, Teaching, phases_of, rule_class
 from training.world import World
 from utils.devices import device_of, seeded, synchronize, to_device
@@ -128,7 +121,7 @@ class SupernetTraining:
         self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
         self.best, self.stale, self.measured = -1.0, 0, 0
         self.external = (None if external is None
-                         else KeptLogits(external, recipe.teacher_epochs))
+                         else loops.KeptLogits(external, recipe.teacher_epochs))
         self.full: StaticNetwork | None = None
         self.step, self.optimizer = 0, self._new_optimizer()
         size, scale = max(recipe.resolutions), recipe.crop_scale
@@ -193,17 +186,19 @@ class SupernetTraining:
             self.batch, self.step = self.batch + 1, self.step + 1
             self._set_lr()
             mean = self.world.sum(loss.cpu()).item() / self.world.size / rule.n_losses
-            check_loss(mean, f"{name} {done + 1}/{total}, step {self.batch}",
-                       "choose smaller --lr and --shrink_lr; --init starts from what was saved")
+            loops.check_loss(mean, f"{name} {done + 1}/{total}, step {self.batch}",
+                             "choose smaller --lr and --shrink_lr; --init starts from what was "
+                             "saved")
             if on_step:
                 on_step(Step(name, done + 1, total, self.batch, len(self.loader), mean,
                              n_images / (time.perf_counter() - began)))
 
         self.loader.set_epoch(self.external.crops(self.epoch) if self.external else self.epoch)
         with seeded(recipe.seed):
-            figures = train_one_epoch(
+            figures = loops.train_one_epoch(
                 self.net, islice(self.loader, first, None), self.optimizer, objective=objective,
-                amp=recipe.amp, scaler=self.scaler, clip_grad=self._clip, on_step=after_step,
+                amp=recipe.amp, scaler=self.scaler, on_step=after_step, clip_grad=partial(
+                    nn.utils.clip_grad_norm_, [*self.net.parameters()], recipe.clip_grad),
                 after_backward=self._share_gradients if self.world.size > 1 else None)
         self.epoch, self.batch = self.epoch + 1, 0
         return (f"{name} {done + 1}/{total}: loss "
@@ -233,7 +228,7 @@ class SupernetTraining:
             began = time.perf_counter()
             images, labels = next(batches)
             losses = rule(net, to_device(images, device), labels.to(device))
-            add_gradients(net, losses, no_scaler, self.recipe.amp)
+            loops.add_gradients(net, losses, no_scaler, self.recipe.amp)
             synchronize(device)
             seconds += (time.perf_counter() - began) * (i > 0)
         return seconds / TIMED_STEPS
@@ -270,7 +265,7 @@ class SupernetTraining:
             speed_up(net)
             recalibrate_bn(net, self.provider.calibration_batches(arch["r"], device=device))
             images = self.provider.eval_batches(split, arch["r"], device=device)
-            top1[name] = evaluate(folded(net), images)["top1"]
+            top1[name] = loops.evaluate(folded(net), images)["top1"]
         return top1
 
     def save_state(self, path: str | Path, **extra: Any) -> None:
@@ -306,7 +301,7 @@ class SupernetTraining:
             self.step, self.batch = int(state["step"]), int(state.get("batch", 0))
             self.best, self.stale = float(state.get("best", -1)), int(state.get("stale", 0))
             self.measured = int(state.get("measured", self.epoch))
-            load_optimizer(self.optimizer, state["optimizer"])
+            loops.load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no complete state of a supernet training ({error}); start "
@@ -367,10 +362,7 @@ class SupernetTraining:
         lr = self.recipe.shrink_lr if phase else self.recipe.lr
         warm_up = min(1.0, (self.step + 1) / (1 + len(self.loader)))
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * warm_up * cosine(self.step, n_steps)
-
-    def _clip(self) -> None:
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_grad)
+            group["lr"] = lr * warm_up * loops.cosine(self.step, n_steps)
 
     def _share_gradients(self) -> None:
         """Gives all processes the mean of their gradients; they all trained the same subnets."""

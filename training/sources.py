@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch.utils.data import IterableDataset, Subset
 from data_providers import DatasetInfo, get_dataset_info
 from data_providers.images import LabelledDataset
 from data_providers.provider import DataProvider
-from data_providers.table import DATASETS, Rgb, class_folders
+from data_providers.table import DATASETS, class_folders
 from networks.configs import choose_transform
 from training.flags import PACKAGES, TAR, flag_or_config
 from utils.errors import UserError, one_line
@@ -60,21 +59,14 @@ class ImageSource(NamedTuple):
 
 
 class EveryNth(Subset[tuple[Any, int]]):
-    """Every n-th image of a data set: what one of n processes evaluates."""
+    """Every n-th image of a data set, with its transform: what one of n processes evaluates."""
 
     dataset: Any
+    transform = property(lambda self: self.dataset.transform,
+                         lambda self, transform: setattr(self.dataset, "transform", transform))
 
     def __init__(self, images: Any, rank: int, size: int) -> None:
         super().__init__(images, range(rank, len(images), size))
-
-    @property
-    def transform(self) -> Callable[[Any], Any] | None:
-        """The transform of the whole data set."""
-        return self.dataset.transform
-
-    @transform.setter
-    def transform(self, transform: Callable[[Any], Any] | None) -> None:
-        self.dataset.transform = transform
 
 
 def part_of(images: Any, rank: int, size: int) -> Any:
@@ -106,8 +98,8 @@ def open_source(args: argparse.Namespace, config: dict[str, Any]) -> ImageSource
                     for split in (args.train_split, args.val_split))
     info = replace(DATASETS["folder"], n_classes=_count_classes(args, train, config),
                    eval_resize=config.get("transform") or "crop",
-                   mean=rgb(args, "mean", config) or DATASETS["imagenet"].mean,
-                   std=rgb(args, "std", config) or DATASETS["imagenet"].std)
+                   mean=flag_or_config(args, "mean", config) or DATASETS["imagenet"].mean,
+                   std=flag_or_config(args, "std", config) or DATASETS["imagenet"].std)
     return ImageSource(train, valid, info)
 
 
@@ -124,17 +116,12 @@ def _of_provider(args: argparse.Namespace, name: str, data: Path,
     get_dataset_info(name)
     provider = DataProvider(name, data, vld_size=args.vld_size, n_workers=args.workers,
                             download=args.download, max_damaged=args.max_damaged,
-                            mean=rgb(args, "mean", config), std=rgb(args, "std", config),
+                            mean=flag_or_config(args, "mean", config),
+                            std=flag_or_config(args, "std", config),
                             transform=choose_transform(None, config, name, args.model_config,
                                                        log.warning))
     return ImageSource(LabelledDataset(provider.images("train")),
                   LabelledDataset(provider.images("valid")), provider.info, provider)
-
-
-def rgb(args: argparse.Namespace, name: str, config: dict[str, Any]) -> Rgb | None:
-    """Returns `mean` or `std` of the pixels by `flag_or_config`, or None."""
-    values = flag_or_config(args, name, config)
-    return None if values is None else (values[0], values[1], values[2])
 
 
 def _read(args: argparse.Namespace, name: str, data: Path, split: str, is_training: bool) -> Any:

@@ -10,15 +10,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from networks import configs
 from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import load_checkpoint, load_state, load_weights, save_weights
-from networks.configs import (
-    choose_resolution,
-    config_family,
-    read_config,
-    recorded_resolution,
-    write_config,
-)
 from networks.folding import speed_up
 from networks.pretrained import fetched
 from networks.static import StaticNetwork, replace_classifier
@@ -78,8 +72,8 @@ def load_networks(args: argparse.Namespace, config: dict[str, Any], n_classes: i
     wanted = args.num_classes or n_classes
     if wanted < n_classes:
         raise UserError(f"--num-classes {wanted}: the data set has {n_classes}")
-    resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model_config,
-                                   report=log.warning)
+    resolution = configs.choose_resolution(args.img_size, configs.recorded_resolution(config),
+                                           args.model_config, report=log.warning)
     student = load_student(
         args.model_config, initial_weights(args), wanted, drop=args.drop, drop_path=args.drop_path,
         seed=args.seed, reset=args.reset_classifier, bn=(args.bn_momentum, args.bn_eps))
@@ -161,11 +155,11 @@ def write_pair(net: StaticNetwork, folder: Path, networks: Networks,
         facts: what the files record of the images: `DataProvider.facts`.
     """
     save_weights(net, folder / "net.init")
-    extra = {"search_space": config_family(net.config).name, **networks.extra, **facts,
+    extra = {"search_space": configs.config_family(net.config).name, **networks.extra, **facts,
              "resolution": networks.resolution}
     if len(extra.get(CLASS_NAMES) or ()) != net.classifier.out_features:
         extra.pop(CLASS_NAMES, None)
-    write_config(net, folder / "net.config", **extra)
+    configs.write_config(net, folder / "net.config", **extra)
 
 
 def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, drop: float = 0.0,
@@ -188,7 +182,7 @@ def load_student(config_path: str, checkpoint: str | None, n_classes: int, *, dr
     Raises:
         UserError: a wrong config, or weights of another network.
     """
-    config = read_config(config_path)
+    config = configs.read_config(config_path)
     for key, value in zip(("momentum", "eps"), bn, strict=True):
         if value is not None:
             config["bn"] = {**config["bn"], key: value}
@@ -224,7 +218,7 @@ def load_teacher(who: str, checkpoint: str | None, n_classes: int) -> Teacher:
     if not path.is_file():
         net, classes = _timm_teacher(who, checkpoint)
     elif checkpoint is not None:
-        net = build_from_config(read_config(who))
+        net = build_from_config(configs.read_config(who))
         load_weights(net, checkpoint)
         classes = net.classifier.out_features
     else:

@@ -144,8 +144,7 @@ class Rule(ABC):
     def logits(net: Any, arch: Arch, images: Tensor) -> Tensor:
         """Returns the logits of a subnet."""
         activate(net, arch)
-        logits: Tensor = net(images)
-        return logits
+        return net(images)
 
     def taught(self, images: Tensor) -> Tensor | None:
         """Returns the teacher's logits, None without a teacher."""
@@ -234,8 +233,7 @@ def rule_class(name: str) -> type[Rule]:
     Raises:
         UserError: no such rule.
     """
-    found: type[Rule] = load_class(RULES, name, "rule of training", Rule)
-    return found
+    return load_class(RULES, name, "rule of training", Rule)
 
 
 def _kind(group: str) -> str:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -135,7 +136,7 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
-def open_regular(path: str | os.PathLike) -> IO[bytes]:
+def open_regular(path: str | os.PathLike) -> BufferedReader:
     """Opens a file for reading.
 
     Raises:

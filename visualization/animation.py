@@ -19,6 +19,12 @@ SIZE, DPI = (8.0, 4.5), 100  # 800 x 450 pixels: as wide as a README shows it
 SECONDS = {"sample": 1.6, "predicted": 0.45, "measured": 0.45, "last": 4.0}
 COLOURS = 48  # of the GIF; enough for the smooth edges of few colours
 FPS = 20  # of the MP4
+# What is drawn, by its name in the legend, which is the same in every frame: nothing jumps.
+LOOKS: dict[str, dict[str, Any]] = {
+    "evaluated": {"color": GREY, "ms": 4.2, "mew": 0},
+    "candidate, predicted": {"mfc": "white", "mec": ORANGE, "mew": 1.3, "ms": 6},
+    "candidate, measured": {"color": ORANGE, "ms": 6, "mew": 0},
+    "front": {"color": BLUE, "ms": 5, "mew": 0}}
 
 
 @dataclass(frozen=True)
@@ -106,29 +112,27 @@ class Scene:
         main.set_xlim(self.xlim)
         main.set_ylim(self.ylim)
         self._hypervolume(side, number - (not measured))
-        figure.legend(*_legend(main), loc="lower right", bbox_to_anchor=(0.995, 0.13),
-                      frameon=False, fontsize=9)
+        figure.legend([main.plot([], [], "o", **look)[0] for look in LOOKS.values()], [*LOOKS],
+                      loc="lower right", bbox_to_anchor=(0.995, 0.13), frameon=False, fontsize=9)
         figure.canvas.draw()
         return np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
 
     def _archive(self, axes: Any, known: np.ndarray, new: np.ndarray, measured: bool) -> None:
         evaluated = known | new if measured else known
-        axes.plot(self.x[known], self.y[known], "o", color=GREY, ms=4.2, mew=0, alpha=0.75,
-                  label="evaluated")
+        axes.plot(self.x[known], self.y[known], "o", alpha=0.75, **LOOKS["evaluated"])
         front, steps = border(self.run.minimised[evaluated][:, :2], self.xlim, self.ylim,
                               sign=-1 if self.run.axes[1].maximise else 1)
         axes.step(*steps, where="post", color=BLUE, lw=1.4)
-        axes.plot(*front, "o", color=BLUE, ms=5, mew=0, label="front")
+        axes.plot(*front, "o", **LOOKS["front"])
 
     def _candidates(self, axes: Any, number: int, new: np.ndarray, measured: bool) -> None:
         predicted, x, y = self.entries[number].predicted, self.x[new], self.y[new]
         if len(predicted) == len(x):
             if measured:
                 axes.vlines(x, predicted, y, color=ORANGE, lw=0.9, alpha=0.7)
-            axes.plot(x, predicted, "o", mfc="white", mec=ORANGE, mew=1.3, ms=6,
-                      label="candidate, predicted")
+            axes.plot(x, predicted, "o", **LOOKS["candidate, predicted"])
         if measured:
-            axes.plot(x, y, "o", color=ORANGE, ms=6, mew=0, label="candidate, measured")
+            axes.plot(x, y, "o", **LOOKS["candidate, measured"])
 
     def _hypervolume(self, axes: Any, number: int) -> None:
         done = [entry for entry in self.run.history if entry.number <= max(number, 0)]
@@ -143,18 +147,6 @@ class Scene:
         # Above the legend: half as high as the picture.
         axes.set_box_aspect(0.85)
         axes.set_anchor("N")
-
-
-def _legend(axes: Any) -> tuple[list[Any], list[str]]:
-    """Returns the same four entries for every frame, so that nothing jumps."""
-    def dot(**look: Any) -> Any:
-        return axes.plot([], [], "o", **look)[0]
-
-    entries = {"evaluated": dot(color=GREY, ms=4.2, mew=0),
-               "candidate, predicted": dot(mfc="white", mec=ORANGE, mew=1.3, ms=6),
-               "candidate, measured": dot(color=ORANGE, ms=6, mew=0),
-               "front": dot(color=BLUE, ms=5, mew=0)}
-    return list(entries.values()), list(entries)
 
 
 def _padded(values: np.ndarray, room: float = 0.04) -> tuple[float, float]:

@@ -9,15 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from search import events
-from search.archive import (
-    SURROGATE_SCORES,
-    Stats,
-    arch_key,
-    read_evaluations,
-    read_stats,
-    stats_path,
-)
+from search import archive, events
 from search.constraints import Limit, parse_limits
 from search.finished import FinishedSearch, read_finished
 from search.objectives import ERROR
@@ -136,7 +128,7 @@ class RunData(FinishedSearch):
     def describe(self, index: int) -> str:
         """Returns one line about one network."""
         arch = self.archs[index]
-        return arch_key(arch) if self.space is None else self.space.describe(arch)
+        return archive.arch_key(arch) if self.space is None else self.space.describe(arch)
 
     @property
     def n_initial(self) -> int:
@@ -186,10 +178,11 @@ def read_run(path: str | os.PathLike, search_space: str | None = None) -> RunDat
     found = read_finished(path, search_space)
     folder = found.folder
     history, iteration = _history(found)
-    rescores = read_rescores(folder, {arch_key(arch): i for i, arch in enumerate(found.archs)})
+    keys = [archive.arch_key(arch) for arch in found.archs]
+    rescores = read_rescores(folder, {key: i for i, key in enumerate(keys)})
     return RunData(
         **{each.name: getattr(found, each.name) for each in fields(found)}, axes=_axes(found),
-        history=history, iteration=np.array([iteration.get(arch_key(a), 0) for a in found.archs]),
+        history=history, iteration=np.array([iteration.get(key, 0) for key in keys]),
         figures=_figures(found, history, rescores), failures=_failures(found),
         retries=read_log(folder / RETRIES), events=events.read(folder), rescores=rescores)
 
@@ -269,9 +262,9 @@ def _history(found: FinishedSearch) -> tuple[list[HistoryEntry], dict[str, int]]
              and type(each.get("hv")) in (int, float)}
     n_before = 0
     for number in range(int(stem) + 1):
-        path = stats_path(found.folder, number)
+        path = archive.stats_path(found.folder, number)
         if number == int(stem) or path.exists():
-            stats = found.stats if number == int(stem) else read_stats(path)
+            stats = found.stats if number == int(stem) else archive.read_stats(path)
             history.append(_entry(number, stats))
         elif number in known:
             stats = _recorded(found.stats, known[number], n_before)
@@ -279,20 +272,21 @@ def _history(found: FinishedSearch) -> tuple[list[HistoryEntry], dict[str, int]]
         else:
             continue
         new = stats.archive[n_before:] if n_before else []
-        iteration |= {arch_key(record.arch): number for record in (*new, *stats.candidates)}
+        iteration |= {archive.arch_key(record.arch): number for record in (*new, *stats.candidates)}
         n_before = len(stats.archive)
     return history, iteration
 
 
-def _recorded(last: Stats, event: dict[str, Any], n_before: int) -> Stats:
+def _recorded(last: archive.Stats, event: dict[str, Any], n_before: int) -> archive.Stats:
     """Returns the stats of an iteration by its event: a part of the last archive, and scores."""
-    scores = {key: event[key] for key in SURROGATE_SCORES if type(event.get(key)) in (int, float)}
+    scores = {key: event[key] for key in archive.SURROGATE_SCORES
+              if type(event.get(key)) in (int, float)}
     n = event["n_evaluated"]
     return replace(last, archive=last.archive[:n], candidates=last.archive[n_before:n],
-                   hv=event["hv"], surrogate={**dict.fromkeys(SURROGATE_SCORES), **scores})
+                   hv=event["hv"], surrogate={**dict.fromkeys(archive.SURROGATE_SCORES), **scores})
 
 
-def _entry(number: int, stats: Stats) -> HistoryEntry:
+def _entry(number: int, stats: archive.Stats) -> HistoryEntry:
     return HistoryEntry(number, len(stats.archive), stats.hv, stats.surrogate,
                         [record.top1_err for record in stats.candidates],
                         list(stats.surrogate.get("predicted") or []),
@@ -305,11 +299,11 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
     unseen = {network.index: {UNSEEN: network.top1}
               for rescore in rescores for network in rescore.networks}
     folders = [found.folder / f"iter_{entry.number}" for entry in history]
-    measured = {arch_key(each.arch): each.stats for folder in folders if folder.is_dir()
-                for each in read_evaluations(folder)}
+    measured = {archive.arch_key(each.arch): each.stats for folder in folders if folder.is_dir()
+                for each in archive.read_evaluations(folder)}
     figures = []
     for i, arch in enumerate(found.archs):
-        stats = measured.get(arch_key(arch), {})
+        stats = measured.get(archive.arch_key(arch), {})
         genes = {} if found.space is None else found.space.summary(arch)
         figures.append(unseen.get(i, {}) | apart(
             genes, {*COLUMNS, *found.sec_obj.split("+")}, "gene") | {
@@ -319,6 +313,5 @@ def _figures(found: FinishedSearch, history: Sequence[HistoryEntry],
 
 def _failures(found: FinishedSearch) -> list[dict[str, Any]]:
     records = RunFolder(found.folder).read_failed(check_arch=bool)
-    return [{"iteration": iteration, "index": index, **{
-        key: str(record.get(key, "not recorded")) for key in ("status", "error")}}
-        for (iteration, index), record in sorted(records.items())]
+    return [{"iteration": iteration, "index": index, "status": each.status, "error": each.error}
+            for (iteration, index), each in sorted(records.items())]

@@ -20,10 +20,10 @@ import numpy as np
 from search import events
 from search_space.base import SearchSpace
 from utils.files import write_text
+from utils.metrics import spearman
 from utils.pareto import normalized_hypervolume, reference_point
 from visualization.data import RunData, distinct_picks, read_run
 from visualization.shapes import Graph, blocks_of, graph_of
-from visualization.unseen import Rescore
 
 REPORT = "report.html"
 ASSETS = Path(__file__).parent / "assets"
@@ -66,13 +66,9 @@ def page(content: dict[str, Any], refresh: int | None = None) -> str:
 def payload(runs: Sequence[RunData]) -> dict[str, Any]:
     """Returns what the page shows of the runs, in JSON types."""
     reference = None if len(runs) == 1 else _common_reference(runs)
-    names = unique_names([run.name for run in runs], [str(run.folder) for run in runs])
-    return {"runs": [_run(run, name, reference) for run, name in zip(runs, names, strict=True)]}
-
-
-def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Returns the names, or the folders where two names are equal."""
-    return list(names) if len(set(names)) == len(names) else list(folders)
+    equal = len({run.name for run in runs}) < len(runs)  # then the folders tell them apart
+    return {"runs": [_run(run, str(run.folder) if equal else run.name, reference)
+                     for run in runs]}
 
 
 def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any]:
@@ -83,7 +79,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "space": run.space.name if run.space else None,
         "axes": [{"key": a.key, "name": a.name, "unit": a.unit, "label": a.label,
                   "max": a.maximise} for a in run.axes],
-        "values": _columns(run.F), "iteration": run.iteration.tolist(),
+        "values": [_rounded(column) for column in run.F.T], "iteration": run.iteration.tolist(),
         "n_initial": run.n_initial,
         "front": np.flatnonzero(run.front).tolist(), "figures": _figure_columns(run.figures),
         "arch": [run.describe(i) for i in range(len(run.archs))],
@@ -96,7 +92,11 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
         "take_home": run.command(),
         "history": [_history(entry) for entry in run.history],
         "hv": _hypervolumes(run, reference),
-        "rescores": [_rescore(run, rescore) for rescore in run.rescores],
+        "rescores": [{
+            "file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
+            "n": rescore.n_images, "networks": [vars(each) for each in rescore.networks],
+            "classes": rescore.classes, "pairs": [vars(each) for each in rescore.pairs]}
+            for rescore in run.rescores],
         "failures": run.failures, "retries": run.retries,
         "phases": events.phases(run.events),
         "device_hours": round(events.device_hours(run.events), 4),
@@ -113,19 +113,8 @@ def _history(entry: Any) -> dict[str, Any]:
             "std": _rounded(entry.std)}
 
 
-def _rescore(run: RunData, rescore: Rescore) -> dict[str, Any]:
-    return {"file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
-            "n": rescore.n_images, "networks": [vars(each) for each in rescore.networks],
-            "classes": rescore.classes,
-            "pairs": [vars(each) for each in rescore.pairs]}
-
-
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(float(value), DECIMALS) for value in values]
-
-
-def _columns(values: np.ndarray) -> list[list[float]]:
-    return [_rounded(column) for column in values.T]
 
 
 def _figure_columns(figures: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -171,28 +160,20 @@ def _correlations(run: RunData, space: SearchSpace) -> list[dict[str, Any]]:
     for number, gene in enumerate(space.genes):
         used = active[:, number]
         values = run.vectors[used, number]
-        associate = _spearman if gene.ordered else _eta
+        associate = spearman if gene.ordered else _eta
         targets = [-run.F[used, 0], *(run.F[used, column] for column in range(1, run.F.shape[1]))]
         rows.append({"name": gene.name, "ordered": gene.ordered,
-                     "values": [associate(values, target) for target in targets]})
+                     "values": [round(associate(values, target), 3) if len(values) > 2
+                                and np.ptp(values) and np.ptp(target) else None
+                                for target in targets]})
     return rows
 
 
-def _spearman(values: np.ndarray, targets: np.ndarray) -> float | None:
-    from scipy.stats import rankdata
-
-    if len(values) < 3 or not np.ptp(values) or not np.ptp(targets):
-        return None
-    return round(float(np.corrcoef(rankdata(values), rankdata(targets))[0, 1]), 3)
-
-
-def _eta(values: np.ndarray, targets: np.ndarray) -> float | None:
-    if len(values) < 3 or not np.ptp(values) or not np.ptp(targets):
-        return None
+def _eta(values: np.ndarray, targets: np.ndarray) -> float:
     total = float(((targets - targets.mean()) ** 2).sum())
     between = sum(float((values == v).sum() * (targets[values == v].mean() - targets.mean()) ** 2)
                   for v in np.unique(values))
-    return round(float(np.sqrt(between / total)), 3)
+    return float(np.sqrt(between / total))
 
 
 def _drawings(run: RunData) -> dict[str, Any]:

@@ -86,10 +86,6 @@ def _conv_parts(x: Layer) -> list[Costs]:
     return [conv, *(_squeeze_excite(x.out_channels, x.out_size, x.squeeze) if x.se else [])]
 
 
-def _block_parts(x: Layer) -> list[Costs]:
-    return [costs for part in x.parts for costs in _conv_parts(part)]
-
-
 def _mbconv_parts(x: Layer) -> list[Costs]:
     parts = [_conv(x.mid, x.mid, x.out_size, x.kernel, groups=x.mid, act=x.act),
              _conv(x.mid, x.out_channels, x.out_size)]
@@ -111,7 +107,7 @@ _PARTS: dict[str, Callable[[Layer], list[Costs]]] = {
     "conv": _conv_parts,
     "mbconv": _mbconv_parts,
     "bottleneck": _bottleneck_parts,
-    "block": _block_parts,
+    "block": lambda x: [costs for part in x.parts for costs in _conv_parts(part)],
     "max_pool": lambda x: [Costs(0, 0, 0)],
     "linear": _conv_parts,
     "norm": lambda x: [Costs(2 * x.in_channels, 0, 0)],

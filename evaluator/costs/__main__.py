@@ -8,16 +8,7 @@ from typing import Any
 
 from cli.scripts import Parser, run_script
 from cli.types import amount, count
-from evaluator.costs import (
-    BYTES,
-    COUNTED,
-    FLOPS_CONVENTION,
-    MACS_CONVENTION,
-    Costs,
-    layer_costs,
-    millions,
-    network_costs,
-)
+from evaluator import costs
 from evaluator.costs.memory import network_memory
 from evaluator.latency import LookUpTable, build_command, space_command
 from evaluator.layers import MAX_RESOLUTION, read_config_layers
@@ -46,12 +37,12 @@ def file_costs(path: str, args: argparse.Namespace,
     else:
         raise UserError(f"{path}: neither a net.subnet (key 'ks', or name the space of the "
                         "architecture with --search_space) nor a net.config (key 'classifier')")
-    costs = network_costs(layers)
+    total = costs.network_costs(layers)
     row: dict[str, object] = {"file": str(path), "resolution": resolution,
-           "params_count": costs.params, "flops_count": costs.flops, "macs_count": costs.macs,
-           "params": millions(costs.params), "flops": millions(costs.flops),
-           **(_memory_row(layers, costs.params) if sequential else {}),
-           "flops_convention": FLOPS_CONVENTION, "macs_convention": MACS_CONVENTION}
+           "params_count": total.params, "flops_count": total.flops, "macs_count": total.macs,
+           "params": costs.millions(total.params), "flops": costs.millions(total.flops),
+           **(_memory_row(layers, total.params) if sequential else {}),
+           "flops_convention": costs.FLOPS_CONVENTION, "macs_convention": costs.MACS_CONVENTION}
     if lut is not None:
         lut.require(layers, command)
         row["cpu"] = lut.latency(layers)
@@ -62,8 +53,9 @@ def _memory_row(layers: Sequence[Layer], params: int) -> dict[str, float]:
     """Returns what a network writes, in millions, and what it holds, in MB."""
     memory = network_memory(layers)
     counts = {"activations": memory.written, "peak": memory.peak, "params": params}
-    return {name: counts[measure] * factor / 1e6 for name in COUNTED if name not in Costs._fields
-            for measure, factor in [BYTES.get(name, (name, 1))]}
+    return {name: counts[measure] * factor / 1e6 for name in costs.COUNTED
+            if name not in costs.Costs._fields
+            for measure, factor in [costs.BYTES.get(name, (name, 1))]}
 
 
 def _subnet_layers(path: str, arch: Any, args: argparse.Namespace) -> \
@@ -84,12 +76,12 @@ def layer_table(layers: Sequence[Layer], lut: LookUpTable | None = None) -> str:
     lines = [f"{'layer':<20}{'input':>14}{'output':>14}{'k':>3}{'s':>3}{'e':>4}{'se':>3}"
              f"{'act':>9}{'params':>10}{'flops':>12}{'macs':>12}{'ms' if lut else '':>9}"]
     for x in layers:
-        costs = layer_costs(x)
+        cost = costs.layer_costs(x)
         shapes = (f"{x.size}x{x.size}x{x.in_channels}",
                   f"{x.out_size}x{x.out_size}x{x.out_channels}")
         lines.append(f"{x.name:<20}{shapes[0]:>14}{shapes[1]:>14}{x.kernel:>3}{x.stride:>3}"
-                     f"{x.expand:>4g}{x.se:>3d}{x.act or '-':>9}{costs.params:>10}"
-                     f"{costs.flops:>12}{costs.macs:>12}"
+                     f"{x.expand:>4g}{x.se:>3d}{x.act or '-':>9}{cost.params:>10}"
+                     f"{cost.flops:>12}{cost.macs:>12}"
                      + (f"{lut.latency([x]):>9.4f}" if lut else ""))
     return "\n".join(lines)
 
@@ -100,7 +92,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         prog="python -m evaluator.costs",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Prints the exact costs of networks, one JSON line per file. "
-        f"flops: {FLOPS_CONVENTION}. macs: {MACS_CONVENTION}.")
+        f"flops: {costs.FLOPS_CONVENTION}. macs: {costs.MACS_CONVENTION}.")
     p.add_argument("files", nargs="+", metavar="FILE", help="net.subnet or net.config files")
     p.add_argument("--search_space", metavar="NAME",
                    help=f"space of a net.subnet that does not name its own: {NAMES}")

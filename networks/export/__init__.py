@@ -58,13 +58,11 @@ class Format(ABC):
     Attributes:
         suffix: of its files.
         packages: that it imports beside torch, by their import names.
-        dynamic_batch: whether one file takes any number of images.
         notes: what a user of the file must know, such as the version of the format.
     """
 
     suffix: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    dynamic_batch: ClassVar[bool] = True
     notes: ClassVar[str] = ""
 
     @abstractmethod

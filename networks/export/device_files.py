@@ -61,7 +61,6 @@ class CoreMl(Format):
 
     suffix = ".mlpackage"
     packages = ("coremltools",)
-    dynamic_batch = False
     notes = "ML program, iOS 16 or macOS 13 and later; one image at a time; only macOS runs it"
 
     def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
@@ -110,7 +109,6 @@ class ExecuTorch(Format):
 
     suffix = ".pte"
     packages = ("executorch",)
-    dynamic_batch = False
     notes = "XNNPACK kernels; one image at a time"
 
     def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:

@@ -34,10 +34,11 @@ def test_derivatives_of_the_kernel_are_those_of_differences():
     assert np.allclose(network.by_size, by_size, atol=1e-6)
 
 
-def test_the_gradient_of_the_evidence_is_that_of_differences():
+@pytest.mark.parametrize("noisiness", [1.0, np.linspace(0.5, 4, 30)], ids=["alike", "each"])
+def test_the_gradient_of_the_evidence_is_that_of_differences(noisiness):
     rng = np.random.default_rng(2)
     evidence = _Evidence(rng.normal(size=(30, 7)), np.array([0, 0, 1, 1, 2, 2, 2]),
-                         rng.normal(size=30), 3)
+                         rng.normal(size=30), 3, noisiness)
     theta = evidence.likely + 0.2 * rng.normal(size=6)
     differences = [(evidence.loss(theta + d)[0] - evidence.loss(theta - d)[0]) / 2e-5
                    for d in 1e-5 * np.eye(6)]

@@ -201,7 +201,7 @@ def test_batches_of_a_provider_are_sent_ahead(streams, monkeypatch, tmp_path):
     _, side = streams
     where: list[tuple[int, bool]] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
-    monkeypatch.setattr(provider, "stream", lambda reader, batches, *_, **__: (
+    monkeypatch.setattr(provider.loading, "stream", lambda reader, batches, *_, **__: (
         reader.__getitems__(batch) for batch in batches))
     monkeypatch.setattr(provider, "Normalise", lambda *_: lambda images: where.append(
         (len(images), Stream.current is side)))

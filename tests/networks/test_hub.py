@@ -214,7 +214,7 @@ def test_config_json_says_what_timm_reads(hub, digits):
 
 def test_timm_gets_the_names_of_the_classes(digits, tmp_path):
     net, resolution, provider = digits
-    images = Preprocessing(resolution, **provider.facts() | {"class_names": list("abcdefghij")})
+    images = Preprocessing.of(resolution, provider.facts() | {"class_names": list("abcdefghij")})
     write_hub(net, tmp_path / "hub", images, "# card\n")
     assert list(load(tmp_path / "hub").pretrained_cfg["label_names"]) == list("abcdefghij")
     for names in ([], ["a", "b"]):
@@ -227,7 +227,7 @@ def test_timm_gets_the_names_of_the_classes(digits, tmp_path):
     (["a"], "| classes | 10 |"), ([], "| classes | 10 |")])
 def test_a_model_card_names_the_classes(digits, names, row):
     net, resolution, provider = digits
-    images = Preprocessing(resolution, **provider.facts() | {"class_names": names})
+    images = Preprocessing.of(resolution, provider.facts() | {"class_names": names})
     assert row in render(Card("net", "digits"), net, images)
 
 

@@ -68,7 +68,6 @@ def test_scalars_are_those_of_the_iterations(tmp_path):
         with log.phase("fit"):
             pass
         log.iteration(i, 1, stats(10 + i, 0.5 + i / 10, tau=tau))
-    log.close()
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, round(e.value, 3)) for e in found.Scalars("search/hv")] == [
         (10, 0.5), (11, 0.6)]

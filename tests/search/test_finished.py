@@ -112,7 +112,7 @@ def test_ones_own_space_is_found_under_its_short_name(tmp_path, capsys):
     assert read_finished(tmp_path, OWN).space.name == "cakes"
 
 
-@pytest.mark.parametrize("r", ["32", [32], [[1]], 3, 10**6, None])
+@pytest.mark.parametrize("r", ["32", [32, 36], [[1]], 3, 10**6, None])
 def test_a_resolution_that_is_none_is_refused_by_its_place(tmp_path, r):
     write_search(tmp_path, OFASearchSpace([32]))
     stats = json.loads((tmp_path / "iter_0.stats").read_text())

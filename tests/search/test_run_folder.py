@@ -83,8 +83,7 @@ def test_failures_are_recorded_with_their_reason(tmp_path):
     folder.write_failed(3, 5, {"r": 1}, "timeout", "after 5 s", "a log")
     folder.write_failed(0, 12, {"r": 2}, "nan", "loss is nan", "")
     assert folder.read_failed(check_arch=bool) == {
-        (3, 5): {"r": 1, "status": "timeout", "error": "after 5 s"},
-        (0, 12): {"r": 2, "status": "nan", "error": "loss is nan"}}
+        (3, 5): ({"r": 1}, "timeout", "after 5 s"), (0, 12): ({"r": 2}, "nan", "loss is nan")}
     assert (tmp_path / "failed" / "it_3_net_5.log").read_text() == "timeout: after 5 s\n\na log\n"
 
 

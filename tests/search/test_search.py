@@ -371,7 +371,7 @@ def test_stats_that_could_not_be_read_again_are_failures_when_they_are_told(tmp_
         search = make(folder=tmp_path, engine=engine, strategy="random", **options)
         search.run()
         failed = search.folder.read_failed(SPACE.encode).values()
-        return {record["status"] for record in failed}, {
+        return {each.status for each in failed}, {
             path: path.read_bytes() for path in tmp_path.glob("iter_*.stats")}
 
     first = run()

@@ -1,0 +1,167 @@
+"""Searches under noise: the true hypervolume of what a search delivers, by strategy and noise.
+
+    python benchmarks/noise.py DATA [--problems mbv3@0.4 nb201-cifar100] [--strategies ehvi]
+        [--seeds 10-19] [--save benchmarks/results]
+
+DATA is the folder of `quality.py`. On `mbv3@S` each architecture's accuracy has a normal error of S
+points, always the same for the same architecture and seed, as in a search on one set of images. On
+the others the noise is real: a search of NAS-Bench-201 sees one validation run of each cell, one of
+NAS-Bench-Graph the validation accuracy, and the truth is the (mean) test accuracy. Three fronts are
+compared by their true accuracies: all that was evaluated, and what `post_search.py` delivers with
+`--trust measured` and with `--trust model`. Every run is kept in `noise.json`, so a benchmark can
+be stopped and continued.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from concurrent.futures import as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import benchmark_parser, machine, processes, publish, table
+from quality import BATCH, BENCHMARKS, BUDGETS, Benchmark, mean_and_error, seeds_of
+
+from cli.scripts import run_script
+from evaluator import build_evaluator
+from evaluator.base import Evaluator
+from evaluator.jobs import InProcess
+from search.selection import front_within, trusted
+from search.strategies import STRATEGIES
+from search_space import Arch
+from utils.files import read_json, write_json
+from utils.pareto import normalized_hypervolume
+
+FRONTS = ("evaluated", "measured", "model")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A benchmark of `quality.py` whose answers are noisy.
+
+    Attributes:
+        benchmark: what the search asks.
+        sigma: standard deviation of the noise that is added, in points of accuracy.
+        truth: file and column of the true accuracies; None takes what the search asks, without the
+            noise.
+    """
+
+    benchmark: Benchmark
+    sigma: float = 0.0
+    truth: tuple[str, str] | None = None
+
+    def run(self, data: Path, strategy: str, seed: int) -> list[float]:
+        """Returns the true hypervolume of each of the `FRONTS` after one search."""
+        search = self.benchmark.search(data, strategy, seed)
+        exact = search.engine.evaluator
+        search.engine = InProcess(Noisy(exact, self.sigma, seed))
+        search.run()
+        records, truth = search.archive, self.true_evaluator(data, exact)
+        errors = dict(zip(map(str, search.archs), 100 - truth.evaluate_many(search.archs),
+                          strict=True))
+        names = search.sec_obj
+        fronts = (records, front_within(records, [], names),
+                  front_within(trusted(records, search.X, search.space, seed)[0], [], names))
+        return [normalized_hypervolume(
+            np.array([(errors[str(record.arch)], record.sec_obj) for record in front]),
+            self.benchmark.reference) for front in fronts]
+
+    def true_evaluator(self, data: Path, exact: Evaluator) -> Evaluator:
+        """Returns what answers with the true accuracies."""
+        if self.truth is None:
+            return exact
+        file, column = self.truth
+        return build_evaluator("table", {
+            "search_space": self.benchmark.space,
+            "space_options": {"table": str(data / file), "accuracy": column}})
+
+
+class Noisy(Evaluator):
+    """Answers as `exact` does, with a normal error that the seed and the architecture decide."""
+
+    def __init__(self, exact: Evaluator, sigma: float, seed: int) -> None:
+        self.exact, self.sigma, self.seed = exact, sigma, seed
+
+    def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
+        """See `Evaluator.evaluate`."""
+        text = f"{self.seed} {json.dumps(arch, sort_keys=True)}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        error = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal()
+        stats = self.exact.evaluate(arch)
+        return stats | {"top1": stats["top1"] + self.sigma * float(error)}
+
+
+def _cells(name: str) -> Problem:
+    asked = replace(BENCHMARKS[f"nb201-{name}"], file="nasbench201_valid.csv.gz")
+    column = "imagenet16_120" if name == "imagenet16" else name
+    asked = replace(asked, settings={"accuracy": f"{column}_valid_top1_0"})
+    return Problem(asked, truth=("nasbench201_200epochs.csv.gz", f"{column}_test_top1"))
+
+
+def _graph(name: str) -> Problem:
+    asked = BENCHMARKS[f"graph-{name}"]
+    return Problem(asked, truth=(asked.file, "test_top1"))
+
+
+PROBLEMS = {**{f"mbv3@{sigma}": Problem(BENCHMARKS["mbv3"], sigma)
+               for sigma in (0.0, 0.1, 0.25, 0.4, 1.0)},
+            **{f"nb201-{name}": _cells(name) for name in ("cifar10", "cifar100", "imagenet16")},
+            **{f"graph-{name}": _graph(name) for name in ("arxiv", "cora", "computers", "cs")}}
+
+
+def one(data: str, problem: str, strategy: str, seed: int) -> list[float]:
+    """Returns what `Problem.run` returns; for a process of its own."""
+    return PROBLEMS[problem].run(Path(data), strategy, seed)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = benchmark_parser(__file__, __doc__)
+    p.add_argument("data", type=Path, help="folder of predictors and tables")
+    p.add_argument("--problems", nargs="+", choices=PROBLEMS, default=["mbv3@0.25", "mbv3@0.4"],
+                   help="which")
+    p.add_argument("--strategies", nargs="+", choices=sorted(STRATEGIES),
+                   default=["ehvi", "msunas", "random"], help="which")
+    p.add_argument("--seeds", type=seeds_of, default="10-19", help="one seed, or first-last")
+    p.add_argument("--workers", type=int, default=2, help="searches at a time")
+    p.add_argument("--save", default="benchmarks/results", type=Path, help="folder for the results")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the searches that are missing, and writes `noise.json` and `noise.md`."""
+    file = args.save / "noise.json"
+    known: dict[str, list[float]] = read_json(file, "results") if file.exists() else {}
+    with processes(args.workers) as pool:
+        jobs = {pool.submit(one, str(args.data), *job): "/".join(map(str, job))
+                for problem in args.problems for strategy in args.strategies for seed in args.seeds
+                if "/".join(map(str, job := (problem, strategy, seed))) not in known}
+        for done in as_completed(jobs):
+            known[jobs[done]] = [round(value, 6) for value in done.result()]
+            write_json(file, known)
+            print(jobs[done], *known[jobs[done]], flush=True)
+    publish(report(known), args.save / "noise.md")
+
+
+def report(known: dict[str, list[float]]) -> str:
+    """Returns the table of all problems and strategies that have results, in Markdown."""
+    rows: list[tuple[object, ...]] = []
+    for problem in PROBLEMS:
+        for strategy in STRATEGIES:
+            found = np.array([values for key, values in known.items()
+                              if key.startswith(f"{problem}/{strategy}/")])
+            if len(found):
+                rows.append((problem, strategy, len(found), *(
+                    f"{mean:.4f} ± {error:.4f}"
+                    for mean, error in zip(*mean_and_error(found), strict=True))))
+    return (f"{machine()}. True hypervolume (mean ± standard error) after {BUDGETS[-1]} "
+            f"evaluations in batches of {BATCH}: of all that was evaluated, and of what "
+            "`post_search.py` delivers by `--trust measured` and `--trust model`.\n\n"
+            + table(("problem", "strategy", "seeds", *FRONTS), rows) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))

@@ -1,0 +1,155 @@
+"""The runtimes on which layers and networks are measured: what they run on when they are deployed.
+
+PyTorch runs a network layer by layer from Python, which costs a small network more than its
+arithmetic; a runtime for deployment does not.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from evaluator.layers import build_module, build_network, input_shape
+from evaluator.onnx_layers import INPUT, onnx_model
+from evaluator.timing import Latency, measure, measure_modules
+from search_space.layers import Layer
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ONNXRUNTIME, TORCH = "onnxruntime", "torch"
+PRECISION = "float32"
+ERRORS_ONLY = 3  # of onnxruntime's log
+
+
+class Conditions(NamedTuple):
+    """How something is measured; see `evaluator.timing.measure`."""
+
+    device: str = "cpu"
+    threads: int = 1
+    batch_size: int = 1
+    rel_err: float = 0.02
+    max_repeats: int = 1000
+
+
+Layers = Sequence[Layer]
+Measure = Callable[[Sequence[Layers], Conditions], list[Latency]]
+
+
+class Runtime(NamedTuple):
+    """A row of `RUNTIMES`: how it measures networks, and the packages whose versions matter."""
+
+    measure: Measure
+    packages: Sequence[str]
+
+
+def _module(layers: Layers) -> "nn.Module":
+    return build_network(layers) if len(layers) > 1 else build_module(layers[0])
+
+
+def _by_torch(networks: Sequence[Layers], under: Conditions, compiled: bool = False
+              ) -> list[Latency]:
+    import torch
+
+    modules: list[Any] = [_module(layers) for layers in networks]
+    if compiled:
+        torch._dynamo.reset()
+        modules = [torch.compile(module, dynamic=False) for module in modules]
+    shapes = [input_shape(layers[0], under.batch_size) for layers in networks]
+    return measure_modules(list(zip(modules, shapes, strict=True)), under.device, under.threads,
+                           under.rel_err, under.max_repeats)
+
+
+def _by_onnxruntime(networks: Sequence[Layers], under: Conditions) -> list[Latency]:
+    return measure([_session(layers, under) for layers in networks], rel_err=under.rel_err,
+                   max_repeats=under.max_repeats)
+
+
+def _session(layers: Layers, under: Conditions) -> Callable[[], object]:
+    """Returns a call that runs layers once on random numbers."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = under.threads, ERRORS_ONLY
+    session = onnxruntime.InferenceSession(onnx_model(layers), options,
+                                           providers=[_provider(under.device)])
+    shape = input_shape(layers[0], under.batch_size)
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return partial(session.run, None, {INPUT: images})
+
+
+def _provider(device: str) -> str:
+    """Returns what onnxruntime calls a device.
+
+    Raises:
+        UserError: the installed onnxruntime does not run on it.
+    """
+    import onnxruntime
+
+    name = "CPU" if device == "cpu" else "CUDA"
+    if f"{name}ExecutionProvider" not in onnxruntime.get_available_providers():
+        raise UserError(f"onnxruntime: this installation does not run on {device}; choose "
+                        f"--runtime {TORCH}, or install onnxruntime-gpu")
+    return f"{name}ExecutionProvider"
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    ONNXRUNTIME: Runtime(_by_onnxruntime, ("onnxruntime", "onnx")),
+    TORCH: Runtime(_by_torch, ("torch", "ofa")),
+    "torch-compile": Runtime(partial(_by_torch, compiled=True), ("torch", "ofa"))}
+RUNTIME_FLAG: dict[str, Any] = {
+    "choices": list(RUNTIMES),
+    "help": f"what runs the networks that are measured (default: {ONNXRUNTIME} on a CPU where it "
+            f"is installed, else {TORCH})"}
+
+
+def choose_runtime(name: str | None, device: str = "cpu") -> str:
+    """Returns the runtime of a name; without one onnxruntime on a CPU, if it is installed.
+
+    Prints a note where it is not installed, and so PyTorch is measured.
+
+    Raises:
+        UserError: an unknown name, or what it needs is not installed.
+    """
+    missing = [package for package in RUNTIMES[ONNXRUNTIME].packages if not find_spec(package)]
+    if name is None and device == "cpu" and missing:
+        print(f"note: {', '.join(missing)} is not installed, so latencies are those of PyTorch "
+              "itself: several times those of a deployed network, and in another order; "
+              "requirements-export.txt has it", file=sys.stderr)
+    if name is None:
+        return TORCH if missing or device != "cpu" else ONNXRUNTIME
+    if name not in RUNTIMES:
+        raise UserError(f"unknown runtime {name[:40]!r}; choose from {', '.join(RUNTIMES)}")
+    if name == ONNXRUNTIME and missing:
+        raise UserError(f"--runtime {name}: {', '.join(missing)} is not installed; "
+                        "requirements-export.txt has it")
+    return name
+
+
+def described(name: str) -> dict[str, str]:
+    """Returns what a table says of its runtime: the name, the precision, and versions."""
+    return {"runtime": name, "precision": PRECISION,
+            **{package: _version(package) for package in RUNTIMES[name].packages}}
+
+
+def _version(package: str) -> str:
+    if package != TORCH:
+        return version(package)
+    import torch
+
+    return str(torch.__version__)  # which names the build, too
+
+
+def measure_networks(networks: Sequence[Layers], runtime: str,
+                     under: Conditions) -> list[Latency]:
+    """Returns the latency in ms of each network, or layer, with random weights; they take turns.
+
+    Raises:
+        UserError: a layer that the runtime does not know, or a device that it does not run on.
+    """
+    return RUNTIMES[runtime].measure(networks, under)

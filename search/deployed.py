@@ -1,0 +1,145 @@
+"""Chosen networks on the device: what the search predicted, and what a command measures."""
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluator.device_command import KEY, DeviceCommand, DeviceError
+from evaluator.latency_model import KIND, is_learned
+from evaluator.network_file import LAYERS, NetworkFiles
+from networks.supernet_info import read_supernet_info
+from search.archive import Record
+from search.finished import FinishedSearch
+from search.objectives import parse_luts
+from search_space.backbones import width_from_name
+from utils.errors import UserError
+from utils.files import read_json
+
+# The mean error that is expected where the file of a latency states none.
+USUAL_ERROR = 0.1
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The latencies of chosen networks.
+
+    Attributes:
+        command: what measured them.
+        names: of the networks.
+        objective: the one that predicted them; None where the search had no latency.
+        predicted: (n,) ms; NaN without an objective.
+        measured: (n,) ms; NaN where the command failed.
+        stated: the mean error that the prediction promises, relative to the measurement.
+    """
+
+    command: str
+    names: Sequence[str]
+    objective: str | None
+    predicted: np.ndarray
+    measured: np.ndarray
+    stated: float
+
+    @property
+    def error(self) -> float:
+        """The mean error of the predictions, relative to the measurement; NaN without any."""
+        off = np.abs(self.predicted / self.measured - 1)
+        known = off[np.isfinite(off)]
+        return float(known.mean()) if len(known) else float("nan")
+
+    def warnings(self) -> list[str]:
+        """Returns a line where the predictions are worse than they promise."""
+        if not self.error > self.stated:
+            return []
+        return [f"warning: {self.objective} is {self.error:.0%} off the measured latencies on "
+                f"average, and {self.stated:.0%} were expected: the device is in another state, or "
+                "what predicts it is of another device or runtime"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a row for each network: its predicted and its measured latency in ms."""
+        return [{"predicted_ms": _number(predicted), "measured_ms": _number(measured)}
+                for predicted, measured in zip(self.predicted, self.measured, strict=True)]
+
+    def facts(self) -> list[str]:
+        """Returns what the model card of each network says of it."""
+        return ["not measured: the command failed" if row["measured_ms"] is None else
+                f"{row['measured_ms']:.4g} ms" + (
+                    "" if row["predicted_ms"] is None else
+                    f", {row['predicted_ms']:.4g} ms predicted by {self.objective}")
+                + f" ({self.command})" for row in self.rows()]
+
+    def report(self) -> dict[str, Any]:
+        """Returns everything as plain values: what `device.json` holds."""
+        return {"command": self.command, "objective": self.objective, "error": _number(self.error),
+                "stated_error": self.stated, "networks": [
+                    {"name": name, **row}
+                    for name, row in zip(self.names, self.rows(), strict=True)]}
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 5) if np.isfinite(value) else None
+
+
+def measure_chosen(text: str, found: FinishedSearch, records: Sequence[Record],
+                   names: Sequence[str], supernet: str | None) -> Deployed:
+    """Measures the chosen networks of a search by a command, see `evaluator.device_command`.
+
+    Args:
+        text: the command.
+        found: the search.
+        records: of the networks.
+        names: of the networks.
+        supernet: their checkpoint, whose width and classes they have; None is the search's.
+
+    Raises:
+        UserError: a command that measures nothing, or fails for every network.
+    """
+    command = DeviceCommand.parse(text)
+    if found.space is None:
+        raise UserError("--command needs the search space: name it with --search_space")
+    objective = latency_name(found.sec_obj)
+    column = None if objective is None else found.sec_obj.split("+").index(objective)
+    files = NetworkFiles(found.space, LAYERS, *_classes_and_width(found, supernet))
+    with tempfile.TemporaryDirectory(prefix="post_search.") as folder:
+        measured = [_measured(command, files, record, name, Path(folder))
+                    for record, name in zip(records, names, strict=True)]
+    if not np.isfinite(measured).any():
+        raise UserError("--command failed for every network; nothing is written")
+    predicted = [np.nan if column is None else record.values[column] for record in records]
+    return Deployed(text, names, objective, np.array(predicted), np.array(measured),
+                    stated_error(found.settings, objective))
+
+
+def _measured(command: DeviceCommand, files: NetworkFiles, record: Record, name: str,
+              folder: Path) -> float:
+    try:
+        return command.measure(files.values(command, record.arch, folder))[KEY]
+    except DeviceError as error:
+        print(f"failed: {name}: {error}", file=sys.stderr)
+        return float("nan")
+
+
+def latency_name(sec_obj: str) -> str | None:
+    """Returns the first latency among objectives; None without one."""
+    return next((name for name in sec_obj.split("+") if name.startswith(("cpu", "gpu"))), None)
+
+
+def stated_error(settings: Mapping[str, Any], objective: str | None) -> float:
+    """Returns the mean error that the file of a learned latency states, else `USUAL_ERROR`."""
+    path = parse_luts(settings.get("lut") or []).get((objective or "").partition("@")[2], "")
+    if not is_learned(path):
+        return USUAL_ERROR
+    error = read_json(path, KIND).get("error")
+    mape = error.get("mape") if isinstance(error, dict) else None
+    return float(mape) if isinstance(mape, int | float) else USUAL_ERROR
+
+
+def _classes_and_width(found: FinishedSearch, supernet: str | None) -> tuple[int, float]:
+    path = str(supernet or found.settings.get("supernet_path") or "")
+    info = read_supernet_info(path)
+    return (info.n_classes or found.settings.get("n_classes") or 1000,
+            info.width or width_from_name(path))

@@ -1,0 +1,64 @@
+"""What runs the networks that are measured: onnxruntime, torch, torch-compile."""
+
+import pytest
+
+from evaluator import runtimes
+from evaluator.latency import LookUpTable
+from evaluator.runtimes import RUNTIMES, Conditions, choose_runtime, measure_networks
+from search_space import OFASearchSpace
+from utils.errors import UserError
+
+SPACE = OFASearchSpace(resolutions=[32])
+SMALL = ("--dataset", "digits", "--resolutions", "32", "--width", "0.35", "--max_repeats", "20",
+         "--rel_err", "0.5")
+QUICK = Conditions(rel_err=0.9, max_repeats=20)
+
+
+def networks():
+    return [SPACE.layers(arch, 10, 0.35) for arch in SPACE.extremes()]
+
+
+@pytest.mark.parametrize("name", [
+    "onnxruntime", "torch", pytest.param("torch-compile", marks=pytest.mark.slow)])
+def test_each_runtime_measures_layers_and_networks(name):
+    if name == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    small, large = networks()
+    layer, whole = measure_networks([large[:1], large], name, QUICK)
+    assert 0 < layer.mean < whole.mean
+    (smaller,) = measure_networks([small], name, QUICK)
+    assert smaller.mean < whole.mean
+
+
+def test_the_default_is_onnxruntime_or_a_note_says_what_torch_means(monkeypatch, capsys):
+    monkeypatch.setattr(runtimes, "find_spec", lambda package: True)
+    assert choose_runtime(None) == "onnxruntime" and choose_runtime(None, "cuda:0") == "torch"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(runtimes, "find_spec", lambda package: None)
+    assert choose_runtime(None) == "torch"
+    assert "those of PyTorch" in capsys.readouterr().err
+    with pytest.raises(UserError, match="requirements-export"):
+        choose_runtime("onnxruntime")
+    with pytest.raises(UserError, match="torch-compile"):
+        choose_runtime("tensorflow")
+    assert all(choose_runtime(name) == name for name in RUNTIMES if name != "onnxruntime")
+
+
+def test_a_table_names_its_runtime_and_takes_no_other(run_command, fails_clearly, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "lut.yaml"
+    build = ("scripts/build_lut.py", "--out", path, *SMALL)
+    done = run_command(*build)
+    assert done.returncode == 0 and "by onnxruntime" in done.stdout, done.stderr
+    table = LookUpTable.read(path)
+    assert table.runtime == "onnxruntime" and table.header["precision"] == "float32"
+    assert table.header["onnxruntime"] and "torch" not in table.header
+    fails_clearly(*build, "--runtime", "torch", match="other conditions")
+    done = run_command("scripts/check_lut.py", path, "--n", 3, "--out", tmp_path / "c.png",
+                       "--rel_err", 0.5, "--max_repeats", 20)
+    assert done.returncode == 0 and '"runtime": "onnxruntime"' in done.stdout, done.stderr
+
+
+def test_a_runtime_without_a_measurement_is_refused(fails_clearly, tmp_path):
+    fails_clearly("msunas.py", "--dataset", "digits", "--runtime", "torch", "--save",
+                  tmp_path / "run", match="measures no latency")
