@@ -128,27 +128,30 @@ def step_once(file: Path, step: Any) -> dict[str, Any]:
 
 
 def ways(done: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, float]]:
-    """Returns the rows of the table, of one draw."""
-    supernet, scratch = done["supernet"], done["scratch"]
+    """Returns the rows of the table, of one draw: of the steps that are done."""
     rows = {f"plain fine-tuning at {size} px":
             {**done[f"plain{size}"], "top1": done[f"plain{size}"]["largest"], "mflops": whole(size)}
-            for size in SIZES}
-    resolutions = supernet_sizes(folder / "supernet")
-    least, most = (flops(arch, resolutions) for arch in
-                   get_search_space(SPACE, resolutions=resolutions).extremes())
-    rows["from random weights, smallest"] = {"top1": scratch["smallest"], "mflops": flops(
-        get_search_space(SPACE, resolutions=[48]).extremes()[0], [48])}
-    rows["from random weights, largest"] = {**scratch, "top1": scratch["largest"],
-                                            "mflops": whole(64)}
-    rows["supernet, smallest"] = {"top1": supernet["smallest"], "mflops": least}
-    rows["supernet, random"] = done["random"]
-    rows["supernet, largest"] = {**supernet, "top1": supernet["largest"], "mflops": most}
-    scores = read_json(folder / "chosen/rescore.json", "scores")["networks"]
-    for i, score in enumerate(scores):
-        rows[f"search, network {i + 1}"] = {"top1": score["top1"],
-                                            "mflops": float(score["name"].partition("@")[2])}
-    rows["search, all of it"] = {"seconds": done["search"]["seconds"]}
+            for size in SIZES if f"plain{size}" in done}
+    for step, name in (("scratch", "from random weights"), ("supernet", "supernet")):
+        if step in done:
+            for end, mflops in zip(("smallest", "largest"), ends(folder / step), strict=True):
+                seconds = {"seconds": done[step]["seconds"]} if end == "largest" else {}
+                rows[f"{name}, {end}"] = {"top1": done[step][end], "mflops": mflops, **seconds}
+    if "random" in done:
+        rows["supernet, random"] = done["random"]
+    if "search" in done:
+        for i, score in enumerate(read_json(folder / "chosen/rescore.json", "scores")["networks"]):
+            rows[f"search, network {i + 1}"] = {"top1": score["top1"],
+                                                "mflops": float(score["name"].partition("@")[2])}
+        rows["search, all of it"] = {"seconds": done["search"]["seconds"]}
     return rows
+
+
+def ends(supernet: Path) -> list[float]:
+    """Returns the MFLOPs of the smallest and the largest subnet of a supernet."""
+    resolutions = supernet_sizes(supernet)
+    space = get_search_space(SPACE, resolutions=resolutions)
+    return [flops(arch, resolutions) for arch in space.extremes()]
 
 
 def flops(arch: dict[str, Any], resolutions: Sequence[int]) -> float:
