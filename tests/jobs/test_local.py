@@ -384,7 +384,8 @@ def test_a_full_disk_is_no_failure_of_an_architecture(tmp_path):
             list(engine.run([job("b", "full_disk")]))
 
 
-def test_an_evaluator_reads_nothing_from_stdin():
+def test_an_evaluator_reads_nothing_from_stdin(monkeypatch):
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)  # Ray names its own debugger there
     with get_engine("local", SPEC, slots=[Devices()], timeout=20) as engine:
         results = {r.job.name: r for r in engine.run([job("a", "reads_stdin"),
                                                       job("b", "breakpoint"),
