@@ -26,6 +26,7 @@ def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, *,
         title: the network's name.
         command: of the fine-tuning.
     """
+    from data_providers.datasets import has_split
     from networks import build_from_config, load_weights, read_config
     from training.loops import evaluate
 
@@ -33,20 +34,12 @@ def write_tuned_hub(folder: Path, provider: "DataProvider", resolution: int, *,
         return
     net = build_from_config(read_config(folder / "net.config")).to(device)
     load_weights(net, folder / "net.init")
-    split, role = scored_split(provider)
+    held_out = provider.holds_out_validation
+    split, role = ("test", UNSEEN) if held_out and has_split(
+        provider.info.name, provider.path, "test") else ("valid", CHOSEN_BY)
     figures = evaluate(net, provider.eval_batches(split, resolution, device=device))
-    name = "test images" if split == "test" or not provider.holds_out_validation \
-        else "validation images"
+    name = "test images" if split == "test" or not held_out else "validation images"
     card = Card(title, provider.info.name, {},
                 [Accuracy(name, int(figures["n_images"]), figures["top1"], role)],
                 {"fine-tuning": command})
     give_to_timm(net, folder / HUB, Preprocessing.of(resolution, provider.facts()), card)
-
-
-def scored_split(provider: "DataProvider") -> tuple[str, str]:
-    """Returns the split that tells most about a tuned network, and what it was used for."""
-    from data_providers.datasets import has_split
-
-    if provider.holds_out_validation and has_split(provider.info.name, provider.path, "test"):
-        return "test", UNSEEN
-    return "valid", CHOSEN_BY

@@ -197,7 +197,9 @@ def select(front: Sequence[Record], n: int, wanted: dict[str, float], sec_obj: s
     values = objectives(front)
     if wanted:
         point = preferred_point(values, wanted, sec_obj.split("+"))
-        chosen = np.argsort(asf(_costs(values, point, signs), point), kind="stable")[:n]
+        reciprocal = point**2 / np.where(values > 0, values, 1e-10)  # of what is maximised
+        costs = np.where(np.asarray(signs) < 0, reciprocal, values)
+        chosen = np.argsort(asf(costs, point), kind="stable")[:n]
     else:
         chosen = high_tradeoff(values * signs, n)
     return sorted({*chosen.tolist(), most_accurate(front)})
@@ -211,12 +213,6 @@ def most_accurate(records: Sequence[Record]) -> int:
 def apart(values: Mapping[str, Any], columns: Container[str], kind: str) -> dict[str, Any]:
     """Returns values in which one that is called as a column is `<name> (<kind>)`."""
     return {f"{key} ({kind})" if key in columns else key: value for key, value in values.items()}
-
-
-def _costs(values: np.ndarray, point: np.ndarray, signs: np.ndarray | float) -> np.ndarray:
-    """Returns (n, m) values to be minimised against `point`; of maximised ones the reciprocal."""
-    reciprocal = point**2 / np.where(values > 0, values, 1e-10)
-    return np.where(signs < 0, reciprocal, values)
 
 
 def places(front: Sequence[Record], chosen: Sequence[int], objective: str,

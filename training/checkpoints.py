@@ -150,13 +150,11 @@ class Checkpoints:
 
     def _write(self, name: str, state: Mapping[str, Any], done: int, epoch: int,
                metric: float | None) -> None:
+        record = {"checkpoint_files": [tuple(row) for row in self.ranked],
+                  "best_epoch": self.best and self.best.epoch,
+                  "best_metric": self.best and self.best.metric, "pending": (epoch, metric)}
         save_training_state(self.folder / name, **{
-            **state, "epoch": done, "metric": metric, "saver": self._record(epoch, metric)})
-
-    def _record(self, epoch: int, metric: float | None) -> dict[str, Any]:
-        return {"checkpoint_files": [tuple(row) for row in self.ranked],
-                "best_epoch": self.best and self.best.epoch,
-                "best_metric": self.best and self.best.metric, "pending": (epoch, metric)}
+            **state, "epoch": done, "metric": metric, "saver": record})
 
     def _rank(self, epoch: int, metric: float, source: Path) -> bool:
         """Copies `source` to its ranked name, and to the best's, if it is good enough."""

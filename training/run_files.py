@@ -181,8 +181,10 @@ class Output:
             return
         self.epochs += 1
         text = ", ".join(f"{key} {value:.4f}" for key, value in evaluation.items()) or "none"
+        pace = (time.monotonic() - self.start) / self.epochs
+        left = timedelta(seconds=round(pace * (self.run.n_epochs - epoch - 1)))
         log.info("epoch %d: train loss %.4f, %.1f images/s; evaluation: %s; %s left", epoch,
-                 train["loss"], train["images_per_s"], text, self._time_left(epoch))
+                 train["loss"], train["images_per_s"], text, left)
         if self.folder:
             self._write_epoch(self.folder, epoch, {"train": train, "eval": evaluation}, lr)
 
@@ -202,11 +204,6 @@ class Output:
             self.on_best(self.run.best, folder)
         if best := self.checkpoints.best:
             log.info("best %s: %.4f (epoch %d)", self.metric, best.metric, best.epoch)
-
-    def _time_left(self, epoch: int) -> timedelta:
-        """Returns the time that the other epochs need at the pace so far, in whole seconds."""
-        pace = (time.monotonic() - self.start) / self.epochs
-        return timedelta(seconds=round(pace * (self.run.n_epochs - epoch - 1)))
 
     def __enter__(self) -> Self:
         return self
