@@ -36,7 +36,7 @@ SEED_STRIDE = 100_003
 PLATEAU_STATE = ("best", "last_epoch", "num_bad_epochs", "cooldown_counter")
 
 # The layers of --layer-decay: the first convolution, each block, and all behind the blocks.
-LAYERS = {"stem": r"^(first_conv|stem)", "blocks": r"^blocks\.(\d+)"}
+LAYERS = {"stem": r"^(?:first_conv|stem)", "blocks": r"^blocks\.(\d+)"}
 
 Evaluation = Callable[[nn.Module], dict[str, float]]
 
