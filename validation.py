@@ -19,7 +19,7 @@ from evaluator.layers import config_layers
 from evaluator.options import with_dataset
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS, choose_transform
-from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
+from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
 from search_space import NAMES, family_of, read_subnet
 from utils.errors import UserError
 from utils.flags import refuse_idle, warn
@@ -36,7 +36,7 @@ OF_THE_IMAGES = ("--data", "--download", "--max_damaged", *OF_THE_SPLIT, "--work
 PICTURES = 32  # in a batch of --predict
 
 
-def open_data(args: argparse.Namespace, transform: str | None, facts: SupernetMeta) -> Any:
+def open_data(args: argparse.Namespace, transform: str | None, facts: SupernetInfo) -> Any:
     """Returns the data provider that the flags describe; raises UserError where it is missing.
 
     Images are normalised by the network's file, else by the data set's row.
@@ -53,7 +53,7 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     With --predict there is what `described` returns in place of the provider.
     """
     config = read_config(args.model)
-    facts = SupernetMeta.of_config(config, args.model)
+    facts = SupernetInfo.of_config(config, args.model)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.model)
     transform = choose_transform(args.transform, config, args.dataset, args.model)
     from networks import build_from_config, load_weights  # the first that imports torch
@@ -65,7 +65,7 @@ def load_static(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     return net, data, resolution
 
 
-def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetMeta,
+def described(args: argparse.Namespace, config: dict[str, Any], facts: SupernetInfo,
               transform: str | None) -> tuple[DatasetInfo, list[str]]:
     """Returns how pictures are prepared, and the names of the classes, by the network's file.
 
@@ -97,7 +97,7 @@ def load_subnet(args: argparse.Namespace) -> tuple["nn.Module", Any, int]:
     from networks import cut_subnet, load_supernet
 
     net = cut_subnet(load_supernet(args.supernet_path, family=family_of(space)), arch)
-    return net, open_data(args, args.transform, SupernetMeta()), resolution
+    return net, open_data(args, args.transform, SupernetInfo()), resolution
 
 
 def say(line: str) -> None:

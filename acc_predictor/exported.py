@@ -38,7 +38,7 @@ class ExportedPredictor:
         archs: n architectures that were evaluated.
         top1_err: their n errors in percent.
         reported: further figures of each architecture, by name: n numbers each.
-        meta: of the supernet, as `networks.supernet_info.SupernetMeta`: space, resolutions,
+        meta: of the supernet, as `networks.supernet_info.SupernetInfo`: space, resolutions,
             classes, width.
         quality: how well it predicts in cross-validation, see `cross_validated`.
     """

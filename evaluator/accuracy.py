@@ -195,7 +195,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
                             f"FILE ({program('train_supernet.py')} makes one)")
         self.supernet = networks.load_supernet(options.supernet_path,
                                                family=search_space.family_of(options.search_space))
-        super().__init__(_normalised_as(options, networks.SupernetMeta.of(self.supernet.meta)))
+        super().__init__(_normalised_as(options, networks.SupernetInfo.of(self.supernet.meta)))
         if not self.n_epochs:
             check_classes(options.supernet_path, self.supernet.classifier.out_features,
                           self.provider.n_classes)
@@ -265,7 +265,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         return search_space.check_arch(arch, self._space(arch))
 
 
-def _normalised_as(options: EvaluationOptions, meta: networks.SupernetMeta) -> EvaluationOptions:
+def _normalised_as(options: EvaluationOptions, meta: networks.SupernetInfo) -> EvaluationOptions:
     """Returns the options with the mean and std that the supernet was trained with on this data."""
     if options.mean or options.std or meta.dataset != options.dataset:
         return options

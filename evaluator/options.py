@@ -10,7 +10,7 @@ from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS, MAX_DAMAGED
 from evaluator.runtimes import RUNTIME_FLAG
 from networks.configs import read_config
-from networks.supernet_info import SupernetMeta, read_supernet_info
+from networks.supernet_info import SupernetInfo, read_supernet_info
 from search_space import NAMES
 
 SUPERNET = "./data/ofa_mbv3_d234_e346_k357_w1.0"
@@ -110,8 +110,8 @@ def with_dataset(args: argparse.Namespace, config: str | None,
     Raises:
         UserError: a damaged config; or --data is typed, and the data set has no folder.
     """
-    recorded = SupernetMeta.of_config(read_config(config), config) if config \
-        else read_supernet_info(supernet) if supernet else SupernetMeta()
+    recorded = SupernetInfo.of_config(read_config(config), config) if config \
+        else read_supernet_info(supernet) if supernet else SupernetInfo()
     dataset = args.dataset
     if "dataset" not in args.typed and recorded.dataset in DATASETS:
         dataset = recorded.dataset

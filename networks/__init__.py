@@ -11,7 +11,7 @@ _MODULES = {
     "configs": ("check_config", "choose_resolution", "read_config", "recorded_resolution",
                 "to_old_naming", "write_config"),
     "families": ("FAMILIES",),
-    "supernet_info": ("SupernetMeta", "read_supernet_info"),
+    "supernet_info": ("SupernetInfo", "read_supernet_info"),
     "inverted_residuals": ("NSGANetV2", "ProxylessNASNets"),
     "resnet50": ("ResNets",),
     "static": ("StaticNetwork", "replace_classifier"),

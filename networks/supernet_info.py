@@ -1,7 +1,7 @@
 """What a supernet's checkpoint records of its training, read without torch.
 
 `train_supernet.py` stores under `meta` what the supernet was trained on, in plain Python: the
-fields of `SupernetMeta`.
+fields of `SupernetInfo`.
 """
 
 import io
@@ -57,7 +57,7 @@ class _Reader(pickle.Unpickler):
 
 
 @dataclass(frozen=True)
-class SupernetMeta:
+class SupernetInfo:
     """What a supernet was trained on; None where a checkpoint does not record it.
 
     Attributes:
@@ -137,14 +137,14 @@ _RULES: dict[str, Callable[[Any], bool]] = {  # in the order of the fields
     "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 
-def read_supernet_info(path: str | os.PathLike) -> SupernetMeta:
+def read_supernet_info(path: str | os.PathLike) -> SupernetInfo:
     """Returns what a checkpoint records; nothing where it has no `meta` or cannot be read here.
 
     The file is opened once. Whether it is a sound checkpoint shows when it is loaded
     (`networks.load_supernet`).
     """
     content = _read(path)
-    return SupernetMeta.of(content.get("meta"), _count_outputs(content.get("state_dict")))
+    return SupernetInfo.of(content.get("meta"), _count_outputs(content.get("state_dict")))
 
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:

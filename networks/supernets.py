@@ -13,7 +13,7 @@ from networks.checkpoints import Checkpoint, load_state, read_checkpoint
 from networks.configs import ORIGINAL_SPACE, Config, check_config, config_family
 from networks.families import FAMILIES, family_of_state, get_family
 from networks.static import StaticNetwork, WithoutInit
-from networks.supernet_info import SupernetMeta, check_supernet_exists
+from networks.supernet_info import SupernetInfo, check_supernet_exists
 from search_space.base import Arch
 from utils.errors import UserError
 from utils.registry import TIMM, load_class
@@ -78,7 +78,7 @@ def load_supernet(path: str | os.PathLike, n_classes: int | None = None,
     checkpoint = read_checkpoint(path)
     family = _family_of(checkpoint, family, path)
     classes, width = supernets_of(family).shape(
-        checkpoint.state, path, SupernetMeta.of(checkpoint.meta).width)
+        checkpoint.state, path, SupernetInfo.of(checkpoint.meta).width)
     if n_classes not in (None, classes):
         raise UserError(f"{path}: the classifier has {classes} classes, not {n_classes}; pass the "
                         "class count that the supernet was trained with")

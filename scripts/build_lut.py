@@ -39,7 +39,7 @@ from evaluator.timing import (
     device_name,
     watched_processor,
 )
-from networks.supernet_info import SupernetMeta, check_supernet_file, read_supernet_info
+from networks.supernet_info import SupernetInfo, check_supernet_file, read_supernet_info
 from search_space import DEFAULT, get_search_space, refuse_code
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
@@ -54,14 +54,14 @@ OLDER = {"runtime": TORCH, "precision": PRECISION}
 OF_A_SPACE = ("--supernet_path", "--search_space", "--n_classes", "--width")
 
 
-def read_supernet(args: argparse.Namespace) -> SupernetMeta:
+def read_supernet(args: argparse.Namespace) -> SupernetInfo:
     """Returns what the supernet of `--supernet_path` records, with its width; nothing without one.
 
     Raises:
         UserError: no such file, or it names code for its space, which must be typed.
     """
     if not args.supernet_path:
-        return SupernetMeta()
+        return SupernetInfo()
     check_supernet_file(args.supernet_path)
     supernet = read_supernet_info(args.supernet_path)
     if "search_space" not in args.typed:

@@ -23,7 +23,7 @@ from data_providers.table import DATASETS
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import choose_transform
 from networks.export import FORMATS, Description, get_format
-from networks.supernet_info import TUNE_FIRST, SupernetMeta, check_classes
+from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
 from utils.errors import UserError
 from utils.files import own_folder, write_json
 from utils.flags import refuse_idle, warn
@@ -189,7 +189,7 @@ def load_network(args: argparse.Namespace) -> ExportedNetwork:
         UserError: a wrong config, weights of another network, or other classes than the data's.
     """
     config = read_config(args.source)
-    facts = SupernetMeta.of_config(config, args.source)
+    facts = SupernetInfo.of_config(config, args.source)
     resolution = choose_resolution(args.img_size, recorded_resolution(config), args.source)
     from networks import build_from_config, load_weights
 

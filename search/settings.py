@@ -13,7 +13,7 @@ from acc_predictor.exported import ExportedPredictor, is_exported
 from data_providers.table import get_dataset_info
 from evaluator import EVALUATORS
 from evaluator.options import EvaluationSettings
-from networks.supernet_info import SupernetMeta, read_supernet_info
+from networks.supernet_info import SupernetInfo, read_supernet_info
 from search_space import refuse_code, search_space_class
 from utils.errors import UserError
 from utils.files import shipped
@@ -76,7 +76,7 @@ class Settings(EvaluationSettings):
     warm_start: str | None = None
     uniform_sample: bool = False
     reused: bool | None = None
-    supernet: SupernetMeta = field(default=SupernetMeta(), repr=False, metadata=_NOT_STORED)
+    supernet: SupernetInfo = field(default=SupernetInfo(), repr=False, metadata=_NOT_STORED)
     typed: frozenset[str] = field(default=frozenset(), repr=False, metadata=_NOT_STORED)
 
     @classmethod
@@ -132,7 +132,7 @@ def resolve(values: Mapping[str, Any], typed: Collection[str] = ()) -> Settings:
 def _filled(settings: Settings, has_resolutions: bool) -> Settings:
     """Returns settings with what the supernet and the data set's row decide filled in."""
     info = get_dataset_info(settings.dataset)
-    supernet = settings.supernet if settings.evaluator in ("ofa", "oracle") else SupernetMeta()
+    supernet = settings.supernet if settings.evaluator in ("ofa", "oracle") else SupernetInfo()
     if settings.evaluator == "ofa" and not settings.supernet_path:
         supernet = read_supernet_info(info.supernet)
     row: dict[str, Any] = {
@@ -147,16 +147,16 @@ def _filled(settings: Settings, has_resolutions: bool) -> Settings:
                       if getattr(settings, name) is None})
 
 
-def _read_info(evaluator: str | None, path: str | None) -> SupernetMeta:
+def _read_info(evaluator: str | None, path: str | None) -> SupernetInfo:
     """Returns what the supernet, or the exported predictor that an oracle asks, records."""
     if not path:
-        return SupernetMeta()
+        return SupernetInfo()
     if evaluator == "oracle":
-        return SupernetMeta.of(ExportedPredictor.read(path).meta if is_exported(path) else None)
+        return SupernetInfo.of(ExportedPredictor.read(path).meta if is_exported(path) else None)
     return read_supernet_info(path)
 
 
-def _recorded(supernet: SupernetMeta, values: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(supernet: SupernetInfo, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings that a supernet's record decides where `values` do not."""
     found: dict[str, Any] = {"search_space": supernet.search_space, "dataset": supernet.dataset}
     if supernet.dataset and get_dataset_info(supernet.dataset).n_classes is None:

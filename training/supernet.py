@@ -19,7 +19,7 @@ from data_providers.table import get_dataset_info
 from data_providers.transforms import CROP_STEP
 from networks.checkpoints import load_weights, save_weights
 from networks.pretrained import fill_pretrained, statistics_of
-from networks.supernet_info import SupernetMeta
+from networks.supernet_info import SupernetInfo
 from networks.supernets import build_supernet, load_supernet
 from networks.warm_start import fill_from_network, with_classes
 from search_space import family_of, get_search_space
@@ -186,7 +186,7 @@ def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> st
 def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]:
     """Returns what the checkpoint records of its training, in plain Python."""
     provider, recipe = training.provider, training.recipe
-    facts = SupernetMeta(
+    facts = SupernetInfo(
         search_space=args.search_space, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from networks.checkpoints import load_weights
 from networks.configs import Config, read_config
-from networks.supernet_info import SupernetMeta
+from networks.supernet_info import SupernetInfo
 from training.checkpoints import History
 from training.flags import check_processes
 from training.loops import CountedBatches, Objective
@@ -68,7 +68,7 @@ def load_all(args: argparse.Namespace, open_data: Opener,
              n_processes: int = 1) -> tuple[Any, Networks]:
     """Returns the images and the networks; raises UserError for whatever is wrong with them."""
     config = read_config(args.model_config)
-    SupernetMeta.of_config(config, args.model_config)
+    SupernetInfo.of_config(config, args.model_config)
     if args.teacher:
         check_teacher(args.teacher, args.teacher_checkpoint)
     data = open_data(args, config, n_processes)

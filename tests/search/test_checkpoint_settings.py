@@ -10,7 +10,7 @@ import pytest
 
 from evaluator import build_evaluator
 from networks import build_supernet, load_supernet, save_weights
-from networks.supernet_info import SupernetMeta
+from networks.supernet_info import SupernetInfo
 from search.runner import make_parts
 from search.settings import resolve
 from tests.conftest import ROOT
@@ -23,7 +23,7 @@ def own(tmp_path_factory):
     root = tmp_path_factory.mktemp("own")
     for part in ("train", "val"):
         class_folders(root / "data" / part, 3, 8, ".png")
-    meta = SupernetMeta(search_space="mbv3", dataset="folder", resolutions=[32, 40], vld_size=6,
+    meta = SupernetInfo(search_space="mbv3", dataset="folder", resolutions=[32, 40], vld_size=6,
                         n_classes=3, class_names=["a", "b", "c"], mean=[0.5] * 3, std=[0.2] * 3,
                         transform="squash")
     save_weights(build_supernet(3, 0.35, dropout=0.0), root / "ofa_own_w0.35",
@@ -95,7 +95,7 @@ def test_costs_are_of_the_width_that_the_checkpoint_says(own, tmp_path):
     settings = {"dataset": "folder", "data": str(own / "data")}
     named = resolve({**settings, "supernet_path": str(own / "ofa_own_w0.35")})
     path = tmp_path / "mine"
-    save_weights(build_supernet(3, 0.35, dropout=0.0), path, meta=SupernetMeta(
+    save_weights(build_supernet(3, 0.35, dropout=0.0), path, meta=SupernetInfo(
         dataset="folder", resolutions=[32, 40], width=0.35).to_json())
     X = make_parts(named).space.draw(5, np.random.default_rng(0))
     values = [make_parts(resolve({**settings, "supernet_path": str(file)})).objectives[0].values(X)
