@@ -360,9 +360,9 @@ def print_plan(settings: Settings, folder: RunFolder) -> None:
     start = starting_point(settings, parts, folder)
     n_doe = settings.n_doe if start is None or start.reason else 0
     planned = n_doe + settings.planned - settings.n_doe
+    images = count_images(settings) if settings.evaluator not in IDLE else ImageCounts(0, 0, False)
     print(f"plan: {planned} evaluations ({n_doe} initial, {settings.iterations} "
           f"iterations of {settings.n_iter}), {n_slots} at a time, into {settings.save}")
-    images = count_images(settings) if settings.evaluator not in IDLE else ImageCounts(0, 0, False)
     for line in describe_settings(settings, parts, images):
         print(one_line(line))  # settings may be anybody's
     if start is not None:

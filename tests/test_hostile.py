@@ -59,6 +59,8 @@ COMMANDS = {
         "teacher_checkpoint": ["--save", "{folder}/new_w0.1", "--teacher", "{config}",
                                "--teacher_checkpoint", "{evil}"],
         "from_": ["--save", "{folder}/new_w0.1", "--from", "{config}", "{evil}"],
+        "pretrained": ["--save", "{folder}/new", "--search_space", "timm:mobilenetv3_small_050",
+                       "--pretrained", "{evil}"],
         "resume": ["--save", "{evil}", "--resume"]},
 }
 CASES = [(command, option) for command, options in COMMANDS.items() for option in options]

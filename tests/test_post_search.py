@@ -281,7 +281,7 @@ def test_a_folder_that_holds_another_network_is_left_alone(tmp_path):
 
 def test_the_flag_goes_before_what_the_search_stored():
     args = SimpleNamespace(supernet_path="mine", dataset=None, data=None, n_classes=None,
-                           download=False)
+                           download=False, typed={"supernet_path"})
     stored = {"supernet_path": "w", "dataset": "digits", "seed": 3, "n_classes": 10}
     resolved = post_search.resolve(args, stored)
     assert (resolved["supernet_path"], resolved["dataset"], resolved["seed"]) == (

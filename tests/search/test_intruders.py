@@ -336,12 +336,14 @@ def test_retry_failed_is_meant_for_one_call(finished, tmp_path, run_command):
 
 def test_a_plan_says_when_the_cache_cannot_hold_its_images(tmp_path, run_command):
     """50,000 test images in 17 resolutions are 134 GB; 10,000 of the training set fit."""
-    (tmp_path / "data").mkdir()
-    flags = ["msunas.py", "--dry_run", "--data", tmp_path / "data", "--supernet_path",
+    flags = ["msunas.py", "--dry_run", "--data", tmp_path / "elsewhere", "--supernet_path",
              ROOT / "data/ofa_digits_d234_e346_k357_w0.35", "--n_epochs", 1]
     whole = run_command(*flags, "--test").stdout
     assert "the images in 17 resolutions need 134 GB, but --cache_gb is 32" in whole
     assert "--cache_gb is" not in run_command(*flags, "--vld_size", 10_000).stdout
+    (tmp_path / "elsewhere").mkdir()  # a folder that is here is counted
+    done = run_command(*flags, "--test")
+    assert done.returncode == 2 and not done.stdout and "--dataset folder" in done.stderr
 
 
 @pytest.fixture

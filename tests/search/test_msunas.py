@@ -326,7 +326,7 @@ def test_random_search_is_a_search_without_iterations(tmp_path, run_command):
     done = run_command(*command(tmp_path / "run"), "--iterations", 0)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "run").glob("*.stats")) == ["iter_0.stats"]
-    assert done.stdout.startswith(f"search of 60 evaluations in {tmp_path / 'run'}: starting, ")
+    assert done.stdout.startswith(f"search of 52 evaluations in {tmp_path / 'run'}: starting, ")
 
 
 def test_dry_run_writes_nothing(tmp_path, run_command):
