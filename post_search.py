@@ -138,7 +138,7 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
             raise UserError("--trust model: needs the search space; name its code with "
                             "--search_space")
         records, expected = selection.trusted(archive, found.vectors, found.space,
-                                    found.settings.get("seed", 0))
+                                              found.settings.get("seed", 0))
     front = selection.front_within(records, limits, found.sec_obj, signs)
     chosen = [selection.most_accurate(front)] if limits and args.n == 1 and not wanted else \
         selection.select(front, args.n, wanted, found.sec_obj, signs)
