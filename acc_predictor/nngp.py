@@ -75,7 +75,7 @@ class NNGP(AccPredictor):
                 else GeneFeatures.of_space(self.space, X))
 
     def _learn(self, Z: np.ndarray, z: np.ndarray,
-               noisiness: np.ndarray | float = 1.0) -> "_Posterior":
+               noisiness: np.ndarray | float = 1.0) -> "Posterior":
         """Returns the process that has seen (n, p) inputs and (n,) standardised targets.
 
         Args:
@@ -86,7 +86,7 @@ class NNGP(AccPredictor):
             part = np.random.default_rng(self.seed).choice(part, MAX_POINTS, replace=False)
         h = _Evidence(Z[part], self._features.group, z[part], self.n_layers,
                       np.broadcast_to(noisiness, len(Z))[part]).maximise()
-        return _Posterior.of(Z, z, h, self.n_layers, noisiness)
+        return Posterior.of(Z, z, h, self.n_layers, noisiness)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
         return self._posterior.mean(self._inputs(X)) * self._std + self._mean
@@ -173,7 +173,7 @@ class _Evidence:
             [by_weight, [by_bias, h.scale * (W * network.kernel).sum(), by_noise]])
 
 
-class _Posterior(NamedTuple):
+class Posterior(NamedTuple):
     """A Gaussian process conditioned on (n, p) inputs.
 
     Attributes:

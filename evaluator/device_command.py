@@ -4,7 +4,6 @@ The command runs without a shell. Its words may hold `{model}` (a file of the ne
 file of the architecture in JSON) and `{r}` (its resolution in pixels).
 """
 
-import json
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from statistics import median
 from typing import IO, Any
 
 from utils.errors import UserError, one_line
-from utils.files import parse_json
+from utils.parsing import parse_json
 
 PLACEHOLDERS = ("{model}", "{arch}", "{r}")
 KEY = "ms"
@@ -165,7 +164,7 @@ def _object(text: str) -> dict[str, Any] | None:
         return None
     try:
         value = parse_json(text)
-    except (ValueError, UserError, json.JSONDecodeError, RecursionError):
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

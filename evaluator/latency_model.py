@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from acc_predictor.features import GeneFeatures
-from acc_predictor.nngp import NNGP, _Posterior
+from acc_predictor.nngp import NNGP, Posterior
 from evaluator.costs import CostModel
 from search_space import Gene, SearchSpace, get_search_space, name_of
 from search_space.base import rows_in, unique_rows
@@ -158,7 +158,7 @@ class LatencyModel(NNGP):
         return super()._inputs(X) * self._features.emphasis
 
     def _learn(self, Z: np.ndarray, z: np.ndarray,
-               noisiness: np.ndarray | float = 1.0) -> _Posterior:
+               noisiness: np.ndarray | float = 1.0) -> Posterior:
         noisiness = np.broadcast_to(noisiness, len(z))
         for _ in range(ROUNDS):
             posterior = super()._learn(Z, z, noisiness)
@@ -168,7 +168,7 @@ class LatencyModel(NNGP):
         return posterior
 
 
-def _noisiness(posterior: _Posterior, noisiness: np.ndarray) -> np.ndarray:
+def _noisiness(posterior: Posterior, noisiness: np.ndarray) -> np.ndarray:
     """Returns the (n,) factors of the noise that the left-out residuals of a process speak for."""
     inverse = solve_triangular(posterior.factor, np.eye(len(noisiness)), lower=True)
     precision = (inverse ** 2).sum(axis=0)  # of each target, given all others

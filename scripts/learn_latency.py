@@ -21,7 +21,7 @@ from evaluator.latency import WIDTHS
 from evaluator.latency_campaign import Campaign, learn_from_table
 from evaluator.latency_model import MIN_NETWORKS
 from networks.export import FORMATS
-from search_space import DEFAULT, SEARCH_SPACES
+from search_space import DEFAULT, NAMES
 from utils.errors import UserError
 from utils.flags import refuse_idle
 from utils.invocation import program
@@ -38,8 +38,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                                     program("scripts/learn_latency.py")),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--search_space", metavar="NAME",
-                   help=f"of the networks: {', '.join(sorted(SEARCH_SPACES))}, or module:Class "
-                        f"(default: {DEFAULT}; with --measured the one that the file is of)")
+                   help=f"of the networks: {NAMES} (default: {DEFAULT}; with --measured the one that the file is of)")
     p.add_argument("--n", type=count(2 * MIN_NETWORKS), default=100,
                    help="networks to learn from (default: %(default)s)")
     p.add_argument("--seed", type=count(0, 2**63), default=0,
