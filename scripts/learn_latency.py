@@ -38,7 +38,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                                     program("scripts/learn_latency.py")),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--search_space", metavar="NAME",
-                   help=f"of the networks: {NAMES} (default: {DEFAULT}; with --measured the one that the file is of)")
+                   help=f"of the networks: {NAMES} (default: {DEFAULT}; with --measured the "
+                        "one that the file is of)")
     p.add_argument("--n", type=count(2 * MIN_NETWORKS), default=100,
                    help="networks to learn from (default: %(default)s)")
     p.add_argument("--seed", type=count(0, 2**63), default=0,
