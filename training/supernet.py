@@ -63,11 +63,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         warn_if_slow(precision, world.device)
     if args.resume:
         training.resume(state)
-    times = TimeLeft([training.seconds_of_a_step(i) if epochs else 0.0
-                      for i, epochs in enumerate(training.recipe.epochs)],
-                     training.recipe.epochs, len(training.loader),
-                     training.seconds_of_the_teacher(), training.taught_steps,
-                     training.epoch * len(training.loader) + training.batch)
+    times = _measured_times(training)
     say(world, plan(args, training, times))
     if args.dry_run:
         return
@@ -120,9 +116,17 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
             load_weights(training.net, checkpoint)
         else:
             save_weights(training.net, checkpoint, meta=meta(args, training))
-        say(world, f"test images: {_percent(training.score_extremes('test'))}")
-        say(world, f"wrote {checkpoint}")
-        say(world, f"next, a search: {search_command(args, checkpoint)}")
+        say(world, f"test images: {_percent(training.score_extremes('test'))}\n"
+                   f"wrote {checkpoint}\nnext, a search: {search_command(args, checkpoint)}")
+
+
+def _measured_times(training: SupernetTraining) -> TimeLeft:
+    """Returns what estimates the time of a training, from a few steps that are measured now."""
+    return TimeLeft([training.seconds_of_a_step(i) if epochs else 0.0
+                     for i, epochs in enumerate(training.recipe.epochs)],
+                    training.recipe.epochs, len(training.loader),
+                    training.seconds_of_the_teacher(), training.taught_steps,
+                    training.epoch * len(training.loader) + training.batch)
 
 
 def search_command(args: argparse.Namespace, checkpoint: Path) -> str:
@@ -137,10 +141,8 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
     """Returns the training that the flags describe, at its beginning."""
     if args.teacher is not None:
         check_teacher(args.teacher, args.teacher_checkpoint)
-    provider = DataProvider(args.dataset, args.data, vld_size=args.vld_size, seed=args.seed,
-                            n_workers=args.n_workers, download=args.download,
-                            max_damaged=args.max_damaged,
-                            **statistics_of(args.search_space) if args.pretrained else {})
+    provider = DataProvider.of(args, args.n_workers, **(
+        statistics_of(args.search_space) if args.pretrained else {}))
     if "crop_scale" in args.typed and CROP_STEP not in provider.info.train_aug:
         raise UserError(f"--crop_scale: no random part is cut out of the training images of "
                         f"{args.dataset}; leave it out")
