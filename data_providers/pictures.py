@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import one_line
 from utils.files import open_regular
@@ -107,7 +107,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _open(file: IO[bytes]) -> Image.Image:
-    image = Image.open(file, formats=FORMATS)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:  # whose text is about the open file
+        raise ValueError(f"damaged, or none of {', '.join(FORMATS)}") from None
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS or long > MAX_ASPECT * short:
         raise ValueError(f"{image.width} x {image.height} pixels are too many, or too narrow")
