@@ -182,7 +182,7 @@ def test_other_formats_are_refused_whatever_their_name(tmp_path, monkeypatch, ki
         content = {"BLP": b"BLP2" + bytes(1200)}[kind]
     (tmp_path / "a.jpg").write_bytes(content)
     for read in (read_picture, picture_size):
-        with pytest.raises(DAMAGED, match="none of JPEG, PNG, .*AVIF"):
+        with pytest.raises(DAMAGED, match=r"none of JPEG, PNG, .*AVIF"):
             read(tmp_path / "a.jpg")
 
 
