@@ -56,6 +56,14 @@ class _Graph:
                       strides=[stride] * 2, pads=[kernel // 2] * 4, group=groups)
         return self.act(y, act)
 
+    def convolutions(self, x: str, layer: Layer) -> str:
+        """Adds the convolutions of a layer, each with its squeeze-and-excite module."""
+        for part in layer.convolutions:
+            x = self.conv(x, part.in_channels, part.out_channels, part.kernel, part.stride,
+                          part.groups, part.act)
+            x = self.squeeze_excite(x, part.out_channels) if part.se else x
+        return x
+
     def act(self, x: str, act: str | None) -> str:
         """Adds an activation, if there is one."""
         if act == "relu6":
@@ -72,25 +80,13 @@ class _Graph:
         return self.node("Mul", x, self.conv(y, mid, channels, act="h_sigmoid"))
 
 
-def _conv(g: _Graph, layer: Layer, x: str) -> str:
-    y = g.conv(x, layer.in_channels, layer.out_channels, layer.kernel, layer.stride,
-               act=layer.act)
-    y = g.squeeze_excite(y, layer.out_channels) if layer.se else y
-    return g.node("Add", y, x) if layer.skip else y
-
-
-def _mbconv(g: _Graph, layer: Layer, x: str) -> str:
-    y = x if layer.expand == 1 else g.conv(x, layer.in_channels, layer.mid, act=layer.act)
-    y = g.conv(y, layer.mid, layer.mid, layer.kernel, layer.stride, layer.mid, layer.act)
-    y = g.squeeze_excite(y, layer.mid) if layer.se else y
-    y = g.conv(y, layer.mid, layer.out_channels)
+def _residual(g: _Graph, layer: Layer, x: str) -> str:
+    y = g.convolutions(x, layer)
     return g.node("Add", y, x) if layer.skip else y
 
 
 def _bottleneck(g: _Graph, layer: Layer, x: str) -> str:
-    y = g.conv(x, layer.in_channels, layer.mid, act=layer.act)
-    y = g.conv(y, layer.mid, layer.mid, layer.kernel, layer.stride, act=layer.act)
-    y = g.conv(y, layer.mid, layer.out_channels)
+    y = g.convolutions(x, layer)
     if not layer.skip:
         if layer.stride > 1:
             x = g.node("AveragePool", x, kernel_shape=[layer.stride] * 2,
@@ -112,7 +108,7 @@ def _linear(g: _Graph, layer: Layer, x: str) -> str:
 
 
 KINDS: dict[str, Callable[[_Graph, Layer, str], str]] = {
-    "conv": _conv, "mbconv": _mbconv, "bottleneck": _bottleneck, "max_pool": _max_pool,
+    "conv": _residual, "mbconv": _residual, "bottleneck": _bottleneck, "max_pool": _max_pool,
     "pool": lambda g, layer, x: g.node("GlobalAveragePool", x), "linear": _linear}
 
 

@@ -57,6 +57,18 @@ class Layer:
         return 1 if self.kind in ("pool", "mean", "linear") else -(-self.size // self.stride)
 
     @property
+    def convolutions(self) -> "tuple[Layer, ...]":
+        """What it runs one after another, without shortcuts; a simple layer is its only part."""
+        if self.kind not in ("mbconv", "bottleneck"):
+            return self.parts or (self,)
+        depthwise = self.kind == "mbconv"
+        first = Layer("conv", self.name, self.size, self.in_channels, self.mid, act=self.act)
+        middle = Layer("conv", self.name, self.size, self.mid, self.mid, self.kernel, self.stride,
+                       act=self.act, se=self.se, groups=self.mid if depthwise else 1)
+        last = Layer("conv", self.name, self.out_size, self.mid, self.out_channels)
+        return (middle, last) if depthwise and self.expand == 1 else (first, middle, last)
+
+    @property
     def key(self) -> str | None:
         """The layer's entry in a latency table, None for the pooling, which has no entry."""
         return _KEYS[self.kind](self)

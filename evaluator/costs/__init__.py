@@ -86,30 +86,20 @@ def _conv_parts(x: Layer) -> list[Costs]:
     return [conv, *(_squeeze_excite(x.out_channels, x.out_size, x.squeeze) if x.se else [])]
 
 
-def _mbconv_parts(x: Layer) -> list[Costs]:
-    parts = [_conv(x.mid, x.mid, x.out_size, x.kernel, groups=x.mid, act=x.act),
-             _conv(x.mid, x.out_channels, x.out_size)]
-    if x.expand != 1:
-        parts.append(_conv(x.in_channels, x.mid, x.size, act=x.act))
-    return parts + (_squeeze_excite(x.mid, x.out_size) if x.se else [])
+def _convolutions(x: Layer) -> list[Costs]:
+    return [costs for part in x.convolutions for costs in _conv_parts(part)]
 
 
 def _bottleneck_parts(x: Layer) -> list[Costs]:
-    parts = [_conv(x.in_channels, x.mid, x.size), _conv(x.mid, x.mid, x.out_size, x.kernel),
-             _conv(x.mid, x.out_channels, x.out_size)]
-    if x.skip:
-        return parts
-    averages = x.in_channels * x.out_size * x.out_size
-    return [*parts, Costs(0, averages, 0), _conv(x.in_channels, x.out_channels, x.out_size)]
+    shortcut = [Costs(0, x.in_channels * x.out_size * x.out_size, 0),
+                _conv(x.in_channels, x.out_channels, x.out_size)]
+    return _convolutions(x) + ([] if x.skip else shortcut)
 
 
 _PARTS: dict[str, Callable[[Layer], list[Costs]]] = {
-    "conv": _conv_parts,
-    "mbconv": _mbconv_parts,
+    **dict.fromkeys(("conv", "mbconv", "block", "linear"), _convolutions),
     "bottleneck": _bottleneck_parts,
-    "block": lambda x: [costs for part in x.parts for costs in _conv_parts(part)],
     "max_pool": lambda x: [Costs(0, 0, 0)],
-    "linear": _conv_parts,
     "norm": lambda x: [Costs(2 * x.in_channels, 0, 0)],
     "counted_bias": lambda x: [*_conv_parts(x), Costs(0, x.out_channels, 0)],
     "pool": lambda x: [_pool(x.in_channels, x.size)],

@@ -69,21 +69,20 @@ def _squeeze_excite(channels: int, size: int, held: int, squeeze: int = 0) -> li
             _Step(scaled, scaled + channels + held)]
 
 
-def _plain(x: Layer) -> list[_Step]:
-    before, after = _map(x.in_channels, x.size), _map(x.out_channels, x.out_size)
-    se = _squeeze_excite(x.out_channels, x.out_size, before * x.skip) if x.se else []
-    return [_Step(after, before + after), *se, *_addition(x)]
+def _branch(x: Layer, held: int) -> list[_Step]:
+    """The convolutions of a layer; from the second one on `held` elements exist next to them."""
+    steps, other = [], 0
+    for part in x.convolutions:
+        before, after = _map(part.in_channels, part.size), _map(part.out_channels, part.out_size)
+        steps.append(_Step(after, before + after + other))
+        other = held
+        if part.se:
+            steps += _squeeze_excite(part.out_channels, part.out_size, held, part.squeeze)
+    return steps
 
 
 def _block(x: Layer) -> list[_Step]:
-    held, steps = 0, []
-    for part in x.parts:
-        before, after = _map(part.in_channels, part.size), _map(part.out_channels, part.out_size)
-        steps.append(_Step(after, before + after + held))
-        held = _map(x.in_channels, x.size) * x.skip  # from the second one on beside its input
-        if part.se:
-            steps += _squeeze_excite(part.out_channels, part.out_size, held, part.squeeze)
-    return [*steps, *_addition(x)]
+    return [*_branch(x, held=_map(x.in_channels, x.size) * x.skip), *_addition(x)]
 
 
 def _addition(x: Layer) -> list[_Step]:
@@ -92,21 +91,9 @@ def _addition(x: Layer) -> list[_Step]:
     return [_Step(result, 2 * result)] if x.skip else []
 
 
-def _mbconv(x: Layer) -> list[_Step]:
-    start, middle = _map(x.in_channels, x.size), _map(x.mid, x.out_size)
-    held = start * x.skip
-    expanded = [] if x.expand == 1 else [_Step(_map(x.mid, x.size), start + _map(x.mid, x.size))]
-    widest = _map(x.mid, x.size) if expanded else start
-    depthwise = _Step(middle, widest + middle + (held if expanded else 0))
-    se = _squeeze_excite(x.mid, x.out_size, held) if x.se else []
-    project = _chain([middle, _map(x.out_channels, x.out_size)], held)
-    return [*expanded, depthwise, *se, *project, *_addition(x)]
-
-
 def _bottleneck(x: Layer) -> list[_Step]:
     start, result = _map(x.in_channels, x.size), _map(x.out_channels, x.out_size)
-    inner = [_map(x.mid, x.size), _map(x.mid, x.out_size), result]
-    branch = [_Step(inner[0], start + inner[0]), *_chain(inner, held=start)]
+    branch = _branch(x, held=start)
     if x.skip:
         return [*branch, *_addition(x)]
     averaged = _map(x.in_channels, x.out_size)
@@ -115,12 +102,8 @@ def _bottleneck(x: Layer) -> list[_Step]:
 
 
 _STEPS: dict[str, Callable[[Layer], list[_Step]]] = {
-    "conv": _plain,
-    "mbconv": _mbconv,
+    **dict.fromkeys(("conv", "mbconv", "block", "max_pool", "linear"), _block),
     "bottleneck": _bottleneck,
-    "block": _block,
-    "max_pool": _plain,
-    "linear": _plain,
     **dict.fromkeys(("pool", "mean"), lambda x: [
         _Step(x.in_channels, _map(x.in_channels, x.size) + x.in_channels)]),
 }
