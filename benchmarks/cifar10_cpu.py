@@ -109,9 +109,9 @@ def loss_of(net: Any, size: int, images: Any, labels: Any, soft: Any) -> Any:
 
 def score(net: Any, images: Any, size: int) -> list[int]:
     """Returns the number of test images that a network classifies rightly, and of all."""
-    from evaluator.rescore import hits
+    from evaluator.rescore import answers
 
-    right = hits(net, images.eval_batches("test", size))
+    right, _ = answers(net, images.eval_batches("test", size))
     return [int(right.sum()), len(right)]
 
 
@@ -167,7 +167,7 @@ def baselines(args: argparse.Namespace) -> None:
 
 def random(args: argparse.Namespace) -> None:
     """Measures random subnets that cost as much as the chosen ones; writes `random.json`."""
-    from evaluator.rescore import hits
+    from evaluator.rescore import answers
     from networks import cut_subnet, load_supernet
     from networks.batch_norm import recalibrate_bn
 
@@ -183,7 +183,7 @@ def random(args: argparse.Namespace) -> None:
             arch = space.decode(x)
             subnet = cut_subnet(supernet, arch)
             recalibrate_bn(subnet, images.calibration_batches(arch["r"]))
-            right = hits(subnet, images.eval_batches("test", arch["r"]))
+            right, _ = answers(subnet, images.eval_batches("test", arch["r"]))
             found.append({"like": net["name"], "flops": flops_of(space, costs, arch),
                           "right": [int(right.sum()), len(right)]})
         print(f"{net['name']}: {len(near)} random networks", flush=True)

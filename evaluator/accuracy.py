@@ -20,8 +20,8 @@ from evaluator.base import Evaluator, NetStats
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
-from evaluator.runtimes import TORCH, Conditions, choose_runtime, measure_networks
-from evaluator.timing import Latency, measure_latency
+from evaluator.runtimes import TORCH, choose_runtime, measure_networks
+from evaluator.timing import Conditions, Latency, measure_latency
 from networks.configs import config_family
 from networks.folding import folded, speed_up
 from networks.supernet_info import check_classes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.layers import space_layers
+from evaluator.timing import Conditions
 from search_space import SearchSpace, name_of
 from search_space.layers import Layer
 from utils.errors import UserError
@@ -18,7 +19,7 @@ from utils.parsing import parse_yaml
 SHOWN_KEYS = 5
 # The file that a message suggests for a new table, and what all entries of a table share.
 NEW_TABLE = "my_lut.yaml"
-CONDITIONS = ("device", "threads", "batch_size", "rel_err", "max_repeats")
+CONDITIONS = Conditions._fields
 MAX_MS = 1e9
 WIDTHS = (0.01, 100.0)  # multipliers that a table can be of
 

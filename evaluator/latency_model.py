@@ -260,6 +260,13 @@ def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
     return np.array(chosen).reshape(-1, space.n_var)
 
 
+def stated_mape(content: Mapping[str, Any]) -> float | None:
+    """Returns the mean error that a file of learned latencies states; None where it states none."""
+    error = content.get("error")
+    mape = error.get("mape") if isinstance(error, dict) else None
+    return float(mape) if isinstance(mape, int | float) else None
+
+
 def is_learned(path: str | os.PathLike) -> bool:
     """Whether a file holds learned latencies, by its first bytes; a latency table is YAML."""
     try:
@@ -309,16 +316,10 @@ class LearnedLatency:
         """
         return cls(path, read_json(path, KIND), space, n_classes, width_mult, key)
 
-    @property
-    def error(self) -> dict[str, float]:
-        """How far predictions were off, see `agreement`; empty where the file does not say."""
-        found = self.content.get("error")
-        return found if isinstance(found, dict) else {}
-
     def describe(self) -> str:
         """Returns a line on the file."""
-        mape = self.error.get("mape")
-        error = f", mean error {mape:.1%}" if isinstance(mape, float) else ""
+        mape = stated_mape(self.content)
+        error = "" if mape is None else f", mean error {mape:.1%}"
         return (f"{self.key} learned from {len(self.content['measured'])} networks of "
                 f"{self.path}{error}")
 

@@ -149,13 +149,8 @@ def rescore(names: Sequence[str], archs: Sequence["Arch"], nets: Sequence["nn.Mo
                   classes=evaluator.provider.facts()["class_names"])
 
 
-def hits(net: "nn.Module", batches: Iterable[Any]) -> np.ndarray:
-    """Returns (n,) bool: which images of the batches a network classifies rightly."""
-    return answers(net, batches)[0]
-
-
 def answers(net: "nn.Module", batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the `hits` (n,) on the images of the batches, and their labels (n,)."""
+    """Returns (n,) bool, which images of the batches a network classifies rightly, and labels."""
     import torch
 
     from utils.devices import device_of, to_device

@@ -5,36 +5,31 @@ arithmetic; a runtime for deployment does not.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cli.progress import announce, progress_bar
 from evaluator.layers import build_module, build_network, input_shape
 from evaluator.onnx_layers import INPUT, onnx_model
-from evaluator.timing import Latency, measure, measure_modules
+from evaluator.timing import (
+    GROUP,
+    Conditions,
+    Latency,
+    measure,
+    measure_modules,
+    watched_processor,
+)
 from search_space.layers import Layer
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ONNXRUNTIME, TORCH = "onnxruntime", "torch"
 PRECISION = "float32"
 ERRORS_ONLY = 3  # of onnxruntime's log
-
-
-class Conditions(NamedTuple):
-    """How something is measured; see `evaluator.timing.measure`."""
-
-    device: str = "cpu"
-    threads: int = 1
-    batch_size: int = 1
-    rel_err: float = 0.02
-    max_repeats: int = 1000
 
 
 Layers = Sequence[Layer]
@@ -48,15 +43,12 @@ class Runtime(NamedTuple):
     packages: Sequence[str]
 
 
-def _module(layers: Layers) -> "nn.Module":
-    return build_network(layers) if len(layers) > 1 else build_module(layers[0])
-
-
 def _by_torch(networks: Sequence[Layers], under: Conditions, compiled: bool = False
               ) -> list[Latency]:
     import torch
 
-    modules: list[Any] = [_module(layers) for layers in networks]
+    modules: list[Any] = [build_network(layers) if len(layers) > 1 else build_module(layers[0])
+                          for layers in networks]
     if compiled:
         torch._dynamo.reset()
         modules = [torch.compile(module, dynamic=False) for module in modules]
@@ -153,3 +145,14 @@ def measure_networks(networks: Sequence[Layers], runtime: str,
         UserError: a layer that the runtime does not know, or a device that it does not run on.
     """
     return RUNTIMES[runtime].measure(networks, under)
+
+
+def measured_in_groups(networks: Sequence[Layers], runtime: str,
+                       under: Conditions) -> Iterator[list[Latency]]:
+    """Gives what `measure_networks` returns, a group at a time; shows a bar or lines on stderr."""
+    n = len(networks)
+    with watched_processor(n > 0 and under.device == "cpu" and under.threads == 1):
+        for start in progress_bar(range(0, n, GROUP), f"{GROUP} networks"):
+            yield measure_networks(networks[start:start + GROUP], runtime, under)
+            if not sys.stderr.isatty():
+                announce(f"{min(start + GROUP, n)} of {n} measured")

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from cli.types import count, number
 from utils.errors import UserError
 from utils.flags import warn
 from utils.memory import keep_freed_memory
@@ -30,6 +31,49 @@ REL_ERR, MAX_REPEATS = 0.02, 1000
 SHARED = 0.1  # of the time without the processor, above which other programs are mentioned
 # Of an accelerator, before anything is timed.
 WARM_UP_S, PASSES_BEFORE_RECORDING = 0.5, 3
+
+
+class Conditions(NamedTuple):
+    """How something is measured; see `measure`. From the header of a table, values of any type."""
+
+    device: str = "cpu"
+    threads: int = 1
+    batch_size: int = 1
+    rel_err: float = REL_ERR
+    max_repeats: int = MAX_REPEATS
+
+    @classmethod
+    def of(cls, args: object) -> Self:
+        """Returns those of a command line; raises UserError if one is out of range or missing."""
+        found = cls(*(getattr(args, name) for name in cls._fields))
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Raises UserError for values out of range and for a device that is not there."""
+        counts = {"threads": MAX_THREADS, "batch_size": MAX_COUNT, "max_repeats": MAX_COUNT}
+        for name, most in counts.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise UserError(f"{name} must be an integer in 1..{most}, not {str(value)[:20]}")
+        if not isinstance(self.device, str):
+            raise UserError("device must be a name such as cpu or cuda:0, not "
+                            f"{str(self.device)[:20]}")
+        if not 0 < self.rel_err < 1:
+            raise UserError(f"rel_err must be between 0 and 1, not {self.rel_err}")
+        from utils.devices import checked_device
+
+        checked_device(self.device)
+
+
+CONDITION_FLAGS: dict[str, dict[str, Any]] = {
+    "device": {"default": "cpu", "help": "cpu, or cuda:0 and so on"},
+    "threads": {"type": count(1, MAX_THREADS), "default": 1, "help": "CPU threads"},
+    "batch_size": {"type": count(1), "default": 1, "help": "images in one pass"},
+    "rel_err": {"type": number(0, 1), "default": REL_ERR,
+                "help": "repeat until the standard error is below this part of the mean ..."},
+    "max_repeats": {"type": count(1), "default": MAX_REPEATS,
+                    "help": "... or until this many passes"}}
 
 
 @dataclass(frozen=True)
@@ -192,26 +236,6 @@ def _event_clock(device: "torch.device", call: Callable[[], object]) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end)
-
-
-def check_conditions(device: str, threads: int, batch_size: int, rel_err: float,
-                     max_repeats: int) -> None:
-    """Raises UserError for values out of range and for a device that is not there.
-
-    They may come from the header of a table, and then be of any type.
-    """
-    counts = {"threads": (threads, MAX_THREADS), "batch_size": (batch_size, MAX_COUNT),
-              "max_repeats": (max_repeats, MAX_COUNT)}
-    for name, (value, most) in counts.items():
-        if type(value) is not int or not 1 <= value <= most:
-            raise UserError(f"{name} must be an integer in 1..{most}, not {str(value)[:20]}")
-    if not isinstance(device, str):
-        raise UserError(f"device must be a name such as cpu or cuda:0, not {str(device)[:20]}")
-    if not 0 < rel_err < 1:
-        raise UserError(f"rel_err must be between 0 and 1, not {rel_err}")
-    from utils.devices import checked_device
-
-    checked_device(device)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import argparse
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.scripts import Parser, add_flags, run_script
-from cli.types import count, integers, number
+from cli.types import integers, number
 from data_providers.table import get_dataset_info
 from evaluator.latency import WIDTHS, LookUpTable, read_header
 from evaluator.layers import read_config_layers, space_layers
@@ -25,20 +24,11 @@ from evaluator.runtimes import (
     PRECISION,
     RUNTIME_FLAG,
     TORCH,
-    Conditions,
     choose_runtime,
     described,
-    measure_networks,
+    measured_in_groups,
 )
-from evaluator.timing import (
-    GROUP,
-    MAX_REPEATS,
-    MAX_THREADS,
-    REL_ERR,
-    check_conditions,
-    device_name,
-    watched_processor,
-)
+from evaluator.timing import CONDITION_FLAGS, Conditions, device_name
 from networks.supernet_info import SupernetInfo, check_supernet_file, read_supernet_info
 from search_space import DEFAULT, get_search_space, refuse_code
 from search_space.backbones import width_from_name
@@ -139,14 +129,6 @@ def write_entries(path: Path, header: dict[str, Any], entries: dict[str, Any]) -
                                           Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
 
 
-def measure_layers(layers: list[Layer], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Measures layers under the conditions of the command line; returns table entries."""
-    latencies = measure_networks([[layer] for layer in layers], args.runtime, Conditions(
-        args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats))
-    return {layer.key: {"mean": latency.mean, "var": latency.var, "count": latency.count}
-            for layer, latency in zip(layers, latencies, strict=True)}
-
-
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
     p = Parser(description=__doc__)
@@ -165,28 +147,22 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "proxyless, 1.0 of resnet50)")
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
-    p.add_argument("--device", default="cpu", help="cpu, or cuda:0 and so on")
     p.add_argument("--runtime", **RUNTIME_FLAG)
-    p.add_argument("--threads", type=count(1, MAX_THREADS), default=1,
-                   help="CPU threads that a layer runs on")
-    p.add_argument("--batch_size", type=count(1), default=1, help="images in one pass")
-    p.add_argument("--rel_err", type=number(0, 1), default=REL_ERR,
-                   help="repeat until the standard error is below this part of the mean ...")
-    p.add_argument("--max_repeats", type=count(1), default=MAX_REPEATS,
-                   help="... or until this many passes")
+    add_flags(p, CONDITION_FLAGS, *(f"--{name}" for name in CONDITION_FLAGS))
     return p
 
 
 def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
-    check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    under = Conditions.of(args)
     args.runtime = choose_runtime(args.runtime, args.device)
     with locked_beside(args.out, f"{args.out}: the table") as lock:
-        fill_table(args, layers, lock)
+        fill_table(args, layers, under, lock)
 
 
-def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> None:
+def fill_table(args: argparse.Namespace, layers: list[Layer], under: Conditions,
+               lock: Lock) -> None:
     """Measures what the table lacks of `layers`; no other process may write it meanwhile."""
     header = conditions(args)
     entries = read_entries(args.out, header)
@@ -196,28 +172,16 @@ def fill_table(args: argparse.Namespace, layers: list[Layer], lock: Lock) -> Non
           f"{args.batch_size}")
     write_entries(args.out, header, entries)
     try:
-        with watched_processor(bool(missing) and args.device == "cpu" and args.threads == 1):
-            for group in progress(missing):
-                entries |= measure_layers(group, args)
-                lock.check()
-                write_entries(args.out, header, entries)
+        left = iter(missing)
+        for group in measured_in_groups([[layer] for layer in missing], args.runtime, under):
+            entries |= {next(left).key: {"mean": each.mean, "var": each.var, "count": each.count}
+                        for each in group}
+            lock.check()
+            write_entries(args.out, header, entries)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{args.out} holds {len(entries)} layers; the same command "
                                 "resumes from there") from None
     print(f"{args.out}: {len(entries)} layers")
-
-
-def progress(layers: list[Layer]) -> Iterator[list[Layer]]:
-    """Gives the layers in groups; shows a bar on a terminal and plain lines elsewhere."""
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    with tqdm(total=len(layers), unit="layer", disable=not terminal) as bar:
-        for start in range(0, len(layers), GROUP):
-            yield layers[start:start + GROUP]
-            bar.update(min(GROUP, len(layers) - start))
-            if not terminal:
-                print(f"{min(start + GROUP, len(layers))} of {len(layers)} measured", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,27 +12,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
+from cli.progress import announce
 from cli.scripts import Parser, add_flags, run_script
 from cli.types import count, integers, number
 from evaluator.latency import WIDTHS, LookUpTable
 from evaluator.layers import space_layers
 from evaluator.options import EVALUATION_FLAGS
-from evaluator.runtimes import RUNTIME_FLAG, TORCH, Conditions, choose_runtime
-from evaluator.runtimes import measure_networks as measured
-from evaluator.timing import (
-    GROUP,
-    MAX_REPEATS,
-    MAX_THREADS,
-    REL_ERR,
-    check_conditions,
-    watched_processor,
-)
+from evaluator.runtimes import RUNTIME_FLAG, TORCH, choose_runtime, measured_in_groups
+from evaluator.timing import CONDITION_FLAGS, Conditions
 from search_space import get_search_space
-from search_space.layers import Layer
 from search_space.ofa import DEFAULT_RESOLUTIONS
 from utils.files import atomic_path
 from utils.invocation import program
+from utils.metrics import kendall, spearman
 
+# What is taken from the table where no flag names it.
+OF_THE_TABLE = ("device", "threads", "batch_size")
 # The keys of the layers from which a table's conditions are read: input size; features and classes.
 STEM = re.compile(r"^first_conv-input:(\d{1,6})x", re.ASCII)
 LAST = re.compile(r"^classifier-input:(\d{1,6})-output:(\d{1,6})$", re.ASCII)
@@ -54,23 +49,19 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="classes (default: the first that the table holds)")
     p.add_argument("--width", type=number(*WIDTHS),
                    help="width multiplier (default: the first that the table holds)")
-    p.add_argument("--device", help="cpu, or cuda:0 and so on (default: the table's, or cpu)")
     p.add_argument("--runtime", **{**RUNTIME_FLAG, "help": "what runs the whole networks "
                                    "(default: the table's)"})
-    p.add_argument("--threads", type=count(1, MAX_THREADS),
-                   help="CPU threads (default: the table's, or 1)")
-    p.add_argument("--batch_size", type=count(1),
-                   help="images in one pass (default: the table's, or 1)")
-    p.add_argument("--rel_err", type=number(0, 1), default=REL_ERR,
-                   help="repeat until the standard error is below this part of the mean ...")
-    p.add_argument("--max_repeats", type=count(1), default=MAX_REPEATS,
-                   help="... or until this many passes")
+    for name, options in CONDITION_FLAGS.items():
+        changed = {"default": None, "help": f"{options['help']} (default: the table's, or "
+                   f"{options['default']})"} if name in OF_THE_TABLE else {}
+        p.add_argument(f"--{name}", **{**options, **changed})
     return p
 
 
 def take_conditions(args: argparse.Namespace, lut: LookUpTable) -> argparse.Namespace:
     """Returns the arguments with what was left open taken from the table's header."""
-    defaults = {"device": "cpu", "threads": 1, "batch_size": 1, "runtime": TORCH}
+    defaults = {"runtime": TORCH} | {name: CONDITION_FLAGS[name]["default"]
+                                     for name in OF_THE_TABLE}
     filled = {name: lut.header.get(name, value) for name, value in defaults.items()
               if getattr(args, name) is None}
     return argparse.Namespace(**{**vars(args), **filled})
@@ -114,36 +105,24 @@ def verdict(tau: float, bias: float) -> str:
     if tau >= GOOD_TAU:
         return (f"biased: the table orders networks as they are measured, but {size} (more than "
                 f"{GOOD_BIAS} %): compare networks by it, but set no limit in ms; a table that was "
-                f"measured here ({program('scripts/build_lut.py')}) has true ones")
+                f"measured here ({program('scripts/build_lut.py')}) has true ones, or learn the "
+                f"latency of whole networks: {program('scripts/learn_latency.py')}")
     return f"poor: the table does not order networks as they are measured (Kendall's tau below " \
            f"{GOOD_TAU}); {size}; measure it again on a quiet machine, or learn the latency of " \
            f"whole networks: {program('scripts/learn_latency.py')}"
 
 
-def measure_networks(networks: list[list[Layer]], args: argparse.Namespace) -> np.ndarray:
-    """Returns the measured latencies (n,) in ms of whole networks with random weights."""
-    under = Conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
-    means: list[float] = []
-    print(f"measuring {len(networks)} networks on {args.device} by {args.runtime}: about a second "
-          "for each", file=sys.stderr)
-    with watched_processor(args.device == "cpu" and args.threads == 1):
-        for start in range(0, len(networks), GROUP):
-            means += [latency.mean for latency in
-                      measured(networks[start:start + GROUP], args.runtime, under)]
-            print(f"{len(means)} of {len(networks)} measured", file=sys.stderr)
-    return np.array(means)
-
-
 def statistics(looked_up: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     """Returns how well sums (n,) predict measured latencies (n,), both in ms."""
-    from scipy.stats import kendalltau, pearsonr
+    from scipy.stats import pearsonr
 
+    off = (looked_up - measured) / measured
     return {"pearson": float(pearsonr(looked_up, measured).statistic),
-            "kendall_tau": float(kendalltau(looked_up, measured).statistic),
+            "kendall_tau": kendall(looked_up, measured),
+            "spearman": spearman(looked_up, measured),
             "mean_error_ms": float(np.mean(looked_up - measured)),
-            "mean_error_percent": float(100 * np.mean((looked_up - measured) / measured)),
-            "mean_absolute_error_percent":
-                float(100 * np.mean(np.abs(looked_up - measured) / measured))}
+            "mean_error_percent": float(100 * np.mean(off)),
+            "mean_absolute_error_percent": float(100 * np.mean(np.abs(off)))}
 
 
 def plot(path: Path, looked_up: np.ndarray, measured: np.ndarray, title: str) -> None:
@@ -165,7 +144,7 @@ def main(args: argparse.Namespace) -> None:
     """Draws subnets, measures each, and prints one JSON line."""
     lut = LookUpTable.read(args.lut)
     args = take_conditions(args, lut)
-    check_conditions(args.device, args.threads, args.batch_size, args.rel_err, args.max_repeats)
+    under = Conditions.of(args)
     args = take_networks(args, lut)
     args.runtime = choose_runtime(args.runtime, args.device)
     space = get_search_space(args.search_space, resolutions=args.resolutions)
@@ -174,7 +153,10 @@ def main(args: argparse.Namespace) -> None:
     archs = space.sample(args.n, rng=np.random.default_rng(args.seed))
     networks = [space.layers(arch, args.n_classes, width) for arch in archs]
     looked_up = np.array([lut.latency(layers) for layers in networks])
-    measured = measure_networks(networks, args)
+    announce(f"measuring {len(networks)} networks on {args.device} by {args.runtime}: about a "
+             "second for each")
+    measured = np.array([each.mean for group in measured_in_groups(networks, args.runtime, under)
+                         for each in group])
     result = statistics(looked_up, measured)
     plot(args.out, looked_up, measured,
          f"{args.n} random subnets, Kendall tau {result['kendall_tau']:.3f}")

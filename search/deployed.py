@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.device_command import KEY, DeviceCommand, DeviceError
-from evaluator.latency_model import KIND, is_learned
+from evaluator.latency_model import KIND, is_learned, stated_mape
 from evaluator.network_file import LAYERS, NetworkFiles
 from networks.supernet_info import read_supernet_info
 from search.archive import Record
@@ -131,11 +131,8 @@ def latency_name(sec_obj: str) -> str | None:
 def stated_error(settings: Mapping[str, Any], objective: str | None) -> float:
     """Returns the mean error that the file of a learned latency states, else `USUAL_ERROR`."""
     path = parse_luts(settings.get("lut") or []).get((objective or "").partition("@")[2], "")
-    if not is_learned(path):
-        return USUAL_ERROR
-    error = read_json(path, KIND).get("error")
-    mape = error.get("mape") if isinstance(error, dict) else None
-    return float(mape) if isinstance(mape, int | float) else USUAL_ERROR
+    stated = stated_mape(read_json(path, KIND)) if is_learned(path) else None
+    return USUAL_ERROR if stated is None else stated
 
 
 def _classes_and_width(found: FinishedSearch, supernet: str | None) -> tuple[int, float]:

@@ -21,7 +21,7 @@ from evaluator.costs import CostModel
 from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import build_module, build_network, input_shape, space_layers
 from evaluator.timing import (
-    check_conditions,
+    Conditions,
     device_name,
     measure,
     measure_latency,
@@ -246,6 +246,7 @@ def test_checking_a_table(run_command, tmp_path, small_space):
     assert result["verdict"] == check_lut.verdict(result["kendall_tau"],
                                                   result["mean_error_percent"])
     assert -1 <= result["kendall_tau"] <= 1 and -1 <= result["pearson"] <= 1
+    assert -1 <= result["spearman"] <= 1
     assert result["mean_absolute_error_percent"] > 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
@@ -272,8 +273,8 @@ def test_bad_flags(fails_clearly, tmp_path, script, flags, match):
     {"device": 3}, {"device": None}])
 def test_conditions_from_a_table_are_checked(condition):
     with pytest.raises(UserError, match=next(iter(condition))):
-        check_conditions(**{"device": "cpu", "threads": 1, "batch_size": 1, "rel_err": 0.1,
-                            "max_repeats": 5, **condition})
+        Conditions(**{"device": "cpu", "threads": 1, "batch_size": 1, "rel_err": 0.1,
+                      "max_repeats": 5, **condition}).check()
 
 
 def test_a_table_of_another_machine_is_not_extended(fails_clearly, tmp_path):
@@ -284,8 +285,9 @@ def test_a_table_of_another_machine_is_not_extended(fails_clearly, tmp_path):
 
 
 @pytest.mark.parametrize(("tau", "bias", "expected"), [
-    (0.95, -24, "good: .* 24 % too low"), (0.95, -67, "biased: .* 67 % too low .*limit in ms"),
-    (0.95, 67, "biased: .* 67 % too high"), (0.7, 1, "poor: .*below 0.8"),
+    (0.95, -24, "good: .* 24 % too low"),
+    (0.95, -67, "biased: .* 67 % too low .*limit in ms.*learn_latency"),
+    (0.95, 67, "biased: .* 67 % too high"), (0.7, 1, "poor: .*below 0.8.*learn_latency.py"),
     (0.7, -67, "poor: .* 67 % too low")])
 def test_the_verdict_has_a_bound_for_order_and_size(tau, bias, expected):
     assert re.match(expected, check_lut.verdict(tau, bias))

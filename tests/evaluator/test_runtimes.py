@@ -4,7 +4,8 @@ import pytest
 
 from evaluator import runtimes
 from evaluator.latency import LookUpTable
-from evaluator.runtimes import RUNTIMES, Conditions, choose_runtime, measure_networks
+from evaluator.runtimes import RUNTIMES, choose_runtime, measure_networks
+from evaluator.timing import Conditions
 from search_space import OFASearchSpace
 from utils.errors import UserError
 
