@@ -145,7 +145,8 @@ class ChoiceSpace(SearchSpace):
             there.
         """
         X = np.asarray(X)
-        genes = {key: [choice.gene for choice in choices] for key, choices in self.by_key.items()}
+        genes: dict[str, Any] = {key: [choice.gene for choice in choices]
+                                 for key, choices in self.by_key.items()}
         return {key: X[:, own] for key, own in genes.items()} | {
             "used": self.active(X)[:, genes["e"]]}
 

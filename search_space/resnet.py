@@ -82,12 +82,12 @@ class ResNetSearchSpace(ChoiceSpace):
                     Layer("linear", "classifier", 1, channels, n_classes, bn=False, bias=True))
 
         return [self._slot(stem, lambda genes: self._stem(
-                    *(choice.pick(genes) for choice in stem), genes[last], width_mult)),
+                    genes[last], width_mult, *(choice.pick(genes) for choice in stem))),
                 *(self._block_slot(block, widths, width_mult) for block in self.by_key["e"]),
                 self._slot(widths[-1:], head)]
 
-    def _stem(self, depth: int, first: int, last: int, resolution: int,
-              width_mult: float) -> tuple[Layer, ...]:
+    def _stem(self, resolution: int, width_mult: float, depth: int, first: int,
+              last: int) -> tuple[Layer, ...]:
         mid = make_divisible(self._channels(STEM, first, width_mult) // 2)
         out, pixels = self._channels(STEM, last, width_mult), self.resolutions[resolution]
         conv = Layer("conv", "first_conv", pixels, 3, mid, 3, 2, act="relu")
