@@ -278,7 +278,7 @@ def test_names_for_another_number_of_classes_are_left_out(digits_nets, tmp_path)
     script = load_script("msunas-export")
     network = script.load_network(script.get_args_parser().parse_args(
         [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx"]))
-    assert network.images.class_names is None
+    assert network.images.class_names == ()
     assert "class_names" not in network.images.as_text()
 
 
