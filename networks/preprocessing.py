@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(NamedTuple):
     """What images go through before the network, and what its outputs are called.
 
     Attributes:
@@ -27,11 +25,10 @@ class Preprocessing:
     @classmethod
     def of(cls, resolution: int, facts: Mapping[str, Any]) -> Self:
         """Returns what `DataProvider.facts` records of the images, at a resolution."""
-        names = ("transform", "mean", "std", "class_names")
-        return cls(resolution, **{name: facts[name] for name in names})
+        return cls(resolution, **{name: facts[name] for name in cls._fields[1:]})
 
     def as_text(self) -> dict[str, str]:
         """Returns what is known, as text: what files can carry; the names as a list in JSON."""
         names = json.dumps(self.class_names, ensure_ascii=False) if self.class_names else None
         return {name: str(value) for name, value in
-                {**asdict(self), "class_names": names}.items() if value is not None}
+                {**self._asdict(), "class_names": names}.items() if value is not None}
