@@ -281,12 +281,12 @@ def valid_networks() -> tuple[list[dict], list[dict]]:
 def safetensors_of(config: dict[str, Any]) -> bytes:
     """Returns a network of random weights in one file."""
     from networks import build_from_config
-    from networks.export import Description
+    from networks.export import Preprocessing
     from networks.export.torch_files import SafeTensors
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        SafeTensors().write(build_from_config(config), path, Description(32, None, None, None))
+        SafeTensors().write(build_from_config(config), path, Preprocessing(32, None, None, None))
         return path.read_bytes()
 
 

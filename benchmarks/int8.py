@@ -25,7 +25,7 @@ from evaluator.exported import (
 )
 from evaluator.layers import config_layers
 from networks import cut_subnet, load_supernet, recalibrate_bn
-from networks.export import Description
+from networks.export import Preprocessing
 from networks.export.onnx_file import Onnx, quantise
 from networks.export.torch_files import torch_runner
 from search_space import OFASearchSpace
@@ -40,7 +40,7 @@ def row(name: str, net: object, resolution: int, provider: DataProvider,
         folder: Path) -> list[object]:
     """Returns one line of the table."""
     path, small = folder / "net.onnx", folder / "net.int8.onnx"
-    Onnx().write(net, path, Description(resolution))
+    Onnx().write(net, path, Preprocessing(resolution))
     train = provider.eval_batches("train", resolution, BATCH)
     quantise(path, small, calibration_arrays(train, CALIBRATION_IMAGES))
     own, full, quantised = torch_runner(net, 1), Onnx().load(path, 1), Onnx().load(small, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluator.device_command import DeviceCommand
 from evaluator.onnx_layers import KINDS, write_onnx
-from networks.export import Description, get_format
+from networks.export import Preprocessing, get_format
 from search_space import SPACE_KEY, Arch, SearchSpace, family_of, name_of
 from utils.errors import UserError
 from utils.files import write_json
@@ -44,7 +44,7 @@ class NetworkFiles:
 
         path = folder / f"net{form.suffix}"
         form.write(cut_subnet(self._supernet, arch), path,
-                   Description(self.space.resolution(arch) or 0))
+                   Preprocessing(self.space.resolution(arch) or 0))
         return path
 
     def architecture(self, arch: Arch, folder: Path) -> Path:

@@ -64,7 +64,8 @@ def one_hot(indices: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
 
 def mobile_features(space: Any, X: np.ndarray, resolution_index: np.ndarray) -> np.ndarray:
     """Returns (n, 128): 20 kernel sizes, 20 expansions, zeros beyond the depth; 8 resolutions."""
-    kernels, expansions, used = space.choices(X)
+    chosen = space.choices(X)
+    kernels, expansions, used = chosen["ks"], chosen["e"], chosen["used"]
     return np.hstack([one_hot(kernels, used), one_hot(expansions, used),
                       np.eye(8)[resolution_index]])
 

@@ -65,7 +65,7 @@ class Supernets(ABC):
 
     @abstractmethod
     def config(self, supernet: Any, arch: Arch) -> Config:
-        """Returns the network config of a subnet, in today's naming."""
+        """Returns the network config of a subnet; fields at their defaults may be left out."""
 
     @abstractmethod
     def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:

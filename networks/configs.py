@@ -29,7 +29,7 @@ MAX_PARAMS = 250_000_000
 ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh")
 # of a network whose file and command line name none, in pixels
 DEFAULT_RESOLUTION = 224
-# evaluation transforms: see `networks.hub.Preprocessing`
+# evaluation transforms: see `networks.preprocessing.Preprocessing`
 TRANSFORMS = ("crop", "squash")
 # the data sets of the original's train_cifar.py, whose networks were tuned and scored on whole
 # images, resized straight; their published files do not record it

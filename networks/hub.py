@@ -7,14 +7,15 @@ imported, `timm.create_model("local-dir:hub", pretrained=True)` gives the same l
 import copy
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from networks.configs import Config, check_config, config_family, config_space, mid_channels
+from networks.preprocessing import Preprocessing
 from utils.errors import UserError
 from utils.files import atomic_path, own_folder, write_json, write_text
 from utils.invocation import program
@@ -30,29 +31,6 @@ _MODEL_ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "h_swish": "hard_swish"}
 _NOT_IN_TIMM = {"ResNets": "its ResNet has one inner width for all blocks of a stage, and no "
                            "residual layer in the stem"}
 _ARCHITECTURES = {"MobileNetV3": "nsganetv2", "ProxylessNASNets": "nsganetv2_proxyless"}
-
-
-class Preprocessing(NamedTuple):
-    """What images go through before the network, and what its outputs are called.
-
-    Attributes:
-        resolution: height and width in pixels.
-        transform: `crop` (resize to ceil(resolution / 0.875), bilinear, cut the centre) or
-            `squash` (resize straight, bicubic).
-        mean, std: of the pixels in [0, 1], by channel.
-        class_names: in the order of the outputs; empty where they are not known.
-    """
-
-    resolution: int
-    transform: str
-    mean: Sequence[float]
-    std: Sequence[float]
-    class_names: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, resolution: int, facts: Mapping[str, Any]) -> Self:
-        """Returns what `DataProvider.facts` records of the images, at a resolution."""
-        return cls(resolution, **{name: facts[name] for name in cls._fields[1:]})
 
 
 class TimmModel(NamedTuple):
@@ -167,7 +145,8 @@ def timm_preprocessing(images: Preprocessing) -> dict[str, Any]:
         UserError: no such transform.
     """
     r = images.resolution
-    shared = {"input_size": [3, r, r], "mean": list(images.mean), "std": list(images.std)}
+    shared = {"input_size": [3, r, r], "mean": list(images.mean or ()),
+              "std": list(images.std or ())}
     if images.transform == "squash":
         return shared | {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bicubic"}
     if images.transform == "crop":

@@ -81,7 +81,7 @@ class ResNet50Supernets(Supernets):
                       "out_channels": block.out_channel_list[width],
                       "kernel_size": block.kernel_size, "stride": block.stride,
                       "expand_ratio": expansion, "mid_channels": None,
-                      "act_func": block.act_func, "groups": 1,
+                      "act_func": block.act_func,
                       "downsample_mode": block.downsample_mode}
             blocks.append({**config, "mid_channels": mid_channels(config)})
             channels = config["out_channels"]
@@ -90,8 +90,7 @@ class ResNet50Supernets(Supernets):
                 "blocks": blocks, "classifier": {
                     "name": "LinearLayer", "in_features": channels,
                     "out_features": classifier.out_features, "bias": classifier.bias,
-                    "use_bn": False, "act_func": None,
-                    "dropout_rate": classifier.dropout_rate, "ops_order": "weight_bn_act"}}
+                    "dropout_rate": classifier.dropout_rate}}
 
     def sources(self, supernet: Any, arch: Arch) -> list[WeightSource]:
         """See `Supernets.sources`."""
@@ -157,6 +156,4 @@ def _conv(layer: Any, in_channels: int, out_channels: int) -> Config:
     """Returns the config of an elastic convolution at some of its channels."""
     return {"name": "ConvLayer", "in_channels": in_channels, "out_channels": out_channels,
             "kernel_size": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation,
-            "groups": 1, "bias": False, "has_shuffle": False, "use_se": False,
-            "use_bn": layer.use_bn, "act_func": layer.act_func, "dropout_rate": 0,
-            "ops_order": "weight_bn_act"}
+            "use_bn": layer.use_bn, "act_func": layer.act_func}

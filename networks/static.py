@@ -55,18 +55,18 @@ class StaticNetwork(nn.Module):
         Raises:
             UserError: the config describes no valid network.
         """
-        return cls._build(check_config(config), drop_path_rate, dropout_rate)
-
-    @classmethod
-    def _build(cls, config: Config, drop_path_rate: float = 0.0,
-               dropout_rate: float | None = None) -> Self:
-        net: Any = cls(**{part.key: cls._part(config[part.key])
-                          for part in config_family(config).parts if part.layers})
+        config = check_config(config)
+        net: Any = cls._build(config)
         net.set_bn_param(**config["bn"])
         net.set_drop_path(drop_path_rate)
         if dropout_rate is not None:
             net.set_dropout(dropout_rate)
         return net
+
+    @classmethod
+    def _build(cls, config: Config) -> Self:
+        return cls(**{part.key: cls._part(config[part.key])
+                      for part in config_family(config).parts if part.layers})
 
     @classmethod
     def _part(cls, config: Any) -> Any:

@@ -110,8 +110,8 @@ def _family_of(checkpoint: Checkpoint, wanted: str | None, path: str | os.PathLi
 
 
 def subnet_config(supernet: Any, arch: Arch) -> Config:
-    """Returns the network config of the subnet `arch`, in today's naming; changes nothing."""
-    return supernets_of(supernet.family).config(supernet, arch)
+    """Returns the network config of the subnet `arch`, checked; changes nothing."""
+    return check_config(supernets_of(supernet.family).config(supernet, arch))
 
 
 def activate(supernet: Any, arch: Arch) -> None:

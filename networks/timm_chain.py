@@ -57,19 +57,18 @@ class TimmChain(StaticNetwork):
             block.drop_path = DropPath(0.0)
 
     @classmethod
-    def _build(cls, config: Config, drop_path_rate: float = 0.0,
-               dropout_rate: float | None = None) -> Self:
+    def _build(cls, config: Config) -> Self:
         classifier = config["classifier"]
         net = cls(config["model"], classifier["out_features"], classifier["dropout_rate"])
         net.keep(config["arch"])
         efficientnet_init_weights(net)
-        for module in net.modules():
-            if isinstance(module, _BatchNorm):
-                module.eps, module.momentum = config["bn"]["eps"], config["bn"]["momentum"]
-        net.set_drop_path(drop_path_rate)
-        if dropout_rate is not None:
-            net.set_dropout(dropout_rate)
         return net
+
+    def set_bn_param(self, momentum: float, eps: float, **_: None) -> None:
+        """Sets momentum and epsilon of all batch norms."""
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eps, module.momentum = eps, momentum
 
     def keep(self, arch: Arch) -> None:
         """Leaves the blocks of an architecture, in its sizes."""

@@ -22,7 +22,8 @@ from data_providers.flags import DATA_FLAGS
 from data_providers.table import DATASETS
 from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import choose_transform
-from networks.export import FORMATS, Description, get_format
+from networks.export import FORMATS, get_format
+from networks.preprocessing import Preprocessing
 from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
 from utils.errors import UserError
 from utils.files import own_folder, write_json
@@ -162,12 +163,12 @@ class ExportedNetwork:
 
     Attributes:
         net: in eval mode, on the CPU.
-        description: resolution, transform, mean, std, names of the classes.
+        images: what they go through, and the names of the classes.
         provider: of the real images, or None.
     """
 
     net: Any
-    description: Description
+    images: Preprocessing
     provider: "DataProvider | None" = None
 
     def runner(self, threads: int | None = None) -> "Runner":
@@ -179,7 +180,7 @@ class ExportedNetwork:
     def batches(self, split: str, batch_size: int) -> Any:
         """Returns the (images, labels) batches of a split."""
         assert self.provider is not None
-        return self.provider.eval_batches(split, self.description.resolution, batch_size)
+        return self.provider.eval_batches(split, self.images.resolution, batch_size)
 
 
 def load_network(args: argparse.Namespace) -> ExportedNetwork:
@@ -207,8 +208,8 @@ def load_network(args: argparse.Namespace) -> ExportedNetwork:
         check_classes(args.source, n_classes, provider.n_classes, TUNE_FIRST)
         transform, mean, std = provider.info.eval_resize, provider.info.mean, provider.info.std
         names = names or provider.facts()["class_names"]
-    named = tuple(names) if len(names) == n_classes else None
-    return ExportedNetwork(net, Description(resolution, transform, mean, std, named), provider)
+    named = tuple(names) if len(names) == n_classes else ()
+    return ExportedNetwork(net, Preprocessing(resolution, transform, mean, std, named), provider)
 
 
 def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
@@ -220,7 +221,7 @@ def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
     """
     path = folder / f"net{form.suffix}"
     announce(f"writing {path}")
-    form.write(network.net, path, network.description)
+    form.write(network.net, path, network.images)
     print(f"{path}: {form.notes}")
     try:
         load = form.load
@@ -263,7 +264,7 @@ def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Names
 
     announce(f"comparing {name} with the original" + (
         "" if args.skip_latency else ", and measuring the latencies of both"))
-    resolution, cores = network.description.resolution, os.cpu_count() or 1
+    resolution, cores = network.images.resolution, os.cpu_count() or 1
     own, other = network.runner(), load(None)
     gaps = {"random": gap(own, other, random_images(resolution))}
     accuracy: dict[str, float] = {}

@@ -3,26 +3,17 @@
 Other spaces of inverted residuals differ in their backbone alone: see `search_space.proxyless`.
 """
 
-from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from search_space.backbones import MOBILENET_V3, Backbone
-from search_space.base import Arch, Gene, SearchSpace
+from search_space.base import Arch
+from search_space.choices import Choice, ChoiceSpace, Genes
 from search_space.layers import POOL, Layer, Slot
-from search_space.values import (
-    check_keys,
-    check_supernet,
-    checked_resolutions,
-    chosen,
-    position,
-    positions,
-    without_wrapping,
-)
+from search_space.values import check_supernet, chosen
 from utils.errors import UserError
 
 DEFAULT_RESOLUTIONS = tuple(range(192, 257, 4))
@@ -93,21 +84,7 @@ class SupernetLayers:
         return self.backbone.width(base, self.width_mult)
 
 
-@dataclass(frozen=True)
-class LayerGenes:
-    """Where a layer of the largest subnet stands, and the genes that decide about it.
-
-    The single layer after the stages has no `depth_gene`: it is always there.
-    """
-
-    stage: int
-    position: int
-    depth_gene: int | None
-    kernel_gene: int
-    expand_gene: int
-
-
-class OFASearchSpace(SearchSpace):
+class OFASearchSpace(ChoiceSpace):
     """Architectures `{"ks": [...], "e": [...], "d": [d1..d5], "r": int}`.
 
     `ks` (kernel sizes) and `e` (expansion ratios) hold one entry for each of the `sum(d)` layers.
@@ -117,13 +94,10 @@ class OFASearchSpace(SearchSpace):
     Args:
         resolutions: the input resolutions in pixels, ascending.
         seed: seeds the generator that `sample` and `initialize` use where none is passed.
-
-    Attributes:
-        layer_genes: one for each layer of the largest subnet.
     """
 
     name = "mbv3"
-    options: ClassVar[tuple[str, ...]] = ("resolutions",)
+    keys = ("ks", "e", "d", "r")
     family: ClassVar[str | None] = "mbv3"
     backbone: ClassVar[Backbone] = MOBILENET_V3
 
@@ -132,18 +106,8 @@ class OFASearchSpace(SearchSpace):
         self.kernel_size = [3, 5, 7]
         self.exp_ratio = [3, 4, 6]
         self.depth = [2, 3, 4]
-        self.resolutions = checked_resolutions(resolutions)
-        self.max_depth = max(self.depth)
-        self.layer_genes = self._all_layer_genes()
-        self._genes = self._named_genes()
-        self.upper = np.array([len(gene.values) - 1 for gene in self._genes])
-        self.lower = np.zeros_like(self.upper)
         self._rng = np.random.default_rng(seed)
-
-    @property
-    def genes(self) -> tuple[Gene, ...]:
-        """What each integer stands for."""
-        return self._genes
+        super().__init__(resolutions)
 
     def sample(self, n_samples: int = 1, nb: int | None = None, ks: Sequence[int] | None = None,
                e: Sequence[int] | None = None, d: Sequence[int] | None = None,
@@ -180,46 +144,6 @@ class OFASearchSpace(SearchSpace):
         """See `SearchSpace.initialize`; without `rng` the space's own generator is used."""
         return super().initialize(n_doe, rng=self._rng if rng is None else rng)
 
-    def encode(self, arch: Arch) -> np.ndarray:
-        """Returns the canonical (46,) integer vector; raises UserError for an invalid arch."""
-        depths, kernels, expansions, resolution = self._parts(arch)
-        x = np.zeros(self.n_var, dtype=int)
-        choices = iter(zip(kernels, expansions, strict=True))
-        for layer in self.layer_genes:
-            if layer.depth_gene is not None:
-                x[layer.depth_gene] = self.depth.index(depths[layer.stage])
-            if layer.depth_gene is None or layer.position < depths[layer.stage]:
-                kernel, expand = next(choices)
-                x[layer.kernel_gene], x[layer.expand_gene] = kernel, expand
-        x[-1] = resolution
-        return x
-
-    def decode(self, x: np.ndarray) -> Arch:
-        """Returns the architecture of a (46,) vector; raises UserError for an invalid vector."""
-        genes = self.check(x).tolist()
-        used = [layer for layer in self.layer_genes if layer.depth_gene is None
-                or layer.position < self.depth[genes[layer.depth_gene]]]
-        return {"ks": [self.kernel_size[genes[layer.kernel_gene]] for layer in used],
-                "e": [self.exp_ratio[genes[layer.expand_gene]] for layer in used],
-                "d": [self.depth[genes[layer.depth_gene]] for layer in self.layer_genes
-                      if layer.position == 0 and layer.depth_gene is not None],
-                "r": self.resolutions[genes[-1]]}
-
-    def resolutions_of(self, X: np.ndarray) -> np.ndarray:
-        """Returns the input resolutions (n,) in pixels of (n, 46) vectors."""
-        return np.array(self.resolutions)[np.asarray(X)[:, -1]]
-
-    def choices(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns, for each of the 20 layers, what (n, 46) vectors choose.
-
-        Returns:
-            Kernel indices, expansion indices, and whether the layer is used: (n, 20) each.
-        """
-        X = np.asarray(X)
-        kernel_genes = [layer.kernel_gene for layer in self.layer_genes]
-        return (X[:, kernel_genes], X[:, [layer.expand_gene for layer in self.layer_genes]],
-                self.active(X)[:, kernel_genes])
-
     def describe(self, arch: Arch) -> str:
         """Returns one line: the resolution, then kernel and expansion of the layers by stage."""
         choices = iter(zip(arch["ks"], arch["e"], strict=True))
@@ -235,71 +159,34 @@ class OFASearchSpace(SearchSpace):
         """See `SearchSpace.slots`: the stem and first layer, 20 elastic layers, the head."""
         net = SupernetLayers(self.backbone, n_classes, width_mult)
         sizes = [net.stage_sizes(r) for r in self.resolutions]
-        r = self.n_var - 1
-        return [Slot((r,), lambda index: net.body(self.resolutions[index])),
-                *(self._slot(net, layer, sizes) for layer in self.layer_genes),
-                Slot((r,), lambda index: net.head(sizes[index][-1]))]
+        last = self.n_var - 1
+        return [self._slot((), lambda genes: net.body(self.resolutions[genes[last]])),
+                *(self._layer_slot(net, *layer, sizes) for layer in zip(
+                    self.by_key["ks"], self.by_key["e"], strict=True)),
+                self._slot((), lambda genes: net.head(sizes[genes[last]][-1]))]
 
-    def _slot(self, net: SupernetLayers, layer: LayerGenes, sizes: list[list[int]]) -> Slot:
+    def _layer_slot(self, net: SupernetLayers, kernel: Choice, expansion: Choice,
+                    sizes: list[list[int]]) -> Slot:
         """Returns the slot of one elastic layer; `sizes` are the stages' inputs by resolution."""
-        stage = layer.stage + (layer.position > 0)  # later layers see the stage's output size
+        stage = kernel.stage + (kernel.place > 0)  # later layers see the stage's output size
 
-        def build(depth: int, kernel: int, expand: int, resolution: int) -> tuple[Layer, ...]:
-            if layer.position >= self.depth[depth]:
-                return ()
-            return (net.block(layer.stage, layer.position, self.kernel_size[kernel],
-                              self.exp_ratio[expand], sizes[resolution][stage]),)
+        def build(genes: Genes) -> tuple[Layer, ...]:
+            return (net.block(kernel.stage, kernel.place, kernel.pick(genes),
+                              expansion.pick(genes), sizes[genes[self.n_var - 1]][stage]),)
 
-        genes = (layer.kernel_gene, layer.expand_gene, self.n_var - 1)
-        if layer.depth_gene is None or layer.position < min(self.depth):
-            return Slot(genes, partial(build, 0))  # always there, whatever the depth
-        return Slot((layer.depth_gene, *genes), build)
+        return self._slot((kernel, expansion), build, kernel.needs)
 
-    def _all_layer_genes(self) -> list[LayerGenes]:
-        stage_genes = 1 + 2 * self.max_depth
-        layers = [LayerGenes(stage, position, first, first + 1 + position,
-                        first + 1 + self.max_depth + position)
-                  for stage in range(self.num_blocks) for first in [stage * stage_genes]
-                  for position in range(self.max_depth)]
-        if self.backbone.single:
-            end = self.num_blocks * stage_genes
-            layers.append(LayerGenes(self.num_blocks, 0, None, end, end + 1))
-        return layers
-
-    def _named_genes(self) -> tuple[Gene, ...]:
-        """Returns what each gene stands for, in the order of the encoding."""
-        genes = {max(layer.expand_gene for layer in self.layer_genes) + 1:
-                 Gene("resolution", tuple(self.resolutions), "resolution")}
-        for layer in self.layer_genes:
-            stage, needs = f"stage {layer.stage + 1}", None
-            name = f"{stage}, layer {layer.position + 1}"
-            if layer.depth_gene is not None:
-                genes[layer.depth_gene] = Gene(f"{stage}: depth", tuple(self.depth),
-                                               f"{stage} depth")
-                needs = layer.depth_gene, bisect(self.depth, layer.position)
-            genes[layer.kernel_gene] = Gene(f"{name}: kernel", tuple(self.kernel_size),
-                                            f"{stage} kernel", needs=needs)
-            genes[layer.expand_gene] = Gene(f"{name}: expansion", tuple(self.exp_ratio),
-                                            f"{stage} expansion", needs=needs)
-        return tuple(genes[i] for i in sorted(genes))
-
-    def _used(self, values: Any, depths: list[int]) -> Any:
-        """Returns a list of the `ofa` package, of all 20 layers, without those that are not used.
-
-        Each stage has the first `depth` of its 4 entries; a list of another length stays.
-        """
-        if not isinstance(values, list | tuple) or len(values) != len(self.layer_genes):
-            return values
-        return [value for value, layer in zip(values, self.layer_genes, strict=True)
-                if layer.depth_gene is None or layer.position < depths[layer.stage]]
-
-    def _parts(self, arch: Any) -> tuple[list[int], list[int], list[int], int]:
-        """Returns the depths, and the indices of kernels, expansions and resolution."""
-        arch = without_wrapping(arch)
-        check_keys(arch, ("ks", "e", "d", "r"))
-        depths = [self.depth[i] for i in positions(arch, "d", self.num_blocks, self.depth)]
-        layers = sum(depths) + len(self.backbone.blocks) - self.num_blocks
-        arch |= {key: self._used(arch[key], depths) for key in ("ks", "e")}
-        return (depths, positions(arch, "ks", layers, self.kernel_size),
-                positions(arch, "e", layers, self.exp_ratio),
-                position("r", arch["r"], self.resolutions))
+    def _all_choices(self) -> list[Choice]:
+        """Returns, for each stage, its depth, its kernels, its expansions."""
+        choices = []
+        for i in range(len(self.backbone.blocks)):
+            stage, single = f"stage {i + 1}", i == self.num_blocks
+            if not single:
+                choices.append(Choice("d", i, tuple(self.depth), f"{stage}: depth",
+                                      f"{stage} depth"))
+            choices += [Choice(key, i, tuple(options), f"{stage}, layer {place + 1}: {kind}",
+                               f"{stage} {kind}", place)
+                        for key, kind, options in (("ks", "kernel", self.kernel_size),
+                                                   ("e", "expansion", self.exp_ratio))
+                        for place in range(1 if single else max(self.depth))]
+        return choices

@@ -1,23 +1,13 @@
 """The Once-for-All ResNet50 space: elastic depth, expansion and width of a ResNet50-D."""
 
-from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import ClassVar
 
 from search_space.backbones import make_divisible
-from search_space.base import Arch, Gene, SearchSpace
+from search_space.base import Arch
+from search_space.choices import Choice, ChoiceSpace, Genes
 from search_space.layers import POOL, Layer, Slot
-from search_space.values import (
-    check_keys,
-    check_supernet,
-    checked_resolutions,
-    entries,
-    position,
-    without_wrapping,
-)
+from search_space.values import check_supernet
 
 # Those that the accuracy predictor of the OFA authors knows.
 DEFAULT_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
@@ -25,33 +15,12 @@ STEM_WIDTH = 64
 STAGE_WIDTHS = (256, 512, 1024, 2048)
 STRIDES = (1, 2, 2, 2)
 BASE_DEPTHS = (2, 2, 4, 2)
-STEM_DEPTHS = [0, 2]
+STEM_DEPTHS = (0, 2)
 # The resolution's gene stands behind those of the stem (-1) and of the stages.
 STEM, END = -1, len(STAGE_WIDTHS)
 
 
-@dataclass(frozen=True)
-class Bottleneck:
-    """A block of the largest subnet: its stage, its place there, and its number in the network."""
-
-    stage: int
-    place: int
-    number: int
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One number of an architecture dict: where it stands, and what it can be."""
-
-    key: str
-    index: int
-    options: list[Any]
-    part: int  # STEM, a stage, or END
-    name: str
-    group: str
-
-
-class ResNetSearchSpace(SearchSpace):
+class ResNetSearchSpace(ChoiceSpace):
     """Architectures `{"d": [...], "e": [...], "w": [...], "r": int}`.
 
     `d`, `e`, `w` are those of `OFAResNets.sample_active_subnet` in the `ofa` package. `d` has the
@@ -68,93 +37,34 @@ class ResNetSearchSpace(SearchSpace):
     """
 
     name = "resnet50"
-    options: ClassVar[tuple[str, ...]] = ("resolutions",)
+    keys = ("d", "e", "w", "r")
+    lists_unused = True
     family: ClassVar[str | None] = "resnet50"
 
     def __init__(self, resolutions: Sequence[int] = DEFAULT_RESOLUTIONS) -> None:
         self.depth = [0, 1, 2]
         self.exp_ratio = [0.2, 0.25, 0.35]
         self.width = [0.65, 0.8, 1.0]
-        self.resolutions = checked_resolutions(resolutions)
-        places = [(stage, place) for stage, base in enumerate(BASE_DEPTHS)
-                  for place in range(base + max(self.depth))]
-        self.blocks = [Bottleneck(*place, number) for number, place in enumerate(places)]
-        self._entries = sorted(self._all_entries(), key=lambda entry: entry.part)  # is stable
-        self._gene = {(entry.key, entry.index): i for i, entry in enumerate(self._entries)}
-        self.upper = np.array([len(entry.options) - 1 for entry in self._entries])
-        self.lower = np.zeros_like(self.upper)
-
-    @property
-    def genes(self) -> tuple[Gene, ...]:
-        """What each integer stands for; the expansion of a block needs a stage of that depth."""
-        needs = {self._gene["e", block.number]:
-                 (self._gene["d", 1 + block.stage], bisect(self.depth, beyond))
-                 for block in self.blocks
-                 if (beyond := block.place - BASE_DEPTHS[block.stage]) >= 0}
-        values = {"w": tuple(self.width)}
-        return tuple(Gene(entry.name, values.get(entry.key, tuple(entry.options)), entry.group,
-                          needs=needs.get(i)) for i, entry in enumerate(self._entries))
-
-    def encode(self, arch: Arch) -> np.ndarray:
-        """Returns the canonical (30,) integer vector; raises UserError for an invalid arch."""
-        arch = without_wrapping(arch)
-        check_keys(arch, ("d", "e", "w", "r"))
-        values = {key: entries(arch, key, length)
-                  for key, length in (("d", 1 + END), ("e", len(self.blocks)), ("w", 2 + END))}
-        values["r"] = [arch["r"]]
-        x = np.array([position(entry.key, values[entry.key][entry.index], entry.options)
-                      for entry in self._entries])
-        return self.canonical(x[None])[0]
-
-    def decode(self, x: np.ndarray) -> Arch:
-        """Returns the architecture of a (30,) vector; raises UserError for an invalid vector.
-
-        Expansions that are not used are the smallest.
-        """
-        genes = self.canonical(self.check(x)[None])[0].tolist()
-        arch: Arch = {"d": [], "e": [], "w": []}
-        for (key, _), i in sorted(self._gene.items()):
-            value = self._entries[i].options[genes[i]]
-            if key == "r":
-                arch["r"] = value
-            else:
-                arch[key].append(value)
-        return arch
-
-    def choices(self, X: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns what (n, 30) vectors choose, in the order of architecture dicts.
-
-        Returns:
-            Indices by key: `d` (n, 5), `w` (n, 6), `e` (n, 18); `used` (n, 18), whether each block
-            is there.
-        """
-        X = np.asarray(X)
-        genes = {key: [self._gene[key, i] for i in range(length)]
-                 for key, length in (("d", 1 + END), ("w", 2 + END), ("e", len(self.blocks)))}
-        found = {key: X[:, positions] for key, positions in genes.items()}
-        return found | {"used": self.active(X)[:, genes["e"]]}
-
-    def resolutions_of(self, X: np.ndarray) -> np.ndarray:
-        """Returns the input resolutions (n,) in pixels of (n, 30) vectors."""
-        return np.array(self.resolutions)[np.asarray(X)[:, self._gene["r", 0]]]
+        super().__init__(resolutions)
 
     def describe(self, arch: Arch) -> str:
         """Returns one line: the resolution, the stem, then width and expansions by stage."""
         widths = [f"w{self.width[index]:g}" for index in arch["w"]]
         stem = f"stem {widths[0]} {widths[1]}{'' if arch['d'][0] else ' skip'}"
-        stages = [" ".join([width, *(f"e{arch['e'][block.number]:g}" for block in blocks)])
-                  for width, blocks in zip(widths[2:], self._used(arch), strict=True)]
+        stages = [" ".join([width, *(f"e{ratio:g}" for ratio in ratios)])
+                  for width, ratios in zip(widths[2:], self._used(arch), strict=True)]
         return f"{arch['r']} px: {' | '.join([stem, *stages])}"
 
     def summary(self, arch: Arch) -> dict[str, int | float | str]:
         """Returns the resolution and the number of blocks."""
         return {"resolution": arch["r"], "layers": sum(map(len, self._used(arch)))}
 
-    def _used(self, arch: Arch) -> list[list[Bottleneck]]:
-        """Returns the blocks that an architecture uses, by stage."""
-        return [[block for block in self.blocks if block.stage == stage
-                 and block.place < base + arch["d"][1 + stage]]
-                for stage, base in enumerate(BASE_DEPTHS)]
+    def _used(self, arch: Arch) -> list[list[float]]:
+        """Returns the expansions of the blocks that an architecture uses, by stage."""
+        ratios = iter(arch["e"])
+        stages = [[next(ratios) for _ in range(base + max(self.depth))] for base in BASE_DEPTHS]
+        return [stage[:base + beyond] for stage, base, beyond in
+                zip(stages, BASE_DEPTHS, arch["d"][1:], strict=True)]
 
     def slots(self, n_classes: int = 1000, width_mult: float = 1.0) -> list[Slot]:
         """See `SearchSpace.slots`: the stem, 18 blocks, the head.
@@ -163,52 +73,46 @@ class ResNetSearchSpace(SearchSpace):
         widths.
         """
         check_supernet(n_classes, width_mult)
-        gene = self._gene
-        stem = Slot((gene["d", 0], gene["w", 0], gene["w", 1], gene["r", 0]),
-                    lambda d, w0, w1, r: self._stem(d, w0, w1, r, width_mult))
+        last = self.n_var - 1
+        stem, widths = (self.by_key["d"][0], *self.by_key["w"][:2]), self.by_key["w"][1:]
 
-        def head(width: int, resolution: int) -> tuple[Layer, ...]:
-            channels = self._channels(END - 1, width, width_mult)
-            return (Layer("pool", POOL, self._size(END, resolution), channels, channels),
+        def head(genes: Genes) -> tuple[Layer, ...]:
+            channels = self._channels(END - 1, widths[-1].pick(genes), width_mult)
+            return (Layer("pool", POOL, self._size(END, genes[last]), channels, channels),
                     Layer("linear", "classifier", 1, channels, n_classes, bn=False, bias=True))
 
-        return [stem, *(self._slot(block, width_mult) for block in self.blocks),
-                Slot((gene["w", 1 + END], gene["r", 0]), head)]
+        return [self._slot(stem, lambda genes: self._stem(
+                    genes[last], width_mult, *(choice.pick(genes) for choice in stem))),
+                *(self._block_slot(block, widths, width_mult) for block in self.by_key["e"]),
+                self._slot(widths[-1:], head)]
 
-    def _stem(self, depth: int, first: int, last: int, resolution: int,
-              width_mult: float) -> tuple[Layer, ...]:
+    def _stem(self, resolution: int, width_mult: float, depth: int, first: int,
+              last: int) -> tuple[Layer, ...]:
         mid = make_divisible(self._channels(STEM, first, width_mult) // 2)
         out, pixels = self._channels(STEM, last, width_mult), self.resolutions[resolution]
         conv = Layer("conv", "first_conv", pixels, 3, mid, 3, 2, act="relu")
         middle = Layer("conv", "stem_residual", conv.out_size, mid, mid, 3, act="relu", skip=True)
-        return (conv, *([middle] if STEM_DEPTHS[depth] else []),
+        return (conv, *([middle] if depth else []),
                 Layer("conv", "stem_conv", conv.out_size, mid, out, 3, act="relu"),
                 Layer("max_pool", "max_pool", conv.out_size, out, out, 3, 2))
 
-    def _slot(self, block: Bottleneck, width_mult: float) -> Slot:
-        stage, first = block.stage, block.place == 0
+    def _block_slot(self, block: Choice, widths: Sequence[Choice], width_mult: float) -> Slot:
+        """Returns the slot of a block; `widths` are those of the stem and the stages."""
+        stage = block.stage
+        first = block.place == -BASE_DEPTHS[stage]
+        before, width = widths[stage if first else stage + 1], widths[stage + 1]
 
-        def build(depth: int, before: int, width: int, expand: int,
-                  resolution: int) -> tuple[Layer, ...]:
-            if block.place >= BASE_DEPTHS[stage] + self.depth[depth]:
-                return ()
-            outputs = self._channels(stage, width, width_mult)
-            inputs = self._channels(stage - 1, before, width_mult) if first else outputs
+        def build(genes: Genes) -> tuple[Layer, ...]:
+            outputs = self._channels(stage, width.pick(genes), width_mult)
+            inputs = self._channels(stage - first, before.pick(genes), width_mult)
             stride = STRIDES[stage] if first else 1
-            size = self._size(stage if first else stage + 1, resolution)
-            ratio = self.exp_ratio[expand]
+            size = self._size(stage if first else stage + 1, genes[self.n_var - 1])
+            ratio = block.pick(genes)
             return (Layer("bottleneck", "Bottleneck", size, inputs, outputs, 3, stride, ratio,
                           make_divisible(round(outputs * ratio)), "relu",
                           skip=stride == 1 and inputs == outputs),)
 
-        gene = self._gene
-        width, rest = gene["w", 2 + stage], (gene["e", block.number], gene["r", 0])
-        if first:
-            return Slot((gene["w", 1 + stage], width, *rest), lambda *values: build(0, *values))
-        if block.place < BASE_DEPTHS[stage]:
-            return Slot((width, *rest), lambda *values: build(0, 0, *values))
-        return Slot((gene["d", 1 + stage], width, *rest),
-                    lambda depth, *values: build(depth, 0, *values))
+        return self._slot([*([before] if first else []), width, block], build, block.needs)
 
     def _channels(self, stage: int, index: int, width_mult: float) -> int:
         """Returns the output channels of the stem or a stage at one of the widths."""
@@ -222,20 +126,21 @@ class ResNetSearchSpace(SearchSpace):
             size = -(-size // stride)
         return size
 
-    def _all_entries(self) -> list[_Entry]:
-        """Returns the numbers of an architecture dict: depths, then widths, then expansions."""
-        stages = [f"stage {stage + 1}" for stage in range(END)]
-        widths = list(range(len(self.width)))
-        return [
-            _Entry("d", 0, STEM_DEPTHS, STEM, "stem: depth", "stem depth"),
-            *(_Entry("d", 1 + i, self.depth, i, f"{name}: depth", f"{name} depth")
-              for i, name in enumerate(stages)),
-            _Entry("w", 0, widths, STEM, "stem: first width", "stem width"),
-            _Entry("w", 1, widths, STEM, "stem: width", "stem width"),
-            *(_Entry("w", 2 + i, widths, i, f"{name}: width", f"{name} width")
-              for i, name in enumerate(stages)),
-            *(_Entry("e", block.number, self.exp_ratio, block.stage,
-                     f"{stages[block.stage]}, layer {block.place + 1}: expansion",
-                     f"{stages[block.stage]} expansion") for block in self.blocks),
-            _Entry("r", 0, self.resolutions, END, "resolution", "resolution"),
-        ]
+    def _all_choices(self) -> list[Choice]:
+        """Returns depth and widths of the stem; for each stage depth, width, expansions.
+
+        A block's place counts from those that every network has.
+        """
+        widths, meanings = tuple(range(len(self.width))), tuple(self.width)
+        choices = [Choice("d", STEM, STEM_DEPTHS, "stem: depth", "stem depth"),
+                   Choice("w", STEM, widths, "stem: first width", "stem width", values=meanings),
+                   Choice("w", STEM, widths, "stem: width", "stem width", values=meanings)]
+        for i, base in enumerate(BASE_DEPTHS):
+            stage = f"stage {i + 1}"
+            choices += [Choice("d", i, tuple(self.depth), f"{stage}: depth", f"{stage} depth"),
+                        Choice("w", i, widths, f"{stage}: width", f"{stage} width",
+                               values=meanings)]
+            choices += [Choice("e", i, tuple(self.exp_ratio),
+                               f"{stage}, layer {place + 1}: expansion", f"{stage} expansion",
+                               place - base) for place in range(base + max(self.depth))]
+        return choices

@@ -61,15 +61,6 @@ def entries(arch: dict[str, Any], key: str, length: int) -> list[Any]:
     return list(values)
 
 
-def positions(arch: dict[str, Any], key: str, length: int, options: Sequence[Any]) -> list[int]:
-    """Returns the positions among `options` of the `length` values that a list of `arch` holds.
-
-    Raises:
-        UserError: no list of that length, or a value that is none of the options.
-    """
-    return [position(key, value, options) for value in entries(arch, key, length)]
-
-
 def position(key: str, value: Any, options: Sequence[Any]) -> int:
     """Returns the position of a value among the options of its key.
 

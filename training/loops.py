@@ -291,7 +291,6 @@ def cosine(step: int, n_steps: int) -> float:
 
 
 def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *,
-              momentum: float = 0.9, weight_decay: float = 4e-5, clip_grad: float | None = None,
               amp: str | None = None, seed: int = 0) -> list[dict[str, float]]:
     """Trains with SGD and a cosine schedule by steps: the short training of an evaluation.
 
@@ -303,8 +302,6 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
             `set_epoch`, that is called with 0, 1, ... first.
         epochs: passes over the batches; 0 does nothing.
         lr: the initial learning rate.
-        momentum, weight_decay: of SGD.
-        clip_grad: the largest norm of the gradient, or None.
         amp: None, bfloat16 or float16.
         seed: of dropout and drop path.
 
@@ -315,22 +312,17 @@ def fine_tune(net: nn.Module, batches: CountedBatches, epochs: int, lr: float, *
         UserError: the loss is not finite.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay,
-                                nesterov=momentum > 0)
+    optimizer = torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=4e-5, nesterov=True)
     n_steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, n_steps))
     scaler = torch.amp.GradScaler(device_of(net).type, enabled=amp == "float16")
-    clip = None
-    if clip_grad is not None:
-        def clip() -> Tensor:
-            return nn.utils.clip_grad_norm_(parameters, clip_grad)
     history = []
     with seeded(seed):
         for epoch in range(epochs):
             if hasattr(batches, "set_epoch"):
                 batches.set_epoch(epoch)
             history.append(train_one_epoch(
-                net, batches, optimizer, amp=amp, scaler=scaler, clip_grad=clip,
+                net, batches, optimizer, amp=amp, scaler=scaler,
                 on_step=lambda *_: schedule.step()))
             check_loss(history[-1]["loss"], f"epoch {epoch} of the fine-tuning",
                        f"the learning rate {lr:g} is too large")

@@ -4,13 +4,12 @@ A format is a class here and a row in `FORMATS`; its packages are imported on us
 """
 
 import importlib.util
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from networks.preprocessing import Preprocessing
 from utils.errors import UserError
 from utils.registry import load_class
 
@@ -28,30 +27,6 @@ FORMATS = {
 REQUIREMENTS = "requirements-export.txt"
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a file says about its network beside the layers.
-
-    Attributes:
-        resolution: height and width of the images in pixels.
-        transform: `crop` or `squash`; None where nothing is known.
-        mean, std: of the pixels in [0, 1], by channel; None likewise.
-        class_names: in the order of the outputs; None likewise.
-    """
-
-    resolution: int
-    transform: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    class_names: tuple[str, ...] | None = None
-
-    def as_text(self) -> dict[str, str]:
-        """Returns what is known, as text: what files can carry; the names as a list in JSON."""
-        names = self.class_names and json.dumps(self.class_names, ensure_ascii=False)
-        return {name: str(value) for name, value in
-                {**asdict(self), "class_names": names}.items() if value is not None}
-
-
 class Format(ABC):
     """Writes a network in one format and runs what was written.
 
@@ -66,7 +41,7 @@ class Format(ABC):
     notes: ClassVar[str] = ""
 
     @abstractmethod
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
         """Writes a static network in eval mode, on the CPU, to a file."""
 
     @abstractmethod

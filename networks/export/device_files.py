@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from networks.export import Description, Format, Runner
+from networks.export import Format, Preprocessing, Runner
 from networks.export.torch_files import program_of
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -23,12 +23,12 @@ class OpenVino(Format):
     packages = ("openvino",)
     notes = "OpenVINO IR; the weights lie beside it in a .bin file"
 
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
         """See `Format.write`; the weights are whole before the XML file that names them is."""
         import openvino
 
-        model = openvino.convert_model(program_of(net, description.resolution))
-        for name, text in description.as_text().items():
+        model = openvino.convert_model(program_of(net, images.resolution))
+        for name, text in images.as_text().items():
             model.set_rt_info(text, ["network", name])
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,17 +63,17 @@ class CoreMl(Format):
     packages = ("coremltools",)
     notes = "ML program, iOS 16 or macOS 13 and later; one image at a time; only macOS runs it"
 
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
         """See `Format.write`; an older folder of that name is replaced."""
         import coremltools
 
-        program = program_of(net, description.resolution, dynamic_batch=False)
+        program = program_of(net, images.resolution, dynamic_batch=False)
         model = coremltools.convert(
             program.run_decompositions({}), convert_to="mlprogram",
             inputs=[coremltools.TensorType(INPUT, program.example_inputs[0][0].shape)],
             minimum_deployment_target=coremltools.target.iOS16,
             compute_precision=coremltools.precision.FLOAT32, skip_model_load=True)
-        model.user_defined_metadata.update(description.as_text())
+        model.user_defined_metadata.update(images.as_text())
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{self.suffix}")
@@ -111,12 +111,12 @@ class ExecuTorch(Format):
     packages = ("executorch",)
     notes = "XNNPACK kernels; one image at a time"
 
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
         """See `Format.write`."""
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        program = program_of(net, description.resolution, dynamic_batch=False)
+        program = program_of(net, images.resolution, dynamic_batch=False)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         with atomic_path(path) as temporary:
             temporary.write_bytes(lowered.to_executorch().buffer)

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from networks.export import Description, Format, Runner
+from networks.export import Format, Preprocessing, Runner
 from networks.export.torch_files import program_of
 from utils.files import atomic_path
 
@@ -22,17 +22,17 @@ class Onnx(Format):
     packages = ("onnx", "onnxscript", "onnxruntime")
     notes = f"opset {OPSET}, input '{INPUT}' (batch, 3, r, r), output '{OUTPUT}'"
 
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
-        """See `Format.write`; the file carries the description as its metadata."""
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
+        """See `Format.write`; the file carries `images` as its metadata."""
         import onnx
         import torch
 
-        program = program_of(net, description.resolution)
+        program = program_of(net, images.resolution)
         exported: Any = torch.onnx.export(
             program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET,
             dynamo=True, verbose=False)
         model = exported.model_proto
-        onnx.helper.set_model_props(model, description.as_text())
+        onnx.helper.set_model_props(model, images.as_text())
         onnx.checker.check_model(model, full_check=True)
         with atomic_path(path) as temporary:
             temporary.write_bytes(model.SerializeToString())

@@ -8,7 +8,7 @@ import torch
 
 from networks.checkpoints import load_state
 from networks.configs import check_config
-from networks.export import Description, Format, Runner
+from networks.export import Format, Preprocessing, Runner
 from networks.hub import to_timm
 from networks.supernets import build_from_config
 from utils.devices import pinned_threads
@@ -61,14 +61,14 @@ class ExportedProgram(Format):
     suffix = ".pt2"
     notes = f"torch.export of torch {torch.__version__}"
 
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
         """See `Format.write`."""
-        program = program_of(net, description.resolution)
+        program = program_of(net, images.resolution)
         with atomic_path(path) as temporary:
             # torch insists on the suffix
             exported = temporary.with_suffix(self.suffix)
             torch.export.save(program, exported, extra_files={
-                "description.json": json.dumps(description.as_text())})
+                "description.json": json.dumps(images.as_text())})
             os.replace(exported, temporary)
 
     def load(self, path: str | os.PathLike, threads: int | None = None) -> Runner:
@@ -83,12 +83,12 @@ class SafeTensors(Format):
     packages = ("safetensors",)
     notes = "weights in our naming; the header holds net.config"
 
-    def write(self, net: Any, path: str | os.PathLike, description: Description) -> None:
+    def write(self, net: Any, path: str | os.PathLike, images: Preprocessing) -> None:
         """See `Format.write`."""
         from safetensors.torch import save
 
         state = {key: tensor.contiguous() for key, tensor in net.state_dict().items()}
-        header = {"format": "pt", "net.config": json.dumps(net.config), **description.as_text()}
+        header = {"format": "pt", "net.config": json.dumps(net.config), **images.as_text()}
         with atomic_path(path) as temporary:
             temporary.write_bytes(save(state, metadata=header))
 

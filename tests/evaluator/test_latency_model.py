@@ -27,7 +27,7 @@ SPACE = OFASearchSpace(resolutions=[160, 192, 224])
 def latencies(X, seed=0, outliers=0.0):
     """A device: a constant, a launch for each layer, work; a part of it in a slow state."""
     rng = np.random.default_rng(seed)
-    used = SPACE.choices(X)[2].sum(axis=1)
+    used = SPACE.choices(X)["used"].sum(axis=1)
     ms = 1 + 0.2 * used + 4e-9 * CostModel(SPACE).evaluate(X)["flops"]
     ms = ms * np.exp(0.01 * rng.normal(size=len(X)))
     return np.where(rng.random(len(X)) < outliers, 1.3 * ms, ms)
@@ -44,7 +44,8 @@ def predicted(model, X):
 
 def test_counts_are_those_of_the_layers(networks):
     features = LatencyFeatures.of_space(SPACE, networks, None, None)
-    kernels, expansions, used = SPACE.choices(networks)
+    chosen = SPACE.choices(networks)
+    kernels, expansions, used = chosen["ks"], chosen["e"], chosen["used"]
     columns = features(networks)[:, len(features.genes.gene):]
     always = 2 * SPACE.num_blocks  # layers that every network has count nothing
     for counted in (used.sum(axis=1) - always, (used & (kernels > 0)).sum(axis=1),

@@ -48,14 +48,14 @@ def test_convolutions_are_those_of_the_network(name, tmp_path):
 def test_operations_are_those_of_an_export(tmp_path):
     """After the optimisation of onnxruntime, as torch's own exporter writes them."""
     from networks import build_supernet, cut_subnet
-    from networks.export import Description, get_format
+    from networks.export import Preprocessing, get_format
 
     space = get_search_space("mbv3", resolutions=[32])
     arch = space.extremes()[0]
     paths = tmp_path / "layers.onnx", tmp_path / "export.onnx"
     write_onnx(space.layers(arch, 10, 0.35), paths[0])
     get_format("onnx").write(cut_subnet(build_supernet(10, 0.35).eval(), arch), paths[1],
-                             Description(32))
+                             Preprocessing(32))
     counts = []
     for path in paths:
         options = onnxruntime.SessionOptions()

@@ -22,7 +22,7 @@ from evaluator.exported import (
 )
 from msunas_cli import load_script
 from networks import cut_subnet, load_supernet, recalibrate_bn, save_weights, write_config
-from networks.export import FORMATS, Description, Format, get_format
+from networks.export import FORMATS, Format, Preprocessing, get_format
 from networks.export.torch_files import read_safetensors, torch_runner
 from scripts.export import finite
 from search_space import OFASearchSpace
@@ -72,7 +72,7 @@ def test_onnx_equals_torch_for_five_networks(digits_nets, provider, tmp_path):
     form = make_format("onnx")
     for i, (net, resolution) in enumerate(digits_nets):
         path = tmp_path / "a folder" / f"{i}.onnx"
-        form.write(net, path, Description(resolution))
+        form.write(net, path, Preprocessing(resolution))
         own, other = torch_runner(net, 1), form.load(path, 1)
         real = real_images(provider.eval_batches("test", resolution), 64)
         assert len(real) == 64
@@ -88,7 +88,7 @@ def test_onnx_equals_torch_for_five_networks(digits_nets, provider, tmp_path):
 def test_every_format_equals_torch(name, digits_nets, provider, tmp_path):
     form, (net, resolution) = make_format(name), digits_nets[2]
     path = tmp_path / f"net{form.suffix}"
-    form.write(net, path, Description(resolution, "squash", (0.5,) * 3, (0.5,) * 3))
+    form.write(net, path, Preprocessing(resolution, "squash", (0.5,) * 3, (0.5,) * 3))
     assert all(map(lambda each: (tmp_path / each).stat().st_size > 0, form.written(path)))
     try:
         other = form.load(path, 1)
@@ -102,7 +102,7 @@ def test_every_format_equals_torch(name, digits_nets, provider, tmp_path):
 def test_a_safetensors_file_is_a_network_and_nothing_else(digits_nets, tmp_path):
     net, resolution = digits_nets[0]
     path = tmp_path / "net.safetensors"
-    get_format("safetensors").write(net, path, Description(resolution))
+    get_format("safetensors").write(net, path, Preprocessing(resolution))
     read = read_safetensors(path)
     assert read.config == net.config
     assert all(read.state_dict()[key].equal(value) for key, value in net.state_dict().items())
@@ -244,8 +244,8 @@ def test_the_file_says_the_networks_own_mean_and_std(digits_nets, tmp_path, word
     args = load_script("msunas-export").get_args_parser().parse_args(
         [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx", *words])
     network = load_script("msunas-export").load_network(args)
-    names = tuple("0123456789") if words else None
-    assert network.description == Description(resolution, "squash", (0.1, 0.2, 0.3),
+    names = tuple("0123456789") if words else ()
+    assert network.images == Preprocessing(resolution, "squash", (0.1, 0.2, 0.3),
                                               (0.4, 0.5, 0.6), names)
 
 
@@ -278,8 +278,8 @@ def test_names_for_another_number_of_classes_are_left_out(digits_nets, tmp_path)
     script = load_script("msunas-export")
     network = script.load_network(script.get_args_parser().parse_args(
         [str(tmp_path / "net.config"), str(tmp_path / "net.inherited"), "--to", "onnx"]))
-    assert network.description.class_names is None
-    assert "class_names" not in network.description.as_text()
+    assert network.images.class_names == ()
+    assert "class_names" not in network.images.as_text()
 
 
 def test_a_calibration_takes_as_many_images_as_it_is_told():

@@ -15,7 +15,7 @@ from evaluator.costs import network_costs
 from evaluator.layers import build_module, build_network, input_shape, space_layers
 from msunas_timm.chains import corner
 from networks.batch_norm import recalibrate_bn
-from networks.export import Description, get_format
+from networks.export import get_format
 from networks.folding import folded
 from networks.hub import Preprocessing, to_timm, write_hub
 from search_space import get_search_space
@@ -237,7 +237,7 @@ def test_a_subnet_is_exported(name, tmp_path):
                               space.sample(1, rng=np.random.default_rng(0))[0])
     recalibrate_bn(net, [images(64, 8)])
     found, path = get_format(name), tmp_path / f"net.{name}"
-    found.write(net, path, Description(64))
+    found.write(net, path, Preprocessing(64))
     with torch.inference_mode():
         expected = net(images(64)).numpy()
     np.testing.assert_allclose(found.load(path, 1)(images(64).numpy()), expected,

@@ -210,7 +210,7 @@ class TestFineTune:
         for _ in range(2):
             net = small_net(dropout=0.2)
             torch.rand(3)  # the global generator must not matter
-            history = fine_tune(net, batches(), 5, 0.3, clip_grad=5.0, seed=3)
+            history = fine_tune(net, batches(), 5, 0.3, seed=3)
             results.append(state(net))
         assert len(history) == 5
         assert history[-1]["loss"] < history[0]["loss"]
