@@ -96,7 +96,8 @@ def _listing(folder: Path) -> Iterator[tuple[str, int]]:
 
     Hidden files and folders, which tools leave, are no data.
     """
-    seen, pending = set(), [""]
+    seen: set[tuple[int, int]] = set()
+    pending = [""]
     while pending:  # no recursion: folders may be nested more deeply than Python's stack
         name = pending.pop()
         path = folder / name
