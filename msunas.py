@@ -35,7 +35,7 @@ LOG_FORMATS = ("text", "json")
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names and defaults."""
-    p = Parser(prog="msunas.py", description=__doc__.splitlines()[0])
+    p = Parser(prog="msunas.py", description=(__doc__ or "").partition("\n")[0])
     _add_run_flags(p)
     _add_search_flags(p)
     _add_data_flags(p)
