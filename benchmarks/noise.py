@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from common import benchmark_parser, machine, processes, publish, table
-from quality import BATCH, BENCHMARKS, BUDGETS, Benchmark, mean_and_error, seeds_of
+from quality import BATCH, BENCHMARKS, BUDGETS, Benchmark, seeds_of
 
 from cli.scripts import run_script
 from evaluator import build_evaluator
