@@ -29,6 +29,7 @@ from cli.scripts import run_script
 from evaluator import build_evaluator
 from evaluator.base import Evaluator
 from evaluator.jobs import InProcess
+from search.comparison import mean_and_error
 from search.selection import front_within, trusted
 from search.strategies import STRATEGIES
 from search_space import Arch

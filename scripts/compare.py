@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Run as a file, Python puts scripts/ on the path, not the project's root.
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from search.comparison import Curves
     from visualization.data import RunData
 
+ROOT = Path(__file__).resolve().parents[1]
 # Flags of msunas.py that are decided here, or belong to one run.
 OURS = ("strategy", "seed", "save", "resume", "dry_run", "no_report", "log_format", "warm_start")
 

@@ -108,15 +108,18 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
         line: name and values of a curve without seeds.
     """
     figure, (axes,) = new_figure(SIZE, DPI)
-    lowest = np.inf
-    for (strategy, values), colour in zip(curves.items(), cycle(COLOURS)):  # noqa: B905
+    lowest, highest = np.inf, -np.inf
+    for (strategy, values), colour in zip(curves.items(), cycle(COLOURS)):
         mean, error = mean_and_error(values)
-        lowest = min(lowest, float((mean - error)[np.searchsorted(counts, max(counts) / 4)]))
+        lowest = min(lowest, (mean - error)[np.searchsorted(counts, max(counts) / 4)])
+        highest = max(highest, np.nanmax(mean + error))
         axes.plot(counts, mean, color=colour, lw=1.6, label=f"{strategy}, {len(values)} seeds")
         axes.fill_between(counts, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
     if line:
+        highest = max(highest, *line[1].values())
         axes.plot([*line[1]], [*line[1].values()], "s--", color="black", ms=4, label=line[0])
-    axes.set_ylim(bottom=lowest)
+    room = 0.05 * (highest - lowest)
+    axes.set_ylim(lowest - room, highest + room)
     axes.set(xlabel="evaluated architectures", ylabel="normalised hypervolume", title=title)
     axes.legend(frameon=False, loc="lower right")
     save_figure(figure, path)

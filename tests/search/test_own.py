@@ -59,7 +59,8 @@ def test_a_killed_run_of_ones_own_resumes_to_the_same_bytes(cakes, tmp_path, run
     wait_for(save / "iter_1/net_1.stats", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    fails_clearly("msunas.py", "--resume", save, match=f"type again: --evaluator {EVALUATOR} --search_space {SPACE}")
+    fails_clearly("msunas.py", "--resume", save,
+                  match=f"type again: --evaluator {EVALUATOR} --search_space {SPACE}")
     done = run_command("msunas.py", "--resume", save, *FLAGS, *OBJECTIVES)
     assert done.returncode == 0, done.stderr
     assert contents(save) == contents(cakes)

@@ -711,7 +711,7 @@ function showRun() {
   $("summary").textContent = [`${size()} evaluated`, `${r.front.length} on the front`,
     ...(hv === null ? [] : [`hypervolume ${hv.toFixed(4)}`]), `top-1 against ${r.axes.slice(1).map((a) => a.name).join(" and ")}`,
     ...(s.constraint ? [`within ${s.constraint}`] : []),
-    ...(s.dataset ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
+    ...(s.dataset && s.evaluator !== "table" ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
   $("failures").replaceChildren(...failures(r));
   const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : number(3600 * r.device_hours) + " s"} of evaluations`]] : [];
   const { names } = phasesOf(r);
@@ -752,9 +752,10 @@ function drawComparison() {
     title: same ? "Hypervolume, one reference point" : "Hypervolume, each with its own reference",
     showlegend: true, legend, xaxis: { title: "evaluated networks", rangemode: "tozero" }, yaxis: { title: "normalised hypervolume", range: padded(shownValues) } });
   $("compare-note").textContent = grouped ? "Lines are means over the runs that differ in their seeds alone; bands and ± are one standard error." : "";
+  const top = (r, pick) => (100 - r.values[0][pick.index]).toFixed(2);
   const row = (r) => { const best = r.picks.find((p) => p.names.includes("best")), knee = r.picks.find((p) => p.names.includes("knee"));
-    const values = [r.arch.length, r.front.length, number(r.hv.value[r.hv.value.length - 1]), number(100 - r.values[0][best.index]),
-      number(100 - r.values[0][knee.index]), number(r.values[1][knee.index]), r.failures.length, r.settings.seed ?? "–", r.settings.strategy ?? r.settings.predictor ?? "–"];
+    const values = [r.arch.length, r.front.length, last(r.hv.value).toFixed(4), top(r, best),
+      top(r, knee), number(r.values[1][knee.index]), r.failures.length, r.settings.seed ?? "–", r.settings.strategy ?? r.settings.predictor ?? "–"];
     return make("tr", {}, make("th", { scope: "row" }, r.name), ...values.map((v) => make("td", {}, String(v)))); };
   $("compare-groups").parentElement.hidden = !grouped;
   const best = (r) => 100 - ends(r.values[0])[0];
