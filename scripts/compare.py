@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 # Flags of msunas.py that are decided here, or belong to one run.
-OURS = ("strategy", "seed", "save", "resume", "dry_run", "no_report", "log_format", "warm_start")
+NO_REPORT = "no_report"
+OURS = ("strategy", "seed", "save", "resume", "dry_run", NO_REPORT, "log_format", "warm_start",
+        "retry_failed", "accept_changed_inputs")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -72,9 +74,10 @@ def main(args: argparse.Namespace) -> None:
 
 def command(flags: Sequence[str], strategy: str, seed: int, folder: Path) -> list[str]:
     """Returns the command of one run, which resumes it where the folder holds its settings."""
-    place = "--resume" if (folder / "settings.json").exists() else "--save"
-    return [sys.executable, str(ROOT / "msunas.py"), *flags, "--strategy", strategy, "--seed",
-            str(seed), place, str(folder), "--no_report"]
+    place = "resume" if (folder / "settings.json").exists() else "save"
+    values = {"strategy": strategy, "seed": str(seed), place: str(folder)}
+    return [sys.executable, str(ROOT / "msunas.py"), *flags, f"--{NO_REPORT}",
+            *(word for name, value in values.items() for word in (f"--{name}", value))]
 
 
 def run_all(commands: dict[Path, list[str]], workers: int) -> None:
@@ -131,7 +134,7 @@ def publish(save: Path, folders: Mapping[tuple[str, int], Path], search_space: s
 
 def curves_of(runs: Mapping[tuple[str, int], "RunData"], box: comparison.Box) -> \
         "tuple[list[int], list[int], dict[str, dict[int, list[float]]]]":
-    """Returns numbers of evaluations, those of the tables, and the hypervolumes of the runs.
+    """Returns the numbers of evaluations of the curves and of the tables, and the hypervolumes.
 
     The numbers end where the shortest run does.
     """
