@@ -46,7 +46,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=count(1), help="runs at a time (default: one per core)")
     p.add_argument("--level", type=amount, help="hypervolume to reach (default: the lowest that a "
                    "strategy ends with)")
-    p.add_argument("flags", nargs="+", metavar="-- FLAGS", help="flags of msunas.py")
+    p.add_argument("flags", nargs="+", metavar="FLAG", help="after --: flags of msunas.py")
     return p
 
 
