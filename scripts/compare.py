@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 # Run as a file, Python puts scripts/ on the path, not the project's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,14 +18,19 @@ import numpy as np
 
 from cli.scripts import Parser, run_script
 from cli.types import amount, count
-from search import comparison
+from search.comparison import (
+    N_BUDGETS,
+    Box,
+    Curves,
+    difference_rows,
+    evaluations_to,
+    markdown,
+    mean_rows,
+    spread,
+)
 from utils.errors import UserError
 from utils.files import write_text
 from utils.locks import locked
-
-if TYPE_CHECKING:
-    from search.comparison import Curves
-    from visualization.data import RunData
 
 ROOT = Path(__file__).resolve().parents[1]
 # Flags of msunas.py that are decided here, or belong to one run.
@@ -120,54 +124,41 @@ def publish(save: Path, folders: Mapping[tuple[str, int], Path], search_space: s
     from visualization.report import REPORT, page, payload
 
     runs = {key: read_run(folder, search_space) for key, folder in folders.items()}
-    box = comparison.Box.around([run.minimised for run in runs.values()],
-                                [run.n_initial for run in runs.values()])
-    counts, budgets, curves = curves_of(runs, box)
+    n_initial = [run.n_initial for run in runs.values()]
+    box = Box.around([run.minimised for run in runs.values()], n_initial)
+    counts = spread(1, min(len(run.F) for run in runs.values()))
+    curves: dict[str, dict[int, list[float]]] = {}
+    for (strategy, seed), run in runs.items():
+        curves.setdefault(strategy, {})[seed] = box.curve(run.minimised, counts)
     arrays = {strategy: np.array([*rows.values()]) for strategy, rows in curves.items()}
-    point = ", ".join(f"{value:.5g}" for value in box.reference)
-    text = f"Reference point ({point})\n\n{tables(counts, budgets, curves, level)}"
+    text = f"Reference point {box.reference.round(4).tolist()}\n\n" + tables(
+        counts, min(n_initial), curves, arrays, level)
     write_text(save / "comparison.md", text)
     plot_curves(save / "comparison.png", counts, arrays)
     write_text(save / REPORT, page(payload([*runs.values()])))
     print(f"{text}\n{save}: comparison.md, comparison.png, {REPORT}")
 
 
-def curves_of(runs: Mapping[tuple[str, int], "RunData"], box: comparison.Box) -> \
-        "tuple[list[int], list[int], dict[str, dict[int, list[float]]]]":
-    """Returns the numbers of evaluations of the curves and of the tables, and the hypervolumes.
-
-    The numbers end where the shortest run does.
-    """
-    total = min(len(run.F) for run in runs.values())
-    budgets = comparison.budgets(min(run.n_initial for run in runs.values()), total)
-    counts = sorted({*comparison.spread(total), *budgets})
-    curves: dict[str, dict[int, list[float]]] = {}
-    for (strategy, seed), run in runs.items():
-        curves.setdefault(strategy, {})[seed] = box.curve(run.minimised, counts)
-    return counts, budgets, curves
-
-
-def tables(counts: Sequence[int], budgets: Sequence[int], curves: "Curves",
+def tables(counts: Sequence[int], first: int, curves: Curves, arrays: Mapping[str, np.ndarray],
            level: float | None) -> str:
-    """Returns the three tables in Markdown; see `main` and the flag `--level`."""
-    at = [counts.index(budget) for budget in budgets]
-    shown = {strategy: {seed: [values[i] for i in at] for seed, values in rows.items()}
-             for strategy, rows in curves.items()}
-    means = {strategy: np.mean([*rows.values()], axis=0) for strategy, rows in curves.items()}
+    """Returns three tables in Markdown: means, differences, evaluations until `level`.
+
+    The curves are given by seed, and as (seeds, counts) arrays; columns begin at `first`.
+    """
+    at = np.searchsorted(counts, spread(first, counts[-1], N_BUDGETS))
+    columns = ("seeds", *(counts[i] for i in at))
+    means = {strategy: values.mean(axis=0) for strategy, values in arrays.items()}
     level = min(mean[-1] for mean in means.values()) if level is None else level
-    needed = {strategy: comparison.evaluations_to(level, counts, mean)
-              for strategy, mean in means.items()}
-    parts = [
+    needed = {name: evaluations_to(level, counts, mean) for name, mean in means.items()}
+    return "\n\n".join((
         "Hypervolume by number of evaluations, mean ± standard error over the seeds",
-        comparison.markdown(("strategy", "seeds", *budgets), comparison.mean_rows(
-            {strategy: np.array([*rows.values()]) for strategy, rows in shown.items()})),
+        markdown(("strategy", *columns), mean_rows({name: v[:, at] for name, v in arrays.items()})),
         "Differences on equal seeds, in brackets in standard errors of their mean",
-        comparison.markdown(("strategies", "seeds", *budgets), comparison.difference_rows(shown)),
+        markdown(("strategies", *columns), difference_rows(curves, at)),
         f"Evaluations until the mean hypervolume is {level:.4f}",
-        comparison.markdown(("strategy", "evaluations"), [
-            (strategy, f"more than {counts[-1]}" if n is None else int(n))
-            for strategy, n in needed.items()])]
-    return "\n\n".join(parts) + "\n"
+        markdown(("strategy", "evaluations"), [
+            (name, f"more than {counts[-1]}" if n is None else int(n))
+            for name, n in needed.items()]))) + "\n"
 
 
 if __name__ == "__main__":

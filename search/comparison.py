@@ -34,14 +34,9 @@ class Box(NamedTuple):
         return [normalized_hypervolume(F[:n], *self) for n in counts]
 
 
-def budgets(n_initial: int, total: int) -> list[int]:
-    """Returns up to `N_BUDGETS` numbers of evaluations, from the initial sample to the end."""
-    return np.unique(np.linspace(min(n_initial, total), total, N_BUDGETS).astype(int)).tolist()
-
-
-def spread(total: int, most: int = 400) -> list[int]:
-    """Returns up to `most` numbers of evaluations from 1 to `total`, for a curve."""
-    return np.unique(np.linspace(1, total, min(total, most)).round().astype(int)).tolist()
+def spread(first: int, total: int, most: int = 400) -> list[int]:
+    """Returns up to `most` numbers of evaluations from `first` to `total`."""
+    return np.unique(np.linspace(min(first, total), total, min(total, most)).astype(int)).tolist()
 
 
 def mean_and_error(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,12 +81,12 @@ def mean_rows(curves: Mapping[str, np.ndarray]) -> list[tuple[object, ...]]:
             for name, values in curves.items()]
 
 
-def difference_rows(curves: Curves) -> list[tuple[object, ...]]:
-    """Returns a row for each two strategies: on equal seeds, the difference and its errors."""
+def difference_rows(curves: Curves, at: Sequence[int]) -> list[tuple[object, ...]]:
+    """Returns a row for each two strategies: on equal seeds, the differences at some budgets."""
     rows: list[tuple[object, ...]] = []
     for one, other in combinations(curves, 2):
         if len(differences := paired(curves[one], curves[other])):
-            mean, error = mean_and_error(differences)
+            mean, error = mean_and_error(differences[:, at])
             rows.append((f"{one} - {other}", len(differences), *(
                 f"{m:+.4f} ({f'{m / e:+.1f}' if e else '-'})"
                 for m, e in zip(mean, error, strict=True))))

@@ -233,7 +233,7 @@ def _hypervolumes(run: RunData, box: Box | None) -> dict[str, Any]:
     if box is None:
         return {"n": [entry.n_evaluated for entry in run.history],
                 "value": [round(entry.hv, 6) for entry in run.history]}
-    counts = spread(len(run.archs))
+    counts = spread(1, len(run.archs))
     return {"n": counts, "reference": _rounded(box.reference.tolist()),
             "value": [round(value, 6) for value in box.curve(run.minimised, counts)]}
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from search.comparison import Box, budgets, difference_rows, evaluations_to, mean_rows, spread
+from search.comparison import Box, difference_rows, evaluations_to, mean_rows, spread
 from tests.conftest import ROOT
 from tests.search.runs import contents
 from tests.search.test_msunas import wait_for
@@ -97,7 +97,7 @@ def test_the_box_of_runs_with_a_maximised_objective_normalises_them():
     runs = [np.column_stack([rng.uniform(5, 50, 30), -rng.uniform(1, 9, 30)]) for _ in range(2)]
     box = Box.around(runs, [10, 10])
     assert box.ideal.tolist() == [0, min(F[:, 1].min() for F in runs)]
-    curve = box.curve(runs[0], spread(30))
+    curve = box.curve(runs[0], spread(1, 30))
     assert (np.diff(curve) >= 0).all() and 0 <= curve[0] < curve[-1] <= 1
     assert Box.around([-np.ones((3, 2))], [3]).curve(-np.ones((1, 2)), [1]) == [1.0]
 
@@ -106,6 +106,6 @@ def test_rows_by_hand():
     curves = {"a": {0: [0.2, 0.4], 1: [0.4, 0.8]}, "b": {1: [0.1, 0.2], 2: [0.3, 0.3]}}
     assert mean_rows({"a": np.array([*curves["a"].values()])}) == [
         ("a", 2, "0.3000 ± 0.1000", "0.6000 ± 0.2000")]
-    assert difference_rows(curves) == [("a - b", 1, "+0.3000 (-)", "+0.6000 (-)")]
-    assert budgets(40, 120) == [40, 56, 72, 88, 104, 120] and budgets(12, 13) == [12, 13]
+    assert difference_rows(curves, [0, 1]) == [("a - b", 1, "+0.3000 (-)", "+0.6000 (-)")]
+    assert spread(40, 120, 6) == [40, 56, 72, 88, 104, 120] and spread(12, 13, 6) == [12, 13]
     assert evaluations_to(0.3, [10, 20], np.array([0.2, 0.4])) == 15
