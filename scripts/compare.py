@@ -18,16 +18,7 @@ import numpy as np
 
 from cli.scripts import Parser, run_script
 from cli.types import amount, count
-from search.comparison import (
-    N_BUDGETS,
-    Box,
-    Curves,
-    difference_rows,
-    evaluations_to,
-    markdown,
-    mean_rows,
-    spread,
-)
+from search import comparison
 from utils.errors import UserError
 from utils.files import write_text
 from utils.locks import locked
@@ -125,40 +116,18 @@ def publish(save: Path, folders: Mapping[tuple[str, int], Path], search_space: s
 
     runs = {key: read_run(folder, search_space) for key, folder in folders.items()}
     n_initial = [run.n_initial for run in runs.values()]
-    box = Box.around([run.minimised for run in runs.values()], n_initial)
-    counts = spread(1, min(len(run.F) for run in runs.values()))
+    box = comparison.Box.around([run.minimised for run in runs.values()], n_initial)
+    counts = comparison.spread(1, min(len(run.F) for run in runs.values()))
     curves: dict[str, dict[int, list[float]]] = {}
     for (strategy, seed), run in runs.items():
         curves.setdefault(strategy, {})[seed] = box.curve(run.minimised, counts)
     arrays = {strategy: np.array([*rows.values()]) for strategy, rows in curves.items()}
-    text = f"Reference point {box.reference.round(4).tolist()}\n\n" + tables(
-        counts, min(n_initial), curves, arrays, level)
+    text = (f"Reference point {box.reference.round(4).tolist()}\n\n"
+            f"{comparison.tables(counts, min(n_initial), curves, arrays, level)}")
     write_text(save / "comparison.md", text)
     plot_curves(save / "comparison.png", counts, arrays)
     write_text(save / REPORT, page(payload([*runs.values()])))
     print(f"{text}\n{save}: comparison.md, comparison.png, {REPORT}")
-
-
-def tables(counts: Sequence[int], first: int, curves: Curves, arrays: Mapping[str, np.ndarray],
-           level: float | None) -> str:
-    """Returns three tables in Markdown: means, differences, evaluations until `level`.
-
-    The curves are given by seed, and as (seeds, counts) arrays; columns begin at `first`.
-    """
-    at = np.searchsorted(counts, spread(first, counts[-1], N_BUDGETS))
-    columns = ("seeds", *(counts[i] for i in at))
-    means = {strategy: values.mean(axis=0) for strategy, values in arrays.items()}
-    level = min(mean[-1] for mean in means.values()) if level is None else level
-    needed = {name: evaluations_to(level, counts, mean) for name, mean in means.items()}
-    return "\n\n".join((
-        "Hypervolume by number of evaluations, mean ± standard error over the seeds",
-        markdown(("strategy", *columns), mean_rows({name: v[:, at] for name, v in arrays.items()})),
-        "Differences on equal seeds, in brackets in standard errors of their mean",
-        markdown(("strategies", *columns), difference_rows(curves, at)),
-        f"Evaluations until the mean hypervolume is {level:.4f}",
-        markdown(("strategy", "evaluations"), [
-            (name, f"more than {counts[-1]}" if n is None else int(n))
-            for name, n in needed.items()]))) + "\n"
 
 
 if __name__ == "__main__":

@@ -91,3 +91,25 @@ def difference_rows(curves: Curves, at: Sequence[int]) -> list[tuple[object, ...
                 f"{m:+.4f} ({f'{m / e:+.1f}' if e else '-'})"
                 for m, e in zip(mean, error, strict=True))))
     return rows
+
+
+def tables(counts: Sequence[int], first: int, curves: Curves, arrays: Mapping[str, np.ndarray],
+           level: float | None) -> str:
+    """Returns three tables in Markdown: means, differences, evaluations until `level`.
+
+    The curves are given by seed, and as (seeds, counts) arrays; columns begin at `first`.
+    """
+    at = np.searchsorted(counts, spread(first, counts[-1], N_BUDGETS))
+    columns = ("seeds", *(counts[i] for i in at))
+    means = {strategy: values.mean(axis=0) for strategy, values in arrays.items()}
+    level = min(mean[-1] for mean in means.values()) if level is None else level
+    needed = {name: evaluations_to(level, counts, mean) for name, mean in means.items()}
+    return "\n\n".join((
+        "Hypervolume by number of evaluations, mean ± standard error over the seeds",
+        markdown(("strategy", *columns), mean_rows({name: v[:, at] for name, v in arrays.items()})),
+        "Differences on equal seeds, in brackets in standard errors of their mean",
+        markdown(("strategies", *columns), difference_rows(curves, at)),
+        f"Evaluations until the mean hypervolume is {level:.4f}",
+        markdown(("strategy", "evaluations"), [
+            (name, f"more than {counts[-1]}" if n is None else int(n))
+            for name, n in needed.items()]))) + "\n"

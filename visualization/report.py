@@ -67,27 +67,18 @@ def page(content: dict[str, Any], refresh: int | None = None) -> str:
 def payload(runs: Sequence[RunData]) -> dict[str, Any]:
     """Returns what the page shows of the runs, in JSON types."""
     box = None if len(runs) == 1 else _common_box(runs)
-    groups = [str(run.folder) for run in runs] if box is None else _groups_of(runs)
     equal = len({run.name for run in runs}) < len(runs)  # then the folders tell them apart
     return {"runs": [{"group": group, **_run(run, str(run.folder) if equal else run.name, box)}
-                     for run, group in zip(runs, groups, strict=True)]}
+                     for run, group in zip(runs, _groups_of(runs), strict=True)]}
 
 
 def _groups_of(runs: Sequence[RunData]) -> list[str]:
-    """Returns a name for each run, the same for searches that differ in their seeds alone.
-
-    Where all do, and in any other doubt, each run has a name of its own.
-    """
-    aside = {*CHANGEABLE, "seed", "inputs"}
-    keys = [json.dumps({name: value for name, value in run.settings.items() if name not in aside},
-                       sort_keys=True) if run.settings else str(run.folder) for run in runs]
-    names = {key: run.settings.get("strategy", run.name)
-             for key, run in zip(keys, runs, strict=True)}
-    if len(names) == 1:
-        return [str(run.folder) for run in runs]
-    if len({*names.values()}) < len(names):  # they differ in more than the strategy
-        names = {key: run.name for key, run in zip(keys, runs, strict=True)}
-    return [names[key] for key in keys]
+    """Returns each run's strategy where they differ in that and the seed alone, else its folder."""
+    aside = {*CHANGEABLE, "strategy", "seed", "inputs"}
+    others = [{k: v for k, v in run.settings.items() if k not in aside} for run in runs]
+    strategies = [run.settings.get("strategy", "") for run in runs]
+    equal = all(other == others[0] for other in others) and len({*strategies}) > 1
+    return strategies if equal else [str(run.folder) for run in runs]
 
 
 def _run(run: RunData, name: str, box: Box | None) -> dict[str, Any]:

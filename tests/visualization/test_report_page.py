@@ -396,7 +396,7 @@ def test_runs_that_differ_in_their_seeds_are_one_line_with_a_band(open_page, tmp
     low, _ = page.evaluate("document.getElementById('compare-hv').layout.yaxis.range")
     assert mean[0] < low < mean[N_DOE], "the axis begins where the curves are"
     with_settings(runs[0], n_iter=3)
-    assert len({run["group"] for run in payload([read_run(run) for run in runs])["runs"]}) == 3
+    assert len({run["group"] for run in payload([read_run(run) for run in runs])["runs"]}) == 6
 
 
 def test_several_runs_are_compared(open_page, finished_run, tmp_path):
