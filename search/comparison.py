@@ -99,7 +99,7 @@ def tables(counts: Sequence[int], first: int, curves: Curves, arrays: Mapping[st
 
     The curves are given by seed, and as (seeds, counts) arrays; columns begin at `first`.
     """
-    at = np.searchsorted(counts, spread(first, counts[-1], N_BUDGETS))
+    at = np.searchsorted(counts, spread(first, counts[-1], N_BUDGETS)).tolist()
     columns = ("seeds", *(counts[i] for i in at))
     means = {strategy: values.mean(axis=0) for strategy, values in arrays.items()}
     level = min(mean[-1] for mean in means.values()) if level is None else level
