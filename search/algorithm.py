@@ -19,7 +19,7 @@ from search.run_folder import RunFolder
 from search.strategies import get_strategy
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
-from search_space import Arch, SearchSpace
+from search_space import Arch, SearchSpace, name_of
 from search_space.base import rows_in, unique_rows
 from utils.errors import UserError
 from utils.metrics import get_correlation
@@ -206,7 +206,7 @@ class Search:
         stats = Stats(list(self.archive), list(records), hv, scores or empty,
                       sec_obj=self.sec_obj, reference_point=self.reference.tolist(),
                       objectives=[objective.describe() for objective in self.objectives],
-                      search_space=self.space.name, extra=self.extra)
+                      search_space=name_of(self.space), extra=self.extra)
         iteration = Iteration(number, stats, list(failures))
         if self.folder is not None:
             archives.write_stats(self.folder.iteration(number), stats)
@@ -274,7 +274,7 @@ class Search:
         if stats.sec_obj not in (None, self.sec_obj):
             raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {self.sec_obj}; "
                             f"resume with --sec_obj {stats.sec_obj}, or start in another --save")
-        if stats.search_space not in (None, self.space.name):
+        if stats.search_space not in (None, self.space.name, name_of(self.space)):
             raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
                             f"is in {self.space.name}; take that space (--search_space)")
 
