@@ -24,13 +24,14 @@ from search_space import read_arch
 from utils.errors import UserError
 from utils.pareto import reference_point
 
-# Jobs that wait for a device, as a part of the number of devices: a device that ends earlier than
-# the clock finds work at once. benchmarks/asynchrony.py measured it.
-BACKLOG = 0.5
+# Jobs that wait for a device, so that one that ends earlier than the clock finds work at once: for
+# each device, this times the binary logarithm of their number. The slowest of many holds up the
+# clock for longer; benchmarks/asynchrony.py measured it.
+BACKLOG = 1 / 6
 # Proposals at a time: one for so many devices, and for so many evaluations of an iteration.
 DEVICES_PER_PROPOSAL = 8
 # The strategy proposes from this part of the initial sample on; before, random ones fill in.
-LEARN_FROM = 0.5
+LEARN_FROM = 0.25
 # Hyperparameters are learned again when the archive has grown by this part.
 GROWTH = 0.05
 # Proposals that take this part of the time for so many seconds are reported: devices may wait.
@@ -69,7 +70,8 @@ class AsynchronousSearch(Search):
                             "without --asynchronous")
         self.devices = devices
         self.group = max(1, devices // DEVICES_PER_PROPOSAL, self.n_iter // DEVICES_PER_PROPOSAL)
-        self.room = devices + int(np.ceil(BACKLOG * devices)) + self.group - 1
+        backlog = max(1, int(np.ceil(BACKLOG * devices * np.log2(devices))))
+        self.room = devices + backlog + self.group - 1
         least = self.n_doe * LEARN_FROM
         if self.predictor:
             least = max(least, predictor_class(self.predictor).min_points)
