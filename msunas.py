@@ -152,6 +152,9 @@ def prepare_new(typed: dict[str, Any]) -> tuple[RunFolder, None, Settings]:
     if "supernet_path" in typed and typed.get("evaluator") in (None, "ofa") and \
             typed.get("backend", Settings.backend) == "local":
         check_supernet_file(typed["supernet_path"])
+    if values.get("asynchronous") and values["uniform_sample"]:
+        raise UserError("--asynchronous: --iterations 0 is random search, which is one batch; "
+                        "leave one of them out")
     if "warm_start" in typed:
         from search.archive import stats_file
 

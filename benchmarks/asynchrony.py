@@ -216,7 +216,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the tables, and writes them as far as they are known after every run."""
-    ways = [(8, False), (8, True), (64, False), (64, True)]
+    ways = [(64, True), (8, True), (64, False), (8, False)]
     shares: dict[Case, list[float]] = {case: [] for case in CASES}
     found: dict[tuple[int, bool], list[dict[str, float]]] = {way: [] for way in ways}
     with processes(args.workers) as pool:

@@ -70,8 +70,7 @@ class AsynchronousSearch(Search):
                             "without --asynchronous")
         self.devices = devices
         self.group = max(1, devices // DEVICES_PER_PROPOSAL, self.n_iter // DEVICES_PER_PROPOSAL)
-        backlog = max(1, int(np.ceil(BACKLOG * devices * np.log2(devices))))
-        self.room = devices + backlog + self.group - 1
+        self.backlog = max(1, int(np.ceil(BACKLOG * devices * np.log2(devices))))
         least = self.n_doe * LEARN_FROM
         if self.predictor:
             least = max(least, predictor_class(self.predictor).min_points)
@@ -148,6 +147,15 @@ class AsynchronousSearch(Search):
             return self._n_first
         k = min(self.group, self._last - len(self._vectors))
         return k if len(self._clock) + k <= self.room else 0
+
+    @property
+    def room(self) -> int:
+        """How many may be under way: at first as many as there are devices, then the backlog, too.
+
+        The backlog grows with what has counted, so that it is not proposed before any result.
+        """
+        counted = len(self.archive) + len(self.failed_X)
+        return self.devices + self.group - 1 + min(self.backlog, counted)
 
     def _next(self, k: int) -> np.ndarray:
         """Returns up to `k` fresh vectors: the initial sample, proposed ones, or random ones."""

@@ -205,8 +205,9 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
         "evaluator": settings.evaluator}
     if settings.warm_start:
         extra["warm_start"] = {"stats": settings.warm_start, "reused": settings.reused}
-    kind = partial(AsynchronousSearch, devices=settings.devices) if settings.asynchronous else Search
-    search = kind(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
+    make = partial(AsynchronousSearch, devices=settings.devices or 1) \
+        if settings.asynchronous else Search
+    search = make(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
                   folder, n_doe=settings.n_doe, iterations=settings.iterations,
                   n_iter=settings.n_iter, seed=settings.seed, constraints=parts.constraints,
                   costs=parts.costs, uniform_sample=settings.uniform_sample,
