@@ -21,6 +21,7 @@ from search import events
 from search_space.base import SearchSpace
 from utils.files import write_text
 from utils.metrics import spearman
+from utils.packages import require
 from utils.pareto import normalized_hypervolume, reference_point
 from visualization.data import RunData, distinct_picks, read_run
 from visualization.shapes import Graph, blocks_of, graph_of
@@ -224,6 +225,7 @@ def _hypervolumes(run: RunData, reference: np.ndarray | None) -> dict[str, Any]:
 @cache
 def _plotly() -> str:
     """Returns plotly's JavaScript, compressed, in letters."""
+    require("a report", "plotly")
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 3, mtime=0)).decode("ascii")

@@ -272,7 +272,7 @@ class Gpu:
                 return end.at - self.at
 
         monkeypatch.setattr(torch, "Event", Event)
-        monkeypatch.setattr(torch.accelerator, "device_index", lambda index: Nothing())
+        monkeypatch.setattr("utils.devices.as_current", lambda device: Nothing())
         monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
         monkeypatch.setattr(timing, "_recorded", self.recorded)
         monkeypatch.setattr(timing, "WARM_UP_S", 0.05)
