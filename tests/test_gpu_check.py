@@ -1,6 +1,7 @@
 """scripts/gpu_check.sh: lines, exit codes, and its checks with a CPU in the place of a GPU."""
 
 import importlib.util
+import json
 import subprocess
 
 import pytest
@@ -12,7 +13,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts/gpu_check.py")
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "benchmarks/gpu_check.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -45,8 +46,10 @@ def test_one_line_for_each_check_and_the_worst_decides(script, capsys, monkeypat
               "other": lambda machine: (_ for _ in ()).throw(script.Skipped("needs two GPUs"))}
     code, lines = run(script, capsys, checks)
     assert code == 1
+    *lines, result = lines
     assert [line.split()[:2] for line in lines] == [
         ["ok", "good"], ["FAILED", "bad"], ["skipped", "other"]]
+    assert json.loads(result)["checks"] == {"good": "ok", "bad": "FAILED", "other": "skipped"}
     assert lines[0].endswith("on cpu")
     assert lines[1].endswith(r"RuntimeError: two\nlines")
     assert run(script, capsys, checks, "good", "other")[0] == 0
@@ -77,7 +80,8 @@ def test_without_a_gpu_it_says_so():
 
 @pytest.mark.parametrize(("name", "text"), [
     ("plan", "workers on the CPU"), ("network", "within 0e+00"), ("accuracy", "in mixed precision"),
-    ("loader", "images/s at 224 px")])
+    ("loader", "cached images per s"), ("evaluation", "bfloat16 batch 16 images per s"),
+    ("tuning", "without loading")])
 def test_checks_pass_where_they_cannot_fail(script, machine, name, text):
     assert text in script.CHECKS[name](machine)
 

@@ -41,6 +41,8 @@ class Travels(TorchDispatchMode):
 @pytest.fixture
 def pretended(monkeypatch):
     """Tensors have devices but no data; a module of them cannot be moved, so it is made there."""
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 pretends no GPU without a driver")
     monkeypatch.setattr(nn.Module, "to", lambda net, *_, **__: net)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
