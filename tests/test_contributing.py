@@ -1,6 +1,5 @@
 """CONTRIBUTING.md: the files that it shows are taken out of the page and run."""
 
-import os
 import re
 
 import pytest
@@ -22,8 +21,9 @@ def test_the_examples_run_in_one_search(tmp_path, run_command):
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     (flags,) = re.findall(r"python (msunas\.py .*?) --save runs/mine", TEXT.replace("\\\n", " "))
-    done = run_command(*flags.split(), "--save", tmp_path / "run", "--cpu_workers", 1,
-                       env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    script, *words = flags.split()
+    done = run_command(ROOT / script, *words, "--save", tmp_path / "run", "--cpu_workers", 1,
+                       cwd=tmp_path)  # where the modules are
     assert done.returncode == 0, done.stderr
     stats = read_stats(tmp_path / "run/iter_2.stats")
     assert stats.sec_obj == "flops+density" and len(stats.archive) == 36

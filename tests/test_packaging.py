@@ -209,11 +209,25 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
             "    assert importlib.util.find_spec(name) is None, name\n"
             "import timm, msunas_timm\n"
             "net = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
-            "import msunas_cli; msunas_cli.project()\n"
+            "from msunas_cli import Search, get_engine\n"
+            "assert Search.__module__ == 'search.algorithm'\n"
             "from networks import build_from_config\n"
             "from utils.invocation import program\n"
+            "import msunas_cli\n"
             "assert [*map(program, msunas_cli.COMMANDS.values())] == [*msunas_cli.COMMANDS]\n"
             "print(net.num_classes)")
     done = subprocess.run([bin_folder / "python", "-P", "-c", code, net / "hub"], cwd=tmp_path,
                           text=True, capture_output=True)
     assert done.stdout == "10\n", done.stderr
+
+
+@pytest.mark.parametrize(("code", "error"), [
+    ("from msunas_cli import Search, plan_slots; print(plan_slots.__module__)", ""),
+    ("import utils; from msunas_cli import Search", "utils: already imported from other code")])
+def test_the_api_is_one_import(tmp_path, run_command, code, error):
+    (tmp_path / "utils.py").touch()
+    done = run_command("-c", f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n"
+                       f"if {bool(error)}: sys.path.insert(0, {str(tmp_path)!r})\n"
+                       f"sys.path_importer_cache.clear(); {code}", cwd=tmp_path)
+    assert error in done.stderr and bool(done.returncode) == bool(error), done.stderr
+    assert error or done.stdout == "evaluator.jobs.plan\n"

@@ -1,7 +1,10 @@
 """Names -> what they stand for: rows of a registry, `module:Class` of the user's, lazy exports."""
 
 import importlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from utils.errors import UserError
@@ -41,6 +44,17 @@ def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[s
                             "you trust it, type this flag again")
 
 
+@contextmanager
+def current_folder_last() -> Iterator[None]:
+    """Lets a module that somebody typed be found in the current folder, if it is nowhere else."""
+    before = sys.path
+    sys.path = [*before, os.getcwd()]
+    try:
+        yield
+    finally:
+        sys.path = before
+
+
 def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = object) -> Any:
     """Imports and returns the class that `name` stands for.
 
@@ -58,7 +72,8 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
         raise UserError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(registry))}, or "
                         "name your own as module:Class")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        with current_folder_last():
+            found = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError, TypeError) as error:
         if name in registry:
             raise
