@@ -58,11 +58,11 @@ def project() -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "project"
     folder = installed if installed.is_dir() else package.parent
+    other = [name for name in PACKAGES if _is_foreign(name, folder)]
+    if other:
+        raise ImportError(f"{', '.join(other)}: already imported from other code, but the project "
+                          "has modules of this name; import msunas_cli's first")
     if str(folder) not in sys.path:
-        other = [name for name in PACKAGES if _is_foreign(name, folder)]
-        if other:
-            raise ImportError(f"{', '.join(other)}: already imported from other code, but the "
-                              "project has modules of this name; import msunas_cli's first")
         sys.path.insert(0, str(folder))
     return folder
 

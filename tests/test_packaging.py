@@ -21,7 +21,7 @@ from networks import cut_subnet, load_supernet, save_weights, write_config
 from search.archive import Record
 from search.model_cards import search_cards
 from search_space import OFASearchSpace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loads_folders
 from utils.files import shipped
 from utils.invocation import program
 
@@ -178,6 +178,7 @@ def copy_of_project(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
+    loads_folders()
     folder, added = installed
     assert [name for name in added if not name.endswith(".dist-info")] == ["msunas_cli",
                                                                            "msunas_timm"]
