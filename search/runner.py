@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pymoo.functions import is_compiled
 
 from acc_predictor import check_predictor, predictor_class, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
@@ -40,11 +41,6 @@ from utils.errors import UserError, one_line
 from utils.files import write_text
 from utils.invocation import calling, program
 from utils.registry import names_code
-
-try:
-    from pymoo.functions import is_compiled
-except ImportError:  # before pymoo 0.6.2
-    from pymoo.util.function_loader import is_compiled
 
 CPU_MACS_PER_SECOND = 8e9
 GIB = 2**30
