@@ -50,7 +50,8 @@ def why_not_imported(error: Exception) -> str:
     """Returns why code of the user's was not imported, and where a module was looked for."""
     if not isinstance(error, ModuleNotFoundError):
         return str(error)
-    places = [*sys.path[:1], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    places = dict.fromkeys([*sys.path[:1], *named, os.getcwd()])
     return f"{error}; looked for in {', '.join(places)} and the installed packages; name its " \
         "folder in PYTHONPATH"
 
