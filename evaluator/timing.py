@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.errors import UserError
-from utils.flags import warn
+from utils.errors import UserError, warn
 from utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import choose_transform
 from networks.export import FORMATS, Description, get_format
 from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.files import own_folder, write_json
-from utils.flags import refuse_idle, warn
+from utils.flags import refuse_idle
 from utils.invocation import program
 
 if TYPE_CHECKING:
