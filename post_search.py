@@ -17,7 +17,7 @@ from search import selection, subnets
 from search.archive import Record, arch_key
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, note
 from utils.files import write_json
 from utils.flags import refuse_idle
 from utils.invocation import command_line
@@ -177,8 +177,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
             subnets.check_targets(targets)
             for target in targets:
                 target.write_subnet()
-        print("note: only net.subnet is written: the search space builds no networks",
-              file=sys.stderr)
+        note("only net.subnet is written: the search space builds no networks")
         return None
     settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:

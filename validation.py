@@ -21,8 +21,8 @@ from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS, choose_transform
 from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
 from search_space import NAMES, family_of, read_subnet
-from utils.errors import UserError
-from utils.flags import refuse_idle, warn
+from utils.errors import UserError, warn
+from utils.flags import refuse_idle
 
 if TYPE_CHECKING:
     from torch import nn

@@ -78,8 +78,7 @@ class NNGP(AccPredictor):
                noisiness: np.ndarray | float = 1.0) -> "Posterior":
         """Returns the process that has seen (n, p) inputs and (n,) standardised targets.
 
-        Args:
-            noisiness: factor of each target's noise variance, (n,), or one for all.
+        `noisiness` is the factor of each target's noise variance, (n,), or one for all.
         """
         part = np.arange(len(Z))
         if len(Z) > MAX_POINTS:
@@ -116,14 +115,9 @@ class Hyperparameters(NamedTuple):
 
 
 class _Evidence:
-    """How well hyperparameters explain standardised targets: a negative log posterior density.
+    """How well hyperparameters explain (n, p) inputs `Z` and (n,) standardised targets `z`.
 
-    Args:
-        Z: (n, p) inputs.
-        group: (p,) group of each column.
-        z: (n,) standardised targets.
-        n_layers: of the network.
-        noisiness: as in `NNGP._learn`.
+    A negative log posterior density; `group` (p,) is of each column.
     """
 
     def __init__(self, Z: np.ndarray, group: np.ndarray, z: np.ndarray, n_layers: int,

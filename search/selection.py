@@ -1,7 +1,6 @@
 """Which networks of a front are chosen: within limits, near a preference, or by their trade-off."""
 
 import re
-import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from acc_predictor import get_acc_predictor
 from search.archive import Record, arch_key, objectives
 from search.constraints import Limit, idle_limits, parse_limits, parse_number
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.pareto import asf, high_tradeoff, non_dominated
 
 FIRST_OBJECTIVE = "top1"
@@ -133,7 +132,7 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
     columns = {FIRST_OBJECTIVE: 100 - values[:, 0],
                **dict(zip(sec_obj.split("+"), values[:, 1:].T, strict=True))}
     for line in idle_limits(limits, columns, "network of the search"):
-        print(f"warning: {line}", file=sys.stderr)
+        warn(line)
     top1, inside = columns[FIRST_OBJECTIVE][front], np.ones(len(front), dtype=bool)
     for limit in limits:
         inside &= limit.holds(columns[limit.name][front])
