@@ -48,6 +48,8 @@ class NNGP(AccPredictor):
 
     Args:
         n_layers: hidden layers of the network.
+        least_noise: standard deviation in percent that the noise of the targets has at least. Few
+            points that are far apart do not tell noise from interactions of genes.
         options: see `AccPredictor`.
     """
 
@@ -55,9 +57,10 @@ class NNGP(AccPredictor):
     max_points = 2500
     gives_std = True
 
-    def __init__(self, *, n_layers: int = N_LAYERS, **options: Any) -> None:
+    def __init__(self, *, n_layers: int = N_LAYERS, least_noise: float = 0.0,
+                 **options: Any) -> None:
         super().__init__(**options)
-        self.n_layers = n_layers
+        self.n_layers, self.least_noise = n_layers, least_noise
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         whole = self._whole(X)
@@ -84,7 +87,8 @@ class NNGP(AccPredictor):
         if len(Z) > MAX_POINTS:
             part = np.random.default_rng(self.seed).choice(part, MAX_POINTS, replace=False)
         h = _Evidence(Z[part], self._features.group, z[part], self.n_layers,
-                      np.broadcast_to(noisiness, len(Z))[part]).maximise()
+                      np.broadcast_to(noisiness, len(Z))[part]).maximise(
+                          self.least_noise / self._std)
         return Posterior.of(Z, z, h, self.n_layers, noisiness)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
@@ -128,11 +132,14 @@ class _Evidence:
         self.likely = np.log([prior[0] for prior in priors])
         self.spread = np.array([prior[1] for prior in priors])
 
-    def maximise(self) -> Hyperparameters:
-        """Returns the most probable hyperparameters that L-BFGS finds."""
+    def maximise(self, least_noise: float = 0.0) -> Hyperparameters:
+        """Returns the most probable hyperparameters that L-BFGS finds, the noise at least this."""
         reach = PRIOR_REACH * self.spread
-        found = minimize(self.loss, self.likely, jac=True, method="L-BFGS-B",
-                         bounds=np.column_stack([self.likely - reach, self.likely + reach]),
+        lower, upper = self.likely - reach, self.likely + reach
+        if least_noise > 0:
+            lower[-1] = np.clip(np.log(least_noise), lower[-1], upper[-1])
+        found = minimize(self.loss, np.maximum(self.likely, lower), jac=True, method="L-BFGS-B",
+                         bounds=np.column_stack([lower, upper]),
                          options={"maxiter": MAX_ITERATIONS, "ftol": 1e-6})
         return self.hyperparameters(found.x)
 
