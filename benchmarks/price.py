@@ -57,11 +57,15 @@ def noise_table(known: dict[str, list[float]], speed_up: float) -> str:
     target = curve_of(*ORIGINAL_PART[:3])[most]
     for problem, strategy, front, folding in PARTS:
         curve = curve_of(problem, strategy, front)
-        needed = evaluations_to(target, [*curve], np.array([*curve.values()])) if curve else None
+        unbounded = (problem, strategy, front) != ORIGINAL_PART[:3]
+        if not curve:
+            continue
+        needed = evaluations_to(target, [*curve], np.array([*curve.values()]))
         cheaper = (IMAGES[ORIGINAL_PART[0]] + CALIBRATION) / (IMAGES[problem] + CALIBRATION)
         factor = cheaper * (speed_up if folding else 1.0)
         rows.append((strategy, front, IMAGES[problem], "yes" if folding else "no",
-                     f"more than {max(curve, default=0)}" if needed is None else f"{needed:.0f}",
+                     f"more than {max(curve)}" if needed is None else
+                     f"{'at most ' if unbounded and needed == min(curve) else ''}{needed:.0f}",
                      "-" if needed is None else f"{most / needed * factor:.2f}"))
     return ("\nUnder noise: device-seconds until what is delivered has the true hypervolume that "
             f"the paper's strategy delivers by measured accuracies after {most} evaluations on "
