@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from search.runner import Ended
 
 LOG_FORMATS = ("text", "json")
+MAX_DEVICES = 100_000
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser; flags of the original keep their names and defaults."""
-    p = Parser(prog="msunas.py", description=__doc__.splitlines()[0])
+    p = Parser(prog="msunas.py", description=(__doc__ or "").partition("\n")[0])
     _add_run_flags(p)
     _add_search_flags(p)
     _add_data_flags(p)
@@ -92,6 +93,8 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    help="iterations after the initial sample; 0 is random search")
     g.add_argument("--n_doe", type=count(2), help="size of the initial sample")
     g.add_argument("--n_iter", type=count(1), help="architectures evaluated in each iteration")
+    g.add_argument("--asynchronous", action="store_true", help="propose whenever a device is free, "
+                   "and not when a whole iteration has ended: no device waits for the slowest")
     g.add_argument("--strategy", help=f"proposes architectures: {listed(STRATEGIES)}")
     g.add_argument("--predictor", help=f"accuracy predictor to fit: {listed(PREDICTORS)}; "
                    "strategies other than msunas have their own (default: rbf)")
@@ -149,6 +152,9 @@ def prepare_new(typed: dict[str, Any]) -> tuple[RunFolder, None, Settings]:
     if "supernet_path" in typed and typed.get("evaluator") in (None, "ofa") and \
             typed.get("backend", Settings.backend) == "local":
         check_supernet_file(typed["supernet_path"])
+    if values.get("asynchronous") and values["uniform_sample"]:
+        raise UserError("--asynchronous: --iterations 0 is random search, which is one batch; "
+                        "leave one of them out")
     if "warm_start" in typed:
         from search.archive import stats_file
 
@@ -172,7 +178,9 @@ def prepare_resumed(path: str, typed: dict[str, Any]) -> \
         typed,
         checked_values(get_args_parser(), stored, f"{path}: settings")
         | {"uniform_sample": stored.get("uniform_sample") is True,
-           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None}, path)
+           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None,
+           "asynchronous": stored.get("asynchronous") is True,
+           "devices": stored_devices(path, stored)}, path)
     folder = RunFolder(settings.save)
     if folder.path.resolve() == source.path.resolve():
         return folder, None, settings
@@ -180,6 +188,19 @@ def prepare_resumed(path: str, typed: dict[str, Any]) -> \
         raise UserError(f"{settings.save}: not empty; choose another --save for the copy of "
                         f"{path}")
     return folder, source, settings
+
+
+def stored_devices(path: str, stored: dict[str, Any]) -> int | None:
+    """Returns how many devices an asynchronous search counts on; None where none are stored.
+
+    Raises:
+        UserError: the number is damaged.
+    """
+    n = stored.get("devices")
+    if n is not None and not (type(n) is int and 1 <= n <= MAX_DEVICES):
+        raise UserError(f"{path}: settings: devices must be a number in 1..{MAX_DEVICES}, "
+                        f"not {str(n)[:60]}")
+    return n
 
 
 def interrupt(*_: object) -> None:

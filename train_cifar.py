@@ -44,7 +44,7 @@ ALIASES = {"--num_workers": "--workers", "--grad_clip": "--clip-grad",
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = ConfigParser(prog="train_cifar.py", description=__doc__.split("\n\n")[0])
+    p = ConfigParser(prog="train_cifar.py", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("folder", nargs="?", default=None, metavar="DATA",
                    help="the folder of the data set, as --data")
     g = p.add_argument_group("data")

@@ -40,7 +40,7 @@ LEAST_VALIDATION_BATCH = 8
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = ConfigParser(prog="train_imagenet.py", description=__doc__.split("\n\n")[0])
+    p = ConfigParser(prog="train_imagenet.py", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("data", metavar="DATA", help="folder with class folders in train/ and val/")
     _add_data_flags(p)
     flags.add_network_flags(p)

@@ -44,7 +44,7 @@ CODE_FLAGS = ("search_space", "rule")
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    p = Parser(prog="train_supernet.py", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="train_supernet.py", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--save", default=None,
                    help="checkpoint to write; its name ends with the width multiplier, as in "
                         "ofa_digits_d234_e346_k357_w0.35 (required, but for --resume FILE)")

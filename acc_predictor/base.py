@@ -127,16 +127,20 @@ class AccPredictor(ABC):
         mean, std = np.reshape(mean, (n, 1)), np.reshape(std, (n, 1))
         return (mean, std) if return_std else mean
 
-    def condition_on(self, X: np.ndarray) -> Self:
-        """Returns the model conditioned on its own predictions of (n, d) vectors.
+    def condition_on(self, X: np.ndarray, y: np.ndarray | None = None) -> Self:
+        """Returns the model conditioned on (n, d) vectors, without learning hyperparameters again.
 
-        The predictions stay, the standard deviations near `X` shrink. A model that cannot do so
-        without a new fit returns itself.
+        A model that cannot do so without a new fit returns itself.
+
+        Args:
+            X: (n, d) canonical vectors.
+            y: (n,) their top-1 errors in percent; None takes the model's own predictions, which
+                then stay while the standard deviations near `X` shrink.
         """
-        if self._constant is not None:
+        if self._constant is not None or not len(X):
             return self
         with _blas().limit(limits=1, user_api="blas"):
-            return self._condition_on(np.asarray(X, dtype=float)[:, self._columns])
+            return self._condition_on(np.asarray(X, dtype=float)[:, self._columns], y)
 
     @abstractmethod
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
@@ -150,7 +154,7 @@ class AccPredictor(ABC):
         """Returns n predictions and n standard deviations for (n, k) rows; see `gives_std`."""
         raise NotImplementedError(f"{type(self).__name__} sets gives_std, but has no _predict_std")
 
-    def _condition_on(self, X: np.ndarray) -> Self:
+    def _condition_on(self, X: np.ndarray, y: np.ndarray | None) -> Self:
         """See `condition_on`; (n, k) rows of the columns in use."""
         return self
 

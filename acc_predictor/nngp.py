@@ -95,9 +95,10 @@ class NNGP(AccPredictor):
         mean, std = self._posterior.mean_std(self._inputs(X))
         return mean * self._std + self._mean, std * self._std
 
-    def _condition_on(self, X: np.ndarray) -> Self:
+    def _condition_on(self, X: np.ndarray, y: np.ndarray | None) -> Self:
         model = copy.copy(self)
-        model._posterior = self._posterior.extended(self._inputs(X))
+        model._posterior = self._posterior.extended(
+            self._inputs(X), None if y is None else (y - self._mean) / self._std)
         return model
 
     def _inputs(self, X: np.ndarray) -> np.ndarray:
@@ -197,13 +198,19 @@ class Posterior(NamedTuple):
         factor = _cholesky(empty.covariance(Z, Z), h.noise * noisiness)
         return empty._replace(factor=factor, alpha=cho_solve((factor, True), z))
 
-    def extended(self, Z: np.ndarray) -> Self:
-        """Returns the process conditioned on (k, p) more inputs, with its own predictions there."""
+    def extended(self, Z: np.ndarray, z: np.ndarray | None = None) -> Self:
+        """Returns the process conditioned on (k, p) more inputs.
+
+        `z` holds their (k,) standardised targets; None takes the process's own predictions.
+        """
         across = solve_triangular(self.factor, self.covariance(self.Z, Z), lower=True)
         corner = _cholesky(self.covariance(Z, Z) - across.T @ across, self.h.noise)
         factor = np.block([[self.factor, np.zeros(across.shape)], [across.T, corner]])
-        return self._replace(Z=np.vstack([self.Z, Z]), factor=factor,
-                             alpha=np.append(self.alpha, np.zeros(len(Z))))
+        alpha = np.append(self.alpha, np.zeros(len(Z)))
+        if z is not None:
+            surprise = np.append(np.zeros(len(self.Z)), z - self.mean(Z))
+            alpha += cho_solve((factor, True), surprise)
+        return self._replace(Z=np.vstack([self.Z, Z]), factor=factor, alpha=alpha)
 
     def mean(self, Z: np.ndarray) -> np.ndarray:
         """Returns the (k,) means of (k, p) inputs."""

@@ -1,6 +1,7 @@
 """Disturbs searches at random moments and compares what becomes of them with undisturbed runs.
 
     python benchmarks/chaos.py TABLE [--kills 100] [--worker_kills 50] [--digits_kills 5]
+        [--asynchronous_kills 50]
         [--suspensions 50] [--renames 50] [--full_disks 30] [--copies 50]
         [--save benchmarks/results/chaos.md]
 
@@ -58,6 +59,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p = benchmark_parser(__file__, __doc__)
     p.add_argument("table", help="nasbench201_200epochs.csv.gz")
     p.add_argument("--kills", type=int, default=100, help="kills of a search")
+    p.add_argument("--asynchronous_kills", type=int, default=50,
+                   help="kills of an asynchronous search")
     p.add_argument("--worker_kills", type=int, default=50, help="kills of one of its workers")
     p.add_argument("--digits_kills", type=int, default=5, help="kills of a search on digits")
     p.add_argument("--suspensions", type=int, default=50, help="searches that are stopped a while")
@@ -262,7 +265,9 @@ def main(args: argparse.Namespace) -> None:
         ("SIGKILL of the search, then --resume (digits)", partial(killed, the_search),
          list(DIGITS), args.digits_kills),
         ("SIGKILL of the search, then --resume (table)", partial(killed, the_search), searched,
-         args.kills)]
+         args.kills),
+        ("SIGKILL of the search, then --resume (table, --asynchronous)",
+         partial(killed, the_search), [*searched, "--asynchronous"], args.asynchronous_kills)]
     rows: dict[str, tuple[object, ...]] = {}
     text = ""
     begin = time.strftime("%Y-%m-%d %H:%M")

@@ -46,10 +46,11 @@ def moment() -> str:
     return f"{date.today().isoformat()}, load average {os.getloadavg()[0]:.1f}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     """Returns a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    from search.comparison import markdown
+
+    return markdown(header, rows)
 
 
 def peak_mib() -> float:

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 from common import benchmark_parser, machine, processes, publish, table
-from quality import BATCH, BENCHMARKS, BUDGETS, Benchmark, mean_and_error, seeds_of
+from quality import BATCH, BENCHMARKS, BUDGETS, Benchmark, seeds_of
 
 from cli.scripts import run_script
 from evaluator import build_evaluator
 from evaluator.base import Evaluator
 from evaluator.jobs import InProcess
+from search.comparison import mean_and_error
 from search.selection import front_within, trusted
 from search.strategies import STRATEGIES
 from search_space import Arch

@@ -17,26 +17,11 @@ from quality import BUDGETS, ORIGINAL, TEXTBOOK, curves_of
 
 from cli.scripts import run_script
 from cli.types import amount
+from search.comparison import evaluations_to
 from utils.errors import UserError
 from utils.files import read_json
 
 BENCHMARK = "mbv3"
-
-
-def evaluations_to(target: float, curve: np.ndarray) -> float | None:
-    """Returns after how many evaluations a (budgets,) mean curve reaches the hypervolume.
-
-    Linear between two budgets, which overstates the number on a curve that flattens; rounded up.
-    None where the curve never reaches it.
-    """
-    reached = np.flatnonzero(curve >= target)
-    if not len(reached):
-        return None
-    i = int(reached[0])
-    if i == 0:
-        return float(BUDGETS[0])
-    share = (target - curve[i - 1]) / (curve[i] - curve[i - 1])
-    return float(np.ceil(BUDGETS[i - 1] + share * (BUDGETS[i] - BUDGETS[i - 1])))
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -59,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     rows: list[tuple[object, ...]] = [("original program", 5, budget, 1.0, theirs, 1.0,
                                        f"{budget * theirs:.0f}", 1.0)]
     for strategy, values in curves.items():
-        needed = evaluations_to(target, values.mean(axis=0))
+        needed = evaluations_to(target, BUDGETS, values.mean(axis=0))
         if needed is None:
             most = BUDGETS[np.flatnonzero(~np.isnan(values).any(axis=0))[-1]]
             rows.append((strategy, len(values), f"more than {most}", "-", ours, "-", "-", "-"))

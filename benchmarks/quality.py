@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, benchmark_parser, machine, processes, table
+from common import ROOT, benchmark_parser, machine, processes
 from direct import nsga2_front
 
 from cli.scripts import run_script
@@ -27,6 +27,7 @@ from evaluator import build_evaluator
 from evaluator.jobs import InProcess
 from evaluator.oracle import OracleEvaluator
 from search import Progress, Search, SpaceCosts, make_objectives
+from search.comparison import Box, markdown, mean_and_error, mean_rows, paired
 from search.strategies import STRATEGIES, get_strategy
 from search.strategies.base import Strategy
 from search.strategies.ehvi import EHVI, STD_SCALE
@@ -34,6 +35,7 @@ from search_space import OFASearchSpace, get_search_space
 from utils.errors import UserError
 from utils.files import read_json, write_json, write_text
 from utils.pareto import normalized_hypervolume
+from visualization.plots import plot_curves
 
 BUDGETS = (60, 100, 140, 180, 220, 260, 300, 340)
 BATCH = 8
@@ -132,8 +134,8 @@ def curve(data: str, benchmark: str, strategy: str, seed: int) -> list[float]:
 
 def hypervolumes(F: np.ndarray, benchmark: str, most: int = BUDGETS[-1]) -> list[float]:
     """Returns the hypervolume of (a, 2) objectives after each budget of at most `most`."""
-    reference = BENCHMARKS[benchmark].reference
-    return [normalized_hypervolume(F[:budget], reference) for budget in BUDGETS if budget <= most]
+    box = Box(np.array(BENCHMARKS[benchmark].reference), np.zeros(2))
+    return box.curve(F, [budget for budget in BUDGETS if budget <= most])
 
 
 def direct_hypervolume(data: Path) -> float:
@@ -211,7 +213,8 @@ def fill(args: argparse.Namespace, columns: Sequence[str], curve: Curve,
     write_text(args.save / "quality.md", report(known))
     for name in BENCHMARKS:
         if curves := curves_of(known, name):
-            draw(args.save / f"quality_{name}.png", name, curves)
+            plot_curves(args.save / f"quality_{name}.png", BUDGETS, curves, name,
+                        ("original program, 5 seeds", ORIGINAL) if name == "mbv3" else None)
     print(report(known))
 
 
@@ -227,12 +230,6 @@ def curves_of(known: dict[str, Any], benchmark: str) -> dict[str, np.ndarray]:
     found = {column: seeds_in(known, benchmark, column)
              for column in (*STRATEGIES, TEXTBOOK, *PEERS)}
     return {column: np.array([*rows.values()]) for column, rows in found.items() if rows}
-
-
-def mean_and_error(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard error over the seeds, (budgets,) each; no error from one seed."""
-    n = len(curves)
-    return curves.mean(axis=0), curves.std(axis=0, ddof=min(1, n - 1)) / np.sqrt(n)
 
 
 def against_others(known: dict[str, Any]) -> str:
@@ -255,7 +252,7 @@ def against_others(known: dict[str, Any]) -> str:
             for value, one, other in zip(lead, unit, best, strict=True))))
     return ("\n## `ehvi` against the best of the others at that number of evaluations\n\n"
             "Difference of the means, in brackets in standard errors of it; who is the best.\n\n"
-            + table(("benchmark", "seeds", *BUDGETS), rows) + "\n")
+            + markdown(("benchmark", "seeds", *BUDGETS), rows) + "\n")
 
 
 def against_textbook(known: dict[str, Any]) -> str:
@@ -264,12 +261,11 @@ def against_textbook(known: dict[str, Any]) -> str:
     for name in BENCHMARKS:
         ours, textbook = (seeds_in(known, name, column) for column in ("ehvi", TEXTBOOK))
         if seeds := sorted(ours.keys() & textbook.keys()):
-            mean, error = mean_and_error(
-                np.array([np.subtract(ours[seed], textbook[seed]) for seed in seeds]))
+            mean, error = mean_and_error(paired(ours, textbook))
             rows.append((name, len(seeds), *(f"{m:+.1f} ± {e:.1f}" for m, e in
                                              zip(1e4 * mean, 1e4 * error, strict=True))))
     return (f"\n## `ehvi` less `{TEXTBOOK}` on the same seeds\n\nUnits of 0.0001 of hypervolume."
-            "\n\n" + table(("benchmark", "seeds", *BUDGETS), rows) + "\n")
+            "\n\n" + markdown(("benchmark", "seeds", *BUDGETS), rows) + "\n")
 
 
 def report(known: dict[str, Any]) -> str:
@@ -281,41 +277,17 @@ def report(known: dict[str, Any]) -> str:
         curves = curves_of(known, name)
         if not curves:
             continue
-        rows: list[tuple[object, ...]] = []
-        for strategy, values in curves.items():
-            mean, error = mean_and_error(values)
-            rows.append((strategy, len(values), *(
-                "" if np.isnan(m) else f"{m:.4f} ± {e:.4f}"
-                for m, e in zip(mean, error, strict=True))))
+        rows = mean_rows(curves)
         if name == "mbv3":
             rows.append(("original program", 5, *(ORIGINAL.get(b, "") for b in BUDGETS)))
         error, value = benchmark.reference
         parts.append(f"\n## {name}\n\nError against {benchmark.objective}, reference point "
                      f"({error:g} %, {value:g}).\n\n"
-                     + table(("strategy", "seeds", *BUDGETS), rows) + "\n")
+                     + markdown(("strategy", "seeds", *BUDGETS), rows) + "\n")
         if name == "mbv3" and "direct" in known:
             parts.append(f"\nNSGA-II straight on the oracle, {DIRECT[0] * DIRECT[1]} evaluations: "
                          f"{known['direct']:.4f}\n")
     return "".join((*parts, against_others(known), against_textbook(known)))
-
-
-def draw(path: Path, name: str, curves: dict[str, np.ndarray]) -> None:
-    """Draws hypervolume against evaluations with bands of one standard error."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for strategy, values in curves.items():
-        mean, error = mean_and_error(values)
-        (line,) = axes.plot(BUDGETS, mean, "o-", label=f"{strategy}, {len(values)} seeds")
-        axes.fill_between(BUDGETS, mean - error, mean + error, color=line.get_color(), alpha=0.25)
-    if name == "mbv3":
-        axes.plot(list(ORIGINAL), list(ORIGINAL.values()), "s--", color="black",
-                  label="original program, 5 seeds")
-    axes.set(xlabel="evaluations", ylabel="normalised hypervolume", title=name)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ COMMANDS = {
     "msunas-export": "scripts/export.py",
     "msunas-report": "scripts/report.py",
     "msunas-plot": "scripts/plot_search.py",
+    "msunas-compare": "scripts/compare.py",
     "msunas-animate": "scripts/animate.py",
     "msunas-lut": "scripts/build_lut.py",
     "msunas-check-lut": "scripts/check_lut.py",

@@ -3,6 +3,7 @@
 A folder's config.json carries the arguments, so one name serves every network of a family.
 """
 
+import re
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,8 @@ default_cfgs = generate_default_cfgs({
     name: {"first_conv": "conv_stem", "classifier": "classifier", "interpolation": "bilinear",
            "license": LICENSE}
     for name in ("nsganetv2", "nsganetv2_proxyless", "nsganetv2_chain")})
+
+_MAX_BLOCKS = 1000  # far above every space; timm would build them all first
 
 
 @register_model
@@ -111,6 +114,7 @@ def _build(name: str, network: type, features: type, arch_def: Any, pretrained: 
     """Builds the network, or with `features_only` timm's class that returns feature maps."""
     features_only = options.pop("features_only", False)
     arch_def = [list(stage) for stage in options.pop("arch_def", arch_def)]
+    _check_blocks(arch_def)
     norm = partial(nn.BatchNorm2d, **resolve_bn_args(options))
     head: Any = ("num_classes", "num_features", "head_bias", "head_norm", "global_pool")
     net: Any = build_model_with_cfg(
@@ -122,6 +126,15 @@ def _build(name: str, network: type, features: type, arch_def: Any, pretrained: 
     if features_only:
         net.default_cfg = pretrained_cfg_for_features(net.default_cfg)
     return net
+
+
+def _check_blocks(arch_def: list[list[str]]) -> None:
+    """Raises ValueError where the block strings repeat to more than any network has."""
+    repeats = sum(int(number) for stage in arch_def for block in stage
+                  for number in re.findall(r"_r(\d{1,9})(?:_|$)", block) or ["1"])
+    if repeats > _MAX_BLOCKS or any(re.search(r"_r\d{10}", block)
+                                    for stage in arch_def for block in stage):
+        raise ValueError(f"arch_def: more than {_MAX_BLOCKS} blocks")
 
 
 def _as_given(channels: int) -> int:

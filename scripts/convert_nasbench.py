@@ -114,7 +114,7 @@ READERS: dict[str, Callable[[str], Iterator[Row]]] = {"nasbench101": nasbench101
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
-    p = Parser(description=__doc__.replace("msunas.py", program("msunas.py")),
+    p = Parser(description=(__doc__ or "").replace("msunas.py", program("msunas.py")),
                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("benchmark", choices=sorted(READERS), help="nasbench101: nasbench_full.tfrecord "
                    "or nasbench_only108.tfrecord; nats: the folder or file of NATS-tss")

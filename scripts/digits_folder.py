@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
-    p = Parser(prog="scripts/digits_folder.py", description=__doc__.splitlines()[0])
+    p = Parser(prog="scripts/digits_folder.py", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("folder", help="where to; must not exist")
     p.add_argument("--size", type=count(8, 512), default=32, help="width in pixels (default: 32)")
     return p

@@ -47,7 +47,7 @@ OF_AN_ARCHIVE = {"source", "to", "save", "weights"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command-line parser."""
-    examples = __doc__.replace("python scripts/export.py", program("scripts/export.py"))
+    examples = (__doc__ or "").replace("python scripts/export.py", program("scripts/export.py"))
     p = Parser(prog="scripts/export.py", description=examples,
                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", help="net.config of the network; with --to optuna the folder or the "

@@ -34,7 +34,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     """Returns the command line of this script."""
     p = Parser(
         prog="scripts/learn_latency.py",
-        description=__doc__.replace("python scripts/learn_latency.py",
+        description=(__doc__ or "").replace("python scripts/learn_latency.py",
                                     program("scripts/learn_latency.py")),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--search_space", metavar="NAME",

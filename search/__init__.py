@@ -8,6 +8,7 @@ from utils.registry import lazy_names
 _MODULES = {
     "algorithm": ("Batch", "Iteration", "Search"),
     "archive": ("Record", "Stats"),
+    "asynchronous": ("AsynchronousSearch",),
     "constraints": ("Constraints",),
     "evaluation": ("Engine", "Failure"),
     "objectives": ("SpaceCosts", "Objective", "make_objectives"),

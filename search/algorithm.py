@@ -19,7 +19,7 @@ from search.run_folder import RunFolder
 from search.strategies import get_strategy
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
-from search_space import Arch, SearchSpace
+from search_space import Arch, SearchSpace, name_of
 from search_space.base import rows_in, unique_rows
 from utils.errors import UserError
 from utils.metrics import get_correlation
@@ -28,12 +28,16 @@ from utils.pareto import non_dominated, normalized_hypervolume, reference_point
 
 @dataclass(frozen=True)
 class Batch:
-    """Architectures to evaluate, and the surrogate that proposed them (None in iteration 0)."""
+    """Architectures to evaluate, and the surrogate that proposed them (None in iteration 0).
+
+    `first` is the number of the first one among all proposals of an asynchronous search.
+    """
 
     iteration: int
     archs: list[Arch]
     X: np.ndarray
     surrogate: Surrogate | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,19 +127,26 @@ class Search:
             return self._batch(X, None)
         if self.next_iteration > self.iterations:
             return None
-        rng, F = self._rng(), self.F
-        surrogate = None
+        rng, surrogate = self._rng(), None
         if self.strategy.default_predictor is not None:
-            with self.progress.phase("fit"):
-                surrogate = Surrogate(self.space, self.objectives, str(self.predictor), self.X, F,
-                                      int(rng.integers(2**31)),
-                                      self.strategy.objective_predictor)
-        task = Task(self.space, self.X, F, np.vstack([self.X, self.failed_X]), surrogate,
+            surrogate = self._fit(len(self.archive), int(rng.integers(2**31)))
+        task = Task(self.space, self.X, self.F, np.vstack([self.X, self.failed_X]), surrogate,
                     self.constraints.violation(surrogate))
+        chosen = self._propose(task, self.n_iter, rng)
+        return self._batch(chosen, surrogate) if len(chosen) else None
+
+    def _fit(self, n: int, seed: int) -> Surrogate:
+        """Returns a surrogate that has learned from the first `n` rows of the archive."""
+        with self.progress.phase("fit"):
+            return Surrogate(self.space, self.objectives, str(self.predictor), self.X[:n],
+                             self.F[:n], seed, self.strategy.objective_predictor)
+
+    def _propose(self, task: Task, k: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns up to `k` fresh vectors; none, and a line, where the space holds no more."""
         with self.progress.phase("propose"):
-            chosen = self._fresh(self.strategy.propose(task, self.n_iter, rng), task)
+            chosen = self._fresh(self.strategy.propose(task, k, rng), task, k)
             if not len(chosen):
-                chosen = nearest(task, self.constraints, self.n_iter, rng)
+                chosen = nearest(task, self.constraints, k, rng)
                 if len(chosen):
                     self.progress.say(f"iteration {self.next_iteration}: nothing new is predicted "
                                       f"to be within the constraint {self.constraints}; "
@@ -145,10 +156,9 @@ class Search:
             self.progress.say(f"iteration {self.next_iteration}: the space {self.space.name} holds "
                               f"no architecture{within} that was not evaluated; the search is "
                               "complete")
-            return None
-        return self._batch(chosen, surrogate)
+        return chosen
 
-    def _fresh(self, proposed: np.ndarray, task: Task) -> np.ndarray:
+    def _fresh(self, proposed: np.ndarray, task: Task, k: int) -> np.ndarray:
         """Returns what may be evaluated of (n, n_var) proposals; reports it if some may not.
 
         Raises:
@@ -160,14 +170,14 @@ class Search:
             raise UserError(f"the strategy {self.strategy.name} proposed an array of {X.dtype} of "
                             f"shape {X.shape}, not integer vectors (n, {self.space.n_var})")
         new = unique_rows(X)
-        new = new[~rows_in(new, task.known)][:self.n_iter]
+        new = new[~rows_in(new, task.known)][:k]
         if len(X) and not len(new):
             raise UserError(f"the strategy {self.strategy.name} proposed only architectures that "
                             "were evaluated, or have failed, before")
         if len(new) < len(X):
             self.progress.say(f"iteration {self.next_iteration}: the strategy "
                               f"{self.strategy.name} proposed {len(X)} architectures, of which "
-                              f"{len(new)} are new and within the {self.n_iter} of an iteration")
+                              f"{len(new)} are new and within the {k} of an iteration")
         return new
 
     def tell(self, batch: Batch, outcomes: Sequence[Record | Failure]) -> Iteration:
@@ -179,39 +189,47 @@ class Search:
         records = [each for each in outcomes if isinstance(each, Record)]
         failures = [each for each in outcomes if isinstance(each, Failure)]
         if not records:
-            raise UserError(self._all_failed(batch, failures))
+            raise UserError(self._all_failed(batch.iteration, failures))
         failed = np.array([isinstance(each, Failure) for each in outcomes])
         self.failed_X = np.vstack([self.failed_X, batch.X[failed]])
-        X = batch.X[~failed]
-        return self.add(batch.iteration, records, X, failures, self._scores(batch, records, X))
+        self._extend(records, batch.X[~failed])
+        return self._finish(batch.iteration, len(records), failures,
+                            self._scores(batch.surrogate, len(records)))
 
-    def add(self, number: int, records: Sequence[Record], X: np.ndarray,
-            failures: Sequence[Failure] = (), scores: dict[str, Any] | None = None) -> Iteration:
-        """Adds evaluated architectures to the archive as iteration `number`, and writes it.
+    def add(self, number: int, records: Sequence[Record], X: np.ndarray) -> Iteration:
+        """Adds n evaluated architectures, (n, n_var) vectors, as iteration `number`; writes it."""
+        self._extend(records, X)
+        return self._finish(number, len(records))
+
+    def _extend(self, records: Sequence[Record], X: np.ndarray) -> None:
+        self.archive += records
+        self.X = np.vstack([self.X, X])
+
+    def _finish(self, number: int, n_new: int, failures: Sequence[Failure] = (),
+                scores: dict[str, Any] | None = None) -> Iteration:
+        """Ends an iteration, and writes it.
 
         Args:
             number: of the iteration.
-            records: n evaluated architectures.
-            X: (n, n_var) their canonical vectors.
-            failures: what failed in this iteration.
+            n_new: how many rows of the archive it has added.
+            failures: what failed in it.
             scores: of the surrogate that proposed them; None where there was none.
         """
-        self.archive += records
-        self.X = np.vstack([self.X, X])
         if self.reference is None:
             self.reference = reference_point(self.F)
         hv = normalized_hypervolume(self.F, self.reference)
         empty = {"model": self.predictor, "name": None, "winner": None,
                  **dict.fromkeys(SURROGATE_SCORES)}
-        stats = Stats(list(self.archive), list(records), hv, scores or empty,
+        new = self.archive[len(self.archive) - n_new:]
+        stats = Stats(list(self.archive), new, hv, scores or empty,
                       sec_obj=self.sec_obj, reference_point=self.reference.tolist(),
                       objectives=[objective.describe() for objective in self.objectives],
-                      search_space=self.space.name, extra=self.extra)
+                      search_space=name_of(self.space), extra=self.extra)
         iteration = Iteration(number, stats, list(failures))
+        self.next_iteration = number + 1
         if self.folder is not None:
             archives.write_stats(self.folder.iteration(number), stats)
             archives.remove_previous(self.folder.iteration(number - 1), number, stats)
-        self.next_iteration = number + 1
         left = max(0, self.iterations - number) * self.n_iter
         self.progress.iteration(number, self.iterations, stats, len(failures), left)
         return iteration
@@ -274,7 +292,7 @@ class Search:
         if stats.sec_obj not in (None, self.sec_obj):
             raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {self.sec_obj}; "
                             f"resume with --sec_obj {stats.sec_obj}, or start in another --save")
-        if stats.search_space not in (None, self.space.name):
+        if stats.search_space not in (None, self.space.name, name_of(self.space)):
             raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
                             f"is in {self.space.name}; take that space (--search_space)")
 
@@ -335,30 +353,29 @@ class Search:
     def _batch(self, X: np.ndarray, surrogate: Surrogate | None) -> Batch:
         return Batch(self.next_iteration, [self.space.decode(x) for x in X], X, surrogate)
 
-    def _scores(self, batch: Batch, records: Sequence[Record],
-                X: np.ndarray) -> dict[str, Any] | None:
-        """How well the surrogate, fitted before the batch, predicts the archive with the batch.
+    def _scores(self, surrogate: Surrogate | None, n_new: int) -> dict[str, Any] | None:
+        """How well a surrogate, fitted before the last `n_new` rows, predicts the archive.
 
-        And what it predicted of the batch, with the standard deviations where it has them.
+        And what it predicted of these rows, with the standard deviations where it has them.
         """
-        if batch.surrogate is None:
+        if surrogate is None:
             return None
-        error = batch.surrogate.error
-        predicted = error.predict(np.vstack([self.X, X]))[:, 0]
-        measured = np.array([record.top1_err for record in [*self.archive, *records]])
-        quality = get_correlation(predicted, measured)
+        error, first = surrogate.error, len(self.archive) - n_new
+        predicted = error.predict(self.X)[:, 0]
+        quality = get_correlation(predicted, np.array([row.top1_err for row in self.archive]))
         scores = {"model": self.predictor, "name": error.name, "winner": error.winner,
                   **dict(zip(SURROGATE_SCORES, quality, strict=True)),
-                  "predicted": predicted[len(self.archive):].tolist()}
+                  "predicted": predicted[first:].tolist()}
         if error.gives_std:
-            scores["predicted_std"] = error.predict(X, return_std=True)[1][:, 0].tolist()
+            scores["predicted_std"] = error.predict(
+                self.X[first:], return_std=True)[1][:, 0].tolist()
         return scores
 
-    def _all_failed(self, batch: Batch, failures: Sequence[Failure]) -> str:
+    def _all_failed(self, iteration: int, failures: Sequence[Failure]) -> str:
         hint = "" if self.folder is None else (
             f" (logs in {self.folder.path}/failed); fix the cause, then resume and retry what "
             "failed (--resume with --retry_failed)")
         first = f"; the first one: {failures[0].status}: {failures[0].error}" if failures else ""
-        return (f"all {len(batch.archs)} evaluations of iteration {batch.iteration} failed{first}"
+        return (f"all {len(failures)} evaluations of iteration {iteration} failed{first}"
                 f"{hint}")
 

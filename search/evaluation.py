@@ -21,8 +21,8 @@ from utils.files import write_json
 class Engine(Protocol):
     """Whatever runs jobs, see `evaluator.jobs`."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterable[Result]:
-        """Yields the result of every job as it arrives."""
+    def run(self, jobs: Iterable[Job]) -> Iterable[Result]:
+        """Yields the result of every job as it arrives; a `JobStream` may get more meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,34 @@ class Evaluations:
 
         What an earlier run of this search finished is read and not evaluated again.
         """
+        places = [(iteration, i) for i in range(len(archs))]
+        exact, found, waiting = self.prepare(archs, X, places)
+        work = self.costs.work(X)
+        with self.progress.bar(iteration, len(archs), len(found)) as bar:
+            for i, result in self._measure(archs, waiting, work, iteration):
+                found[i] = self.store(places[i], result, exact[i],
+                                      float(work[i] / work.mean()), len(waiting))
+                bar.update()
+        return [found[i] for i in range(len(archs))]
+
+    def prepare(self, archs: Sequence[Arch], X: np.ndarray, places: Sequence[tuple[int, int]]) \
+            -> tuple[list[dict[str, float]], dict[int, Record | Failure], list[int]]:
+        """Returns the exact objectives, what an earlier run finished by index, and what is left.
+
+        What is left is written as proposed.
+
+        Args:
+            archs, X: n architectures and their (n, n_var) vectors.
+            places: (iteration, index) of each, which name its files.
+        """
         exact = self._exact_values(X)
-        found = self._finished(archs, X, exact, iteration)
+        found = self._finished(archs, X, exact, places)
         waiting = [i for i in range(len(archs)) if i not in found]
         if self.folder is not None:
             for i in waiting:
-                write_json(self.folder.subnet(iteration, i), archs[i])
-        work = self.costs.work(X)
-        self.progress.n_known += len(archs) - len(waiting)
-        with self.progress.bar(iteration, len(archs), len(found)) as bar:
-            for i, result in self._measure(archs, waiting, work, iteration):
-                found[i] = self._store(iteration, i, result, exact[i])
-                bar.update()
-                self.progress.evaluated(iteration, i, result.seconds,
-                                        getattr(found[i], "status", "ok"),
-                                        float(work[i] / work.mean()), len(waiting))
-        return [found[i] for i in range(len(archs))]
+                write_json(self.folder.subnet(*places[i]), archs[i])
+        self.progress.n_known += len(found)
+        return exact, found, waiting
 
     def _exact_values(self, X: np.ndarray) -> list[dict[str, float]]:
         """Returns the exact objectives of each vector by name."""
@@ -85,15 +97,15 @@ class Evaluations:
         return [{name: values[i] for name, values in columns.items()} for i in range(len(X))]
 
     def _finished(self, archs: Sequence[Arch], X: np.ndarray, exact: list[dict[str, float]],
-                  iteration: int) -> dict[int, Record | Failure]:
+                  places: Sequence[tuple[int, int]]) -> dict[int, Record | Failure]:
         """Returns what an earlier run of this search left of the evaluations, by index."""
         if self.folder is None:
             return {}
         failures = {} if self.retry_failed else self.folder.read_failed(self.space.encode)
         found: dict[int, Record | Failure] = {}
         for i, (arch, x) in enumerate(zip(archs, X, strict=True)):
-            failure = failures.get((iteration, i))
-            subnet, stats = self.folder.subnet(iteration, i), self.folder.stats(iteration, i)
+            failure = failures.get(places[i])
+            subnet, stats = self.folder.subnet(*places[i]), self.folder.stats(*places[i])
             if failure and np.array_equal(self.space.encode(failure.arch), x):
                 found[i] = Failure(failure.status, failure.error)
             elif subnet.exists() and stats.exists() and np.array_equal(
@@ -119,6 +131,21 @@ class Evaluations:
             yield jobs[result.job.name], replace(
                 result, stats={**accurate.stats, **result.stats},
                 retried=accurate.retried + result.retried)
+
+    def store(self, place: tuple[int, int], result: Result, exact: Mapping[str, float],
+              work: float, batch: int) -> Record | Failure:
+        """Returns what is kept of a result, after it is written and recorded.
+
+        Args:
+            place: iteration and index.
+            result: of the job.
+            exact: the exact objectives by name.
+            work, batch: see `Progress.evaluated`.
+        """
+        outcome = self._store(*place, result, exact)
+        self.progress.evaluated(*place, result.seconds, getattr(outcome, "status", "ok"), work,
+                                batch)
+        return outcome
 
     def _store(self, iteration: int, index: int, result: Result,
                exact: Mapping[str, float]) -> Record | Failure:

@@ -31,8 +31,7 @@ def append(path: Path, line: str) -> None:
     """Adds a line to a file of events; one that a killed process left unfinished is ended first."""
     with open_log(path) as file:
         whole = not file.tell() or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
-        file.write(b"" if whole else b"\n")
-        file.write(line.encode() + b"\n")
+        file.write((b"" if whole else b"\n") + line.encode() + b"\n")
 
 
 def versions() -> dict[str, str]:

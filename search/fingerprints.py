@@ -86,25 +86,28 @@ def _of_file(path: str | os.PathLike) -> str:
 
 def _of_folder(path: str | os.PathLike) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, size in _listing(Path(path), "", set()):
+    for name, size in _listing(Path(path)):
         digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _listing(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+def _listing(folder: Path) -> Iterator[tuple[str, int]]:
     """Yields (relative path, bytes) of every file below, in order; each folder once.
 
     Hidden files and folders, which tools leave, are no data.
     """
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")),
-                         key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _listing(folder / entry.name, f"{prefix}{entry.name}/", seen)
-        elif entry.is_file():
-            yield prefix + entry.name, entry.stat().st_size
+    seen: set[tuple[int, int]] = set()
+    pending = [""]
+    while pending:  # no recursion: folders may be nested more deeply than Python's stack
+        name = pending.pop()
+        path = folder / name
+        if name and not path.is_dir():
+            if path.is_file():
+                yield name, path.stat().st_size
+            continue
+        status = path.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        pending += (os.path.join(name, entry) for entry in sorted(os.listdir(path), reverse=True)
+                    if not entry.startswith("."))

@@ -20,6 +20,7 @@ from evaluator.latency import LookUpTable
 from evaluator.latency_model import LearnedLatency, is_learned
 from search_space import SearchSpace
 from utils.errors import UserError
+from utils.registry import why_not_imported
 
 # A measured value lies below it: volumes of several objectives are finite numbers then.
 LARGEST = 1e30
@@ -286,7 +287,8 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
     try:
         objective = getattr(importlib.import_module(module), attribute)(costs)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"objective {name[:60]}: no such objective: {error}") from None
+        raise UserError(f"objective {name[:60]}: no such objective: "
+                        f"{why_not_imported(error)}") from None
     if not isinstance(objective, Objective):
         raise UserError(f"objective {name[:60]}: must return a search.Objective")
     return objective

@@ -111,6 +111,14 @@ class Progress:
                      f"{duration(total / self.n_slots)} for {left} evaluations, "
                      f"{total / 3600:.2f} device-hours")
 
+    def busy(self) -> list[str]:
+        """Returns a line with the share of time in which the devices of this run were busy."""
+        if not self.n_evaluated:
+            return []
+        available = self.n_slots * (time.monotonic() - self._start)
+        return [f"devices busy {min(1.0, self._spent[0] / available):.0%} of {self.n_slots} x "
+                f"{duration(available / self.n_slots)}"]
+
     def iteration(self, number: int, last: int, stats: Stats, n_failed: int = 0,
                   left: int = 0) -> None:
         """Prints and records a finished iteration, with its figures (`SCALARS`) and phases.

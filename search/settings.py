@@ -22,7 +22,7 @@ from utils.flags import refuse_idle
 # DEVIATION latency-table: the original's was measured on an Intel i7-8700K.
 DEFAULT_LUT = shipped("data/cpu_lut_mbv3.yaml")
 # What no flag sets: it follows from the others when a search is started.
-DERIVED = ("uniform_sample", "reused")
+DERIVED = ("uniform_sample", "reused", "devices")
 # What only some search spaces take, see `SearchSpace.options`.
 SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
 # What may differ from the flags that a search was started with: it changes no result.
@@ -45,7 +45,8 @@ class Settings(EvaluationSettings):
 
     The names are those of msunas.py's flags, whose help explains them. Besides them,
     `uniform_sample` marks random search, and `reused` is whether the rows of `warm_start`
-    are taken over (None before that is decided). Two are not stored: `supernet`, what its
+    are taken over (None before that is decided); `devices` is how many evaluations an asynchronous
+    search counts on at a time (None before it starts). Two are not stored: `supernet`, what its
     checkpoint records, read once; and `typed`, the flags that stood on the command line.
     """
 
@@ -76,6 +77,8 @@ class Settings(EvaluationSettings):
     warm_start: str | None = None
     uniform_sample: bool = False
     reused: bool | None = None
+    asynchronous: bool = False
+    devices: int | None = None
     supernet: SupernetInfo = field(default=SupernetInfo(), repr=False, metadata=_NOT_STORED)
     typed: frozenset[str] = field(default=frozenset(), repr=False, metadata=_NOT_STORED)
 

@@ -80,10 +80,16 @@ class Surrogate:
                 std[:, column] = 0.0 if spread_of is None else spread_of(X)
         return mean, std
 
-    def condition_on(self, X: np.ndarray) -> Self:
-        """Returns the surrogate conditioned on its own predictions of (n, n_var) vectors."""
+    def condition_on(self, X: np.ndarray, F: np.ndarray | None = None) -> Self:
+        """Returns the surrogate conditioned on (n, n_var) vectors, see `AccPredictor.condition_on`.
+
+        Args:
+            X: (n, n_var) canonical vectors.
+            F: (n, m) their minimised objectives; None takes its own predictions.
+        """
         surrogate = copy.copy(self)
-        surrogate.error = self.error.condition_on(X)
-        surrogate._models = {column: model.condition_on(X)
-                             for column, model in self._models.items()}
+        models = {column: model.condition_on(X, None if F is None else F[:, column])
+                  for column, model in {0: self.error, **self._models}.items()}
+        surrogate.error = models.pop(0)
+        surrogate._models = models
         return surrogate

@@ -16,7 +16,8 @@ class TableReport:
 
     Attributes:
         share: hypervolume of what was found, as a part of the true front's. The reference point is
-            1.01 x the worst of each objective on the true front.
+            1.01 x the worst of each objective on the true front, or in the whole table where the
+            front is a single point.
         regret: the table's best accuracy less the best one found, in percent.
         best: the best accuracy found, in percent.
         n_found: points of the true front that were found.
@@ -30,8 +31,9 @@ class TableReport:
     n_front: int
 
     def __str__(self) -> str:
+        points = "point" if self.n_front == 1 else "points"
         return (f"found {100 * self.share:.2f} % of the true front's hypervolume, {self.n_found} "
-                f"of its {self.n_front} points; best accuracy {self.best:.2f} %, regret "
+                f"of its {self.n_front} {points}; best accuracy {self.best:.2f} %, regret "
                 f"{self.regret:.2f} %")
 
 
@@ -63,7 +65,7 @@ def table_report(evaluator: TableEvaluator, objectives: Sequence[Objective],
     """
     whole = true_values(evaluator, objectives)
     front = whole[non_dominated(whole)]
-    reference = reference_point(front)
+    reference = reference_point(front if len(front) > 1 else whole)
     found = {tuple(row) for row in np.round(F, 9).tolist()}
     return TableReport(
         share=hypervolume(F, reference) / hypervolume(front, reference),

@@ -42,6 +42,17 @@ def reference_point(F: ArrayLike) -> np.ndarray:
     return np.where(worst == 0, 1.0, beyond)
 
 
+def ideal_point(F: ArrayLike) -> np.ndarray:
+    """Returns the (m,) ideal point that normalises the hypervolume of `F`.
+
+    It is 0, or the best value of an objective that has values below 0 (a maximised one).
+
+    Raises:
+        UserError: `F` is not (n, m), or holds NaN or infinity.
+    """
+    return np.minimum(_checked(F).min(axis=0, initial=0.0), 0.0)
+
+
 def hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
     """Returns the volume that `F` dominates below `ref` (m,); points beyond `ref` add nothing.
 
@@ -55,16 +66,22 @@ def hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
     return float(moocore.hypervolume(F, ref=ref)) if len(F) else 0.0
 
 
-def normalized_hypervolume(F: ArrayLike, ref: ArrayLike) -> float:
-    """Returns `hypervolume(F, ref)` divided by the product of `ref`: 0..1 where all F >= 0.
+def normalized_hypervolume(F: ArrayLike, ref: ArrayLike, ideal: ArrayLike = 0.0) -> float:
+    """Returns `hypervolume(F, ref)` as a part of the box from `ideal` to `ref`.
 
-    Of a maximised objective, whose values and reference are negative, it is in units of the
-    reference and may exceed 1.
+    It is in 0..1 where no point is better than `ideal`, which is 0 unless it is given. Of a
+    maximised objective, whose values are negative, 0 is worse than `ref`: without an `ideal` the
+    result is in units of the reference and may exceed 1. See `ideal_point`.
+
+    Args:
+        F: (n, m) points.
+        ref: (m,) reference point.
+        ideal: (m,) the other corner of the box, or one number for all.
 
     Raises:
-        UserError: as `hypervolume`, or `ref` holds a 0.
+        UserError: as `hypervolume`, or the box is empty.
     """
-    volume, box = hypervolume(F, ref), float(np.prod(np.abs(ref)))
+    volume, box = hypervolume(F, ref), float(np.prod(np.abs(np.subtract(ref, ideal))))
     if not box > 0:
         raise UserError(f"the reference point must be positive, or negative for what is maximised, "
                         f"not {np.asarray(ref).tolist()}")

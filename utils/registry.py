@@ -1,6 +1,9 @@
 """Names -> what they stand for: rows of a registry, `module:Class` of the user's, lazy exports."""
 
 import importlib
+import os
+import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,14 +34,24 @@ def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[s
         typed: the flags on the command line.
 
     Raises:
-        UserError: one of `found` was not typed.
+        UserError: some of `found` were not typed; the message ends with these flags, to paste.
     """
-    for name, value in found.items():
-        if name not in typed:
-            what = "name code, {}, which would be run" if names_code(value) else \
-                "ask for {}, whose answers or files would be trusted"
-            raise UserError(f"{source}: its settings {what.format(f'--{name} {value[:200]}')}; if "
-                            "you trust it, type this flag again")
+    untyped = {name: value[:200] for name, value in found.items() if name not in typed}
+    if untyped:
+        what = "name code, which would be run" if any(map(names_code, untyped.values())) else \
+            "ask for something whose answers or files would be trusted"
+        flags = shlex.join([word for name, value in untyped.items()
+                            for word in (f"--{name}", value)])
+        raise UserError(f"{source}: its settings {what}; if you trust it, type again: {flags}")
+
+
+def why_not_imported(error: Exception) -> str:
+    """Returns why code of the user's was not imported, and where a module was looked for."""
+    if not isinstance(error, ModuleNotFoundError):
+        return str(error)
+    places = [*sys.path[:1], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return f"{error}; looked for in {', '.join(places)} and the installed packages; name its " \
+        "folder in PYTHONPATH"
 
 
 def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = object) -> Any:
@@ -62,7 +75,7 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
     except (ModuleNotFoundError, AttributeError, TypeError) as error:
         if name in registry:
             raise
-        raise UserError(f"no {kind} {name!r}: {error}") from None
+        raise UserError(f"no {kind} {name!r}: {why_not_imported(error)}") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{name!r} is no {kind}: {attribute} must be a class derived from "
                         f"{base.__name__}")

@@ -2,16 +2,20 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
+from search.comparison import mean_and_error
 from utils.files import atomic_path
 from utils.pareto import non_dominated
 
 NAMES = {"flops": "FLOPs", "params": "parameters", "macs": "multiply-accumulates"}
 UNITS = dict.fromkeys(NAMES, "millions")
+# Okabe and Ito (2008), as in the report.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9701c", "#9aa3ad"
 SIZE, DPI = (7.2, 4.6), 130
 
@@ -86,6 +90,38 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
         right.set_ylim(min(0.0, *(value for _, value in fitted)), 1.02)
         right.set_ylabel("Kendall's tau of the predictor", color=ORANGE)
         right.spines["top"].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[str, np.ndarray],
+                title: str = "", line: tuple[str, Mapping[int, float]] | None = None) -> None:
+    """Draws mean hypervolumes by evaluations with bands of one standard error, atomically.
+
+    The y axis starts at the lowest mean after a fourth of the evaluations: before, the
+    hypervolume of every search grows fast from 0.
+
+    Args:
+        path: the PNG file.
+        counts: k numbers of evaluations.
+        curves: (seeds, k) hypervolumes by strategy.
+        title: one line.
+        line: name and values of a curve without seeds.
+    """
+    figure, (axes,) = new_figure(SIZE, DPI)
+    lowest, highest = np.inf, -np.inf
+    for (strategy, values), colour in zip(curves.items(), cycle(COLOURS)):
+        mean, error = mean_and_error(values)
+        lowest = min(lowest, (mean - error)[np.searchsorted(counts, max(counts) / 4)])
+        highest = max(highest, np.nanmax(mean + error))
+        axes.plot(counts, mean, color=colour, lw=1.6, label=f"{strategy}, {len(values)} seeds")
+        axes.fill_between(counts, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
+    if line:
+        highest = max(highest, *line[1].values())
+        axes.plot([*line[1]], [*line[1].values()], "s--", color="black", ms=4, label=line[0])
+    room = 0.05 * (highest - lowest)
+    axes.set_ylim(lowest - room, highest + room)
+    axes.set(xlabel="evaluated architectures", ylabel="normalised hypervolume", title=title)
+    axes.legend(frameon=False, loc="lower right")
     save_figure(figure, path)
 
 

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from search import events
+from search.comparison import Box, spread
+from search.settings import CHANGEABLE
 from search_space.base import SearchSpace
 from utils.files import write_text
 from utils.metrics import spearman
-from utils.pareto import normalized_hypervolume, reference_point
+from utils.pareto import ideal_point
 from visualization.data import RunData, distinct_picks, read_run
 from visualization.shapes import Graph, blocks_of, graph_of
 
@@ -29,7 +31,6 @@ REPORT = "report.html"
 ASSETS = Path(__file__).parent / "assets"
 UNUSED = "."  # a gene that the architecture does not use
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-HV_POINTS = 400  # of the curve of the hypervolume
 DECIMALS = 5
 NO_GENES: dict[str, Any] = {"vectors": [], "groups": [], "genes": []}
 
@@ -65,13 +66,22 @@ def page(content: dict[str, Any], refresh: int | None = None) -> str:
 
 def payload(runs: Sequence[RunData]) -> dict[str, Any]:
     """Returns what the page shows of the runs, in JSON types."""
-    reference = None if len(runs) == 1 else _common_reference(runs)
+    box = None if len(runs) == 1 else _common_box(runs)
     equal = len({run.name for run in runs}) < len(runs)  # then the folders tell them apart
-    return {"runs": [_run(run, str(run.folder) if equal else run.name, reference)
-                     for run in runs]}
+    return {"runs": [{"group": group, **_run(run, str(run.folder) if equal else run.name, box)}
+                     for run, group in zip(runs, _groups_of(runs), strict=True)]}
 
 
-def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any]:
+def _groups_of(runs: Sequence[RunData]) -> list[str]:
+    """Returns each run's strategy where they differ in that and the seed alone, else its folder."""
+    aside = {*CHANGEABLE, "strategy", "seed", "inputs"}
+    others = [{k: v for k, v in run.settings.items() if k not in aside} for run in runs]
+    strategies = [run.settings.get("strategy", "") for run in runs]
+    equal = all(other == others[0] for other in others) and len({*strategies}) > 1
+    return strategies if equal else [str(run.folder) for run in runs]
+
+
+def _run(run: RunData, name: str, box: Box | None) -> dict[str, Any]:
     starts = [event for event in run.events if event["event"] == "start"]
     start: dict[str, Any] = starts[-1] if starts else {}
     return {
@@ -91,7 +101,7 @@ def _run(run: RunData, name: str, reference: np.ndarray | None) -> dict[str, Any
                     "text": str(limit)} for axis, limit in run.limits],
         "take_home": run.command(),
         "history": [_history(entry) for entry in run.history],
-        "hv": _hypervolumes(run, reference),
+        "hv": _hypervolumes(run, box),
         "rescores": [{
             "file": str(rescore.file.relative_to(run.folder)), "images": rescore.images,
             "n": rescore.n_images, "networks": [vars(each) for each in rescore.networks],
@@ -197,28 +207,26 @@ def _graph(graph: Graph | None) -> dict[str, Any] | None:
             "edges": [(*edge, graph.bend(edge[0], edge[1])) for edge in graph.edges]}
 
 
-def _common_reference(runs: Sequence[RunData]) -> np.ndarray | None:
-    """The reference point of all runs' initial samples; None where their objectives differ."""
+def _common_box(runs: Sequence[RunData]) -> Box | None:
+    """What normalises the hypervolume of all runs; None where their objectives differ."""
     if len({tuple(axis.key for axis in run.axes) for run in runs}) > 1:
         return None
-    return reference_point(np.vstack([run.minimised[:max(run.n_initial, 1)] for run in runs]))
+    return Box.around([run.minimised for run in runs], [run.n_initial for run in runs])
 
 
-def _hypervolumes(run: RunData, reference: np.ndarray | None) -> dict[str, Any]:
-    """Returns the normalised hypervolume after up to `HV_POINTS` numbers of evaluations.
+def _hypervolumes(run: RunData, box: Box | None) -> dict[str, Any]:
+    """Returns the normalised hypervolume after a few hundred numbers of evaluations.
 
-    Without a positive reference point, as with a maximised objective, it is what the search wrote.
+    Without a reference point, as in a file of the original, it is what the search wrote.
     """
-    if reference is None and run.stats.reference_point:
-        reference = np.array(run.stats.reference_point)
-    if reference is None or not (reference > 0).all():
+    if box is None and run.stats.reference_point:
+        box = Box(np.array(run.stats.reference_point), ideal_point(run.minimised))
+    if box is None:
         return {"n": [entry.n_evaluated for entry in run.history],
                 "value": [round(entry.hv, 6) for entry in run.history]}
-    total = len(run.archs)
-    counts = np.unique(np.linspace(1, total, min(total, HV_POINTS)).round().astype(int)).tolist()
-    return {"n": counts, "reference": _rounded(reference.tolist()),
-            "value": [round(normalized_hypervolume(run.minimised[:n], reference), 6)
-                      for n in counts]}
+    counts = spread(1, len(run.archs))
+    return {"n": counts, "reference": _rounded(box.reference.tolist()),
+            "value": [round(value, 6) for value in box.curve(run.minimised, counts)]}
 
 
 @cache

@@ -12,10 +12,11 @@ from evaluator.jobs.base import STATUSES, Devices, EvaluatorSpec, Job, Result, W
 from evaluator.jobs.in_process import InProcess
 from evaluator.jobs.plan import plan_slots
 from evaluator.jobs.scheduler import Scheduler
+from evaluator.jobs.stream import JobStream
 from utils.errors import UserError
 
-__all__ = ["BACKENDS", "STATUSES", "Devices", "EvaluatorSpec", "InProcess", "Job", "Result",
-           "Scheduler", "WorkerError", "get_engine", "plan_slots"]
+__all__ = ["BACKENDS", "STATUSES", "Devices", "EvaluatorSpec", "InProcess", "Job", "JobStream",
+           "Result", "Scheduler", "WorkerError", "get_engine", "plan_slots"]
 
 # name -> "module:class" of its slots, and the options of `get_engine` that it understands.
 BACKENDS = {

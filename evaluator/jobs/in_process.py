@@ -1,6 +1,6 @@
 """Evaluations in this process, one after the other: for notebooks and benchmarks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from evaluator.jobs.base import Job, Result
@@ -19,8 +19,8 @@ class InProcess:
     def __init__(self, evaluator: Any) -> None:
         self.evaluator = evaluator
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
-        """Yields the result of every job, in their order; errors as `Result.of`."""
+    def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yields the result of every job (or of a `JobStream`) in turn; errors as `Result.of`."""
         for job in jobs:
             outcome = answer(self.evaluator, job.kind, job.arch, 1.0)
             yield Result.of(job, outcome, outcome.seconds or 0.0)

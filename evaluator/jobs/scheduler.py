@@ -17,6 +17,7 @@ from evaluator.jobs.base import (
     Slots,
     WorkerError,
 )
+from evaluator.jobs.stream import JobStream
 from utils.errors import UserError, one_line
 
 # After anything else the worker is replaced: what an exception leaves behind (a half-built model,
@@ -30,6 +31,8 @@ _MAX_JOBS_LOST = 2
 _LEAST_FOR_SETUP = 30.0
 # Seconds of sleep beyond what was asked for that only a suspension explains.
 _SUSPENDED = 5.0
+# Seconds between two looks for new jobs, where a slot is free and more may come.
+_POLL = 0.02
 
 
 @dataclass
@@ -52,15 +55,17 @@ class _Queue:
     memory bus and its processors.
     """
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self) -> None:
         self._shared: list[tuple[float, int, _Ticket]] = []
         self._exclusive: list[tuple[float, int, _Ticket]] = []
-        names = set()
-        for order, job in enumerate(jobs):
-            if job.name in names:
+        self._names: set[str] = set()
+
+    def extend(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.name in self._names:
                 raise ValueError(f"two jobs are called {job.name!r}; names are unique in a run")
-            names.add(job.name)
-            self.push(_Ticket(job, order))
+            self.push(_Ticket(job, len(self._names)))
+            self._names.add(job.name)
 
     def push(self, ticket: _Ticket) -> None:
         heap = self._exclusive if ticket.job.kind == "latency" else self._shared
@@ -130,6 +135,7 @@ class Scheduler:
     def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """Evaluates the jobs and yields one result for each, as they end.
 
+        Jobs of a `JobStream` may come at any time, until it is closed.
         Jobs in flight are killed when the iterator is closed or the caller is interrupted.
 
         Raises:
@@ -141,14 +147,18 @@ class Scheduler:
         """
         if self._running:
             raise RuntimeError("one run at a time: exhaust or close the previous iterator first")
-        queue = _Queue(jobs)
+        queue, stream = _Queue(), JobStream.of(jobs)
+        queue.extend(stream.take())
         self._lost_in_setup = [0] * self._slots.n
         self._jobs_lost = [set() for _ in range(self._slots.n)]
         self._closed = set(range(self._slots.n)) - self._ready - {*self._opening} - self._unusable
         try:
-            while queue or self._running:
+            while queue or self._running or not stream.ended:
+                queue.extend(stream.take(wait=not queue and not self._running))
+                if not queue and not self._running:
+                    continue  # it was closed
                 self._assign(queue)
-                events = self._wait()
+                events = self._wait(looking=not stream.closed)
                 events += self._overdue({slot for slot, _ in events})
                 results = [self._settle(slot, outcome, queue) for slot, outcome in events]
                 self._assign(queue)
@@ -289,13 +299,17 @@ class Scheduler:
         return {slot: ticket.started + self._timeout for slot, ticket in self._running.items()} | {
             slot: began + max(self._timeout, _LEAST_FOR_SETUP) for slot, began in building.items()}
 
-    def _wait(self) -> list[tuple[int, Outcome]]:
+    def _wait(self, looking: bool = False) -> list[tuple[int, Outcome]]:
         """Waits for events; before a job is judged overdue, asks once more whether it has ended.
+
+        With `looking`, no longer than new jobs may wait for a slot that is free.
 
         This process may have been suspended: then jobs ended meanwhile, and if the workers slept
         too (a whole job of Slurm, a container), the time was not theirs.
         """
         before, patience = self._slots.now(), self._patience()
+        if looking and (self._ready or self._closed):
+            patience = min(_POLL, patience if patience is not None else _POLL)
         events = self._slots.wait(patience)
         slept = self._slots.now() - before
         if patience is not None and slept > patience + _SUSPENDED:

@@ -11,7 +11,14 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="needs requirements-ray.txt")
 
-from evaluator.jobs import Devices, EvaluatorSpec, Job, get_engine, plan_slots  # noqa: E402
+from evaluator.jobs import (  # noqa: E402
+    Devices,
+    EvaluatorSpec,
+    Job,
+    JobStream,
+    get_engine,
+    plan_slots,
+)
 from evaluator.jobs import ray as backend  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from utils.errors import UserError  # noqa: E402
@@ -107,6 +114,21 @@ def test_a_lost_node_costs_time_only(cluster):
     assert all(r.ok for r in finished)
     assert max(r.attempts for r in finished) == 2
     assert len({r.stats["pid"] for r in finished[2:]}) <= 2
+
+
+def test_jobs_come_while_a_node_is_lost(cluster):
+    doomed = cluster.add_node(num_cpus=1)
+    jobs, stream = [Job(f"j{i}", {"do": "sleep", "with": 0.4}) for i in range(12)], JobStream()
+    stream.put(jobs[:6])
+    with get_engine("ray", SPEC, slots=[Devices()] * 2, ray_address=cluster.address) as engine:
+        results = engine.run(stream)
+        finished = [next(results)]
+        cluster.remove_node(doomed, allow_graceful=False)
+        stream.put(jobs[6:])
+        stream.close()
+        finished += results
+    assert sorted(r.job.name for r in finished) == sorted(job.name for job in jobs)
+    assert all(r.ok for r in finished)
 
 
 def test_folders_are_packed_whole(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from search import Progress, Search, SpaceCosts, make_objectives
+from search.comparison import evaluations_to, mean_and_error
 from search.strategies import STRATEGIES
 from search_space import get_search_space
 from tests.conftest import ROOT
@@ -14,7 +15,6 @@ from tests.search.engines import direct
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from peers import PROPOSALS, Counter
-from price import evaluations_to
 from quality import (
     BENCHMARKS,
     BUDGETS,
@@ -23,7 +23,6 @@ from quality import (
     against_others,
     against_textbook,
     curves_of,
-    mean_and_error,
     report,
     seeds_of,
     strategy_of,
@@ -59,9 +58,9 @@ def test_the_price_is_the_product_of_both_factors(curves, run_command):
 
 def test_where_a_curve_reaches_a_value():
     curve = np.linspace(0, 7, len(BUDGETS))
-    assert evaluations_to(0.0, curve) == 60
-    assert evaluations_to(1.5, curve) == 120
-    assert evaluations_to(7.1, curve) is None
+    assert evaluations_to(0.0, BUDGETS, curve) == 60
+    assert evaluations_to(1.5, BUDGETS, curve) == 120
+    assert evaluations_to(7.1, BUDGETS, curve) is None
 
 
 def test_curves_that_are_known_are_not_computed_again(curves, run_command):

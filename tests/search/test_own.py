@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 from tests.search.runs import contents
 from tests.search.test_msunas import wait_for
 from utils.pareto import non_dominated, normalized_hypervolume
+from visualization.data import read_run
+from visualization.report import payload
 
 SPACE, EVALUATOR = "tests.search.toy:Cakes", "tests.search.toy:Baker"
 FLAGS = ("--search_space", SPACE, "--evaluator", EVALUATOR)
@@ -59,7 +61,8 @@ def test_a_killed_run_of_ones_own_resumes_to_the_same_bytes(cakes, tmp_path, run
     wait_for(save / "iter_1/net_1.stats", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    fails_clearly("msunas.py", "--resume", save, match="type this flag again")
+    fails_clearly("msunas.py", "--resume", save,
+                  match=f"type again: --evaluator {EVALUATOR} --search_space {SPACE}")
     done = run_command("msunas.py", "--resume", save, *FLAGS, *OBJECTIVES)
     assert done.returncode == 0, done.stderr
     assert contents(save) == contents(cakes)
@@ -82,6 +85,13 @@ def test_post_search_lists_and_limits_by_ones_own_objectives(cakes, run_command,
     preferred = run_command(*flags, "--search_space", SPACE, "--prefer",
                             "top1#85+energy#1+sweetness#5")
     assert any(row["chosen"] for row in json.loads(preferred.stdout))
+
+
+def test_the_report_normalises_what_is_maximised(cakes):
+    (run,) = payload([read_run(cakes, SPACE)])["runs"]
+    curve = run["hv"]["value"]
+    assert len(curve) == 32 and (np.diff(curve) >= 0).all() and 0 < curve[0] < curve[-1] < 1
+    assert read_stats(cakes / "iter_3.stats").hv != pytest.approx(curve[-1], abs=0.1)
 
 
 def test_an_objective_that_nobody_reports_is_named(tmp_path, fails_clearly):

@@ -42,6 +42,16 @@ def test_a_part_of_the_table(evaluator):
     assert len(front[::2]) <= report.n_found < report.n_front == len(front)
 
 
+def test_a_front_of_one_point_is_measured_in_the_box_of_the_whole_table(evaluator, monkeypatch):
+    objectives = objectives_of(evaluator, "latency_ms")
+    whole = np.array([[40.0, 9.0], [20.0, 3.0], [30.0, 5.0]])
+    monkeypatch.setattr("search.table_report.true_values", lambda *_: whole)
+    report = table_report(evaluator, objectives, whole[2:])
+    box = np.array([40.4, 9.09])
+    assert report.share == pytest.approx(np.prod(box - [30, 5]) / np.prod(box - [20, 3]))
+    assert "0 of its 1 point;" in str(report) and report.share > 0.2
+
+
 def test_maximised_and_counted_objectives(tmp_path, evaluator):
     whole = true_values(evaluator, objectives_of(evaluator, "latency_ms:max"))
     assert (whole[:, 1] < 0).all()

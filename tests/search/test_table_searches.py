@@ -22,6 +22,7 @@ def test_a_search_on_a_table(run_command, tmp_path, name):
     done = run_command("msunas.py", "--search_space", name, *flags, "--sec_obj", objectives,
                        "--save", save, "--iterations", 1, *common)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--strategy ehvi suits a table best") == 1
     done = run_command("msunas.py", "--resume", save, "--iterations", 2)
     assert done.returncode == 0, done.stderr
     report = re.search(r"found ([\d.]+) % of the true front's hypervolume, \d+ of its \d+ points; "

@@ -376,6 +376,29 @@ def test_the_theme_can_be_switched(open_page, report):
     assert page.get_attribute("html", "data-theme") == "light"
 
 
+def test_runs_that_differ_in_their_seeds_are_one_line_with_a_band(open_page, tmp_path):
+    runs = [make_run(tmp_path / f"{strategy}-{seed}", seed=seed)
+            for strategy in ("ehvi", "random") for seed in range(3)]
+    for run in runs:
+        with_settings(run, strategy=run.name.split("-")[0])
+    contents = payload([read_run(run) for run in runs])["runs"]
+    write_report(tmp_path / "all.html", runs)
+    page = open_page(tmp_path / "all.html")
+    scroll_through(page)
+    lines = page.evaluate("document.getElementById('compare-hv').data.map((t) => [t.name, t.fill])")
+    assert lines[:2] == [[None, "toself"]] * 2 and [name for name, _ in lines[2:]] == [
+        "ehvi", "random"]
+    mean = page.evaluate("document.getElementById('compare-hv').data[2].y")
+    np.testing.assert_allclose(mean, np.mean([run["hv"]["value"] for run in contents[:3]], axis=0))
+    final = np.array([run["hv"]["value"][-1] for run in contents[:3]])
+    cells = page.text_content("#compare-groups tbody tr")
+    assert f"{final.mean():.4f} ± {final.std(ddof=1) / np.sqrt(3):.4f}" in cells
+    low, _ = page.evaluate("document.getElementById('compare-hv').layout.yaxis.range")
+    assert mean[0] < low < mean[N_DOE], "the axis begins where the curves are"
+    with_settings(runs[0], n_iter=3)
+    assert len({run["group"] for run in payload([read_run(run) for run in runs])["runs"]}) == 6
+
+
 def test_several_runs_are_compared(open_page, finished_run, tmp_path):
     other = make_run(tmp_path / "run <b>", seed=1)
     write_report(tmp_path / "r.html", [finished_run, other])

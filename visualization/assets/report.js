@@ -253,16 +253,44 @@ function drawMany() {
 
 const spread = (place, length, gap) => [place * (length + gap), place * (length + gap) + length].map((v) => Math.min(1, Math.max(0, v)));
 
-function hvTrace(r, k, alone) {
-  return { type: "scatter", mode: "lines", name: plain(r.name), x: r.hv.n, y: r.hv.value,
+/** The runs by group, searches that differ in their seeds alone: [[name, runs], ...]. */
+function groupsOf(runs) {
+  const found = new Map();
+  for (const r of runs) found.set(r.group, [...(found.get(r.group) || []), r]);
+  return [...found];
+}
+
+/** Mean and standard error of values; no error of a single one. */
+function meanAndError(values) {
+  const n = values.length, mean = values.reduce((sum, v) => sum + v, 0) / n;
+  return [mean, n < 2 ? 0 : Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (n - 1) / n)];
+}
+
+function withError(values, digits) {
+  const [mean, error] = meanAndError(values);
+  return mean.toFixed(digits) + (values.length > 1 ? ` ± ${error.toFixed(digits)}` : "");
+}
+
+const last = (values) => values[values.length - 1];
+
+/** Mean and standard error of the hypervolume of runs, as far as the shortest of them. */
+function meanCurve(runs) {
+  const total = Math.min(...runs.map((r) => last(r.hv.n))), n = runs[0].hv.n.filter((v) => v <= total);
+  const rows = runs.map((r) => { let i = 0; return n.map((v) => { while (r.hv.n[i + 1] <= v) i++; return r.hv.value[i]; }); });
+  const points = n.map((_, i) => meanAndError(rows.map((row) => row[i])));
+  return { n, mean: points.map((p) => p[0]), low: points.map((p) => p[0] - p[1]), high: points.map((p) => p[0] + p[1]) };
+}
+
+function hvTrace(name, n, value, k, alone) {
+  return { type: "scatter", mode: "lines", name: plain(name), x: n, y: value,
     line: { color: alone ? css("--accent") : COLOURS[k % 6], dash: alone ? "solid" : DASHES[k % 6], width: 2, shape: "hv" },
-    hovertemplate: `${alone ? "" : plain(r.name) + ": "}%{x} evaluated, hypervolume %{y:.4f}<extra></extra>` };
+    hovertemplate: `${alone ? "" : plain(name) + ": "}%{x} evaluated, hypervolume %{y:.4f}<extra></extra>` };
 }
 
 function drawHypervolume() {
   const r = run();
   const marks = r.history.filter((h) => h.number > 0);
-  draw("hypervolume", [hvTrace(r, 0, true)], {
+  draw("hypervolume", [hvTrace(r.name, r.hv.n, r.hv.value, 0, true)], {
     title: "Hypervolume after each evaluation",
     xaxis: { title: "evaluated networks", rangemode: "tozero" }, yaxis: { title: "normalised hypervolume" },
     shapes: r.n_initial ? [{ type: "rect", xref: "x", yref: "paper", x0: 0, x1: r.n_initial, y0: 0, y1: 1,
@@ -683,7 +711,7 @@ function showRun() {
   $("summary").textContent = [`${size()} evaluated`, `${r.front.length} on the front`,
     ...(hv === null ? [] : [`hypervolume ${hv.toFixed(4)}`]), `top-1 against ${r.axes.slice(1).map((a) => a.name).join(" and ")}`,
     ...(s.constraint ? [`within ${s.constraint}`] : []),
-    ...(s.dataset ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
+    ...(s.dataset && s.evaluator !== "table" ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
   $("failures").replaceChildren(...failures(r));
   const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : number(3600 * r.device_hours) + " s"} of evaluations`]] : [];
   const { names } = phasesOf(r);
@@ -708,19 +736,32 @@ function drawComparison() {
   const same = DATA.runs.every((r) => r.axes.map((a) => a.key).join() === first);
   const legend = { orientation: "h", y: 1, yanchor: "bottom", x: 1, xanchor: "right" };
   const shown = DATA.runs.filter((r) => r.axes[1].key === DATA.runs[0].axes[1].key);
+  const groups = groupsOf(DATA.runs), grouped = groups.length < DATA.runs.length;
   draw("compare-front", shown.map((r) => {
-    const k = DATA.runs.indexOf(r), order = [...r.front].sort((a, b) => r.values[1][a] - r.values[1][b]);
-    return { type: "scatter", mode: "lines+markers", name: plain(r.name), x: order.map((i) => r.values[1][i]), y: order.map((i) => r.values[0][i]),
+    const k = groups.findIndex(([group]) => group === r.group), order = [...r.front].sort((a, b) => r.values[1][a] - r.values[1][b]);
+    return { type: "scatter", mode: "lines+markers", name: plain(grouped ? r.group : r.name), legendgroup: plain(r.group), showlegend: r === groups[k][1][0], opacity: grouped ? 0.7 : 1, x: order.map((i) => r.values[1][i]), y: order.map((i) => r.values[0][i]),
       text: order.map((i) => hoverText(r, i)), hovertemplate: `${plain(r.name)}: %{text}<extra></extra>`,
       line: { shape: r.axes[1].max ? "vh" : "hv", color: COLOURS[k % 6], dash: DASHES[k % 6], width: 1.5 }, marker: { symbol: SYMBOLS[k % 6], size: 7, color: COLOURS[k % 6] } };
   }), { title: "Fronts", showlegend: true, legend, xaxis: { title: plain(DATA.runs[0].axes[1].label) }, yaxis: { title: "top-1 error (%)" } });
-  draw("compare-hv", DATA.runs.map((r, k) => hvTrace(r, k, false)), {
+  const curves = groups.map(([, runs]) => meanCurve(runs));
+  const start = Math.max(1, Math.min(...DATA.runs.map((r) => r.n_initial)) / 2);
+  const shownValues = curves.flatMap((c) => [...c.low.filter((_, i) => c.n[i] >= start), last(c.high)]);
+  const bands = curves.map((c, k) => ({ type: "scatter", mode: "lines", x: [...c.n, ...[...c.n].reverse()], y: [...c.high, ...[...c.low].reverse()],
+    fill: "toself", fillcolor: COLOURS[k % 6] + "38", line: { width: 0 }, hoverinfo: "skip", showlegend: false }));
+  draw("compare-hv", [...(grouped ? bands : []), ...curves.map((c, k) => hvTrace(grouped ? groups[k][0] : groups[k][1][0].name, c.n, c.mean, k, false))], {
     title: same ? "Hypervolume, one reference point" : "Hypervolume, each with its own reference",
-    showlegend: true, legend, xaxis: { title: "evaluated networks", rangemode: "tozero" }, yaxis: { title: "normalised hypervolume" } });
+    showlegend: true, legend, xaxis: { title: "evaluated networks", rangemode: "tozero" }, yaxis: { title: "normalised hypervolume", range: padded(shownValues) } });
+  $("compare-note").textContent = grouped ? "Lines are means over the runs that differ in their seeds alone; bands and ± are one standard error." : "";
+  const top = (r, pick) => (100 - r.values[0][pick.index]).toFixed(2);
   const row = (r) => { const best = r.picks.find((p) => p.names.includes("best")), knee = r.picks.find((p) => p.names.includes("knee"));
-    const values = [r.arch.length, r.front.length, number(r.hv.value[r.hv.value.length - 1]), number(100 - r.values[0][best.index]),
-      number(100 - r.values[0][knee.index]), number(r.values[1][knee.index]), r.failures.length, r.settings.seed ?? "–", r.settings.strategy ?? r.settings.predictor ?? "–"];
+    const values = [r.arch.length, r.front.length, last(r.hv.value).toFixed(4), top(r, best),
+      top(r, knee), number(r.values[1][knee.index]), r.failures.length, r.settings.seed ?? "–", r.settings.strategy ?? r.settings.predictor ?? "–"];
     return make("tr", {}, make("th", { scope: "row" }, r.name), ...values.map((v) => make("td", {}, String(v)))); };
+  $("compare-groups").parentElement.hidden = !grouped;
+  const best = (r) => 100 - ends(r.values[0])[0];
+  $("compare-groups").replaceChildren(make("thead", {}, make("tr", {}, ...["strategy", "runs", "evaluated", "hypervolume", "best top-1 (%)"].map((t) => make("th", { scope: "col" }, t)))),
+    make("tbody", {}, ...groups.map(([name, runs]) => make("tr", {}, make("th", { scope: "row" }, name), ...[runs.length, [...new Set(runs.map((r) => r.arch.length))].join(", "),
+      withError(runs.map((r) => last(r.hv.value)), 4), withError(runs.map(best), 2)].map((v) => make("td", {}, String(v)))))));
   $("compare-table").replaceChildren(make("thead", {}, make("tr", {}, ...["run", "evaluated", "on the front", "hypervolume", "best top-1 (%)", "knee top-1 (%)",
     `knee ${DATA.runs[0].axes[1].label}`, "failed", "seed", "strategy"].map((t) => make("th", { scope: "col" }, t)))), make("tbody", {}, ...DATA.runs.map(row)));
 }

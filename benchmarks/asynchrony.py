@@ -1,0 +1,260 @@
+"""Simulated devices: how busy a search keeps them, and its hypervolume against time.
+
+    python benchmarks/asynchrony.py DATA [--seeds 0-4] [--busy_seeds 0-4]
+        [--save benchmarks/results/asynchrony.md]
+
+DATA is a folder with `ofa_mbv3_acc_predictor.pth`. Nothing sleeps: evaluations are answered by that
+predictor and end on a simulated clock. An evaluation takes its MACs and a constant part (a quarter
+of the mean), times a random factor where there is jitter: uniform within 30 %, or log-normal with a
+standard deviation of 30 %. Proposals take no time. The busy share is that of a whole run, its end
+included.
+"""
+
+import argparse
+import heapq
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import benchmark_parser, machine, moment, processes, publish, table
+from quality import BENCHMARKS, ORIGINAL, SMALL_DOE, seeds_of
+
+from cli.scripts import run_script
+from evaluator import build_evaluator
+from search import Progress, Search, SpaceCosts, make_objectives
+from search.archive import Record
+from search.asynchronous import AsynchronousSearch
+from search.virtual_clock import CONSTANT
+from search_space import get_search_space
+from utils.pareto import normalized_hypervolume
+
+BENCHMARK = BENCHMARKS["mbv3"]
+TARGET = ORIGINAL[340]  # where the original program ends after 340 evaluations
+N_ITER, MOST = 8, 500
+BUDGETS = (60, 80, 100, 120)
+DEVICES = (8, 64, 256)
+PER_DEVICE = 30  # evaluations of a run that measures how busy devices are
+LOST_AT, SLOW = 0.3, 2.0  # part of the mean run after which a device is lost; factor of a slow one
+
+
+@dataclass(frozen=True)
+class Case:
+    """Devices: how many, the jitter of durations, one lost, one at half speed.
+
+    With `tail` the jitter is the standard deviation of a log-normal factor, else the bound of a
+    uniform one.
+    """
+
+    n: int
+    jitter: float = 0.0
+    lost: bool = False
+    slow: bool = False
+    tail: bool = False
+
+    def __str__(self) -> str:
+        kind = " (log-normal)" if self.tail else ""
+        return ", ".join([f"{self.jitter:.0%} jitter{kind}", *["one lost"] * self.lost,
+                          *["one at half speed"] * self.slow])
+
+
+CASES = [case for n in DEVICES for case in (
+    Case(n), Case(n, 0.3), Case(n, 0.3, tail=True), Case(n, 0.3, lost=True),
+    Case(n, 0.3, slow=True))]
+
+
+class Devices:
+    """Devices on a simulated clock that start jobs in the order given."""
+
+    def __init__(self, case: Case, seed: int, lost_at: float) -> None:
+        self.case, self.rng = case, np.random.default_rng([seed, 9])
+        self.now = self.worked = 0.0
+        self.lost_at = lost_at if case.lost else np.inf
+        self.free = list(range(case.n))
+        self.waiting: deque[tuple[int, float]] = deque()
+        self._running: list[tuple[float, int, int, float]] = []
+
+    def put(self, number: int, work: float) -> None:
+        """Adds a job."""
+        jitter = self.case.jitter
+        factor = self.rng.lognormal(-jitter ** 2 / 2, jitter) if self.case.tail else \
+            self.rng.uniform(1 - jitter, 1 + jitter)
+        self.waiting.append((number, float(work * factor)))
+        self._fill()
+
+    def next(self) -> int:
+        """Moves to the end of the job that ends first; the job of a lost device begins again."""
+        while True:
+            end, number, device, seconds = heapq.heappop(self._running)
+            if device == self.case.n - 1 and end > self.lost_at:
+                self.waiting.appendleft((number, seconds))
+                self._fill()
+                continue
+            self.now = end
+            self.worked += seconds
+            self.free.append(device)
+            self._fill()
+            return number
+
+    def _fill(self) -> None:
+        if self.now >= self.lost_at and self.case.n - 1 in self.free:
+            self.free.remove(self.case.n - 1)
+        while self.free and self.waiting:
+            number, seconds = self.waiting.popleft()
+            device = self.free.pop(0)
+            taken = seconds * (SLOW if self.case.slow and device == 0 else 1.0)
+            heapq.heappush(self._running, (self.now + taken, number, device, taken))
+
+    @property
+    def busy(self) -> float:
+        """The share of time in which the devices that were there worked."""
+        present = self.case.n * self.now - max(0.0, self.now - self.lost_at)
+        return self.worked / present
+
+
+def make_search(data: Path, strategy: str, seed: int, n_doe: int, iterations: int,
+                devices: int | None) -> tuple[Search, SpaceCosts]:
+    """Returns a search on the oracle, asynchronous where `devices` are named."""
+    space = get_search_space(BENCHMARK.space)
+    costs = SpaceCosts(space)
+    options = {"n_doe": n_doe, "n_iter": N_ITER, "iterations": iterations, "seed": seed,
+               "costs": costs, "progress": Progress(0, quiet=True)}
+    objectives = make_objectives("flops", costs)
+    if devices is None:
+        return Search(space, objectives, strategy, **options), costs
+    return AsynchronousSearch(space, objectives, strategy, devices=devices, **options), costs
+
+
+class Oracle:
+    """Answers evaluations at once."""
+
+    def __init__(self, data: Path, search: Search, costs: SpaceCosts) -> None:
+        self.search, self.costs = search, costs
+        self.evaluator = build_evaluator("oracle", {
+            "oracle_path": str(data / BENCHMARK.file), "search_space": BENCHMARK.space,
+            "space_options": {}})
+        self.unit = float(costs.work(search.space.draw(1000, np.random.default_rng(0))).mean())
+
+    def records(self, X: np.ndarray, archs: list[dict]) -> list[Record]:
+        """Returns the outcomes of (n, n_var) vectors."""
+        flops = self.search.objectives[0].values(X)
+        return [Record(arch, 100 - float(self.evaluator.evaluate(arch)["top1"]), float(cost))
+                for arch, cost in zip(archs, flops, strict=True)]
+
+    def durations(self, X: np.ndarray) -> np.ndarray:
+        """Returns the (n,) durations without jitter."""
+        return self.costs.work(X) / self.unit + CONSTANT
+
+
+def steps(search: Search, oracle: Oracle, devices: Devices) -> Iterator[float]:
+    """Runs a search, and yields the time after each change of its archive."""
+    if isinstance(search, AsynchronousSearch):
+        outcomes: dict[int, Record] = {}
+        while True:
+            while (batch := search.ask()) is not None:
+                for i, record in enumerate(oracle.records(batch.X, batch.archs)):
+                    outcomes[batch.first + i] = record
+                for i, seconds in enumerate(oracle.durations(batch.X)):
+                    devices.put(batch.first + i, seconds)
+            yield devices.now
+            if search.complete:
+                return
+            number = devices.next()
+            search.tell(number, outcomes[number])
+    while (batch := search.ask()) is not None:
+        for i in np.argsort(-oracle.durations(batch.X), kind="stable").tolist():
+            devices.put(i, oracle.durations(batch.X)[i])
+        for _ in batch.archs:
+            devices.next()
+        search.tell(batch, oracle.records(batch.X, batch.archs))
+        yield devices.now
+
+
+def busy(data: Path, case: Case, seed: int) -> float:
+    """Returns the busy share of an asynchronous random search."""
+    n = PER_DEVICE * case.n
+    search, costs = make_search(data, "random", seed, 100, -(-(n - 100) // N_ITER), case.n)
+    devices = Devices(case, seed, LOST_AT * PER_DEVICE)
+    for _ in steps(search, Oracle(data, search, costs), devices):
+        pass
+    return devices.busy
+
+
+def curve(data: Path, n: int, asynchronous: bool, seed: int) -> dict[str, float]:
+    """Returns the time to the target, the evaluations, and the hypervolume at each budget."""
+    search, costs = make_search(data, "ehvi", seed, SMALL_DOE, -(-(MOST - SMALL_DOE) // N_ITER),
+                                n if asynchronous else None)
+    devices, found = Devices(Case(n, 0.3), seed, np.inf), {}
+    for now in steps(search, Oracle(data, search, costs), devices):
+        rows = len(search.archive)
+        hv = normalized_hypervolume(search.F, BENCHMARK.reference) if rows else 0.0
+        for budget in BUDGETS:
+            if rows >= budget:
+                found.setdefault(str(budget), normalized_hypervolume(
+                    search.F[:budget], BENCHMARK.reference))
+        if hv >= TARGET and "time" not in found:
+            found |= {"time": now, "evaluations": rows}
+        if "time" in found and rows >= BUDGETS[-1]:
+            break
+    return found
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = benchmark_parser(__file__, __doc__)
+    p.add_argument("data", type=Path, help="folder of predictors")
+    p.add_argument("--seeds", type=seeds_of, default="0-4", help="of the searches by ehvi")
+    p.add_argument("--busy_seeds", type=seeds_of, default="0-4", help="of the busy shares")
+    p.add_argument("--workers", type=int, default=2, help="searches at a time")
+    p.add_argument("--save", default="benchmarks/results/asynchrony.md", help="file for the tables")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prints the tables, and writes them as far as they are known after every run."""
+    ways = [(64, True), (8, True), (64, False), (8, False)]
+    shares: dict[Case, list[float]] = {case: [] for case in CASES}
+    found: dict[tuple[int, bool], list[dict[str, float]]] = {way: [] for way in ways}
+    with processes(args.workers) as pool:
+        runs: dict[Future[Any], list[Any]] = {}
+        for seed in sorted({*args.seeds, *args.busy_seeds}):
+            runs |= {pool.submit(curve, args.data, *way, seed): found[way]
+                     for way in ways if seed in args.seeds}
+            runs |= {pool.submit(busy, args.data, case, seed): shares[case]
+                     for case in CASES if seed in args.busy_seeds}
+        for done in as_completed(runs):
+            runs[done].append(done.result())
+            Path(args.save).write_text(report(shares, found))
+    publish(report(shares, found), args.save)
+
+
+def report(shares: dict[Case, list[float]],
+           found: dict[tuple[int, bool], list[dict[str, float]]]) -> str:
+    """Returns the tables."""
+    busy_rows = [[case.n, case, f"{np.mean(values):.1%}", f"{min(values):.1%}", len(values)]
+                 for case, values in shares.items() if values]
+    rows = []
+    for (n, asynchronous), values in found.items():
+        reached = [each for each in values if "time" in each]
+        if reached:
+            rows.append([n, "asynchronous" if asynchronous else "synchronous",
+                         f"{np.mean([each['time'] for each in reached]):.1f}",
+                         f"{np.mean([each['evaluations'] for each in reached]):.0f}",
+                         *(f"{np.mean([each[str(b)] for each in values if str(b) in each]):.4f}"
+                           for b in BUDGETS), f"{len(reached)} of {len(values)}"])
+    return "\n\n".join([
+        f"{machine()}; {moment()}",
+        f"Asynchronous search, {PER_DEVICE} evaluations for each device, share of time busy:",
+        table(["devices", "case", "mean", "lowest", "seeds"], busy_rows),
+        f"`ehvi`, {SMALL_DOE} + iterations of {N_ITER}, 30 % jitter: until the hypervolume is "
+        f"{TARGET}, where the original program ends after 340 evaluations (time in units of a mean "
+        "evaluation without its constant part), and the hypervolume after so many evaluations:",
+        table(["devices", "search", "time", "evaluations", *BUDGETS, "reached"], rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
