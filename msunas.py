@@ -25,6 +25,7 @@ from search_space import RESOLUTIONS
 from utils.errors import UserError
 from utils.files import in_use
 from utils.invocation import program
+from utils.packages import require
 from utils.registry import listed
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _add_device_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--threads", type=count(1, 1024), help="CPU threads of each evaluation "
                    "(default: 1; next to GPUs an equal share of the cores)")
     g.add_argument("--backend", choices=("local", "ray"),
-                   help="this machine, or a Ray cluster (requirements-ray.txt)")
+                   help="this machine, or a Ray cluster")
     g.add_argument("--ray_address", help="address of the Ray cluster; auto: the running one, else "
                    "one that is started here")
     g.add_argument("--timeout", type=amount, help="seconds after which an evaluation is stopped "
@@ -232,6 +233,8 @@ def finish(args: argparse.Namespace, settings: Settings, ended: "Ended") -> None
 
 def main(args: argparse.Namespace) -> None:
     """Runs, resumes, or plans a search."""
+    if args.tensorboard:
+        require("--tensorboard", "tensorboard")
     folder, source, settings = prepare(args)
     for line in check_typed(settings, resumed=bool(args.resume)):
         print(f"warning: {line}", file=sys.stderr)

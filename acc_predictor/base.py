@@ -1,13 +1,13 @@
 """What every accuracy predictor offers and checks: the contract of the family."""
 
 import functools
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads scipy's own BLAS before `_blas` lists the libraries
+from joblib import cpu_count
 from threadpoolctl import ThreadpoolController
 
 from utils.errors import UserError
@@ -58,7 +58,7 @@ class AccPredictor(ABC):
         self.space = space
         self.lower = lower if space is None or lower is not None else space.lower
         self.upper = upper if space is None or upper is not None else space.upper
-        self.n_jobs = n_jobs or len(os.sched_getaffinity(0))
+        self.n_jobs = n_jobs or cpu_count()
 
     @property
     def winner(self) -> str:

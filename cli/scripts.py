@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from cli.startup import EXIT_INTERRUPTED, open_streams, quit_quietly
 
 from utils.errors import UserError, describe_os_error, is_out_of_memory, one_line
+from utils.packages import advice, is_installed
 
 EXIT_BAD_INPUT = 2
 # What other programs call a flag -> what it may be called here; the first that a command has is
@@ -36,9 +37,10 @@ def run_script(main: Callable[[argparse.Namespace], object],
                parser: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
     """Parses the command line, calls `main(args)`, and returns the exit code.
 
-    `UserError`, errors of the file system and a lack of memory become one line on stderr and exit
-    code 2, Ctrl-C becomes 130, and a reader of the output that has left (`| head`) a quiet 141.
-    Anything else is a fault of the program and keeps its traceback.
+    `UserError`, a package that is not installed, errors of the file system and a lack of memory
+    become one line on stderr and exit code 2, Ctrl-C becomes 130, and a reader of the output that
+    has left (`| head`) a quiet 141. Anything else is a fault of the program and keeps its
+    traceback.
     """
     open_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -59,6 +61,10 @@ def run_script(main: Callable[[argparse.Namespace], object],
         with contextlib.suppress(OSError):
             _flush_output()
         return EXIT_CLOSED_PIPE
+    except ModuleNotFoundError as error:
+        if is_installed((error.name or "sys").partition(".")[0]):
+            raise
+        message = f"the package {error.name} is not installed; {advice(error.name or '')}"
     except OSError as error:
         if error.errno is None:
             raise

@@ -3,6 +3,7 @@
 Ctrl-C ends it with one word instead of a traceback from inside a library, and a standard stream
 that was closed by the caller is opened on the null device, or the next file that is opened would
 take its place and receive what is printed. Memory that it frees stays with it (`utils.memory`).
+Pictures are drawn to files.
 """
 
 import os
@@ -42,6 +43,7 @@ def open_streams() -> None:
 
 if runs_a_script():
     open_streams()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's is not there in its children
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, quit_quietly)
     keep_freed_memory()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from utils.errors import UserError, describe_os_error, one_line
 from utils.files import atomic_path, make_folder, read_json, write_json
@@ -112,7 +112,7 @@ class ArrayCache:
             if entry is not None:
                 return entry
             make_folder(self.folder)
-            with FileLock(self.folder / f"{key}.lock"):
+            with file_lock(self.folder / f"{key}.lock"):
                 entry = self._open(key, shape)
                 for left in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
                     left.unlink(missing_ok=True)
@@ -197,7 +197,7 @@ class ArrayCache:
 
     def _make_room(self, size: int, spare: bool) -> bool:
         """Removes the least recently used until `size` more bytes fit; False where they cannot."""
-        with FileLock(self.folder / "evict.lock"):
+        with file_lock(self.folder / "evict.lock"):
             files = [path for path in self.folder.iterdir() if self._counts(path)]
             sizes = {path: status.st_size for path in files if (status := _stat(path))}
             total, in_use = sum(sizes.values()), {path for path, _ in self._mapped}
@@ -220,13 +220,24 @@ class ArrayCache:
         half = _TEMPORARY.fullmatch(path.name)
         if half is None:
             return _OWN.fullmatch(path.name) is not None
-        lock = FileLock(self.folder / f"{half[1]}.lock")
+        lock = file_lock(self.folder / f"{half[1]}.lock")
         try:
             with lock.acquire(timeout=0):
                 path.unlink(missing_ok=True)
         except Timeout:
             return True
         return False
+
+
+def file_lock(path: Path) -> BaseFileLock:
+    """Returns the lock of a file.
+
+    Raises:
+        OSError: the file is a link, which filelock followed until 3.20.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+    return FileLock(path)
 
 
 def _stamp(path: Path) -> list[int]:

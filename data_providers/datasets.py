@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from torchvision import datasets as tv
 
+from data_providers.cache import file_lock
 from data_providers.images import ArrayImages, FileImages, Images
 from data_providers.pictures import list_pictures, warn_of_others
 from data_providers.table import (
@@ -226,7 +226,7 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
     with ExitStack() as alone:  # no other process unpacks archives into the folder
         if download:
             with suppress(OSError):  # of a folder that is read-only
-                alone.enter_context(FileLock(root / ".download.lock"))
+                alone.enter_context(file_lock(root / ".download.lock"))
         layout, root = _find_layout(name, root, split, download)
         try:
             images = _load(layout, root, split)

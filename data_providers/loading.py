@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_storage
@@ -281,7 +282,7 @@ def _as_is(batch: Any) -> Any:
 
 def loading_processes(wanted: int) -> int:
     """Returns how many processes load: no more than there are cores, none without shared memory."""
-    n = min(wanted, len(os.sched_getaffinity(0)))
+    n = min(wanted, cpu_count())
     if not n or not os.path.isdir(SHARED_MEMORY):
         return n
     room = shutil.disk_usage(SHARED_MEMORY)

@@ -19,8 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import one_line
 from utils.files import open_regular
+from utils.packages import is_installed
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP",
+           *(["AVIF"] if is_installed("PIL.AvifImagePlugin") else []))  # from Pillow 11.3 on
 # 8192 x 8192. A decoded picture takes up to 7 bytes a pixel while it is converted, 13 where its
 # values have 32 bits.
 MAX_PIXELS = 2**26

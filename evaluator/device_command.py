@@ -13,13 +13,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import IO, Any
 
 from utils.errors import UserError, one_line
 from utils.parsing import parse_json
+from utils.processes import end_group
 
 PLACEHOLDERS = ("{model}", "{arch}", "{r}")
 KEY = "ms"
@@ -114,8 +114,7 @@ def run(words: Sequence[str], timeout: float) -> str:
         except subprocess.TimeoutExpired:
             raise DeviceError(f"no answer within {timeout:g} s") from None
         finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end_group(process.pid)
             process.wait()
         if code:
             how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

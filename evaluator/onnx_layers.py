@@ -15,6 +15,7 @@ from search_space.backbones import squeeze_width
 from search_space.layers import Layer
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.packages import require
 
 OPSET, IR_VERSION = 18, 8  # of 2022, for the runtimes of small devices
 INPUT, OUTPUT = "images", "outputs"
@@ -132,11 +133,9 @@ def onnx_model(layers: Sequence[Layer]) -> bytes:
     other = sorted({layer.kind for layer in layers} - set(KINDS))
     if other:
         raise UserError(f"no ONNX form of layers of the kind {', '.join(other)} is known")
-    try:
-        from onnx import TensorProto, helper
-    except ImportError:
-        raise UserError("networks are written as ONNX by the package onnx: install "
-                        "requirements-export.txt") from None
+    require("an ONNX file", "onnx")
+    from onnx import TensorProto, helper
+
     g, x = _Graph(), INPUT
     for layer in layers:
         x = KINDS[layer.kind](g, layer, x)

@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError
-from google.protobuf.unknown_fields import UnknownFieldSet
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from search_space.nasbench101 import INPUT, OPERATIONS, OUTPUT
 from utils.errors import UserError
@@ -85,6 +81,8 @@ def read_records(file: IO[bytes]) -> Iterator[bytes]:
     Raises:
         EOFError: the file is no TFRecord file, or ends within a record.
     """
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
     while header := file.read(12):
         if len(header) < 12:
             raise EOFError("truncated; download it again")
@@ -125,6 +123,10 @@ def read_message(data: bytes) -> dict[int, list[Any]]:
     Raises:
         ValueError: the bytes are none.
     """
+    from google.protobuf.empty_pb2 import Empty
+    from google.protobuf.message import DecodeError
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
     try:
         message = Empty.FromString(data)
     except DecodeError as error:

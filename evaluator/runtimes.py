@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from evaluator.timing import (
 )
 from search_space.layers import Layer
 from utils.errors import UserError
+from utils.packages import advice, is_installed, require
 
 ONNXRUNTIME, TORCH = "onnxruntime", "torch"
 PRECISION = "float32"
@@ -108,18 +108,17 @@ def choose_runtime(name: str | None, device: str = "cpu") -> str:
     Raises:
         UserError: an unknown name, or what it needs is not installed.
     """
-    missing = [package for package in RUNTIMES[ONNXRUNTIME].packages if not find_spec(package)]
+    needs = RUNTIMES[ONNXRUNTIME].packages
+    missing = [package for package in needs if not is_installed(package)]
     if name is None and device == "cpu" and missing:
         print(f"note: {', '.join(missing)} is not installed, so latencies are those of PyTorch "
               "itself: several times those of a deployed network, and in another order; "
-              "requirements-export.txt has it", file=sys.stderr)
+              f"{advice(missing[0])}", file=sys.stderr)
     if name is None:
         return TORCH if missing or device != "cpu" else ONNXRUNTIME
     if name not in RUNTIMES:
         raise UserError(f"unknown runtime {name[:40]!r}; choose from {', '.join(RUNTIMES)}")
-    if name == ONNXRUNTIME and missing:
-        raise UserError(f"--runtime {name}: {', '.join(missing)} is not installed; "
-                        "requirements-export.txt has it")
+    require(f"--runtime {name}", *RUNTIMES[name].packages)
     return name
 
 

@@ -176,7 +176,7 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
     """
     import torch
 
-    from utils.devices import pinned_threads
+    from utils.devices import as_current, pinned_threads
 
     keep_freed_memory()
     generator, place = torch.Generator().manual_seed(0), torch.device(device)
@@ -192,7 +192,7 @@ def measure_modules(modules: Sequence[tuple["nn.Module", Sequence[int]]], device
         calls = [call(*module) for module in modules]
         if place.type == "cpu":
             return measure(calls, wall_clock, rel_err, max_repeats)
-        with torch.accelerator.device_index(place.index):
+        with as_current(place):
             if place.type == "cuda":
                 calls = [_recorded(call) for call in calls]
             _warm_up(calls, place)

@@ -1,15 +1,18 @@
-"""The console commands of an installed package.
+"""The console commands of an installed package, and what code of one's own imports.
+
+    from msunas_cli import EvaluatorSpec, Search, SpaceCosts, get_engine, get_search_space
 
 A wheel holds the project's modules in `msunas_cli/project/`, so that names such as `utils` and
 `evaluator` shadow nothing in site-packages; a command puts that folder first on the path of its own
 process alone. In a checkout the project is the folder above this one.
 """
 
+import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # command -> file in the project
 COMMANDS = {
@@ -35,19 +38,40 @@ COMMANDS = {
     "msunas-draw": "scripts/draw.py",
 }
 COMPLETION = "msunas-completion"
+# Top-level names that the project's folder brings.
+PACKAGES = ("acc_predictor", "cli", "data_providers", "evaluator", "networks", "search",
+            "search_space", "training", "utils", "visualization")
+# What a notebook needs -> the package that has it.
+API = {"Search": "search", "SpaceCosts": "search", "make_objectives": "search",
+       "EvaluatorSpec": "evaluator.jobs", "get_engine": "evaluator.jobs",
+       "plan_slots": "evaluator.jobs", "get_search_space": "search_space"}
 
 
 def project() -> Path:
     """Returns the folder of the project's modules, and puts it first on this process's path.
 
-    Code of one's own calls it once, and then imports `networks`, `search`, ... as in a checkout.
+    Code of one's own calls it once, and then imports `networks`, `search`, ... as in a checkout;
+    names of `API` can be imported from here.
+
+    Raises:
+        ImportError: modules of other code have the names of the project's.
     """
     package = Path(__file__).resolve().parent
     installed = package / "project"
     folder = installed if installed.is_dir() else package.parent
+    other = [name for name in PACKAGES if _is_foreign(name, folder)]
+    if other:
+        raise ImportError(f"{', '.join(other)}: already imported from other code, but the project "
+                          "has modules of this name; import msunas_cli's first")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     return folder
+
+
+def _is_foreign(name: str, folder: Path) -> bool:
+    """Whether a module of this name is imported from elsewhere than the folder."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return name in sys.modules and (file is None or folder not in Path(file).resolve().parents)
 
 
 def load_script(command: str) -> ModuleType:
@@ -75,8 +99,11 @@ def run(command: str) -> int:
     return run_script(script.main, parser)
 
 
-def __getattr__(name: str) -> Callable[[], int]:
-    """Returns the entry point of a command: `msunas_select` runs `msunas-select`."""
+def __getattr__(name: str) -> Any:
+    """Returns a name of `API`, or the entry point of a command: `msunas_select`."""
+    if name in API:
+        project()
+        return getattr(importlib.import_module(API[name]), name)
     command = name.replace("_", "-")
     if command not in COMMANDS:
         raise AttributeError(f"module 'msunas_cli' has no attribute {name!r}")

@@ -29,13 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the completion for the shell that is named; returns the exit code."""
     project()
     from cli.scripts import Parser, run_script
-    from utils.errors import UserError
 
     def show(args: argparse.Namespace) -> None:
-        try:
-            print(script_of(args.shell))
-        except ModuleNotFoundError as error:
-            raise UserError(f"the completion needs {error.name}: pip install shtab") from None
+        print(script_of(args.shell))
 
     parser = Parser(prog=COMPLETION, description=__doc__)
     parser.add_argument("shell", choices=SHELLS, help="of which completion is wanted")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from search_space.layers import POOL
 from utils.errors import UserError
-from utils.registry import TIMM
+from utils.registry import TIMM, current_folder_last
 
 MAX_POOL = "max_pooling"
 
@@ -100,7 +100,8 @@ def get_family(name: str) -> Family:
         return replace(FAMILIES["timm"], name=name)
     module, colon, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute) if colon else None
+        with current_folder_last():
+            found = getattr(importlib.import_module(module), attribute) if colon else None
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"no family of networks {name!r}: {error}") from None
     if not isinstance(found, Family):

@@ -19,6 +19,7 @@ from search_space.nasbench101 import NASBench101Space
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.invocation import program
+from utils.packages import require
 
 # Column of a table -> data set of NATS-Bench, and what it calls the accuracy.
 NATS_COLUMNS = {
@@ -60,11 +61,9 @@ def nats_rows(path: str) -> Iterator[Row]:
     Raises:
         UserError: the package is missing, or cannot read the files.
     """
-    try:
-        from nats_bench import create
-    except ImportError:
-        raise UserError("reading NATS-Bench needs its own package: pip install nats_bench") \
-            from None
+    require("reading NATS-Bench", "nats_bench")
+    from nats_bench import create
+
     try:
         api = create(path, "tss", fast_mode=Path(path).is_dir(), verbose=False)
     except Exception as error:

@@ -4,7 +4,6 @@ Every event is a dict with `event`, `time` (seconds since 1970) and values in JS
 holds times and is no part of the search's result. `search.progress` records what happens.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from search.run_folder import EVENTS, LOCK
 from utils.files import open_log, read_log
+from utils.locks import is_locked
 from utils.parsing import parse_json
 
 MAX_SECONDS = 1e12  # of one event; JSON has integers without an end
@@ -30,7 +30,8 @@ def as_line(name: str, values: Mapping[str, Any]) -> str:
 def append(path: Path, line: str) -> None:
     """Adds a line to a file of events; one that a killed process left unfinished is ended first."""
     with open_log(path) as file:
-        whole = not file.tell() or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        whole = file.read() in (b"", b"\n")
         file.write((b"" if whole else b"\n") + line.encode() + b"\n")
 
 
@@ -104,15 +105,5 @@ def device_hours(events: list[dict[str, Any]]) -> float:
 
 def is_running(folder: str | os.PathLike) -> bool:
     """Whether a process holds the search's lock file."""
-    try:
-        handle = os.open(Path(folder) / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return is_locked(Path(folder) / LOCK)
 

@@ -10,7 +10,7 @@ from typing import Any
 from search.run_folder import CODE_FLAGS
 from utils.errors import UserError
 from utils.files import open_regular
-from utils.registry import code_in
+from utils.registry import code_in, current_folder_last
 
 # The files that an evaluator reads besides the data; one of the user's own may read both.
 _FILES = {"ofa": ("supernet_path",), "oracle": ("oracle_path",)}
@@ -71,7 +71,8 @@ def _of_code(named: str) -> str:
     for part in named.split("+"):
         module, colon, _ = part.partition(":")
         try:
-            found = importlib.util.find_spec(module) if colon else None
+            with current_folder_last():
+                found = importlib.util.find_spec(module) if colon else None
         except (ImportError, ValueError):  # reported when it is loaded
             continue
         if found and found.origin and os.path.isfile(found.origin):

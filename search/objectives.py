@@ -20,7 +20,7 @@ from evaluator.latency import LookUpTable
 from evaluator.latency_model import LearnedLatency, is_learned
 from search_space import SearchSpace
 from utils.errors import UserError
-from utils.registry import why_not_imported
+from utils.registry import current_folder_last, why_not_imported
 
 # A measured value lies below it: volumes of several objectives are finite numbers then.
 LARGEST = 1e30
@@ -285,7 +285,8 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
     if not colon or attribute in DIRECTIONS:
         return None
     try:
-        objective = getattr(importlib.import_module(module), attribute)(costs)
+        with current_folder_last():
+            objective = getattr(importlib.import_module(module), attribute)(costs)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"objective {name[:60]}: no such objective: "
                         f"{why_not_imported(error)}") from None

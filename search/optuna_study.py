@@ -13,6 +13,7 @@ from search.archive import Record, Stats
 from search_space import SearchSpace
 from utils.errors import UserError, one_line
 from utils.files import atomic_path
+from utils.packages import require
 
 ERROR = "top1_err"
 
@@ -67,11 +68,9 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise UserError("--to optuna needs the package optuna: install requirements-export.txt") \
-            from None
+    require("--to optuna", "optuna")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

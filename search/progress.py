@@ -150,7 +150,7 @@ class Progress:
     def _write_scalars(self, folder: Path, values: Mapping[str, Any],
                        seconds: Mapping[str, float]) -> None:
         if self._board is None:
-            from training.run_files import Scalars  # imports torch
+            from utils.scalars import Scalars  # imports tensorboard
 
             self._board = Scalars(folder, 0)
         found = {f"search/{name}": values[name] for name in SCALARS if values[name] is not None}

@@ -49,6 +49,23 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
+def pretend_accelerator(monkeypatch):
+    """Lets torch find an accelerator of a kind, or with None no accelerator."""
+    import torch
+
+    def pretend(kind):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+
+    return pretend
+
+
+def loads_folders() -> None:
+    """Skips a test where timm is older than its `local-dir:`."""
+    pytest.importorskip("timm", "1.0.16")
+
+
+@pytest.fixture
 def run_command():
     """Runs `python <arguments>` in the project's root and returns the completed process."""
 

@@ -41,9 +41,13 @@ FOREIGN = {
     "training/flags.py": {"--standalone", "--nproc_per_node", "--no-python"},
     "scripts/lock.sh": {"--quiet", "--no-config", "--generate-hashes", "--no-annotate",
                         "--no-header", "--python-version", "--python-platform", "--output-file",
-                        "--constraint"},
+                        "--constraint", "--group"},
     "scripts/setup_env.sh": {"--version", "--clear", "--quiet", "--disable-pip-version-check",
-                             "--require-hashes"},
+                             "--require-hashes", "--index-url", "--no-deps"},
+    "scripts/test.sh": {"--require-hashes", "--upgrade", "--version"},
+    "docs/install.md": {"--no-deps"},
+    "benchmarks/gpu_check.py": {"--dest", "--implementation", "--no-deps", "--only-binary",
+                                "--platform", "--python-version", "--quiet"},
     "docs/faults.md": {"--require-hashes"},
     "docs/devices.md": {"--onnx", "--fp16"},
     "docs/export.md": {"--device-modules"}, "msunas_timm/__init__.py": {"--device-modules"},
@@ -91,8 +95,9 @@ def flags_of(program: str) -> frozenset[str]:
     if program.endswith(".sh"):
         text = (ROOT / program).read_text(encoding="utf-8")
         flags = set(re.findall(r"^\s*(--[\w-]+)\)", text, re.MULTILINE))
-        for passed_on in re.findall(r"(?:scripts/)?\w+\.py", text):
-            flags |= set(flags_of(passed_on)) if passed_on in parsers() else set()
+        for passed_on in re.findall(r"(?:scripts/|benchmarks/)?\w+\.py", text):
+            if passed_on in parsers() or (ROOT / passed_on).is_file():
+                flags |= set(flags_of(passed_on))
         return frozenset(flags)
     defined = parsers()[program]._option_string_actions
     return frozenset(defined) | {f"--{flag[2:].replace(*signs)}" for flag in defined

@@ -21,7 +21,7 @@ from networks import cut_subnet, load_supernet, save_weights, write_config
 from search.archive import Record
 from search.model_cards import search_cards
 from search_space import OFASearchSpace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loads_folders
 from utils.files import shipped
 from utils.invocation import program
 
@@ -178,6 +178,7 @@ def copy_of_project(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
+    loads_folders()
     folder, added = installed
     assert [name for name in added if not name.endswith(".dist-info")] == ["msunas_cli",
                                                                            "msunas_timm"]
@@ -209,11 +210,25 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
             "    assert importlib.util.find_spec(name) is None, name\n"
             "import timm, msunas_timm\n"
             "net = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
-            "import msunas_cli; msunas_cli.project()\n"
+            "from msunas_cli import Search, get_engine\n"
+            "assert Search.__module__ == 'search.algorithm'\n"
             "from networks import build_from_config\n"
             "from utils.invocation import program\n"
+            "import msunas_cli\n"
             "assert [*map(program, msunas_cli.COMMANDS.values())] == [*msunas_cli.COMMANDS]\n"
             "print(net.num_classes)")
     done = subprocess.run([bin_folder / "python", "-P", "-c", code, net / "hub"], cwd=tmp_path,
                           text=True, capture_output=True)
     assert done.stdout == "10\n", done.stderr
+
+
+@pytest.mark.parametrize(("code", "error"), [
+    ("from msunas_cli import Search, plan_slots; print(plan_slots.__module__)", ""),
+    ("import utils; from msunas_cli import Search", "utils: already imported from other code")])
+def test_the_api_is_one_import(tmp_path, run_command, code, error):
+    (tmp_path / "utils.py").touch()
+    done = run_command("-c", f"import sys; sys.path.append({str(ROOT)!r}); sys.path.pop(0)\n"
+                       f"if {bool(error)}: sys.path.insert(0, {str(tmp_path)!r})\n"
+                       f"sys.path_importer_cache.clear(); {code}", cwd=tmp_path)
+    assert error in done.stderr and bool(done.returncode) == bool(error), done.stderr
+    assert error or done.stdout == "evaluator.jobs.plan\n"

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 def test_the_notebook_example_runs_in_fifteen_lines(tmp_path, run_command):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-               if "from search import" in block]
+               if "from msunas_cli import" in block]
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     script = tmp_path / "notebook.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"

@@ -3,8 +3,10 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from packaging.version import Version
 
 from tests.conftest import ROOT
 
@@ -61,3 +63,11 @@ def test_what_is_installed_here_is_what_the_locks_say():
     other = {package: (version, installed[package]) for package, version in locked.items()
              if package in installed and installed[package].split("+")[0] != version.split("+")[0]}
     assert not other
+
+
+def test_the_lowest_lock_has_the_lower_bounds():
+    """After a change of pyproject.toml: bash scripts/lock.sh."""
+    lowest = pins(lock("requirements-lowest"))
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        name, bound = re.match(r"([\w-]+)[>=]=([\w.]+)", line).groups()
+        assert Version(lowest[name.lower()]) == Version(bound), line

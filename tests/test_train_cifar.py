@@ -18,7 +18,7 @@ import yaml
 from data_providers import DataProvider
 from data_providers.table import DATASETS
 from networks import build_from_config, load_weights, read_config
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loads_folders
 from tests.fine_tuning import (
     RUN_FILES,
     SIZE,
@@ -215,6 +215,7 @@ def test_killed_and_resumed_run_ends_like_an_uninterrupted_one(command, tmp_path
     top1 = evaluate(net, provider.eval_batches("test", config["resolution"]))["top1"]
     assert f"test images: top1 {top1:.4f}" in caplog.text
 
+    loads_folders()
     import msunas_timm  # noqa: F401
 
     hub = timm.create_model(f"local-dir:{whole / 'hub'}", pretrained=True).eval()

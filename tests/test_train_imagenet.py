@@ -144,9 +144,8 @@ def test_n_processes_step_like_one_with_n_times_the_batch(tmp_path):
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=0)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator",
-                        lambda check_available: torch.device("cuda"))
+def test_more_processes_than_gpus_are_refused(monkeypatch, pretend_accelerator):
+    pretend_accelerator("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_devices(2, None)
     with pytest.raises(UserError, match="3 processes for 2 GPUs"):

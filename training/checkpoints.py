@@ -186,7 +186,7 @@ def copy_file(source: Path, target: Path) -> None:
         temporary.unlink()
         try:
             os.link(os.path.realpath(source), temporary)  # never a second name of a link
-        except OSError:
+        except (OSError, AttributeError):  # of the file system, of the system
             shutil.copyfile(source, temporary)
 
 

@@ -1,7 +1,6 @@
 """The flags that the fine-tuning scripts share."""
 
 import argparse
-import importlib.util
 import logging
 import os
 import shlex
@@ -16,6 +15,7 @@ from utils.errors import UserError
 from utils.files import read_yaml
 from utils.flags import choose, refuse_idle
 from utils.invocation import calling
+from utils.packages import require
 
 log = logging.getLogger("train")
 
@@ -268,8 +268,8 @@ def check_flags(args: argparse.Namespace) -> None:
     refuse_idle(args.typed, {
         f"without --sched {' or '.join(names)}": flags for names, flags in SCHEDULES.items()
         if args.sched not in names})
-    if args.log_wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError("--log-wandb: needs the package wandb; install it with pip install wandb")
+    if args.log_wandb:
+        require("--log-wandb", "wandb")
 
 
 def check_resumed(args: argparse.Namespace, root: str) -> None:

@@ -66,7 +66,7 @@ class Run:
         self.updates_per_epoch = math.ceil(n_batches / args.grad_accum_steps)
         self.optimizer = self._optimizer()
         self.scheduler, self.n_epochs = create_scheduler_v2(
-            self.optimizer, **scheduler_kwargs(args), updates_per_epoch=self.updates_per_epoch)
+            self.optimizer, **schedule_options(args), updates_per_epoch=self.updates_per_epoch)
         self.amp = amp_precision(args.amp and (args.amp_dtype or True), world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.amp == "float16")
         self.ema = None if not args.model_ema else ModelEmaV3(
@@ -185,9 +185,10 @@ class Run:
         return partial(dispatch_clip_grad, clipped, self.args.clip_grad, self.args.clip_mode)
 
     def _go_to_start(self) -> None:
-        """Sets the learning rate of the first step."""
+        """Sets the learning rate of the first step; `plateau` has it in the optimiser."""
         if self.start_epoch:
-            self.scheduler.step(self.start_epoch)
+            if self.args.sched != "plateau" or self.start_epoch <= self.scheduler.warmup_t:
+                self.scheduler.step(self.start_epoch)
             self.scheduler.step_update(self.start_epoch * self.updates_per_epoch)
 
     def _schedule_state(self) -> dict[str, Any]:
@@ -209,6 +210,12 @@ class Run:
             group.update(settings if not plateau else settings | {"lr": group["lr"]})
         if plateau:
             vars(self.scheduler.lr_scheduler).update(saved)
+
+
+def schedule_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns timm's options of a schedule; `constant`, which older ones lack, decays by 1."""
+    constant = {"sched": "step", "decay_rate": 1.0} if args.sched == "constant" else {}
+    return scheduler_kwargs(args) | constant
 
 
 def with_lr(args: argparse.Namespace, world: World) -> argparse.Namespace:

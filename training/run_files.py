@@ -8,9 +8,7 @@ import csv
 import io
 import itertools
 import logging
-import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -20,10 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from training.checkpoints import Checkpoints, History, plain_part
@@ -31,8 +26,10 @@ from training.flags import OF_THE_CALL
 from training.run import Run
 from training.world import World
 from utils.errors import UserError, one_line
-from utils.files import make_folder, open_log, own_folder, read_text, write_text
+from utils.files import open_log, read_text, write_text
 from utils.locks import locked
+from utils.packages import advice, is_installed
+from utils.scalars import Scalars
 
 log = logging.getLogger("train")
 
@@ -75,37 +72,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
 
 
-class Scalars:
-    """The figures of a run as TensorBoard reads them.
-
-    torch's own writer works in a thread, which ends with a traceback where the disk is full.
-
-    Args:
-        folder: where a new file of events is made.
-        epoch: the first one to come; later epochs in older files are ignored.
-    """
-
-    def __init__(self, folder: Path, epoch: int) -> None:
-        make_folder(own_folder(folder))
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self.path = folder / name
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        if epoch:
-            self._write(Event(wall_time=time.time(), step=epoch,
-                              session_log=SessionLog(status=SessionLog.START)))
-
-    def add(self, values: dict[str, float], epoch: int) -> None:
-        """Adds an epoch's figures, by their names."""
-        for name, value in values.items():
-            self._write(Event(wall_time=time.time(), step=epoch, summary=scalar(name, value)))
-
-    def _write(self, event: Any) -> None:
-        record = io.BytesIO()
-        RecordWriter(record).write(event.SerializeToString())
-        with open(self.path, "ab") as file:
-            file.write(record.getvalue())
-
-
 class Output:
     """The files of a run; the first process writes, the others only take part.
 
@@ -145,7 +111,10 @@ class Output:
                  if name not in OF_THE_CALL}
         write_text(folder / "args.yaml", yaml.safe_dump(flags, sort_keys=False))
         self.checkpoints = Checkpoints(folder, args.checkpoint_hist, self.metric == "loss")
-        self.board, self.summary = Scalars(folder / BOARD, epoch), Summary(folder / SUMMARY, epoch)
+        self.summary = Summary(folder / SUMMARY, epoch)
+        self.board = Scalars(folder / BOARD, epoch) if is_installed("tensorboard") else None
+        if self.board is None:
+            log.info("no scalars for TensorBoard; for them, %s", advice("tensorboard"))
         self.wandb = start_wandb(args, folder.name) if args.log_wandb else None
         log.info("output: %s", one_line(folder))
 
@@ -194,7 +163,8 @@ class Output:
         rows = {mark: {f"{part}{mark}{key}": value for part, values in figures.items()
                        for key, value in values.items()} | {"lr": lr} for mark in "_/"}
         self.summary.add({"epoch": epoch, **rows["_"]})
-        self.board.add(rows["/"], epoch)
+        if self.board:
+            self.board.add(rows["/"], epoch)
         if self.wandb:
             self.wandb.log({"epoch": epoch, **rows["_"]})
         best_so_far = self.checkpoints.save(self.run.state(), epoch,

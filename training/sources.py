@@ -1,7 +1,6 @@
 """The images of a fine-tuning: a data set of the table, or what one of timm's readers reads."""
 
 import argparse
-import importlib.util
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from data_providers.table import DATASETS, class_folders
 from networks.configs import choose_transform
 from training.flags import PACKAGES, TAR, flag_or_config
 from utils.errors import UserError, one_line
+from utils.packages import require
 
 log = logging.getLogger("train")
 
@@ -90,10 +90,7 @@ def open_source(args: argparse.Namespace, config: dict[str, Any]) -> ImageSource
     kind = name.split("/")[0].lower()
     if kind not in (*PACKAGES, TAR):
         return _of_provider(args, name, data, config)
-    package = PACKAGES.get(kind)
-    if package and importlib.util.find_spec(package) is None:
-        raise UserError(f"--dataset {name}: needs the package {package}; install it with "
-                        f"pip install {package}")
+    require(f"--dataset {name}", *filter(None, (PACKAGES.get(kind),)))
     train, valid = (_read(args, name, data, split, split == args.train_split)
                     for split in (args.train_split, args.val_split))
     info = replace(DATASETS["folder"], n_classes=_count_classes(args, train, config),

@@ -20,7 +20,7 @@ def default_device(name: str | None) -> str:
     """
     if name:
         return name
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
     return accelerator.type if accelerator else "cpu"
 
 
@@ -38,6 +38,12 @@ def synchronize(device: torch.device) -> None:
     """Waits until an accelerator has finished its work; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def as_current(device: torch.device) -> Any:
+    """Returns a context in which the accelerator is the current one; MPS has one alone."""
+    enter = getattr(torch.get_device_module(device), "device", None)
+    return enter(device) if enter else nullcontext()
 
 
 def copies_alongside(device: Any) -> bool:

@@ -1,6 +1,7 @@
 """Reading and writing small files: every write is atomic, every error names the file.
 
-What a file system lacks (FUSE, some NFS, SMB: modes, or flushing a folder) is done without.
+What a file system or a system lacks (FUSE, some NFS, SMB, Windows: modes, or flushing a folder)
+is done without.
 """
 
 import errno
@@ -60,7 +61,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb+") as file:
-            where_supported(os.fchmod, file.fileno(), 0o666 & ~_umask())
+            where_supported(getattr(os, "fchmod", None), file.fileno(), 0o666 & ~_umask())
             where_supported(os.fsync, file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -107,7 +108,7 @@ def in_use(folder: str | os.PathLike) -> Iterator[None]:
 def fsync_folder(folder: str | os.PathLike) -> None:
     """Flushes the names in a folder to the disk, where the file system can do that."""
     def flush() -> None:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(folder, open_flags("O_DIRECTORY"))
         try:
             os.fsync(handle)
         finally:
@@ -116,13 +117,19 @@ def fsync_folder(folder: str | os.PathLike) -> None:
     where_supported(flush)
 
 
-def where_supported(call: Callable[..., Any], *args: Any) -> None:
-    """Calls the system; an answer that the file system does not have this call is no error."""
+def where_supported(call: Callable[..., Any] | None, *args: Any) -> None:
+    """Calls the system; no error where it (None) or the file system does not have this call."""
     try:
-        call(*args)
+        if call is not None:
+            call(*args)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
+
+
+def open_flags(*names: str) -> int:
+    """Returns the flags of `os.open` with these names, without those that the system lacks."""
+    return sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", *names))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -142,7 +149,7 @@ def open_regular(path: str | os.PathLike) -> BufferedReader:
     Raises:
         OSError: as `open`, or the path is a device, a pipe or a folder, which might never end.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, open_flags("O_NONBLOCK"))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(handle, "rb")
@@ -162,7 +169,7 @@ def open_own(path: str | os.PathLike, what: str, flags: int = 0) -> int:
         UserError: the path is a link, a pipe or a device: what is written would go elsewhere.
         OSError: as `os.open`.
     """
-    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags |= os.O_RDWR | os.O_CREAT | open_flags("O_NOFOLLOW", "O_NONBLOCK")
     foreign = UserError(f"{path}: a link or a device, not a {what}; remove it")
     try:
         handle = os.open(path, flags, 0o666)

@@ -6,18 +6,22 @@ machines where the file system passes locks on (NFS does).
 """
 
 import errno
-import fcntl
 import os
 import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import in_use, make_folder, open_own
+from utils.files import in_use, make_folder, open_flags, open_own
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _HOLDER = re.compile(rb"(pid \d+ on [^\n]*\n?)?")
 _MAX_HOLDER = 300  # bytes
@@ -67,7 +71,8 @@ def _forget_all() -> None:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_forget_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 @contextmanager
@@ -92,7 +97,8 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
         os.close(handle)
         handle = _acquire(path, what, hint)
     os.truncate(handle, 0)
-    os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
     _held.add(handle)
     lock = Lock(path, handle)
     try:
@@ -103,7 +109,8 @@ def locked(path: str | os.PathLike, what: str, hint: str = "wait for it") -> Ite
         raise
     finally:
         if _is_same_file(handle, path):
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps the names of open files
+                path.unlink(missing_ok=True)
         _held.discard(handle)
         os.close(handle)
 
@@ -121,24 +128,46 @@ def locked_beside(path: str | os.PathLike, what: str) -> AbstractContextManager[
 def _acquire(path: Path, what: str, hint: str) -> int:
     handle = open_own(path, "lock file of this program")
     try:
-        found = os.pread(handle, _MAX_HOLDER, 0)
+        found = os.read(handle, _MAX_HOLDER)
         if not _HOLDER.fullmatch(found):
             raise UserError(f"{path}: not a lock file of this program (it has another content); it "
                             "was not touched. Remove it if it is not needed")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle, "LOCK_EX")
         except BlockingIOError:
             holder = found.decode(errors="replace").strip() or "unknown"
             raise UserError(f"{what} is in use by another process ({holder}); {hint}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            print(f"note: {path.parent}: this file system has no locks; make sure that no other "
-                  "process writes there", file=sys.stderr)
+            print(f"note: {path.parent}: this system, or its file system, has no locks; make "
+                  "sure that no other process writes there", file=sys.stderr)
     except (OSError, UserError):
         os.close(handle)
         raise
     return handle
+
+
+def _lock(handle: int, kind: str) -> None:
+    """Asks for a lock; errors as `fcntl.flock`, `ENOSYS` on systems without it."""
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(handle, getattr(fcntl, kind) | fcntl.LOCK_NB)
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether a process holds the lock file `path`; False where that cannot be seen."""
+    try:
+        handle = os.open(path, open_flags("O_NOFOLLOW", "O_NONBLOCK"))
+    except OSError:
+        return False
+    try:
+        _lock(handle, "LOCK_SH")
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(handle)
+    return False
 
 
 def _is_same_file(handle: int, path: Path) -> bool:

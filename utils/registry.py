@@ -4,7 +4,8 @@ import importlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from utils.errors import UserError
@@ -54,6 +55,17 @@ def why_not_imported(error: Exception) -> str:
         "folder in PYTHONPATH"
 
 
+@contextmanager
+def current_folder_last() -> Iterator[None]:
+    """Lets a module that somebody typed be found in the current folder, if it is nowhere else."""
+    before = sys.path
+    sys.path = [*before, os.getcwd()]
+    try:
+        yield
+    finally:
+        sys.path = before
+
+
 def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = object) -> Any:
     """Imports and returns the class that `name` stands for.
 
@@ -71,7 +83,8 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
         raise UserError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(registry))}, or "
                         "name your own as module:Class")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        with current_folder_last():
+            found = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError, TypeError) as error:
         if name in registry:
             raise

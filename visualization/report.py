@@ -23,6 +23,7 @@ from search.settings import CHANGEABLE
 from search_space.base import SearchSpace
 from utils.files import write_text
 from utils.metrics import spearman
+from utils.packages import require
 from utils.pareto import ideal_point
 from visualization.data import RunData, distinct_picks, read_run
 from visualization.shapes import Graph, blocks_of, graph_of
@@ -232,6 +233,7 @@ def _hypervolumes(run: RunData, box: Box | None) -> dict[str, Any]:
 @cache
 def _plotly() -> str:
     """Returns plotly's JavaScript, compressed, in letters."""
+    require("a report", "plotly")
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 3, mtime=0)).decode("ascii")

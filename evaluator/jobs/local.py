@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,9 @@ import psutil
 
 from evaluator.jobs.base import Devices, EvaluatorSpec, Job, Outcome, Slots
 from evaluator.jobs.watchdog import MARK, end_marked
+from utils.errors import UserError
 from utils.files import make_folder, open_log
+from utils.processes import end_group
 
 _BOOT = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
          "from evaluator.jobs.worker import main; main(int(sys.argv[2]))")
@@ -93,7 +94,13 @@ class LocalSlots(Slots):
             slots: the devices of each worker.
             log_dir: folder for `worker_<slot>.log`; None keeps only the end of what is printed.
             memory_limit: bound of a worker's address space in bytes (RLIMIT_AS).
+
+        Raises:
+            UserError: this is Windows, which has no groups of processes and waits for no pipes.
         """
+        if not hasattr(os, "killpg"):
+            raise UserError("workers need a system with groups of processes, as Linux or macOS; "
+                            "on Windows, use WSL")
         self.n = len(slots)
         self._spec = spec
         self._slots = slots
@@ -158,8 +165,7 @@ class LocalSlots(Slots):
             family = psutil.Process(worker.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             family = []
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
+        end_group(worker.process.pid)
         for child in family:  # those that left the group
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

@@ -14,9 +14,10 @@ from joblib import cpu_count
 from evaluator.jobs.base import VISIBLE, Devices
 from utils.errors import UserError
 
-_COUNT_GPUS = ("import torch; kind = torch.accelerator.current_accelerator(check_available=True); "
+_COUNT_GPUS = ("import torch; there = torch.accelerator; kind = "
+               "there.is_available() and there.current_accelerator(); "
                "print('rocm' if torch.version.hip else kind.type if kind else 'cpu', "
-               "torch.accelerator.device_count())")
+               "there.device_count())")
 _COUNT_SECONDS = 120
 # What a driver leaves on a machine with a GPU; without, the seconds of the child are spared.
 _DRIVERS = ("nvidia[0-9]*", "dxg", "kfd", "accel/accel[0-9]*", "dri/renderD*")

@@ -15,15 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from evaluator.jobs.base import BROKEN, Devices, EvaluatorSpec, Job, Outcome, Slots
 from evaluator.jobs.worker import answer, prepare
 from utils.errors import UserError, one_line
-
-try:
-    import ray
-except ImportError:
-    raise UserError("--backend ray needs Ray, which is not installed; "
-                    "run: pip install -r requirements-ray.txt") from None
 
 MAX_SHIPPED_BYTES = 4 * 2**30
 

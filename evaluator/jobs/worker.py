@@ -101,16 +101,16 @@ def is_hardware_fault(error: BaseException) -> bool:
         isinstance(error, RuntimeError) and any(t in text for t in _HARDWARE_FAULTS))
 
 
-def die_with(parent: int, signal_number: int = signal.SIGKILL) -> None:
-    """Asks Linux to send this process a signal when its parent ends, for whatever reason.
+def die_with(parent: int) -> None:
+    """Asks Linux to kill this process when its parent ends, for whatever reason.
 
     Strictly, when the parent's thread that started this process ends. Elsewhere than on Linux
     the end of the parent shows as the end of stdin alone.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before it could be watched
-        os.kill(os.getpid(), signal_number)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(parent: int) -> None:

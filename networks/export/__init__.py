@@ -3,14 +3,13 @@
 A format is a class here and a row in `FORMATS`; its packages are imported on use.
 """
 
-import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from networks.preprocessing import Preprocessing
-from utils.errors import UserError
+from utils.packages import require
 from utils.registry import load_class
 
 # (b, 3, r, r) float32 images -> (b, n_classes) logits, both numpy arrays
@@ -24,7 +23,6 @@ FORMATS = {
     "executorch": "networks.export.device_files:ExecuTorch",
     "coreml": "networks.export.device_files:CoreMl",
 }
-REQUIREMENTS = "requirements-export.txt"
 
 
 class Format(ABC):
@@ -64,15 +62,5 @@ def get_format(name: str) -> Format:
         UserError: no such format, or a package that it needs is not installed.
     """
     found = load_class(FORMATS, name, "export format", Format)
-    missing = [package for package in found.packages if not _installed(package)]
-    if missing:
-        raise UserError(f"--to {name} needs the package {missing[0]}: install "
-                        f"{REQUIREMENTS}, which lists what each format needs")
+    require(f"--to {name}", *found.packages)
     return found()
-
-
-def _installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # its parent is not there
-        return False

@@ -18,7 +18,14 @@ from PIL import Image, ImageCms
 from data_providers import DataProvider
 from data_providers.datasets import load_images
 from data_providers.images import FileImages
-from data_providers.pictures import DAMAGED, MAX_PIXELS, picture_size, read_picture, to_rgb
+from data_providers.pictures import (
+    DAMAGED,
+    FORMATS,
+    MAX_PIXELS,
+    picture_size,
+    read_picture,
+    to_rgb,
+)
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -182,7 +189,7 @@ def test_other_formats_are_refused_whatever_their_name(tmp_path, monkeypatch, ki
         content = {"BLP": b"BLP2" + bytes(1200)}[kind]
     (tmp_path / "a.jpg").write_bytes(content)
     for read in (read_picture, picture_size):
-        with pytest.raises(DAMAGED, match=r"none of JPEG, PNG, .*AVIF"):
+        with pytest.raises(DAMAGED, match=f"none of JPEG, PNG, .*{FORMATS[-1]}"):
             read(tmp_path / "a.jpg")
 
 
@@ -300,6 +307,8 @@ def test_hidden_files_and_folders_are_no_data(folder, capsys):
     ("x.jfif", "JPEG"), ("x.gif", "GIF"), ("x.avif", "AVIF"), ("x.JPE", "JPEG"), ("x", "PNG"),
     ("x.download", "WEBP")])
 def test_a_picture_is_one_by_its_content(folder, capsys, name, kind):
+    if kind not in FORMATS:
+        pytest.skip(f"this Pillow reads no {kind}")
     colours().save(folder / "train/cat" / name, kind)
     images = load_images("folder", folder, "train")
     assert len(images) == 7 and capsys.readouterr().err == ""

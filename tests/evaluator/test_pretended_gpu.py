@@ -41,6 +41,8 @@ class Travels(TorchDispatchMode):
 @pytest.fixture
 def pretended(monkeypatch):
     """Tensors have devices but no data; a module of them cannot be moved, so it is made there."""
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 pretends no GPU without a driver")
     monkeypatch.setattr(nn.Module, "to", lambda net, *_, **__: net)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
@@ -272,7 +274,7 @@ class Gpu:
                 return end.at - self.at
 
         monkeypatch.setattr(torch, "Event", Event)
-        monkeypatch.setattr(torch.accelerator, "device_index", lambda index: Nothing())
+        monkeypatch.setattr("utils.devices.as_current", lambda device: Nothing())
         monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
         monkeypatch.setattr(timing, "_recorded", self.recorded)
         monkeypatch.setattr(timing, "WARM_UP_S", 0.05)

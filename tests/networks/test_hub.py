@@ -34,7 +34,7 @@ from networks.hub import (
     write_hub,
 )
 from search_space import OFASearchSpace, get_search_space
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loads_folders
 from tests.data_providers.references import eval_transform
 from training.loops import evaluate
 from utils.errors import UserError
@@ -74,6 +74,7 @@ def hub(digits, tmp_path_factory):
 
 
 def load(hub, **options):
+    loads_folders()
     import msunas_timm  # noqa: F401
 
     return timm.create_model(f"local-dir:{hub}", pretrained=True, **options).eval()
@@ -161,6 +162,7 @@ def test_timms_validation_loop_finds_our_accuracy(digits, hub, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         images.read(i).save(folder / f"{i:04}.png")
 
+    loads_folders()
     importlib.import_module("msunas_timm")
     model = timm.create_model(f"local-dir:{hub}", pretrained=True).eval()
     config = timm.data.resolve_data_config({}, model=model)
@@ -180,6 +182,7 @@ def test_timms_validation_loop_finds_our_accuracy(digits, hub, tmp_path):
 
 
 def test_the_bridge_needs_timm_alone(hub, tmp_path):
+    loads_folders()
     shutil.copytree(ROOT / "msunas_timm", tmp_path / "site" / "msunas_timm")
     code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
             "import msunas_timm, timm\n"

@@ -19,6 +19,7 @@ from networks.export import get_format
 from networks.folding import folded
 from networks.hub import Preprocessing, to_timm, write_hub
 from search_space import get_search_space
+from tests.conftest import loads_folders
 from tests.evaluator.test_supernet_costs import conv_macs
 from utils.errors import UserError
 
@@ -221,6 +222,7 @@ def test_layers_of_a_latency_table_are_those_of_the_network(space, archs):
 def test_timm_loads_the_folder_of_a_subnet(supernet, archs, tmp_path):
     net = networks.cut_subnet(supernet, archs[-1])
     write_hub(net, tmp_path / "hub", Preprocessing(64, "squash", (0.5,) * 3, (0.5,) * 3), "# card")
+    loads_folders()
     loaded = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
     assert_same(loaded, net, 64)
     assert_same(to_timm(net), net, 64)
@@ -231,6 +233,8 @@ def test_timm_loads_the_folder_of_a_subnet(supernet, archs, tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
 def test_a_subnet_is_exported(name, tmp_path):
+    if name == "onnx":
+        pytest.importorskip("onnx")
     space = get_search_space("timm:tf_mobilenetv3_small_075", resolutions=[64])
     torch.manual_seed(0)
     net = networks.cut_subnet(networks.build_supernet(N_CLASSES, family=space.name),

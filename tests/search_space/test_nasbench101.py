@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from evaluator.records import masked_crc32c, read_message, read_nasbench101
+from evaluator.records import read_message, read_nasbench101
 from evaluator.table import TableEvaluator
 from search_space import get_search_space
 from search_space.base import unique_rows

@@ -161,6 +161,7 @@ def test_a_teacher_whose_weights_cannot_be_fetched_is_one_line(monkeypatch):
         raise FileNotFoundError(f"{NO_NETWORK}\nand a second line")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
+    monkeypatch.setattr("timm.models._builder.has_hf_hub", lambda **_: True)
     with pytest.raises(UserError, match=NO_NETWORK) as raised:
         load_teacher("resnet18", None, 1000)
     assert "\n" not in str(raised.value)

@@ -44,7 +44,7 @@ def test_tasks_of_slurm_alone_start_nothing(monkeypatch):
 def test_threads_leave_room_for_company(monkeypatch, cores, threads):
     counts = []
     monkeypatch.setattr(torch, "set_num_threads", counts.append)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr("training.world.cpu_count", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for typed in (None, 5):
         with processes("cpu", typed):
@@ -62,7 +62,7 @@ def test_only_the_first_process_has_a_bar(monkeypatch):
 
 
 @pytest.fixture
-def four_gpus(monkeypatch):
+def four_gpus(monkeypatch, pretend_accelerator):
     """Four pretended GPUs; the list of devices that were touched."""
     touched = []
 
@@ -70,8 +70,7 @@ def four_gpus(monkeypatch):
         touched.append(name)
         return torch.device(name)
 
-    monkeypatch.setattr(torch.accelerator, "current_accelerator",
-                        lambda check_available: torch.device("cuda"))
+    pretend_accelerator("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr("training.world.checked_device", checked_device)
     return touched

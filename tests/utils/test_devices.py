@@ -16,16 +16,14 @@ from utils.devices import (
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
-def test_any_accelerator_is_the_default(monkeypatch, kind):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator",
-                        lambda check_available=False: torch.device(kind))
+def test_any_accelerator_is_the_default(pretend_accelerator, kind):
+    pretend_accelerator(kind)
     assert default_device(None) == kind
     assert default_device("cpu") == "cpu"
 
 
-def test_without_one_it_is_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator",
-                        lambda check_available=False: None)
+def test_without_one_it_is_the_cpu(pretend_accelerator):
+    pretend_accelerator(None)
     assert default_device(None) == "cpu"
 
 
