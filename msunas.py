@@ -6,9 +6,14 @@ candidates that are evaluated for real. This file is the command; the search is 
 """
 
 import argparse
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# With `python -P` or PYTHONSAFEPATH=1, Python does not put a script's folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
@@ -18,8 +23,9 @@ from cli.types import Extend, amount, checked_values, count, integers
 from evaluator import EVALUATORS
 from evaluator.options import EVALUATION_FLAGS
 from networks.supernet_info import check_supernet_file
+from search.fingerprints import recorded_inputs
 from search.run_folder import RunFolder, check_code, resume_command
-from search.settings import DEFAULT_LUT, DERIVED, Settings, check_typed, resolve, resume
+from search.settings import DEFAULT_LUT, DERIVED, Settings, check_typed, rebased, resolve, resume
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS
 from utils.errors import UserError
@@ -162,7 +168,7 @@ def prepare_new(typed: dict[str, Any]) -> tuple[RunFolder, None, Settings]:
         if values["uniform_sample"]:
             raise UserError("--warm_start: --iterations 0 is random search, which starts from "
                             "nothing; leave one of them out")
-        values["warm_start"] = str(stats_file(typed["warm_start"]))
+        values["warm_start"] = os.path.abspath(stats_file(typed["warm_start"]))
     return folder, None, resolve(values, typed)
 
 
@@ -175,13 +181,13 @@ def prepare_resumed(path: str, typed: dict[str, Any]) -> \
     source.check_search()
     stored = source.read_settings()
     check_code(path, stored, {*typed})
-    settings = resume(
-        typed,
-        checked_values(get_args_parser(), stored, f"{path}: settings")
-        | {"uniform_sample": stored.get("uniform_sample") is True,
-           "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None,
-           "asynchronous": stored.get("asynchronous") is True,
-           "devices": stored_devices(path, stored)}, path)
+    values = checked_values(get_args_parser(), stored, f"{path}: settings") | {
+        "uniform_sample": stored.get("uniform_sample") is True,
+        "reused": stored["reused"] if isinstance(stored.get("reused"), bool) else None,
+        "asynchronous": stored.get("asynchronous") is True,
+        "devices": stored_devices(path, stored)}
+    settings = resume(typed, rebased(values, str(stored.get("cwd", ""))), path,
+                      recorded_inputs(stored))
     folder = RunFolder(settings.save)
     if folder.path.resolve() == source.path.resolve():
         return folder, None, settings

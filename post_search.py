@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# With `python -P` or PYTHONSAFEPATH=1, Python does not put a script's folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.printers import PRINTERS
@@ -17,7 +20,7 @@ from search import selection, subnets
 from search.archive import Record, arch_key
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, note
 from utils.files import write_json
 from utils.flags import refuse_idle
 from utils.invocation import command_line
@@ -32,8 +35,6 @@ LOCK, DEVICE_FILE = ".selection.lock", "device.json"
 # What writing takes from the settings of a search, and what stands for it where there are none.
 STORED = {"supernet_path": None, "dataset": None, "data": None, "vld_size": None, "seed": 0,
           "n_workers": 0, "n_epochs": None, "n_gpus": 8, "cache_dir": None}
-# By what networks are chosen: their measured accuracies, or what a model of all of them expects.
-MEASURED, MODEL = "measured", "model"
 # What would do nothing next to a flag.
 IDLE = {"pick": {"next to --pick, which names the networks": (
             "-n", "--prefer", "--constraint", "--trust")},
@@ -54,7 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
     p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
-    p.add_argument("--trust", choices=(MEASURED, MODEL),
+    p.add_argument("--trust", choices=(selection.MEASURED, selection.MODEL),
                    help="accuracies to choose by: measured, or model: what a Gaussian process "
                    "expects from all measurements, which leaves out luck (default: measured for "
                    "the strategy msunas, and where no images were scored; else model)")
@@ -133,23 +134,18 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
     wanted = selection.parse_preference(args.prefer, found.sec_obj)
     limits = selection.parse_constraints(args.constraint, found.sec_obj)
     records, expected = archive, {}
-    if (args.trust or default_trust(found)) == MODEL:
+    if (args.trust or selection.default_trust(found)) == selection.MODEL:
         if found.space is None:
             raise UserError("--trust model: needs the search space; name its code with "
                             "--search_space")
         records, expected = selection.trusted(archive, found.vectors, found.space,
-                                              found.settings.get("seed", 0))
+                                              found.settings.get("seed", 0),
+                                              selection.images_of(found.settings))
     front = selection.front_within(records, limits, found.sec_obj, signs)
     chosen = [selection.most_accurate(front)] if limits and args.n == 1 and not wanted else \
         selection.select(front, args.n, wanted, found.sec_obj, signs)
     measured = {arch_key(record.arch): record for record in archive}
     return [measured[arch_key(record.arch)] for record in front], chosen, expected
-
-
-def default_trust(found: "FinishedSearch") -> str:
-    """Returns by what the networks of a search are chosen where no flag says it."""
-    noisy = found.settings.get("evaluator") == "ofa" and found.settings.get("strategy") != "msunas"
-    return MODEL if noisy and found.space is not None else MEASURED
 
 
 def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[subnets.Target],
@@ -177,8 +173,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
             subnets.check_targets(targets)
             for target in targets:
                 target.write_subnet()
-        print("note: only net.subnet is written: the search space builds no networks",
-              file=sys.stderr)
+        note("only net.subnet is written: the search space builds no networks")
         return None
     settings = resolve(args, found.settings, found.space_name)
     if args.rescore and settings["dataset"] is None:

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# With `python -P` or PYTHONSAFEPATH=1, Python does not put a script's folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.config import ConfigParser

@@ -14,6 +14,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+# With `python -P` or PYTHONSAFEPATH=1, Python does not put a script's folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import cli.startup  # noqa: F401  # before what takes time to import
 
 from cli.progress import announce

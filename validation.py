@@ -5,7 +5,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# With `python -P` or PYTHONSAFEPATH=1, Python does not put a script's folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cli.startup  # noqa: F401  # before what takes time to import
 
@@ -21,8 +25,8 @@ from networks import choose_resolution, read_config, recorded_resolution
 from networks.configs import DEFAULT_RESOLUTION, TRANSFORMS, choose_transform
 from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
 from search_space import NAMES, family_of, read_subnet
-from utils.errors import UserError
-from utils.flags import refuse_idle, warn
+from utils.errors import UserError, warn
+from utils.flags import refuse_idle
 
 if TYPE_CHECKING:
     from torch import nn

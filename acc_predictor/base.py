@@ -2,8 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, overload
 
 import numpy as np
 import scipy.linalg  # noqa: F401  loads scipy's own BLAS before `_blas` lists the libraries
@@ -176,13 +175,6 @@ class AccPredictor(ABC):
             raise UserError(f"the {what} bound has the shape {bound.shape}, but the vectors have "
                             f"{self._n_genes} genes")
         return bound[self._columns]
-
-
-def choose(what: str, name: str, options: Mapping[str, Any]) -> Any:
-    """Returns `options[name]`; raises UserError, which lists them, where there is no such name."""
-    if name not in options:
-        raise UserError(f"unknown {what} {name!r}; choose from {', '.join(options)}")
-    return options[name]
 
 
 def affords_linear_part(X: np.ndarray) -> bool:

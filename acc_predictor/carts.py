@@ -165,13 +165,7 @@ def _random_block(splits: _Splits, n: int, rng: np.random.Generator) -> _Forest:
 
 
 def _grow(splits: _Splits, genes: np.ndarray, rng: np.random.Generator) -> _Forest:
-    """Grows trees level by level, all nodes of a level at once.
-
-    Args:
-        splits: the training set and its splits.
-        genes: (t, d) which genes each tree may use.
-        rng: draws the order of the genes of each tree, by which ties are broken.
-    """
+    """Grows trees level by level, all nodes of a level at once; tree t may use `genes` (t, d)."""
     n = len(splits.X)
     preference = np.where(genes, 1 + TIE * rng.random(genes.shape), -1)[:, splits.feature]
     trees = np.arange(len(genes), dtype=np.int32)

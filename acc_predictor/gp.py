@@ -9,7 +9,8 @@ from pydacefit.dace import DACE
 from pydacefit.regr import regr_constant, regr_linear
 from scipy.stats import zscore
 
-from acc_predictor.base import AccPredictor, affords_linear_part, choose
+from acc_predictor.base import AccPredictor, affords_linear_part
+from utils.registry import get_row
 
 TRENDS = {"constant": regr_constant, "linear": regr_linear}
 CORRELATIONS = {"gauss": correlations.corr_gauss, "exp": correlations.corr_exp,
@@ -40,8 +41,8 @@ class GP(AccPredictor):
 
     def __init__(self, *, regr: str = "linear", corr: str = "gauss", **options: Any) -> None:
         super().__init__(**options)
-        self._trend = choose("trend", regr, TRENDS)
-        self._correlation = choose("correlation", corr, CORRELATIONS)
+        self._trend = get_row(TRENDS, regr, "trend")
+        self._correlation = get_row(CORRELATIONS, corr, "correlation")
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         theta = _first_feasible_theta(zscore(X, axis=0, ddof=1), self._correlation)

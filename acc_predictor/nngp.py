@@ -48,6 +48,8 @@ class NNGP(AccPredictor):
 
     Args:
         n_layers: hidden layers of the network.
+        least_noise: standard deviation in percent that the noise of the targets has at least. Few
+            points that are far apart do not tell noise from interactions of genes.
         options: see `AccPredictor`.
     """
 
@@ -55,9 +57,10 @@ class NNGP(AccPredictor):
     max_points = 2500
     gives_std = True
 
-    def __init__(self, *, n_layers: int = N_LAYERS, **options: Any) -> None:
+    def __init__(self, *, n_layers: int = N_LAYERS, least_noise: float = 0.0,
+                 **options: Any) -> None:
         super().__init__(**options)
-        self.n_layers = n_layers
+        self.n_layers, self.least_noise = n_layers, least_noise
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         whole = self._whole(X)
@@ -78,14 +81,14 @@ class NNGP(AccPredictor):
                noisiness: np.ndarray | float = 1.0) -> "Posterior":
         """Returns the process that has seen (n, p) inputs and (n,) standardised targets.
 
-        Args:
-            noisiness: factor of each target's noise variance, (n,), or one for all.
+        `noisiness` is the factor of each target's noise variance, (n,), or one for all.
         """
         part = np.arange(len(Z))
         if len(Z) > MAX_POINTS:
             part = np.random.default_rng(self.seed).choice(part, MAX_POINTS, replace=False)
         h = _Evidence(Z[part], self._features.group, z[part], self.n_layers,
-                      np.broadcast_to(noisiness, len(Z))[part]).maximise()
+                      np.broadcast_to(noisiness, len(Z))[part]).maximise(
+                          self.least_noise / self._std)
         return Posterior.of(Z, z, h, self.n_layers, noisiness)
 
     def _predict(self, X: np.ndarray) -> np.ndarray:
@@ -116,14 +119,9 @@ class Hyperparameters(NamedTuple):
 
 
 class _Evidence:
-    """How well hyperparameters explain standardised targets: a negative log posterior density.
+    """How well hyperparameters explain (n, p) inputs `Z` and (n,) standardised targets `z`.
 
-    Args:
-        Z: (n, p) inputs.
-        group: (p,) group of each column.
-        z: (n,) standardised targets.
-        n_layers: of the network.
-        noisiness: as in `NNGP._learn`.
+    A negative log posterior density; `group` (p,) is of each column.
     """
 
     def __init__(self, Z: np.ndarray, group: np.ndarray, z: np.ndarray, n_layers: int,
@@ -134,11 +132,14 @@ class _Evidence:
         self.likely = np.log([prior[0] for prior in priors])
         self.spread = np.array([prior[1] for prior in priors])
 
-    def maximise(self) -> Hyperparameters:
-        """Returns the most probable hyperparameters that L-BFGS finds."""
+    def maximise(self, least_noise: float = 0.0) -> Hyperparameters:
+        """Returns the most probable hyperparameters that L-BFGS finds, the noise at least this."""
         reach = PRIOR_REACH * self.spread
-        found = minimize(self.loss, self.likely, jac=True, method="L-BFGS-B",
-                         bounds=np.column_stack([self.likely - reach, self.likely + reach]),
+        lower, upper = self.likely - reach, self.likely + reach
+        if least_noise > 0:
+            lower[-1] = np.clip(np.log(least_noise), lower[-1], upper[-1])
+        found = minimize(self.loss, np.maximum(self.likely, lower), jac=True, method="L-BFGS-B",
+                         bounds=np.column_stack([lower, upper]),
                          options={"maxiter": MAX_ITERATIONS, "ftol": 1e-6})
         return self.hyperparameters(found.x)
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from acc_predictor.base import AccPredictor, affords_linear_part, choose
+from acc_predictor.base import AccPredictor, affords_linear_part
 from utils.errors import UserError
+from utils.registry import get_row
 
 try:
     from pySOT import surrogate as pysot
@@ -93,7 +94,7 @@ class RBF(AccPredictor):
 
     def __init__(self, *, kernel: str = "cubic", tail: str = "linear", **options: Any) -> None:
         super().__init__(**options)
-        self._parts = choose("kernel", kernel, KERNELS), choose("tail", tail, TAILS)
+        self._parts = get_row(KERNELS, kernel, "kernel"), get_row(TAILS, tail, "tail")
         if tail == "constant" and kernel != "linear":
             raise UserError(f"the {kernel} kernel needs a linear tail")
 

@@ -1,7 +1,7 @@
 """Searches under noise: the true hypervolume of what a search delivers, by strategy and noise.
 
     python benchmarks/noise.py DATA [--problems mbv3@0.4 nb201-cifar100] [--strategies ehvi]
-        [--seeds 10-19] [--save benchmarks/results]
+        [--seeds 10-19] [--budgets 340] [--save benchmarks/results]
 
 DATA is the folder of `quality.py`. On `mbv3@S` each architecture's accuracy has a normal error of S
 points, always the same for the same architecture and seed, as in a search on one set of images. On
@@ -16,8 +16,10 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from cli.scripts import run_script
 from evaluator import build_evaluator
 from evaluator.base import Evaluator
 from evaluator.jobs import InProcess
+from search import Search
+from search.archive import Record
 from search.comparison import mean_and_error
 from search.selection import front_within, trusted
 from search.strategies import STRATEGIES
@@ -54,21 +58,23 @@ class Problem:
     sigma: float = 0.0
     truth: tuple[str, str] | None = None
 
-    def run(self, data: Path, strategy: str, seed: int) -> list[float]:
-        """Returns the true hypervolume of each of the `FRONTS` after one search."""
+    def run(self, data: Path, strategy: str, seed: int,
+            budgets: Sequence[int]) -> dict[int, list[float]]:
+        """Returns the true hypervolume of each of the `FRONTS` after each budget of one search."""
         search = self.benchmark.search(data, strategy, seed)
+        search.iterations = max(0, -(-(max(budgets) - search.n_doe) // BATCH))
         exact = search.engine.evaluator
         search.engine = InProcess(Noisy(exact, self.sigma, seed))
         search.run()
-        records, truth = search.archive, self.true_evaluator(data, exact)
-        errors = dict(zip(map(str, search.archs), 100 - truth.evaluate_many(search.archs),
+        errors = dict(zip(map(str, search.archs),
+                          100 - self.true_evaluator(data, exact).evaluate_many(search.archs),
                           strict=True))
-        names = search.sec_obj
-        fronts = (records, front_within(records, [], names),
-                  front_within(trusted(records, search.X, search.space, seed)[0], [], names))
-        return [normalized_hypervolume(
+        ends = {budget: search.n_doe + BATCH * max(0, -(-(budget - search.n_doe) // BATCH))
+                for budget in budgets}
+        return {budget: [normalized_hypervolume(
             np.array([(errors[str(record.arch)], record.sec_obj) for record in front]),
-            self.benchmark.reference) for front in fronts]
+            self.benchmark.reference) for front in fronts(search, end, seed)]
+            for budget, end in ends.items()}
 
     def true_evaluator(self, data: Path, exact: Evaluator) -> Evaluator:
         """Returns what answers with the true accuracies."""
@@ -78,6 +84,13 @@ class Problem:
         return build_evaluator("table", {
             "search_space": self.benchmark.space,
             "space_options": {"table": str(data / file), "accuracy": column}})
+
+
+def fronts(search: Search, n: int, seed: int) -> list[list[Record]]:
+    """Returns the `FRONTS` of the first n evaluations of a search."""
+    records, names = search.archive[:n], search.sec_obj
+    believed, _ = trusted(records, search.X[:n], search.space, seed)
+    return [records, front_within(records, [], names), front_within(believed, [], names)]
 
 
 class Noisy(Evaluator):
@@ -108,14 +121,15 @@ def _graph(name: str) -> Problem:
 
 
 PROBLEMS = {**{f"mbv3@{sigma}": Problem(BENCHMARKS["mbv3"], sigma)
-               for sigma in (0.0, 0.1, 0.25, 0.4, 1.0)},
+               for sigma in (0.0, 0.1, 0.25, 0.4, 0.8, 1.0)},
             **{f"nb201-{name}": _cells(name) for name in ("cifar10", "cifar100", "imagenet16")},
             **{f"graph-{name}": _graph(name) for name in ("arxiv", "cora", "computers", "cs")}}
 
 
-def one(data: str, problem: str, strategy: str, seed: int) -> list[float]:
+def one(data: str, problem: str, strategy: str, seed: int,
+        budgets: Sequence[int]) -> dict[int, list[float]]:
     """Returns what `Problem.run` returns; for a process of its own."""
-    return PROBLEMS[problem].run(Path(data), strategy, seed)
+    return PROBLEMS[problem].run(Path(data), strategy, seed, budgets)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -127,6 +141,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--strategies", nargs="+", choices=sorted(STRATEGIES),
                    default=["ehvi", "msunas", "random"], help="which")
     p.add_argument("--seeds", type=seeds_of, default="10-19", help="one seed, or first-last")
+    p.add_argument("--budgets", type=int, nargs="+", default=[BUDGETS[-1]],
+                   help="evaluations after which the fronts are compared")
     p.add_argument("--workers", type=int, default=2, help="searches at a time")
     p.add_argument("--save", default="benchmarks/results", type=Path, help="folder for the results")
     return p
@@ -137,31 +153,38 @@ def main(args: argparse.Namespace) -> None:
     file = args.save / "noise.json"
     known: dict[str, list[float]] = read_json(file, "results") if file.exists() else {}
     with processes(args.workers) as pool:
-        jobs = {pool.submit(one, str(args.data), *job): "/".join(map(str, job))
-                for problem in args.problems for strategy in args.strategies for seed in args.seeds
-                if "/".join(map(str, job := (problem, strategy, seed))) not in known}
+        jobs = {pool.submit(one, str(args.data), *job, args.budgets): "/".join(map(str, job))
+                for job in product(args.problems, args.strategies, args.seeds)
+                if any(f"{'/'.join(map(str, job))}/{budget}" not in known
+                       for budget in args.budgets)}
         for done in as_completed(jobs):
-            known[jobs[done]] = [round(value, 6) for value in done.result()]
+            for budget, values in done.result().items():
+                known[f"{jobs[done]}/{budget}"] = [round(value, 6) for value in values]
+                print(jobs[done], budget, *values, flush=True)
             write_json(file, known)
-            print(jobs[done], *known[jobs[done]], flush=True)
     publish(report(known), args.save / "noise.md")
 
 
 def report(known: dict[str, list[float]]) -> str:
     """Returns the table of all problems and strategies that have results, in Markdown."""
-    rows: list[tuple[object, ...]] = []
-    for problem in PROBLEMS:
-        for strategy in STRATEGIES:
-            found = np.array([values for key, values in known.items()
-                              if key.startswith(f"{problem}/{strategy}/")])
-            if len(found):
-                rows.append((problem, strategy, len(found), *(
-                    f"{mean:.4f} ± {error:.4f}"
-                    for mean, error in zip(*mean_and_error(found), strict=True))))
-    return (f"{machine()}. True hypervolume (mean ± standard error) after {BUDGETS[-1]} "
-            f"evaluations in batches of {BATCH}: of all that was evaluated, and of what "
-            "`post_search.py` delivers by `--trust measured` and `--trust model`.\n\n"
-            + table(("problem", "strategy", "seeds", *FRONTS), rows) + "\n")
+    rows = [(problem, strategy, budget, len(found), *(
+        f"{mean:.4f} ± {error:.4f}" for mean, error in zip(*mean_and_error(found), strict=True)))
+        for (problem, strategy, budget), found in by_column(known).items()]
+    return (f"{machine()}. True hypervolume (mean ± standard error) after so many evaluations in "
+            f"batches of {BATCH}: of all that was evaluated, and of what `post_search.py` delivers "
+            "by `--trust measured` and `--trust model`.\n\n"
+            + table(("problem", "strategy", "evaluations", "seeds", *FRONTS), rows) + "\n")
+
+
+def by_column(known: dict[str, list[float]]) -> dict[tuple[str, str, int], np.ndarray]:
+    """Returns the (seeds, 3) hypervolumes by problem, strategy and budget."""
+    found: dict[tuple[str, str, int], list[list[float]]] = {}
+    for key, values in known.items():
+        problem, strategy, _, budget = key.split("/")
+        found.setdefault((problem, strategy, int(budget)), []).append(values)
+    order = [*PROBLEMS]
+    return {key: np.array(found[key])
+            for key in sorted(found, key=lambda key: (order.index(key[0]), *key[1:]))}
 
 
 if __name__ == "__main__":

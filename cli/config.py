@@ -1,12 +1,11 @@
 """A parser whose defaults a file can replace."""
 
 import argparse
-import sys
 from typing import Any
 
 from cli.scripts import Parser
 from cli.types import checked_values
-from utils.errors import UserError
+from utils.errors import UserError, note
 from utils.files import read_yaml
 
 
@@ -39,5 +38,5 @@ class ConfigParser(Parser):
         if unknown:
             raise UserError(f"{path}: unknown flag {unknown[0]!r}; known are those of --help")
         if values.pop("download", None):  # the file may be anybody's
-            print(f"note: {path}: its 'download' is left out; type --download", file=sys.stderr)
+            note(f"{path}: its 'download' is left out; type --download")
         self.set_defaults(**checked_values(self, values, path))

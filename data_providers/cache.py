@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 import time
 import weakref
 import zlib
@@ -20,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
 
-from utils.errors import UserError, describe_os_error, one_line
+from utils.errors import UserError, describe_os_error, note, one_line
 from utils.files import atomic_path, make_folder, read_json, write_json
 
 _HEADER = 128  # bytes of an .npy file before its data
@@ -88,8 +87,7 @@ class ArrayCache:
         self.max_bytes = int(max_gb * 1e9) if place else 0
         self.folder = (place or Path()) / _SUBFOLDER
         if place is None and max_gb > 0:
-            print("note: this user has no home folder; decoded images are not cached (give "
-                  "--cache_dir)", file=sys.stderr)
+            note("this user has no home folder; decoded images are not cached (give --cache_dir)")
         self._verified: set[tuple] = set()
 
     def get(self, key: str, shape: tuple[int, ...], make: Maker) -> Entry | None:
@@ -120,8 +118,7 @@ class ArrayCache:
                     self._write(key, shape, make)
                     entry = self._open(key, shape)
         except OSError as error:
-            print(f"note: {one_line(describe_os_error(error))}; decoded images are not cached",
-                  file=sys.stderr)
+            note(f"{one_line(describe_os_error(error))}; decoded images are not cached")
             self.max_bytes = 0
         return entry
 
@@ -135,14 +132,14 @@ class ArrayCache:
                     return stored["value"]
             except (UserError, KeyError):
                 pass
-            print(f"note: {path}: damaged, made again", file=sys.stderr)
+            note(f"{path}: damaged, made again")
         value = make()
         if self.max_bytes > 0:
             try:
                 _make_way(path)
                 write_json(path, {"value": value, "crc32": _crc_of(value)})
             except OSError as error:
-                print(f"note: {one_line(describe_os_error(error))}", file=sys.stderr)
+                note(one_line(describe_os_error(error)))
         return value
 
     def _paths(self, key: str) -> tuple[Path, Path]:
@@ -168,7 +165,7 @@ class ArrayCache:
         except OSError:  # not there, evicted just now, or not to be read
             return None
         except (ValueError, EOFError, KeyError, TypeError, UserError) as error:
-            print(f"note: {data}: damaged ({one_line(error)}), made again", file=sys.stderr)
+            note(f"{data}: damaged ({one_line(error)}), made again")
             notes.unlink(missing_ok=True)
             data.unlink(missing_ok=True)
             return None

@@ -1,7 +1,6 @@
 """From a name and a folder to labelled images, whichever of the known layouts the folder has."""
 
 import os
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -24,7 +23,7 @@ from data_providers.table import (
     get_dataset_info,
     what_is_there,
 )
-from utils.errors import UserError, one_line
+from utils.errors import UserError, one_line, warn
 
 SPLITS = ("train", "test")
 _DIGITS_SEED = 0
@@ -104,7 +103,7 @@ def _check_all_have_images(root: Path, split: str, names: Sequence[str], labels:
             f"image, the first one {empty[0]!r}")
     if split == "train":
         raise UserError(f"{text}; add images, or remove the folders from all splits")
-    print(f"warning: {text}; their classes count all the same", file=sys.stderr)
+    warn(f"{text}; their classes count all the same")
 
 
 def folders(**splits: str) -> Layout:

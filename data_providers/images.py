@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Self
@@ -13,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data_providers.pictures import DAMAGED, picture_size, read_picture
-from utils.errors import UserError, one_line
+from utils.errors import UserError, one_line, warn
 
 _STATISTICS_IMAGES = 5_000
 _FEW_DAMAGED = 1  # always allowed, also in a small data set
@@ -167,7 +166,7 @@ def check_damaged(images: Images, damaged: Sequence[int], limit: float) -> None:
 
 def warn_of_damage(name: str, count: int) -> None:
     """Names a damaged image on stderr, the `count`-th."""
-    print(f"warning: {one_line(name)}: damaged image, left out ({count} so far)", file=sys.stderr)
+    warn(f"{one_line(name)}: damaged image, left out ({count} so far)")
 
 
 class LabelledDataset(Dataset):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from data_providers.cache import Entry
 from data_providers.images import Images
 from data_providers.transforms import preserved_generators, seed_everything
 from utils.devices import copies_alongside
+from utils.errors import note
 
 Geometry = Callable[[Any], Any]
 Item = TypeVar("Item")
@@ -293,9 +293,9 @@ def loading_processes(wanted: int) -> int:
 
 @cache
 def _note_small_memory(total: int) -> None:
-    print(f"note: {SHARED_MEMORY} has {total / 2**20:.0f} MB, so that batches of loading processes "
-          "come through pipes where it is full, which is slower; a container gets more with "
-          "--shm-size=2g", file=sys.stderr)
+    note(f"{SHARED_MEMORY} has {total / 2**20:.0f} MB, so that batches of loading processes come "
+         "through pipes where it is full, which is slower; a container gets more with "
+         "--shm-size=2g")
 
 
 class _Sender:

@@ -7,7 +7,6 @@ some of its decoders start other programs (EPS) or have no bounds.
 import mmap
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +16,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.errors import one_line
+from utils.errors import note, one_line, warn
 from utils.files import open_regular
 from utils.packages import is_installed
 
@@ -63,9 +62,9 @@ def list_pictures(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
 def warn_of_others(folder: str | os.PathLike, others: Sequence[str], total: int) -> None:
     """Prints how many of all files in a folder are no pictures, and the first one."""
     if others:
-        print(f"warning: {one_line(folder)}: {len(others)} of {total} files are not read, the first"
-              f" one {one_line(others[0])}: not in a format of {', '.join(FORMATS)}; convert or "
-              "remove them", file=sys.stderr)
+        warn(f"{one_line(folder)}: {len(others)} of {total} files are not read, the first one "
+             f"{one_line(others[0])}: not in a format of {', '.join(FORMATS)}; convert or remove "
+             "them")
 
 
 def read_picture(path: str | os.PathLike) -> Image.Image:
@@ -155,8 +154,8 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
         scale = 255 / (_BITS_12 if largest <= _BITS_12 else _BITS_16)
         if 0 < largest <= _BITS_12 and not _noted[0]:
             _noted[0] = 1
-            print(f"note: 16-bit pictures without a value above {_BITS_12} are read as pictures of "
-                  "12 bits", file=sys.stderr)
+            note(f"16-bit pictures without a value above {_BITS_12} are read as pictures of 12 "
+                 "bits")
     found = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), _ROWS):  # in float64, which takes 8 bytes and copies
         block = values[start:start + _ROWS].astype(np.float64) * scale

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -21,7 +20,7 @@ from data_providers.loading import Batches, Geometry, RawBatch, Request
 from data_providers.table import DatasetInfo, get_dataset_info
 from data_providers.transforms import Normalise, eval_geometry, train_geometry
 from utils.devices import copies_alongside
-from utils.errors import UserError, one_line
+from utils.errors import UserError, one_line, warn
 
 # Seeds of Once-for-All's provider (arXiv 1908.09791): its splits are ours.
 VALIDATION_SEED = 2147483647
@@ -258,7 +257,7 @@ class DataProvider:
         return class_names(self.info.name, self.path)
 
     def _warn(self, text: str) -> None:
-        print(f"warning: {one_line(self.path or self.info.name)}: {text}", file=sys.stderr)
+        warn(f"{one_line(self.path or self.info.name)}: {text}")
 
     def _filled_in(self, transform: str | None, mean: Sequence[float] | None,
                    std: Sequence[float] | None, crop_scale: float | None) -> DatasetInfo:

@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import shipped
+from utils.registry import get_row
 
 Rgb = tuple[float, ...]  # one number for each of the three channels
 
@@ -199,6 +200,4 @@ def describe_unsorted(root: str | os.PathLike[str], part: str) -> str:
 
 def get_dataset_info(name: str) -> DatasetInfo:
     """Returns the row called `name`; raises UserError, listing the names, when there is none."""
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
-    return DATASETS[name]
+    return get_row(DATASETS, name, "data set")

@@ -14,7 +14,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import InterpolationMode
 
 from data_providers.table import DatasetInfo
-from utils.errors import UserError
+from utils.registry import get_row
 
 BICUBIC = InterpolationMode.BICUBIC
 CROP_RATIO = 0.875
@@ -48,23 +48,16 @@ TRAIN_STEPS: dict[str, Callable[[DatasetInfo, int], Callable]] = {
 }
 
 
-def eval_geometry(info: DatasetInfo, resolution: int, name: str | None = None) -> tv.Compose:
+def eval_geometry(info: DatasetInfo, resolution: int) -> tv.Compose:
     """Returns the evaluation transform PIL -> PIL of r x r pixels.
 
-    Args:
-        info: the data set.
-        resolution: r, in pixels.
-        name: `crop` (resize the short side to ceil(r / 0.875), bilinear, cut the centre) or
-            `squash` (resize to r x r, bicubic); None takes the data set's own.
+    `info.eval_resize` is `crop` (resize the short side to ceil(r / 0.875), bilinear, cut the
+    centre) or `squash` (resize to r x r, bicubic).
 
     Raises:
         UserError: no such name.
     """
-    name = name or info.eval_resize
-    if name not in EVAL_RESIZES:
-        raise UserError(f"unknown evaluation transform {name!r}; "
-                        f"choose from {', '.join(sorted(EVAL_RESIZES))}")
-    return tv.Compose(EVAL_RESIZES[name](resolution))
+    return tv.Compose(get_row(EVAL_RESIZES, info.eval_resize, "evaluation transform")(resolution))
 
 
 def train_geometry(info: DatasetInfo, resolution: int) -> tv.Compose:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from cli.types import count, number
-from utils.errors import UserError
-from utils.flags import warn
+from utils.errors import UserError, warn
 from utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from networks.families import FAMILIES, Family, Part, family_of_config, get_family
 from search_space import SearchSpace, get_search_space
 from search_space.backbones import make_divisible
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.files import read_json, write_json
-from utils.flags import choose, warn
+from utils.flags import choose
 from utils.registry import TIMM
 
 Config = dict[str, Any]

@@ -25,9 +25,9 @@ from networks.configs import choose_transform
 from networks.export import FORMATS, get_format
 from networks.preprocessing import Preprocessing
 from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.files import own_folder, write_json
-from utils.flags import refuse_idle, warn
+from utils.flags import refuse_idle
 from utils.invocation import program
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from evaluator.base import MEASURED, judge
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.files import read_json, write_json
 from utils.parsing import n_values
 
@@ -337,8 +336,8 @@ def _clean(place: str, records: list[Record], strict: bool) -> list[Record]:
         if strict or (record.top1_err, record.sec_obj) != FAILED:
             kept.setdefault(key, record)
     if len(kept) < len(records):
-        print(f"warning: {place}: left out {len(records) - len(kept)} of {len(records)} records "
-              "that failed or repeat an architecture", file=sys.stderr)
+        warn(f"{place}: left out {len(records) - len(kept)} of {len(records)} records that failed "
+             "or repeat an architecture")
     return list(kept.values())
 
 

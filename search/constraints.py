@@ -144,12 +144,10 @@ class Constraints:
                  costs: SpaceCosts) -> None:
         self.objectives = {objective.name: objective for objective in objectives}
         self.columns = {name: i for i, name in enumerate([ERROR, *self.objectives])}
-        self._exact: dict[str, Values] = {
-            name: objective.exact_values for name, objective in self.objectives.items()
-            if objective.exact_values is not None}
-        self._std: dict[str, Values] = {
-            name: objective.std_values for name, objective in self.objectives.items()
-            if objective.std_values is not None}
+        self._exact: dict[str, Values] = {each.name: each.exact_values for each in objectives
+                                          if each.exact_values is not None}
+        self._std: dict[str, Values] = {each.name: each.std_values for each in objectives
+                                        if each.std_values is not None}
         if costs.available:
             self._exact |= {name: costs.counted(name) for name in COUNTED}
         self._costs = costs

@@ -6,14 +6,17 @@ holds times and is no part of the search's result. `search.progress` records wha
 
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from search.run_folder import EVENTS, LOCK
+from utils.errors import UserError
 from utils.files import open_log, read_log
 from utils.locks import is_locked
 from utils.parsing import parse_json
@@ -42,6 +45,30 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def interpreter() -> str:
+    """Returns what the last digits of a result depend on, pySOT by `acc_predictor.rbf`."""
+    has = "with" if find_spec("pySOT") else "without"
+    return f"{_minor(platform.python_version())} {has} pySOT"
+
+
+def other_interpreter(folder: str | os.PathLike) -> str | None:
+    """Returns the interpreter that last ran a search, where it is another than this one.
+
+    Args:
+        folder: of the search; nothing is known where its events cannot be read.
+    """
+    with suppress(UserError):
+        for event in reversed(read(folder)):
+            if event["event"] == "start":
+                before = str(event.get("interpreter") or _minor(str(event.get("python"))))
+                return None if interpreter().startswith(before) else before
+    return None
+
+
+def _minor(version: str) -> str:
+    return f"Python {'.'.join(version.split('.')[:2])}"
 
 
 def read(folder: str | os.PathLike) -> list[dict[str, Any]]:

@@ -45,18 +45,25 @@ def fingerprints(settings: dict[str, Any], luts: Mapping[str, str]) -> dict[str,
     return found | {name: digest for name, digest in code.items() if digest}
 
 
-def check_inputs(source: str | os.PathLike, stored: Any, found: dict[str, str]) -> None:
+def recorded_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the fingerprints of a `settings.json`, which may come from anybody; {} for none."""
+    stored = settings.get("inputs")
+    return {name: value for name, value in stored.items() if isinstance(value, str)} \
+        if isinstance(stored, dict) else {}
+
+
+def check_inputs(source: str | os.PathLike, stored: Mapping[str, str],
+                 found: Mapping[str, str]) -> None:
     """Compares the inputs of a search that is resumed with those that it was started with.
 
     Args:
         source: the folder of the search, for the message.
-        stored: what `fingerprints` returned then, as it was read from a file.
+        stored: what `fingerprints` returned then.
         found: what it returns now.
 
     Raises:
         UserError: an input has changed.
     """
-    stored = stored if isinstance(stored, dict) else {}
     changed = [name for name in found if name in stored and stored[name] != found[name]]
     if changed:
         raise UserError(f"{source}: what --{', --'.join(changed)} names has changed since the "

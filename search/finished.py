@@ -5,7 +5,6 @@ the caller names it.
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from search.objectives import SpaceCosts, recorded_cost
 from search.run_folder import RunFolder
 from search.settings import Settings
 from search_space import DEFAULT, RESOLUTIONS, SearchSpace, get_search_space, search_space_class
-from utils.errors import UserError, one_line
+from utils.errors import UserError, note, one_line
 from utils.invocation import program
 from utils.pareto import non_dominated
 from utils.registry import names_code
@@ -109,9 +108,9 @@ def read_finished(path: str | os.PathLike, search_space: str | None = None,
     space = None if names_code(name) and not search_space else \
         get_search_space(name or DEFAULT, **_with_resolutions(settings, stats) | given)
     if space is None:
-        print(f"note: the search space {one_line(name)} is code of your own, which --search_space "
-              f"{one_line(name)} would load; without it, architectures are neither checked nor "
-              "decoded", file=sys.stderr)
+        note(f"the search space {one_line(name)} is code of your own, which --search_space "
+             f"{one_line(name)} would load; without it, architectures are neither checked nor "
+             "decoded")
     vectors = encoded(str(file), stats, space)
     if space is not None and n_objectives == 1 and not (stats.sec_obj or settings.get("sec_obj")):
         names = _recorded_name(file, sec_obj, stats, SpaceCosts(space), vectors)
@@ -129,14 +128,14 @@ def _recorded_name(file: Path, typed: str | None, stats: Stats, costs: SpaceCost
     found = recorded_cost(values, vectors, costs)
     if found or typed or not costs.available:
         if typed is None and found != "flops":
-            print(f"note: {file}: does not name its second objective; its values are those of "
-                  f"--sec_obj {found}", file=sys.stderr)
+            note(f"{file}: does not name its second objective; its values are those of --sec_obj "
+                 f"{found}")
         return _agreed(file, "sec_obj", typed, found) or "flops"
     if np.median(values / costs.counted("flops")(vectors)) > LATENCY:
         return "flops"
-    print(f"note: {file}: does not name its second objective, whose values, as {values[0]:g}, are "
-          f"neither FLOPs nor parameters in millions; name it, as {program('post_search.py')} "
-          "--sec_obj cpu does", file=sys.stderr)
+    note(f"{file}: does not name its second objective, whose values, as {values[0]:g}, are neither "
+         f"FLOPs nor parameters in millions; name it, as {program('post_search.py')} --sec_obj cpu "
+         "does")
     return UNNAMED
 
 

@@ -15,6 +15,7 @@ from cli.progress import duration
 from search import events
 from search.archive import SURROGATE_SCORES, Stats
 from search.run_folder import RunFolder
+from utils.errors import one_line
 
 # Evaluations after which the duration of the search is estimated.
 ESTIMATE_AFTER = 8
@@ -74,9 +75,17 @@ class Progress:
             print(shown, flush=True)
 
     def start(self, command: list[str]) -> None:
-        """Records the command, the versions and the machine: the start of a run, or of a resume."""
+        """Records the command, the versions and the machine: the start of a run, or of a resume.
+
+        Prints a warning where the run is resumed on another Python, see `events.interpreter`.
+        """
+        if self.folder is not None and (other := events.other_interpreter(self.folder.path)):
+            self.note(f"warning: the search has run on {one_line(other)}, this is "
+                      f"{events.interpreter()}: its files may differ in the last digits from those "
+                      "of a search on either alone")
         self.event("start", command=command, slots=self.n_slots, versions=events.versions(),
-                   python=platform.python_version(), machine=platform.platform())
+                   python=platform.python_version(), interpreter=events.interpreter(),
+                   machine=platform.platform())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -27,7 +27,7 @@ from search.algorithm import Search
 from search.asynchronous import AsynchronousSearch
 from search.constraints import Constraints
 from search.evaluation import Engine
-from search.fingerprints import check_inputs, fingerprints
+from search.fingerprints import check_inputs, fingerprints, recorded_inputs
 from search.import_original import adopt, check_recorded
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
 from search.progress import Progress
@@ -179,7 +179,7 @@ def idle_tables(costs: SpaceCosts) -> list[str]:
     """Returns a line for each latency table that was named and changes nothing."""
     return [f"--lut {path}: no objective or limit is a latency of this table, so it changes nothing"
             for tag, path in costs.luts.items() if tag not in costs.used_luts
-            and path != DEFAULT_LUT]
+            and os.path.abspath(path) != os.path.abspath(DEFAULT_LUT)]
 
 
 def limited_predictor(model: str | None, n: int) -> list[str]:
@@ -442,11 +442,12 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     slots = make_slots(settings)
     if settings.asynchronous and settings.devices is None:
         settings = replace(settings, devices=len(slots))
-    stored = {**settings.to_json(),
-              "inputs": fingerprints(settings.to_json(), parts.costs.used_luts)}
+    begun, found = source or folder, fingerprints(settings.to_json(), parts.costs.used_luts)
+    before = recorded_inputs(begun.read_settings()) if resumed else {}
+    # what is not on this machine at present keeps its fingerprint
+    stored = {**settings.to_json(), "cwd": os.getcwd(), "inputs": before | found}
     if resumed and not accept_changed:
-        begun = source or folder
-        check_inputs(begun.path, begun.read_settings().get("inputs"), stored["inputs"])
+        check_inputs(begun.path, before, found)
         if not begun.settings.exists():
             check_recorded(begun.path, parts.space, parts.objectives, parts.costs)
     start = starting_point(settings, parts, source or folder)

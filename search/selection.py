@@ -1,21 +1,29 @@
 """Which networks of a front are chosen: within limits, near a preference, or by their trade-off."""
 
 import re
-import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acc_predictor import get_acc_predictor
+from acc_predictor import get_acc_predictor, predictor_class
 from search.archive import Record, arch_key, objectives
 from search.constraints import Limit, idle_limits, parse_limits, parse_number
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.pareto import asf, high_tradeoff, non_dominated
+
+if TYPE_CHECKING:
+    from search.finished import FinishedSearch
 
 FIRST_OBJECTIVE = "top1"
 SIGNIFICANT_DIGITS = 3
+# By what networks are chosen: their measured accuracies, or what a model of all of them expects.
+MEASURED, MODEL = "measured", "model"
+EXPECTING = "nngp"  # that model
+# The part of a binomial standard deviation that is an architecture's own: the rest is the same for
+# all that are scored on the same images (`benchmarks/results/images.md`: 0.71 on digits).
+OWN_PART = 0.7
 
 
 def check_names(sec_obj: str, place: str) -> None:
@@ -84,8 +92,37 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
     return limits
 
 
-def trusted(records: Sequence[Record], X: np.ndarray, space: SearchSpace,
-            seed: int) -> tuple[list[Record], dict[str, tuple[float, float]]]:
+def default_trust(found: "FinishedSearch") -> str:
+    """Returns by what the networks of a search are chosen where no flag names it.
+
+    The strategy `msunas` chooses as the paper does; benchmarks answer without the noise of images.
+    """
+    noisy = found.settings.get("evaluator") == "ofa" and found.settings.get("strategy") != "msunas"
+    enough = len(found.stats.archive) >= predictor_class(EXPECTING).min_points
+    return MODEL if noisy and enough and found.space is not None else MEASURED
+
+
+def images_of(settings: Mapping[str, Any]) -> int | None:
+    """Returns how many images scored the networks of a search; None where its flags do not say."""
+    return None if settings.get("test") else settings.get("vld_size")
+
+
+def expected_errors(records: Sequence[Record], X: np.ndarray, space: SearchSpace, seed: int,
+                    n_images: int | None = None) -> np.ndarray:
+    """Returns the (n, 2) top-1 errors that the model expects, and standard deviations, in percent.
+
+    The arguments are those of `trusted`.
+    """
+    errors = np.array([record.top1_err for record in records])
+    binomial = np.sqrt(np.mean(errors * (100 - errors)) / n_images) if n_images else 0.0
+    model = get_acc_predictor(EXPECTING, X, errors, seed=seed, space=space,
+                              least_noise=OWN_PART * float(binomial))
+    mean, std = model.predict(X, return_std=True)
+    return np.hstack([np.clip(mean, 0, 100), std])
+
+
+def trusted(records: Sequence[Record], X: np.ndarray, space: SearchSpace, seed: int,
+            n_images: int | None = None) -> tuple[list[Record], dict[str, tuple[float, float]]]:
     """Returns the records with the errors that a Gaussian process expects instead of the measured.
 
     A front of measurements collects the architectures that were lucky on the images that they were
@@ -97,19 +134,17 @@ def trusted(records: Sequence[Record], X: np.ndarray, space: SearchSpace,
         X: (n, n_var) their vectors.
         space: that they are from.
         seed: of the process.
+        n_images: how many scored each architecture; their sampling error is the least noise.
 
     Returns:
         The records, and the expected top-1 accuracy in percent of each architecture with its
         standard deviation, by `arch_key`.
     """
-    errors = np.array([record.top1_err for record in records])
-    model = get_acc_predictor("nngp", X, errors, seed=seed, space=space)
-    mean, std = (column[:, 0] for column in model.predict(X, return_std=True))
-    mean = np.clip(mean, 0, 100)
-    expected = zip((100 - mean).tolist(), std.tolist(), strict=True)
+    expected = expected_errors(records, X, space, seed, n_images).tolist()
     return ([record._replace(top1_err=error)
-             for record, error in zip(records, mean.tolist(), strict=True)],
-            dict(zip((arch_key(record.arch) for record in records), expected, strict=True)))
+             for record, (error, _) in zip(records, expected, strict=True)],
+            {arch_key(record.arch): (100 - error, std)
+             for record, (error, std) in zip(records, expected, strict=True)})
 
 
 def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,
@@ -133,7 +168,7 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
     columns = {FIRST_OBJECTIVE: 100 - values[:, 0],
                **dict(zip(sec_obj.split("+"), values[:, 1:].T, strict=True))}
     for line in idle_limits(limits, columns, "network of the search"):
-        print(f"warning: {line}", file=sys.stderr)
+        warn(line)
     top1, inside = columns[FIRST_OBJECTIVE][front], np.ones(len(front), dtype=bool)
     for limit in limits:
         inside &= limit.holds(columns[limit.name][front])

@@ -5,6 +5,7 @@ set's row and the default of the flag, in this order.
 """
 
 import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -14,6 +15,8 @@ from data_providers.table import get_dataset_info
 from evaluator import EVALUATORS
 from evaluator.options import EvaluationSettings
 from networks.supernet_info import SupernetInfo, read_supernet_info
+from search.fingerprints import fingerprints
+from search.objectives import MEASURE, parse_luts
 from search_space import refuse_code, search_space_class
 from utils.errors import UserError
 from utils.files import shipped
@@ -29,6 +32,8 @@ SPACE_OPTIONS = ("resolutions", "table", "genes", "accuracy")
 CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
     "ray_address", "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
+# Flags that name an input: on --resume another place is accepted where the content is the same.
+MOVABLE = ("supernet_path", "oracle_path", "table", "data")
 
 # The flags that change nothing, by evaluators that look an answer up and run no network.
 _OF_EVALUATIONS = frozenset({
@@ -190,8 +195,6 @@ def check_typed(settings: Settings, resumed: bool) -> list[str]:
             f"{', '.join(f'--{name}' for name in sorted(idle))}"] if idle else []
 
 
-
-
 def contradictions(settings: Settings) -> list[str]:
     """Returns a line for each setting that contradicts what the supernet was trained on."""
     trained, found = settings.supernet, []
@@ -215,26 +218,64 @@ def contradictions(settings: Settings) -> list[str]:
     return found
 
 
-def resume(typed: Mapping[str, Any], stored: Mapping[str, Any], source: str) -> Settings:
+def resume(typed: Mapping[str, Any], stored: Mapping[str, Any], source: str,
+           inputs: Mapping[str, str] | None = None) -> Settings:
     """Returns the settings of a resumed search: what was typed, else what is stored.
 
     Args:
         typed: the flags on the command line.
         stored: the checked values of `settings.json`; empty for a folder of the original.
         source: the folder, for messages.
+        inputs: the stored fingerprints, see `search.fingerprints`.
 
     Raises:
         UserError: a typed flag that would change the results differs from the stored one; or as
             `resolve`.
     """
     settings = resolve({**stored, "save": source, **typed}, typed)
-    changed = [f"--{name} is {_shown(getattr(settings, name))}, was {_shown(stored[name])}"
-               for name in sorted(typed) if name in stored and name not in CHANGEABLE
-               and getattr(settings, name) != stored[name]]
+    changed = {name for name in typed if name in stored and name not in CHANGEABLE
+               and getattr(settings, name) != stored[name]}
+    inputs = inputs or {}
+    comparable = changed.intersection(MOVABLE, inputs)
+    found = fingerprints(settings.to_json(), {}) if comparable else {}
+    changed -= {name for name in comparable if found.get(name) == inputs[name]}
     if changed:
-        raise UserError(f"{source}: the search was started with other flags: {'; '.join(changed)}; "
+        listed = [f"--{name} is {_shown(getattr(settings, name))}, was {_shown(stored[name])}"
+                  + _difference(name, comparable, found) for name in sorted(changed)]
+        raise UserError(f"{source}: the search was started with other flags: {'; '.join(listed)}; "
                         "leave them out, or start a new search in another --save")
     return settings
+
+
+def rebased(stored: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Returns stored settings whose relative paths lead to the same files from everywhere.
+
+    Args:
+        stored: the values of `settings.json`.
+        folder: the current one when they were typed; what is not found from it keeps its path.
+
+    Raises:
+        UserError: as `parse_luts`.
+    """
+    def join(path: str | None) -> str | None:
+        there = os.path.join(folder, path or "")
+        return there if path and path != MEASURE and os.path.exists(there) else path
+
+    if not os.path.isdir(folder) or os.path.samefile(folder, os.curdir):
+        return dict(stored)
+    found: dict[str, Any] = {name: join(stored[name]) for name in (*MOVABLE, "cache_dir")
+                             if name in stored}
+    luts = parse_luts(stored.get("lut") or []).items()
+    if luts:
+        found["lut"] = [f"{tag}={join(path)}" if tag else join(path) for tag, path in luts]
+    return {**stored, **found}
+
+
+def _difference(name: str, comparable: Collection[str], found: Mapping[str, str]) -> str:
+    """Returns how an input differs from that of another place; nothing for other settings."""
+    if name not in comparable:
+        return ""
+    return " with another content" if name in found else " (the new one is not there to compare)"
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Writes chosen subnets with inherited weights: for this program, for the original, for timm."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cli.progress import progress_bar
 from search.archive import Record
 from search_space import DEFAULT, SPACE_KEY, Arch, search_space_class
-from utils.errors import UserError
+from utils.errors import UserError, note
 from utils.files import own_folder, read_json, write_json
 
 if TYPE_CHECKING:
@@ -87,14 +86,14 @@ def make_cutter(settings: Mapping[str, Any]) -> Cutter:
     from networks import cut_subnet, load_supernet
 
     if settings["dataset"] is None:
-        print("note: no --dataset, so net.inherited keeps the supernet's batch-norm statistics; "
-              "fine-tune the networks before validating them", file=sys.stderr)
+        note("no --dataset, so net.inherited keeps the supernet's batch-norm statistics; fine-tune "
+             "the networks before validating them")
         supernet = load_supernet(settings["supernet_path"], settings["n_classes"],
                                  search_space_class(settings["search_space"]).family)
         return Cutter(lambda arch: cut_subnet(supernet, arch), None)
     if settings["n_epochs"]:
-        print(f"note: the search fine-tuned each network for {settings['n_epochs']} epochs; "
-              "net.inherited holds the supernet's weights, to be fine-tuned", file=sys.stderr)
+        note(f"the search fine-tuned each network for {settings['n_epochs']} epochs; net.inherited "
+             "holds the supernet's weights, to be fine-tuned")
     from evaluator.accuracy import SupernetEvaluator
     from evaluator.options import EvaluationOptions
 
@@ -129,8 +128,8 @@ def write_subnets(targets: Sequence[Target], cutter: Cutter,
         before = weights.read_bytes() if weights.is_file() else None
         save_weights(subnet, weights, old_naming)
         if before not in (None, weights.read_bytes()):
-            print(f"note: {weights}: replaced by other weights than before: the supernet or the "
-                  "flags are not the same; what was tuned of it is older", file=sys.stderr)
+            note(f"{weights}: replaced by other weights than before: the supernet or the flags are "
+                 "not the same; what was tuned of it is older")
     return nets
 
 

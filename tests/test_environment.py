@@ -17,11 +17,19 @@ SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.py"),
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_without_docstrings(script):
+@pytest.mark.parametrize(("switch", "value"), [("PYTHONOPTIMIZE", "2"), ("PYTHONSAFEPATH", "1")])
+def test_help_under_switches_of_the_interpreter(tmp_path, script, switch, value):
     done = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True,
-                          text=True, env=os.environ | {"PYTHONOPTIMIZE": "2"}, timeout=60)
+                          text=True, env=os.environ | {switch: value}, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_a_search_whose_workers_have_a_safe_path(tmp_path, run_command):
+    done = run_command("-P", ROOT / "msunas.py", "--evaluator", "oracle", "--oracle_path",
+                       ROOT / "data/digits_predictor.json", "--save", tmp_path / "run", "--n_doe",
+                       4, "--iterations", 0, "--no_report", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])

@@ -16,14 +16,17 @@ FILES = {name: code for name, code in re.findall(r"```python\n# (my_\w+\.py)\n(.
 
 @pytest.fixture
 def own(tmp_path, run_command):
-    """Runs a command with the files of the page on the path."""
+    """Runs a command in the folder where the files of the page are."""
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
-    return lambda *words: run_command(*words, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    return lambda first, *words: run_command(
+        first if first == "-m" else ROOT / first, *words, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def commands(pattern: str) -> list[str]:
-    return re.findall(rf"PYTHONPATH=\. python ({pattern}.*)", TEXT.replace("\\\n", " "))
+    return re.findall(rf"^python ({pattern}.*)", TEXT.replace("\\\n", " "),
+                      re.MULTILINE)
 
 
 def test_each_component_has_a_short_file():

@@ -99,6 +99,16 @@ def test_shipped_files_are_found_from_everywhere(tmp_path, monkeypatch):
     assert shipped("data/absent") == "data/absent"
 
 
+def test_a_file_of_the_current_folder_is_not_taken_for_the_shipped_one(tmp_path, run_command):
+    name = "data/ofa_digits_d234_e346_k357_w0.35"
+    (tmp_path / "data").mkdir()
+    (tmp_path / name).write_text("of somebody else")
+    done = run_command(ROOT / "msunas.py", "--dry_run", "--dataset", "digits", "--save", "run",
+                       cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"supernet {ROOT / name}\n" in done.stdout
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion_knows_the_flags(shell, run_command):
     pytest.importorskip("shtab")

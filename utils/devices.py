@@ -1,6 +1,5 @@
 """Devices, precision and random state of torch."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -100,8 +99,8 @@ def amp_precision(amp: bool | str | None, device: torch.device) -> str | None:
 def warn_if_slow(amp: str | None, device: torch.device) -> None:
     """Prints a warning where mixed precision is slow: on processors without its format."""
     if amp == "bfloat16" and device.type == "cpu" and not _processor_has_bfloat16():
-        print("warning: this processor has no instructions for bfloat16: mixed precision is much "
-              "slower here than full precision", file=sys.stderr)
+        warn("this processor has no instructions for bfloat16: mixed precision is much slower here "
+             "than full precision")
 
 
 def _processor_has_bfloat16() -> bool:

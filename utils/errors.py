@@ -1,7 +1,8 @@
-"""One kind of error for bad input, and one line for what the system refuses. Free of argparse."""
+"""One kind of error for bad input; warnings and notes; one line for what the system refuses."""
 
 import errno
 import os
+import sys
 
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and try again",
@@ -21,6 +22,16 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
 
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do, in one line."""
+
+
+def warn(text: str) -> None:
+    """Prints a warning on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def note(text: str) -> None:
+    """Prints on stderr what is worth knowing."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def one_line(text: object) -> str:

@@ -31,11 +31,12 @@ _in_use: list[str] = []
 def shipped(path: str) -> str:
     """Returns the path of a file that comes with the project, named relative to its root.
 
-    In a checkout that is the name itself; elsewhere, as for an installed command, the path of the
-    file next to the code.
+    Called from a checkout that is the name itself; elsewhere, as for an installed command, the path
+    of the file next to the code, whatever has that name in the current folder.
     """
-    next_to_code = Path(__file__).resolve().parents[1] / path
-    return path if os.path.exists(path) or not next_to_code.exists() else str(next_to_code)
+    own = Path(__file__).resolve().parents[1] / path
+    here = not own.exists() or (os.path.exists(path) and os.path.samefile(path, own))
+    return path if here else str(own)
 
 
 @contextmanager

@@ -1,17 +1,11 @@
 """The one rule between a flag, a file, and a default: what is typed is obeyed, or refused."""
 
-import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
 
 T = TypeVar("T")
-
-
-def warn(line: str) -> None:
-    """Prints a warning on stderr."""
-    print(f"warning: {line}", file=sys.stderr)
 
 
 def choose(flag: str, typed: T | None, recorded: T | None, source: str,

@@ -29,8 +29,8 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def wilson(hits: int, n: int, level: float = LEVEL) -> Interval:
-    """Returns the confidence interval of a proportion, in percent.
+def wilson(hits: int, n: int) -> Interval:
+    """Returns the 95 % confidence interval of a proportion, in percent.
 
     It stays within 0..100 and is right for few images and for accuracies near 100 %, where the
     usual plus-minus of the normal distribution is not. Source: Wilson (1927); Brown, Cai and
@@ -39,14 +39,13 @@ def wilson(hits: int, n: int, level: float = LEVEL) -> Interval:
     Args:
         hits: successes, 0..n.
         n: trials, 1 or more.
-        level: of confidence, in (0, 1).
 
     Raises:
         ValueError: no trials, or more successes than trials.
     """
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"{hits} of {n} is no proportion")
-    z2 = _normal_quantile(level) ** 2
+    z2 = _normal_quantile() ** 2
     share = hits / n
     centre = share + z2 / (2 * n)
     margin = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5
@@ -101,7 +100,7 @@ def matched_interval(only_first: int, only_second: int, n: int) -> Interval:
     """
     lost, won, total = only_first + 0.5, only_second + 0.5, n + 2
     centre = (won - lost) / total
-    margin = _normal_quantile(LEVEL) * (won + lost - total * centre**2) ** 0.5 / total
+    margin = _normal_quantile() * (won + lost - total * centre**2) ** 0.5 / total
     return Interval(100 * max(-1.0, centre - margin), 100 * min(1.0, centre + margin))
 
 
@@ -112,14 +111,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     none becomes smaller than the one before it.
     """
     order = np.argsort(p_values, kind="stable")
-    corrected, largest = np.empty(len(p_values)), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
+    products = np.arange(len(order), 0, -1) * np.asarray(p_values)[order]
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.minimum(products, 1.0))
     return corrected.tolist()
 
 
-def _normal_quantile(level: float) -> float:
+def _normal_quantile() -> float:
     from statistics import NormalDist
 
-    return NormalDist().inv_cdf((1 + level) / 2)
+    return NormalDist().inv_cdf((1 + LEVEL) / 2)

@@ -9,13 +9,12 @@ import errno
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, note
 from utils.files import in_use, make_folder, open_flags, open_own
 
 try:
@@ -140,8 +139,8 @@ def _acquire(path: Path, what: str, hint: str) -> int:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            print(f"note: {path.parent}: this system, or its file system, has no locks; make "
-                  "sure that no other process writes there", file=sys.stderr)
+            note(f"{path.parent}: this system, or its file system, has no locks; make sure that no "
+                 "other process writes there")
     except (OSError, UserError):
         os.close(handle)
         raise

@@ -6,9 +6,11 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.errors import UserError
+
+T = TypeVar("T")
 
 # `timm:NAME` is the search space of a network that timm knows, no code of the user's.
 TIMM = "timm:"
@@ -50,7 +52,8 @@ def why_not_imported(error: Exception) -> str:
     """Returns why code of the user's was not imported, and where a module was looked for."""
     if not isinstance(error, ModuleNotFoundError):
         return str(error)
-    places = [*sys.path[:1], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    named = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    places = dict.fromkeys([*sys.path[:1], *named, os.getcwd()])
     return f"{error}; looked for in {', '.join(places)} and the installed packages; name its " \
         "folder in PYTHONPATH"
 
@@ -93,6 +96,13 @@ def load_class(registry: Mapping[str, str], name: str, kind: str, base: type = o
         raise UserError(f"{name!r} is no {kind}: {attribute} must be a class derived from "
                         f"{base.__name__}")
     return found
+
+
+def get_row(rows: Mapping[str, T], name: str, kind: str) -> T:
+    """Returns `rows[name]`; raises UserError, which lists the names, where there is no such row."""
+    if name not in rows:
+        raise UserError(f"unknown {kind} {name!r}; choose from {', '.join(rows)}")
+    return rows[name]
 
 
 def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:

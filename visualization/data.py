@@ -14,7 +14,13 @@ from search.constraints import Limit, parse_limits
 from search.finished import FinishedSearch, read_finished
 from search.objectives import ERROR
 from search.run_folder import RETRIES, RunFolder
-from search.selection import apart
+from search.selection import (
+    MEASURED,
+    apart,
+    default_trust,
+    expected_errors,
+    images_of,
+)
 from search_space.backbones import width_from_name
 from search_space.layers import Layer
 from utils.errors import UserError
@@ -113,6 +119,28 @@ class RunData(FinishedSearch):
         """The name, and the folder of the data set where there is one."""
         data = os.path.basename(os.path.abspath(self.settings.get("data") or "/"))
         return f"{self.name}, data in {data}" if data else self.name
+
+    @cached_property
+    def expected(self) -> np.ndarray | None:
+        """(n, 2) expected top-1 errors and standard deviations, as `post_search.py` chooses by.
+
+        None where it chooses by what was measured.
+        """
+        if self.space is None or default_trust(self) == MEASURED:
+            return None
+        return expected_errors(self.stats.archive, self.vectors, self.space,
+                               self.settings.get("seed", 0), images_of(self.settings))
+
+    @cached_property
+    def trusted(self) -> np.ndarray:
+        """(n, m) objectives, all minimised; the error is the expected one where that is trusted."""
+        first = self.minimised[:, :1] if self.expected is None else self.expected[:, :1]
+        return np.hstack([first, self.minimised[:, 1:]])
+
+    @cached_property
+    def front(self) -> np.ndarray:
+        """(n,) bool: the non-dominated architectures by the errors that are trusted."""
+        return non_dominated(self.trusted)
 
     @cached_property
     def limits(self) -> list[tuple[int, Limit]]:
@@ -228,9 +256,9 @@ def _candidates(run: RunData) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.array(sorted(scored)) if scored else np.arange(len(run.F))
     inside = np.ones(len(numbers), dtype=bool)
     for axis, limit in run.limits:
-        inside &= limit.holds(run.F[numbers, axis] if axis else 100 - run.F[numbers, 0])
+        inside &= limit.holds(run.F[numbers, axis] if axis else 100 - run.trusted[numbers, 0])
     numbers = numbers[inside | ~inside.any()]
-    F = run.minimised[numbers].copy()
+    F = run.trusted[numbers]
     F[:, 0] = [scored.get(i, error) for i, error in zip(numbers.tolist(), F[:, 0], strict=True)]
     front = non_dominated(F)
     return numbers[front], F[front]

@@ -92,6 +92,7 @@ def _run(run: RunData, name: str, box: Box | None) -> dict[str, Any]:
                   "max": a.maximise} for a in run.axes],
         "values": [_rounded(column) for column in run.F.T], "iteration": run.iteration.tolist(),
         "n_initial": run.n_initial,
+        "expected": None if run.expected is None else [_rounded(c) for c in run.expected.T],
         "front": np.flatnonzero(run.front).tolist(), "figures": _figure_columns(run.figures),
         "arch": [run.describe(i) for i in range(len(run.archs))],
         **(_genes(run, run.space) if run.space else NO_GENES), "drawings": _drawings(run),

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import pytest
 
@@ -34,6 +35,32 @@ def test_events_are_read_as_they_were_recorded(tmp_path, capsys):
     assert list(events.phases(found)[1]) == ["fit"]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("iteration 1/2: 1 evaluated")
+
+
+@pytest.mark.parametrize(("changed", "warns"), [
+    ({}, False), ({"interpreter": "Python 3.99 with pySOT"}, True),
+    ({"interpreter": "another\nline"}, True), ({"interpreter": None}, False),
+    ({"interpreter": None, "python": "3.99.1"}, True)])
+def test_a_resume_on_another_python_is_one_warning(tmp_path, capsys, changed, warns):
+    """The Python without pySOT, say: the predictor rbf is then equal to 1e-6 alone."""
+    log = Progress(folder=RunFolder(tmp_path))
+    log.start(["python", "msunas.py"])
+    file = tmp_path / "events.jsonl"
+    assert capsys.readouterr().err == ""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}) + "\n")
+    log.start(["python", "msunas.py", "--resume"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == warns
+    if warns:
+        here = "Python {}.{} with pySOT".format(*sys.version_info)
+        assert lines[0].startswith("warning: the search has run on ") and here in lines[0]
+    log.start(["python", "msunas.py", "--resume"])  # from then on it is the same
+    assert capsys.readouterr().err == ""
+
+
+def test_pysot_counts_as_a_part_of_the_interpreter(monkeypatch):
+    monkeypatch.setattr(events, "find_spec", lambda name: None)
+    assert events.interpreter().endswith(" without pySOT")
 
 
 def test_an_iteration_that_was_run_again_counts_once(tmp_path):

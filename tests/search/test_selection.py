@@ -7,7 +7,7 @@ import pytest
 
 from search.archive import Record, Stats, arch_key, write_stats
 from search.objectives import SpaceCosts
-from search.selection import front_within, trusted
+from search.selection import expected_errors, front_within, images_of, trusted
 from search_space import OFASearchSpace
 
 SPACE = OFASearchSpace([192, 224, 256])
@@ -78,3 +78,21 @@ def test_trust_is_refused_where_nothing_is_chosen_or_known(tmp_path, fails_clear
                                                  search_space="toykit:Toy"))
     fails_clearly("post_search.py", "--expr", tmp_path, "--list", "--trust", "model",
                   match="--trust model: needs the search space")
+
+
+def test_the_sampling_error_of_the_images_is_the_least_noise():
+    archive, X, truth = noisy_archive(0)
+    records, X = archive[:40], X[:40]  # too few to tell noise from interactions of genes
+    actual = np.array([truth[arch_key(record.arch)] for record in records])
+    measured = np.array([record.top1_err for record in records])
+    n_images = int(np.mean(measured * (100 - measured)) / NOISE ** 2)  # its error is the noise
+    plain, known = (expected_errors(records, X, SPACE, 0, n)[:, 0] for n in (None, n_images))
+    assert np.sqrt(np.mean((known - actual) ** 2)) < np.sqrt(np.mean((plain - actual) ** 2))
+    np.testing.assert_array_equal(expected_errors(records, X, SPACE, 0, 10 ** 9)[:, 0], plain)
+
+
+@pytest.mark.parametrize(("settings", "images"), [
+    ({}, None), ({"vld_size": None}, None), ({"vld_size": 500}, 500),
+    ({"vld_size": 500, "test": True}, None)])
+def test_the_images_of_a_search_are_known_where_they_were_split_off(settings, images):
+    assert images_of(settings) == images

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from search.archive import read_stats
+from search.archive import arch_key, read_stats
+from search.selection import front_within, trusted
 from tests.visualization.runs import (
     ITERATIONS,
     N_DOE,
@@ -240,3 +241,34 @@ def test_iterations_whose_files_were_removed_are_known_by_their_events(finished_
     assert [entry.number for entry in read_run(folder).history] == [0, 1, 3]
     assert read_run(folder).n_initial == whole.n_initial
     assert page(payload([read_run(folder)]))
+
+
+def test_the_front_and_the_picks_are_those_that_post_search_delivers(tmp_path):
+    run = with_settings(make_run(tmp_path / "run", n_doe=100), vld_size=1000)
+    assert payload([read_run(run)])["runs"][0]["expected"] is None
+    found = read_run(with_settings(run, evaluator="ofa", strategy="ehvi"))
+    believed, expected = trusted(found.stats.archive, found.vectors, found.space, 0, 1000)
+    delivered = front_within(believed, [], "flops")
+    assert {arch_key(found.archs[i]) for i in np.flatnonzero(found.front)} == {
+        arch_key(record.arch) for record in delivered}
+    measured = read_run(with_settings(run, strategy="msunas"))
+    assert measured.expected is None
+    assert (measured.front != found.front).any()
+    best = picks(found)[2].index
+    assert found.trusted[best, 0] == found.trusted[:, 0].min() > found.F[:, 0].min()
+    content = payload([read_run(with_settings(run, strategy="ehvi"))])["runs"][0]
+    errors, stds = content["expected"]
+    assert [100 - errors[best], stds[best]] == pytest.approx(
+        expected[arch_key(found.archs[best])], abs=1e-4)
+    assert content["values"][0] == pytest.approx(found.F[:, 0])  # as measured
+    # a limit on the accuracy holds for what is expected, too
+    bound = float(np.median(100 - found.trusted[found.front, 0]))
+    within = read_run(with_settings(run, constraint=f"top1>={bound}"))
+    assert all(100 - within.trusted[pick.index, 0] >= bound for pick in picks(within))
+
+
+def test_too_few_networks_for_a_model_are_chosen_as_measured(tmp_path):
+    run = read_run(with_settings(make_run(tmp_path / "run", iterations=0, n_doe=3),
+                                 evaluator="ofa", strategy="ehvi"))
+    assert run.expected is None
+    assert len(picks(run)) == 3

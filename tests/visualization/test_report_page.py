@@ -16,7 +16,7 @@ from tests.visualization.runs import (
     write_rescore,
 )
 from utils.pareto import non_dominated
-from visualization.data import read_run
+from visualization.data import picks, read_run
 from visualization.report import page, payload, write_report
 
 N = N_DOE + ITERATIONS * N_ITER
@@ -313,6 +313,24 @@ def test_the_accuracy_of_each_class_is_there_the_worst_first(open_page, finished
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.locator("#picks .figure").all_inner_texts()[-1].startswith("91.00 %")
     assert "Chosen by the accuracy on unseen images" in page.inner_text("#picks-note")
+
+
+def test_what_a_model_expects_stands_next_to_what_was_measured(open_page, finished_run, tmp_path):
+    run = with_settings(shutil.copytree(finished_run, tmp_path / "a run"), evaluator="ofa",
+                        strategy="ehvi")
+    write_report(tmp_path / "r.html", [run])
+    page = open_page(tmp_path / "r.html")
+    scroll_through(page)
+    found = read_run(run)
+    names = page.evaluate("document.getElementById('front').data.map((trace) => trace.name)")
+    drawn = names.index("front, as expected (95 %)")
+    bars = page.evaluate(f"document.getElementById('front').data[{drawn}].error_y.array")
+    assert bars == pytest.approx(1.96 * found.expected[found.front, 1], abs=1e-4)
+    best = picks(found)[2].index
+    card = page.locator("#picks .card").last.inner_text()
+    assert f"{100 - found.F[best, 0]:.2f} % top-1" in card  # as measured
+    assert f"expected {100 - found.expected[best, 0]:.2f} %, 95 % interval" in card
+    assert "a Gaussian process expects" in page.inner_text("#picks-note")
 
 
 @pytest.mark.parametrize("log", [False, True])

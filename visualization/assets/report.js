@@ -113,6 +113,7 @@ function hoverText(r, index) {
   const lines = [`<b>network ${index}</b>, ${r.iteration[index] ? "iteration " + r.iteration[index] : "initial sample"}`,
     `top-1 ${number(100 - r.values[0][index])} % (error ${number(r.values[0][index])} %)`];
   r.axes.slice(1).forEach((axis, i) => lines.push(`${plain(axis.name)} ${number(r.values[i + 1][index])} ${plain(axis.unit)}`));
+  lines.push(...expectation(r, index));
   for (const [key, values] of Object.entries(r.figures)) {
     if (!r.axes.some((axis) => axis.key === key) && values[index] !== null) lines.push(`${plain(figureLabel(key))} ${plain(number(values[index]))}`);
   }
@@ -133,10 +134,29 @@ function scaled(values, low, high) {
   return values.map((v) => low + (high - low) * Math.sqrt(((v === null ? least : v) - least) / span));
 }
 
+/** The values by which the front is chosen: the error that a model expects where there is one. */
+const judged = (r, axis) => (axis === 0 && r.expected ? r.expected[0] : r.values[axis]);
+
+/** The front as the model expects it, with 95 % intervals; nothing where the measured error counts. */
+function expectedFront(r) {
+  if (!r.expected || (state.x && state.y)) return [];
+  const bar = { type: "data", array: r.front.map((i) => 1.96 * r.expected[1][i]), thickness: 1, width: 0, color: css("--accent") };
+  return [{ type: "scatter", mode: "markers", name: "front, as expected (95 %)", showlegend: true, hoverinfo: "skip",
+    x: r.front.map((i) => judged(r, state.x)[i]), y: r.front.map((i) => judged(r, state.y)[i]),
+    [state.y ? "error_x" : "error_y"]: bar, marker: { symbol: "line-ew-open", size: 7, color: css("--accent") } }];
+}
+
+/** "expected 79.10 %, 95 % interval 78.90 to 79.30", in a list; empty where no model is trusted. */
+function expectation(r, index) {
+  if (!r.expected) return [];
+  const top1 = 100 - r.expected[0][index], reach = 1.96 * r.expected[1][index];
+  return [`expected ${percent(top1)}, 95 % interval ${interval({ low: top1 - reach, high: top1 + reach })}`];
+}
+
 /** The border of what a front dominates, as steps; null where an objective is maximised. */
 function steps(r, x, y) {
   const sign = (axis) => (r.axes[axis].max ? -1 : 1);
-  const points = range(r.arch.length).map((i) => [sign(x) * r.values[x][i], sign(y) * r.values[y][i]])
+  const points = range(r.arch.length).map((i) => [sign(x) * judged(r, x)[i], sign(y) * judged(r, y)[i]])
     .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   const path = [];
   let least = Infinity;
@@ -168,7 +188,7 @@ function drawFront() {
   const picks = r.picks.map((pick, k) => ({ type: "scatter", mode: "markers", name: plain(pick.names.join(" = ")), showlegend: true,
     x: [r.values[state.x][pick.index]], y: [r.values[state.y][pick.index]], hoverinfo: "skip",
     marker: { symbol: ["diamond-open", "square-open", "triangle-up-open"][k % 3], size: 15 + 3 * k, color: css("--mark"), line: { width: 2 } } }));
-  draw("front", [border, points, ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
+  draw("front", [border, points, ...expectedFront(r), ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
     xaxis: { title: plain(r.axes[state.x].label), ...scaleOf(withBounds(r, state.x), "log-x") },
     yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(withBounds(r, state.y), "log-y") },
@@ -543,12 +563,14 @@ function showPicks() {
   const r = run(), scored = r.rescores[r.rescores.length - 1];
   $("picks-note").textContent = scored && scored.networks.some((n) => n.index !== null)
     ? `Chosen by the accuracy on unseen images (${scored.file}), of the networks that were scored on them.`
+    : r.expected ? "Chosen by the accuracy that a Gaussian process expects from all measurements, which leaves out luck; the measured one stands first."
     : "Chosen by the accuracy that the search measured, which is too high for the best of many; post_search.py --rescore measures it on unseen images.";
   $("picks").replaceChildren(...r.picks.map((pick) => make("div", { class: "card" },
     make("h3", {}, make("button", { type: "button", onclick: () => pin(pick.index, true) }, pick.names.join(" = "))),
     make("p", { class: "figure" }, `${percent(unseen(r, pick.index).length ? unseen(r, pick.index)[0][0].top1 : top1(pick.index))} top-1`,
       ...r.axes.slice(1).map((_, k) => `, ${axisValue(pick.index, k + 1)}${r.axes[k + 1].unit === "millions" ? " " + r.axes[k + 1].name : ""}`)),
     ...unseen(r, pick.index).map(([network, scored]) => make("p", {}, `on ${scored.n} unseen ${scored.images}, 95 % interval ${interval(network)}; as the search measured it ${percent(top1(pick.index))}`)),
+    ...expectation(r, pick.index).map((text) => make("p", {}, text)),
     make("p", { class: "quiet" }, `network ${pick.index}: ${pick.reason}`), commandBox(pick.command))));
 }
 
@@ -739,7 +761,7 @@ function drawComparison() {
   const groups = groupsOf(DATA.runs), grouped = groups.length < DATA.runs.length;
   draw("compare-front", shown.map((r) => {
     const k = groups.findIndex(([group]) => group === r.group), order = [...r.front].sort((a, b) => r.values[1][a] - r.values[1][b]);
-    return { type: "scatter", mode: "lines+markers", name: plain(grouped ? r.group : r.name), legendgroup: plain(r.group), showlegend: r === groups[k][1][0], opacity: grouped ? 0.7 : 1, x: order.map((i) => r.values[1][i]), y: order.map((i) => r.values[0][i]),
+    return { type: "scatter", mode: "lines+markers", name: plain(grouped ? r.group : r.name), legendgroup: plain(r.group), showlegend: r === groups[k][1][0], opacity: grouped ? 0.7 : 1, x: order.map((i) => r.values[1][i]), y: order.map((i) => judged(r, 0)[i]),
       text: order.map((i) => hoverText(r, i)), hovertemplate: `${plain(r.name)}: %{text}<extra></extra>`,
       line: { shape: r.axes[1].max ? "vh" : "hv", color: COLOURS[k % 6], dash: DASHES[k % 6], width: 1.5 }, marker: { symbol: SYMBOLS[k % 6], size: 7, color: COLOURS[k % 6] } };
   }), { title: "Fronts", showlegend: true, legend, xaxis: { title: plain(DATA.runs[0].axes[1].label) }, yaxis: { title: "top-1 error (%)" } });
