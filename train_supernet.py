@@ -75,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
                         "pictures from their own size to 1.5 times that, with --pretrained from "
-                        "1.5 times to twice that")
+                        "1.5 to 3 times that")
     _add_training_flags(p.add_argument_group("training"))
     _add_teacher_flags(p.add_argument_group("teacher"))
     g = p.add_argument_group("machine")
@@ -83,7 +83,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--eval_every", type=count(1), default=10,
                    help="epochs between two measurements of the largest and smallest subnet")
     g.add_argument("--patience", type=count(1), default=None, metavar="N",
-                   help="end after N measurements without a better mean accuracy of the two on "
+                   help="end after N measurements without a lower mean loss of the two on "
                         "the validation images, and keep the best weights; None: train all epochs")
     g.add_argument("--save_minutes", type=amount, default=10.0,
                    help="minutes after which the state is saved within an epoch, too")

@@ -50,6 +50,8 @@ class DataProvider:
         cache_dir: folder of the decoded images; None takes $MSUNAS_CACHE or ~/.cache/msunas.
         cache_gb: its bound in GB; 0 switches it off.
         transform: evaluation transform, `crop` or `squash`; None takes the data set's own.
+        crop_scale: smallest part of an image that a random crop of training, and of calibration,
+            holds, 0..1; None takes the data set's own.
         mean: of the pixels in [0, 1] for each channel; None takes the table's, or measures.
         std: standard deviation likewise.
         download: let torchvision download what is missing into `path`.
@@ -70,7 +72,7 @@ class DataProvider:
                  vld_size: int | None = None, seed: int = 0, n_workers: int = 0,
                  cache_dir: str | os.PathLike | None = None, cache_gb: float = DEFAULT_CACHE_GB,
                  transform: str | None = None, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None, crop_scale: float | None = None,
                  download: bool = False, max_damaged: float = table.MAX_DAMAGED) -> None:
         self.max_damaged = max_damaged
         self.path, self.seed, self.n_workers, self.download = path, seed, n_workers, download
@@ -86,7 +88,7 @@ class DataProvider:
             self._split_off(self.vld_size)
         elif not download:
             has_split(dataset, path, "test", required=True)
-        self.info = self._filled_in(transform, mean, std)
+        self.info = self._filled_in(transform, mean, std, crop_scale)
         eval_geometry(self.info, self.info.resolutions[0])  # an unknown name shows now
 
     @classmethod
@@ -258,9 +260,10 @@ class DataProvider:
         warn(f"{one_line(self.path or self.info.name)}: {text}")
 
     def _filled_in(self, transform: str | None, mean: Sequence[float] | None,
-                   std: Sequence[float] | None) -> DatasetInfo:
+                   std: Sequence[float] | None, crop_scale: float | None) -> DatasetInfo:
         info = replace(self.info, n_classes=count_classes(self.info.name, self.path),
                        eval_resize=transform or self.info.eval_resize,
+                       crop_scale=crop_scale or self.info.crop_scale,
                        mean=tuple(mean) if mean else self.info.mean,
                        std=tuple(std) if std else self.info.std)
         if info.n_classes == 1:

@@ -50,7 +50,7 @@ class NetEvaluator:
             torch.set_num_threads(options.threads)
         self.provider = DataProvider.of(
             options, options.n_workers, cache_dir=options.cache_dir, cache_gb=options.cache_gb,
-            mean=options.mean, std=options.std)
+            mean=options.mean, std=options.std, crop_scale=options.crop_scale)
         info = self.provider.info
         info.check_n_classes(options.n_classes)
         self.split = "test" if options.test else "valid"
@@ -195,7 +195,7 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
                             f"FILE ({program('train_supernet.py')} makes one)")
         self.supernet = networks.load_supernet(options.supernet_path,
                                                family=search_space.family_of(options.search_space))
-        super().__init__(_normalised_as(options, networks.SupernetInfo.of(self.supernet.meta)))
+        super().__init__(_prepared_as(options, networks.SupernetInfo.of(self.supernet.meta)))
         if not self.n_epochs:
             check_classes(options.supernet_path, self.supernet.classifier.out_features,
                           self.provider.n_classes)
@@ -265,11 +265,11 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
         return search_space.check_arch(arch, self._space(arch))
 
 
-def _normalised_as(options: EvaluationOptions, meta: networks.SupernetInfo) -> EvaluationOptions:
-    """Returns the options with the mean and std that the supernet was trained with on this data."""
+def _prepared_as(options: EvaluationOptions, meta: networks.SupernetInfo) -> EvaluationOptions:
+    """Returns the options with how the supernet's own images of this data set were prepared."""
     if options.mean or options.std or meta.dataset != options.dataset:
         return options
-    return replace(options, mean=meta.mean, std=meta.std)
+    return replace(options, mean=meta.mean, std=meta.std, crop_scale=meta.crop_scale)
 
 
 class OFAEvaluator:

@@ -70,6 +70,7 @@ class EvaluationOptions(EvaluationSettings):
     Attributes:
         space_options: settings of the search space; without any, every resolution is accepted.
         mean, std: of the pixels in [0, 1] for each channel; None takes the data set's.
+        crop_scale: smallest part of an image that a random crop holds; None likewise.
         drop_rate: dropout before the new classifier of the fine-tuning; the original's is 0.2.
         drop_connect_rate: drop path of its last block; it grows linearly with depth.
         device: `cpu` or `cuda:0`, ...; None is a GPU where there is one.
@@ -84,6 +85,7 @@ class EvaluationOptions(EvaluationSettings):
     space_options: dict[str, Any] = field(default_factory=dict)
     mean: list[float] | None = None
     std: list[float] | None = None
+    crop_scale: float | None = None
     drop_rate: float = 0.2
     drop_connect_rate: float = 0.0
     device: str | None = "cpu"

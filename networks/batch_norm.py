@@ -1,7 +1,7 @@
 """Batch-norm statistics of a subnet, recomputed on its own activations."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -79,3 +79,59 @@ def recalibrate_bn(net: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     for observer in observers:
         observer.finish()
     return n_images
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of each channel, (c,) each."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+@torch.no_grad()
+def input_moments(net: nn.Module, modules: Sequence[nn.Module],
+                  batches: Iterable[torch.Tensor]) -> dict[nn.Module, Moments]:
+    """Returns the moments of the input of each of the modules, over all images (b, 3, r, r).
+
+    The network runs in evaluation mode; its mode is kept.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    sums: dict[nn.Module, list[Any]] = {module: [0, 0.0, 0.0] for module in modules}
+
+    def observe(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        x = inputs[0].to(widest_float(inputs[0].device)).transpose(0, 1).flatten(1)
+        for i, value in enumerate((x.shape[1], x.sum(1), x.square().sum(1))):
+            sums[module][i] += value
+
+    hooks = [module.register_forward_pre_hook(observe) for module in modules]
+    device, was_training = device_of(net), net.training
+    net.eval()
+    try:
+        for images in batches:
+            net(to_device(images, device))
+    finally:
+        net.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if not all(n for n, *_ in sums.values()):
+        raise ValueError("no images to compute moments on")
+    return {module: Moments((total / n).float(),
+                            (squares / n - (total / n).square()).clamp(min=0).float())
+            for module, (n, total, squares) in sums.items()}
+
+
+@torch.no_grad()
+def set_statistics(bn: Any, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    """Gives a BN layer other running statistics; what it computes with them stays, by its weights.
+
+    Args:
+        bn: changed in place.
+        mean, variance: of its input, (c,) each.
+    """
+    before, after = ((value + bn.eps).sqrt() for value in (bn.running_var, variance))
+    bn.bias += bn.weight * (mean - bn.running_mean) / before
+    bn.weight *= after / before
+    bn.running_mean.copy_(mean)
+    bn.running_var.copy_(variance)

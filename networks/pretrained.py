@@ -7,16 +7,19 @@ Weights are read in the naming of timm and in that of EfficientNet-PyTorch, from
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from msunas_timm.chains import BLOCKS, convs_of
+from networks.batch_norm import input_moments, set_statistics
 from networks.checkpoints import StateDict, load_checkpoint, load_state
+from networks.timm_chain import sort_hidden
 from utils.errors import UserError, one_line
 from utils.registry import TIMM
 
@@ -58,6 +61,29 @@ def fill_pretrained(supernet: Any, weights: str) -> str:
     _load(supernet, {**counters, **known}, own, source)
     supernet.re_organize_middle_weights()
     return source
+
+
+@torch.no_grad()
+def fit_to_pictures(supernet: Any, batches: Iterable[Tensor]) -> None:
+    """Prepares pretrained weights for pictures unlike those that they were trained on.
+
+    The whole network computes what it did. Its batch normalisation gets the statistics of these
+    pictures, with scales and shifts that make up for the change. Otherwise statistics that are
+    computed anew, in training and for each subnet, amplify what these pictures have little of, as
+    the fine detail of enlarged ones. Hidden channels are sorted by the variance that they add to
+    the output of their block on these pictures, the largest first.
+
+    Args:
+        supernet: a supernet of `timm:NAME`, its whole network active; changed in place.
+        batches: of normalised images (b, 3, r, r).
+    """
+    norms = [module for module in supernet.modules() if isinstance(module, _BatchNorm)]
+    projections = [list(convs_of(block))[-1][0] for block in supernet.blocks]
+    moments = input_moments(supernet, [*norms, *projections], batches)
+    for norm in norms:
+        set_statistics(norm, *moments[norm])
+    for block, projection in zip(supernet.blocks, projections, strict=True):
+        sort_hidden(block, moments[projection].variance)
 
 
 def _load(supernet: Any, state: StateDict, own: Mapping[str, Tensor], source: str) -> None:

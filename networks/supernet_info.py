@@ -69,6 +69,7 @@ class SupernetInfo:
         class_names: their names, in the order of the outputs.
         mean, std: that the images were normalised with, one for each channel.
         transform: evaluation transform, `crop` or `squash`.
+        crop_scale: smallest part of an image that its random crops held, 0..1.
         width: width multiplier.
         n_outputs: outputs of the classifier by the shape of its weights, which older checkpoints
             have too; not stored.
@@ -83,6 +84,7 @@ class SupernetInfo:
     mean: list[float] | None = None
     std: list[float] | None = None
     transform: str | None = None
+    crop_scale: float | None = None
     width: float | None = None
     n_outputs: int | None = None
 
@@ -134,6 +136,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {  # in the order of the fields
     "vld_size": _is_count, "n_classes": _is_count,
     "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb,
     "std": lambda value: _is_rgb(value, 1e-6), "transform": _is_text,
+    "crop_scale": lambda value: type(value) in (int, float) and 0 < value <= 1,
     "width": lambda value: type(value) in (int, float) and 0 < value < 100}
 
 

@@ -147,18 +147,27 @@ class ElasticChain(TimmChain):
             sort_hidden(block)
 
 
-def sort_hidden(block: nn.Module) -> None:
-    """Sorts the hidden channels of a block in place; what it computes stays."""
+def sort_hidden(block: nn.Module, variance: Tensor | None = None) -> None:
+    """Sorts the hidden channels of a block in place; what it computes stays.
+
+    Args:
+        block: of `msunas_timm.chains.BLOCKS`.
+        variance: of each hidden channel where the projection reads it, (hidden,): channels are
+            sorted by what they add to that of the output. None: by the L1 norm of the weights.
+    """
     convs = list(convs_of(block))
     full = [i for i, (conv, _) in enumerate(convs) if conv.groups == 1]
     first, last = full[0], full[-1]
     if first == last:
         return
-    order = convs[last][0].weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
+    weight = convs[last][0].weight
+    importance = weight.abs().sum((0, 2, 3)) if variance is None else \
+        weight.square().sum((0, 2, 3)) * variance
+    order = importance.argsort(descending=True, stable=True)
     for conv, norm in convs[first:last]:
         for module in (conv, norm):
             _permute(module, order)
-    convs[last][0].weight.copy_(convs[last][0].weight[:, order])
+    weight.copy_(weight[:, order])
     se: Any = getattr(block, "se", None)
     if isinstance(se, SqueezeExcite):
         se.conv_reduce.weight.copy_(se.conv_reduce.weight[:, order])

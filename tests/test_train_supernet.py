@@ -278,9 +278,8 @@ def test_resuming_with_other_settings_is_refused(provider, tmp_path):
 def test_crops_are_as_large_as_asked_for(tmp_path):
     for split in ("train", "test"):
         layouts.class_folders(tmp_path / split, 2, 4)
-    provider = DataProvider("folder", str(tmp_path))
-    crops = {scale: next(iter(new_training(provider, crop_scale=scale).loader))[0]
-             for scale in (None, 0.08, 1.0)}
+    crops = {scale: next(iter(new_training(DataProvider(
+        "folder", str(tmp_path), crop_scale=scale)).loader))[0] for scale in (None, 0.08, 1.0)}
     assert torch.equal(crops[None], crops[0.08])
     assert not torch.equal(crops[None], crops[1.0])
 
@@ -290,9 +289,9 @@ def test_the_smallest_is_shown_where_it_is_trained(provider):
     names = []
     while not training.finished:
         training.train_one_epoch()
-        top1 = training.score_extremes("test")
-        assert all(0 <= value <= 100 for value in top1.values())
-        names.append(list(top1))
+        scores = training.score_extremes("test")
+        assert all(0 <= score["top1"] <= 100 for score in scores.values())
+        names.append(list(scores))
     assert names == [["largest"], ["smallest of the phase kernel", "largest"],
                      ["smallest of the phase depth", "largest"], ["smallest", "largest"]]
 
@@ -346,9 +345,9 @@ def test_defaults_follow_the_pictures():
 
 
 def test_defaults_of_pretrained_weights_follow_the_pictures():
-    assert default_resolutions(32, [1], pretrained=True) == [48, 56, 64]
-    assert default_resolutions(64, [1], pretrained=True) == [96, 112, 128]
-    assert default_resolutions(120, [1], pretrained=True) == [128, 148, 168]
+    assert default_resolutions(32, [1], pretrained=True) == [48, 72, 96]
+    assert default_resolutions(64, [1], pretrained=True) == [96, 128, 160]
+    assert default_resolutions(120, [1], pretrained=True) == [112, 136, 160]
     assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
     epochs = [default_epochs(4, n, 32, pretrained=True) for n in (100, 500, 10**6)]
     assert epochs == [[0, 0, 0, 30], [0, 0, 0, 10], [0, 0, 0, 6]]
@@ -363,10 +362,11 @@ def test_typed_flags_stay_with_pretrained_weights():
 
 def test_a_training_ends_when_nothing_improves(provider, tmp_path):
     training = new_training(provider, epochs=[9, 0, 0, 0], patience=2)
-    scores = [{"smallest": 10.0, "largest": 30.0}, {"smallest": 30.0, "largest": 20.0},
-              {"largest": 25.0}, {"largest": 24.0}]
+    scores = [{"smallest": {"loss": 3.0}, "largest": {"loss": 1.0}},
+              {"smallest": {"loss": 1.0}, "largest": {"loss": 2.0}},
+              {"largest": {"loss": 1.5}}, {"largest": {"loss": 1.6}}]
     assert [training.improves(score) for score in scores[:3]] == [True, True, False]
-    assert (training.best, training.stale, training.finished) == (25.0, 1, False)
+    assert (training.best, training.stale, training.finished) == (1.5, 1, False)
     training.save_state(tmp_path / "state")
     again = new_training(provider, epochs=[9, 0, 0, 0], patience=2)
     again.resume(tmp_path / "state")
@@ -376,9 +376,9 @@ def test_a_training_ends_when_nothing_improves(provider, tmp_path):
 
 
 def test_the_best_weights_are_kept(monkeypatch, tmp_path, capsys):
-    scores = iter([40.0, 60.0, 50.0, 50.0])
+    losses = iter([3.0, 1.0, 2.0, 2.0])
     monkeypatch.setattr(SupernetTraining, "score_extremes", lambda _, split: {
-        "largest": next(scores) if split == "valid" else 1.0})
+        "largest": {"loss": next(losses) if split == "valid" else 1.0, "top1": 10.0}})
     flags = ("--save", tmp_path / "net_w0.1", "--dataset", "digits", "--vld_size", 1000, *TINY,
              "--epochs", "9,0,0,0", "--eval_every", 1, "--patience", 2)
     train_supernet.main(train_supernet.get_args_parser().parse_args([str(word) for word in flags]))

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -14,7 +14,6 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from data_providers.transforms import train_geometry
 from networks.batch_norm import recalibrate_bn
 from networks.checkpoints import load_state, load_training_state, save_training_state
 from networks.folding import folded, speed_up
@@ -99,7 +98,7 @@ class SupernetTraining:
         epoch: epochs done, over all phases.
         batch: batches done of the present epoch.
         n_epochs: epochs of all phases.
-        best: the best mean accuracy on the validation images so far, in percent.
+        best: the lowest mean loss on the validation images so far.
         stale: measurements since then.
         measured: the epoch of the last measurement.
         phases: those of the space.
@@ -119,16 +118,13 @@ class SupernetTraining:
                             f"{len(recipe.epochs)}")
         self.settings = {**asdict(recipe), "search_space": space.name, **identity}
         self.epoch, self.batch, self.n_epochs = 0, 0, sum(recipe.epochs)
-        self.best, self.stale, self.measured = -1.0, 0, 0
+        self.best, self.stale, self.measured = float("inf"), 0, 0
         self.external = (None if external is None
                          else loops.KeptLogits(external, recipe.teacher_epochs))
         self.full: StaticNetwork | None = None
         self.step, self.optimizer = 0, self._new_optimizer()
-        size, scale = max(recipe.resolutions), recipe.crop_scale
         self.loader = provider.train_loader(
-            size, recipe.batch_size, seed=recipe.seed,
-            transform=None if scale is None else train_geometry(
-                replace(provider.info, crop_scale=scale), size),
+            max(recipe.resolutions), recipe.batch_size, seed=recipe.seed,
             drop_last=provider.n_train >= recipe.batch_size * self.world.size,
             rank=self.world.rank, world_size=self.world.size, device=self.world.device)
         self.scaler = torch.amp.GradScaler(device_of(net).type, enabled=recipe.amp == "float16")
@@ -140,12 +136,15 @@ class SupernetTraining:
         patience = self.recipe.patience
         return self.epoch == self.n_epochs or (patience is not None and self.stale >= patience)
 
-    def improves(self, top1: Mapping[str, float]) -> bool:
-        """Notes a measurement of the first process; returns whether it is the best so far."""
-        mean = sum(top1.values()) / max(len(top1), 1)
-        score = self.world.sum(torch.tensor(mean if self.world.primary else 0.0)).item()
-        better = score > self.best
-        self.best, self.stale = max(score, self.best), 0 if better else self.stale + 1
+    def improves(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
+        """Notes a measurement of the first process; returns whether it is the best so far.
+
+        Losses are compared: accuracies on few images are rough.
+        """
+        mean = sum(score["loss"] for score in scores.values()) / max(len(scores), 1)
+        loss = self.world.sum(torch.tensor(mean if self.world.primary else 0.0)).item()
+        better = loss < self.best
+        self.best, self.stale = min(loss, self.best), 0 if better else self.stale + 1
         self.measured = self.epoch
         return better
 
@@ -246,15 +245,15 @@ class SupernetTraining:
                 synchronize(self.world.device)
         return time.perf_counter() - began
 
-    def score_extremes(self, split: str) -> dict[str, float]:
-        """Returns the top-1 accuracy in percent of the smallest and the largest subnet.
+    def score_extremes(self, split: str) -> dict[str, dict[str, float]]:
+        """Returns what `loops.evaluate` measures of the smallest and the largest subnet.
 
         They are cut, calibrated and validated as in a search. The smallest is that of the trained
         phases; without one, where only the full network was trained.
         """
         phase = self.phases[self._position(self.epoch - 1)[0] if self.epoch and not self.batch
                             else self._position()[0]]
-        subnets, top1, device = Subnets(self.space, phase), {}, self.world.device
+        subnets, scores, device = Subnets(self.space, phase), {}, self.world.device
         archs = {"largest": subnets.largest}
         if phase.elastic:
             whole = phase == self.phases[-1]
@@ -265,8 +264,8 @@ class SupernetTraining:
             speed_up(net)
             recalibrate_bn(net, self.provider.calibration_batches(arch["r"], device=device))
             images = self.provider.eval_batches(split, arch["r"], device=device)
-            top1[name] = loops.evaluate(folded(net), images)["top1"]
-        return top1
+            scores[name] = loops.evaluate(folded(net), images)
+        return scores
 
     def save_state(self, path: str | Path, **extra: Any) -> None:
         """Writes what `resume` needs, and `extra` plain values."""
@@ -299,7 +298,7 @@ class SupernetTraining:
         self._begin_schedule()
         try:
             self.step, self.batch = int(state["step"]), int(state.get("batch", 0))
-            self.best, self.stale = float(state.get("best", -1)), int(state.get("stale", 0))
+            self.best, self.stale = float(state.get("best", "inf")), int(state.get("stale", 0))
             self.measured = int(state.get("measured", self.epoch))
             loops.load_optimizer(self.optimizer, state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -334,7 +333,7 @@ class SupernetTraining:
         needed = rule_class(self.recipe.rule).needs_teacher and self.external is None
         if needed and phase and self.full is None:
             self.full = self._full_network()
-        if self.phases[phase].name == "expansion":
+        if self.phases[phase].name == "expansion" and not self.settings.get("pretrained"):
             self.net.re_organize_middle_weights()  # the most important channels first
         self._begin_schedule()
 

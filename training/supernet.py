@@ -18,7 +18,7 @@ from data_providers import DataProvider
 from data_providers.table import get_dataset_info
 from data_providers.transforms import CROP_STEP
 from networks.checkpoints import load_weights, save_weights
-from networks.pretrained import fill_pretrained, statistics_of
+from networks.pretrained import fill_pretrained, fit_to_pictures, statistics_of
 from networks.supernet_info import SupernetInfo
 from networks.supernets import build_supernet, load_supernet
 from networks.warm_start import fill_from_network, with_classes
@@ -93,9 +93,9 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         due = training.epoch % args.eval_every == 0 or (patience and training.finished)
         if not (due and training.provider.n_valid and training.measured < training.epoch):
             return
-        top1 = training.score_extremes("valid") if world.primary else {}
-        say(world, f"  validation images: {_percent(top1)}")
-        if training.improves(top1) and patience and world.primary:
+        scores = training.score_extremes("valid") if world.primary else {}
+        say(world, f"  validation images: {_percent(scores)}")
+        if training.improves(scores) and patience and world.primary:
             save_weights(training.net, checkpoint, meta=meta(args, training))
         if patience and world.primary:
             save_state()
@@ -141,7 +141,7 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
     """Returns the training that the flags describe, at its beginning."""
     if args.teacher is not None:
         check_teacher(args.teacher, args.teacher_checkpoint)
-    provider = DataProvider.of(args, args.n_workers, **(
+    provider = DataProvider.of(args, args.n_workers, crop_scale=args.crop_scale, **(
         statistics_of(args.search_space) if args.pretrained else {}))
     if "crop_scale" in args.typed and CROP_STEP not in provider.info.train_aug:
         raise UserError(f"--crop_scale: no random part is cut out of the training images of "
@@ -158,6 +158,8 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
     flags = {**vars(args), "resolutions": resolutions, "epochs": epochs, "patience": patience}
     recipe = Recipe(**{field.name: flags[field.name] for field in fields(Recipe)})
     net = _network(args, provider.n_classes).to(world.device)
+    if args.pretrained and not args.resume:
+        fit_to_pictures(net, provider.calibration_batches(max(resolutions), device=world.device))
     return SupernetTraining(net, provider, recipe, space, world,
                             _teacher(args, provider, world, max(resolutions)),
                             **{name: getattr(args, name) for name in IDENTITY})
@@ -190,7 +192,8 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
     provider, recipe = training.provider, training.recipe
     facts = SupernetInfo(
         search_space=args.search_space, resolutions=recipe.resolutions,
-        vld_size=provider.vld_size, n_classes=provider.n_classes, **provider.facts())
+        vld_size=provider.vld_size, n_classes=provider.n_classes, crop_scale=recipe.crop_scale,
+        **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]
     source = training.net.meta.get("pretrained", args.pretrained)  # a resumed one reads none
@@ -259,5 +262,5 @@ def _teacher(args: argparse.Namespace, provider: Any, world: World, largest: int
     return InPrecision(net, args.teacher_amp or args.amp)
 
 
-def _percent(top1: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f} %" for name, value in top1.items())
+def _percent(scores: dict[str, dict[str, float]]) -> str:
+    return ", ".join(f"{name} {score['top1']:.2f} %" for name, score in scores.items())

@@ -13,7 +13,7 @@ from torch import nn
 import networks
 from networks import pretrained
 from networks.hub import Preprocessing, write_hub
-from networks.pretrained import fill_pretrained, statistics_of
+from networks.pretrained import fill_pretrained, fit_to_pictures, statistics_of
 from search_space import get_search_space
 from utils.errors import UserError
 
@@ -144,6 +144,52 @@ def test_smaller_subnets_keep_the_important_channels_and_the_centre_of_kernels(t
     assert torch.equal(ours.conv_pwl.weight, theirs.conv_pwl.weight[:, kept])
     assert torch.equal(ours.conv_dw.weight, theirs.conv_dw.weight[kept, :, 1:4, 1:4])
     assert torch.equal(ours.se.conv_expand.bias, theirs.se.conv_expand.bias[kept])
+
+
+def pictures(n=40, size=64):
+    """Smooth ones, as enlarged small pictures are."""
+    small = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    return nn.functional.interpolate(small, size=size, mode="bicubic").split(20)
+
+
+def test_fitted_to_pictures_the_network_computes_what_it_did(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "w.pth")
+    net = new_supernet()
+    fill_pretrained(net, str(tmp_path / "w.pth"))
+    fit_to_pictures(net, pictures())
+    assert_same(net, trained)
+
+
+def test_after_fitting_new_statistics_change_little(trained, tmp_path):
+    """As a training takes them from each batch, and an evaluation for each subnet."""
+    torch.save(trained.state_dict(), tmp_path / "w.pth")
+    batches, largest = pictures(), get_search_space(f"timm:{MODEL}").extremes()[1]
+    changes = []
+    for fitted in (False, True):
+        net = new_supernet()
+        fill_pretrained(net, str(tmp_path / "w.pth"))
+        if fitted:
+            fit_to_pictures(net, batches)
+        whole = networks.cut_subnet(net, largest).eval()
+        networks.recalibrate_bn(whole, batches)
+        with torch.inference_mode():
+            expected = trained(batches[0])
+            changes.append((whole(batches[0]) - expected).norm() / expected.norm())
+    assert changes[1] < 0.2 * changes[0]
+
+
+def test_channels_that_these_pictures_use_come_first(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "w.pth")
+    net = new_supernet()
+    fill_pretrained(net, str(tmp_path / "w.pth"))
+    fit_to_pictures(net, pictures())
+    projection, seen = net.blocks[3].conv_pwl, []
+    projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        for batch in pictures():
+            net(batch)
+    added = projection.weight.square().sum((0, 2, 3)) * torch.cat(seen).var((0, 2, 3))
+    assert (added.diff() <= 1e-4 * added.max()).all()
 
 
 def test_mean_and_std_are_those_of_the_network():
