@@ -266,6 +266,7 @@ def changed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
     """
     own, copy = with_own_table(flags, folder.with_name("first"))
     content = copy.read_bytes()
+    other = other_accuracies(content, flags[flags.index("--accuracy") + 1])
     process = start([*own, "--save", str(folder)], copy.parent)
     time.sleep(moment)
     family, worker = [], None
@@ -273,10 +274,10 @@ def changed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
         search = psutil.Process(process.pid)
         family, worker = search.children(recursive=True), a_worker(search, rng)
     if worker is not None:
-        column = flags[flags.index("--accuracy") + 1]
         with atomic_path(copy) as half:
-            half.write_bytes(other_accuracies(content, column))
-        worker.kill()
+            half.write_bytes(other)
+        with contextlib.suppress(psutil.NoSuchProcess):  # the search has just ended
+            worker.kill()
     output, _ = process.communicate()
     check_ended(process, output, 0, EXIT_BAD_INPUT)
     copy.write_bytes(content)
