@@ -192,8 +192,6 @@ def check_typed(settings: Settings, resumed: bool) -> list[str]:
             f"{', '.join(f'--{name}' for name in sorted(idle))}"] if idle else []
 
 
-
-
 def contradictions(settings: Settings) -> list[str]:
     """Returns a line for each setting that contradicts what the supernet was trained on."""
     trained, found = settings.supernet, []
