@@ -2,22 +2,25 @@
 
     python benchmarks/chaos.py TABLE [--kills 100] [--worker_kills 50] [--digits_kills 5]
         [--asynchronous_kills 50]
-        [--suspensions 50] [--renames 50] [--full_disks 30] [--copies 50]
+        [--suspensions 50] [--renames 50] [--full_disks 30] [--copies 50] [--moves 30]
+        [--changes 30]
         [--save benchmarks/results/chaos.md]
 
 TABLE is NAS-Bench-201 (`nasbench201_200epochs.csv.gz`): a small search of msunas.py that it answers
 takes seconds, and workers that need no torch. The search itself is killed (SIGKILL) and resumed, or
 one of its workers is killed; the search is stopped (SIGSTOP) for longer than the timeout of an
 evaluation; its folder is renamed; its disk is full after some files; a copy of it
-(`--resume A --save B`) is killed and started again; then kills with the
-embedded supernet of digits. The moments are uniform over the whole life of an
-undisturbed run, start-up included; those that came after the end, or before there was anything to
-disturb, are drawn again. Each run must end with files equal to the last byte and leave no process
-behind.
+(`--resume A --save B`) is killed and started again; it is killed and resumed from another folder
+after its table was moved; the accuracies in its table change and a worker is killed, so that
+another one reads the table; then kills with the embedded supernet of digits. The moments are
+uniform over the whole life of an undisturbed run, start-up included; those that came after the end,
+or before there was anything to disturb, are drawn again. Each run must end with files equal to the
+last byte and leave no process behind.
 """
 
 import argparse
 import contextlib
+import gzip
 import os
 import random
 import shutil
@@ -37,7 +40,7 @@ from common import ROOT, benchmark_parser, machine, table
 from cli.scripts import EXIT_BAD_INPUT, run_script
 from search.run_folder import EVENTS, RETRIES, SETTINGS
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import atomic_path, write_text
 from visualization.report import REPORT
 
 TABLE = ("--evaluator", "benchmarks.slow_table:SlowTable", "--search_space", "nasbench201",
@@ -67,20 +70,22 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--renames", type=int, default=50, help="folders renamed while in use")
     p.add_argument("--full_disks", type=int, default=30, help="searches whose disk is soon full")
     p.add_argument("--copies", type=int, default=50, help="kills of a copy of a search")
+    p.add_argument("--moves", type=int, default=30, help="searches whose table is moved")
+    p.add_argument("--changes", type=int, default=30, help="tables that change during a search")
     p.add_argument("--seed", type=int, default=0, help="of the moments")
     p.add_argument("--save", default="benchmarks/results/chaos.md", help="file for the table")
     return p
 
 
-def start(flags: list[str]) -> subprocess.Popen:
-    """Starts msunas.py."""
-    return subprocess.Popen([sys.executable, "msunas.py", *flags], cwd=ROOT, text=True,
+def start(flags: list[str], place: Path = ROOT) -> subprocess.Popen:
+    """Starts msunas.py in a folder."""
+    return subprocess.Popen([sys.executable, str(ROOT / "msunas.py"), *flags], cwd=place, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def finish(flags: list[str]) -> None:
+def finish(flags: list[str], place: Path = ROOT) -> None:
     """Runs msunas.py to its end."""
-    process = start(flags)
+    process = start(flags, place)
     output, _ = process.communicate()
     if process.returncode:
         raise UserError(f"msunas.py {' '.join(flags)} ended with {process.returncode}: "
@@ -221,6 +226,71 @@ def copied(flags: list[str], folder: Path, moment: float, rng: random.Random) ->
     return in_time, len(list(folder.parent.glob(".*.copy")))
 
 
+def with_own_table(flags: list[str], folder: Path) -> tuple[list[str], Path]:
+    """Copies the table into a folder; returns flags that name it relative to that, and the copy."""
+    i = flags.index("--table") + 1
+    folder.mkdir(exist_ok=True)
+    copy = Path(shutil.copy(flags[i], folder))
+    return [*flags[:i], copy.name, *flags[i + 1:]], copy
+
+
+def moved(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
+    """Kills the search, moves its table, and resumes from another folder, the table typed."""
+    own, copy = with_own_table(flags, folder.with_name("first"))
+    second = folder.with_name("second")
+    second.mkdir(exist_ok=True)
+    process = start([*own, "--save", str(folder)], copy.parent)
+    time.sleep(moment)
+    in_time = process.poll() is None
+    family = psutil.Process(process.pid).children(recursive=True) if in_time else []
+    process.kill()
+    process.communicate()
+    copy.rename(second / copy.name)
+    started = (folder / SETTINGS).exists()
+    finish(resumed(flags, "--resume", str(folder), "--table", copy.name) if started
+           else [*own, "--save", str(folder)], second)
+    finish(resumed(flags, "--resume", str(folder)))  # from anywhere: the new place is recorded
+    return in_time, outlived(family)
+
+
+def other_accuracies(content: bytes, column: str) -> bytes:
+    """Returns a compressed CSV file with one number in all rows of a column."""
+    head, *rows = gzip.decompress(content).decode().splitlines()
+    i = head.split(",").index(column)
+    cells = [row.split(",") for row in rows]
+    lines = [head, *(",".join([*row[:i], "50", *row[i + 1:]]) for row in cells)]
+    return gzip.compress("\n".join(lines).encode())
+
+
+def changed(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
+    """Changes the table's accuracies and kills a worker: the next one must not be believed.
+
+    The search stops, or had no need of another worker; with the old table it is resumed.
+    """
+    own, copy = with_own_table(flags, folder.with_name("first"))
+    content = copy.read_bytes()
+    other = other_accuracies(content, flags[flags.index("--accuracy") + 1])
+    process = start([*own, "--save", str(folder)], copy.parent)
+    time.sleep(moment)
+    family, worker = [], None
+    if process.poll() is None and (folder / "iter_0").exists():
+        search = psutil.Process(process.pid)
+        family, worker = search.children(recursive=True), a_worker(search, rng)
+    if worker is not None:
+        with atomic_path(copy) as half:
+            half.write_bytes(other)
+        with contextlib.suppress(psutil.NoSuchProcess):  # the search has just ended
+            worker.kill()
+    output, _ = process.communicate()
+    check_ended(process, output, 0, EXIT_BAD_INPUT)
+    copy.write_bytes(content)
+    if process.returncode:
+        if "they have changed since the search" not in output:
+            raise UserError(f"the reason is not named: {output[-2000:]}")
+        finish(resumed(flags, "--resume", str(folder)))
+    return worker is not None, outlived(family)
+
+
 class Found(NamedTuple):
     """What became of runs with a fault: how many were alike, had retries, left orphans."""
 
@@ -257,6 +327,10 @@ def main(args: argparse.Namespace) -> None:
     searched = [*TABLE, "--table", str(Path(args.table).resolve())]
     trials: list[tuple[str, Fault, list[str], int]] = [
         ("SIGKILL of --resume A --save B, then again (table)", copied, searched, args.copies),
+        ("SIGKILL of the search, its table moved, then --resume from elsewhere (table)", moved,
+         searched, args.moves),
+        ("the table changed, a worker killed, the table put back, then --resume (table)",
+         changed, searched, args.changes),
         ("the disk full, then --resume elsewhere (table)", full, searched, args.full_disks),
         ("the folder renamed, then --resume (table)", renamed, searched, args.renames),
         (f"SIGSTOP of the search for {SUSPENDED:g} s, evaluations limited to {TIMEOUT:g} s "

@@ -1,11 +1,11 @@
 """Accuracy of a network: cut, (fine-tune,) recalibrate, validate."""
 
-import hashlib
 import json
 import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -16,7 +16,7 @@ import search_space
 from cli.progress import progress_bar
 from data_providers import DataProvider
 from data_providers.table import CALIBRATION_BATCH
-from evaluator.base import Evaluator, NetStats
+from evaluator.base import Evaluator, NetStats, digest_of
 from evaluator.costs import Costs, millions, network_costs
 from evaluator.layers import config_layers
 from evaluator.options import SUPERNET, EvaluationOptions
@@ -207,12 +207,11 @@ class SupernetEvaluator(NetEvaluator, Evaluator):
 
     def fingerprint(self) -> str:
         """See `Evaluator.fingerprint`: of the names and labels of the images, and the weights."""
-        digest = hashlib.blake2b(digest_size=16)
-        for split in ("train", self.split):
-            digest.update(self.provider.images(split).listing(str(self.provider.path)).encode())
-        for tensor in self.supernet.state_dict().values():
-            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        listed = (self.provider.images(split).listing(str(self.provider.path)).encode()
+                  for split in ("train", self.split))
+        tensors = self.supernet.state_dict().values()
+        return digest_of(chain(listed, (tensor.cpu().flatten().view(torch.uint8).numpy()
+                                        for tensor in tensors)))
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> NetStats:
         """Returns the stats of one architecture; the same for the same seed and architecture.

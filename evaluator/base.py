@@ -1,9 +1,10 @@
 """The contract of evaluators: architecture -> stats, inside a worker; and the judge of stats."""
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from search_space import Arch
@@ -63,6 +64,14 @@ class Evaluator(ABC):
         A search is stopped where a worker that is built later has another one.
         """
         return ""
+
+
+def digest_of(parts: Iterable[Any]) -> str:
+    """Returns a digest of bytes-like parts, for `Evaluator.fingerprint`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def judge(stats: Any, kind: str = "accuracy") -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from acc_predictor.exported import ExportedPredictor, is_exported
-from evaluator.base import Evaluator
+from evaluator.base import Evaluator, digest_of
 from evaluator.costs import CostModel, millions
 from search_space import SEARCH_SPACES, Arch, get_search_space
 from utils.errors import UserError
@@ -113,10 +113,15 @@ class PredictorEvaluator(Evaluator):
         if trained not in (search_space, self.space.name):
             raise UserError(f"{oracle_path}: predicts the search space {str(trained)[:60]}, not "
                             f"{search_space}; name it with --search_space")
+        self._digest = digest_of([repr(exported).encode()])
         try:
             self._models = exported.fit(self.space)
         except UserError as error:
             raise UserError(f"{oracle_path}: {error}") from None
+
+    def fingerprint(self) -> str:
+        """See `Evaluator.fingerprint`: of the content of the file."""
+        return self._digest
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
         """See `Evaluator.evaluate`; `batch_scale` is without influence.
@@ -175,6 +180,10 @@ class OracleEvaluator(Evaluator):
                             f"{self.encoding.space}, not of {search_space}; choose it with "
                             f"--search_space {self.encoding.space}")
         self._costs: dict[int, CostModel] = {}
+
+    def fingerprint(self) -> str:
+        """See `Evaluator.fingerprint`: of the weights."""
+        return digest_of(array.tobytes() for layer in self.weights for array in layer)
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
         """See `Evaluator.evaluate`; `batch_scale` is without influence.

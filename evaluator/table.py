@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.base import Evaluator
+from evaluator.base import Evaluator, digest_of
 from search_space import Arch, get_search_space
 from search_space.table import Table, TabularSpace, parse_number, parse_numbers, read_table
 from utils.errors import UserError
@@ -44,6 +44,11 @@ class TableEvaluator(Evaluator):
         self.names = [name for name, cells in self.table.columns.items()
                       if name not in space.key_columns
                       and any(parse_number(cell) is not None for cell in cells)]
+
+    def fingerprint(self) -> str:
+        """See `Evaluator.fingerprint`: of the names of the columns and all cells."""
+        return digest_of("\0".join((name, *cells)).encode("utf-8", "surrogateescape")
+                         for name, cells in self.table.columns.items())
 
     def evaluate(self, arch: Arch, *, batch_scale: float = 1.0) -> dict[str, Any]:
         """Returns the figures of one architecture.

@@ -25,7 +25,7 @@ from networks.configs import choose_transform
 from networks.export import FORMATS, get_format
 from networks.preprocessing import Preprocessing
 from networks.supernet_info import TUNE_FIRST, SupernetInfo, check_classes
-from utils.errors import UserError, warn
+from utils.errors import UserError, one_line, warn
 from utils.files import own_folder, write_json
 from utils.flags import refuse_idle
 from utils.invocation import program
@@ -92,8 +92,11 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     announce(f"loading {args.source}" + (" and the images" if args.dataset else ""))
     formats = {name: get_format(name) for name in args.to}
-    network = load_network(args)
     folder = Path(args.save) if args.save else own_folder(Path(args.source).parent / "export")
+    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):  # how Python reads them
+        raise UserError(f"{folder}: not UTF-8, and the libraries of the formats take no such path; "
+                        "name another folder with --save")
+    network = load_network(args)
     report: dict[str, Any] = {}
     comparisons: dict[str, Comparison] = {}
     for name, form in formats.items():
@@ -151,7 +154,7 @@ def export_archive(args: argparse.Namespace) -> None:
         raise UserError(f"{found.file}: its search space is code of your own, so its genes have "
                         "no names")
     path = Path(args.save or found.folder) / "study.db"
-    title = found.folder.resolve().name
+    title = one_line(found.folder.resolve().name)  # which may be no UTF-8
     write_study(found.stats, found.sec_obj.split("+"), found.space, path, title)
     print(f"{path}: study {title!r} with {len(found.stats.archive)} trials; look at it with "
           f"{shlex.join(['optuna-dashboard', f'sqlite:///{path}'])}")

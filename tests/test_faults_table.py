@@ -13,7 +13,7 @@ ROWS, BUGS, MISLED = (
 
 
 def test_all_attacks_and_bugs_are_there():
-    assert [int(number) for number, *_ in ROWS] == list(range(1, 54))
+    assert [int(number) for number, *_ in ROWS] == list(range(1, 61))
     assert [int(number) for number, *_ in BUGS] == list(range(1, 16))
     assert [int(number) for number, *_ in MISLED] == list(range(1, 21))
 

@@ -251,8 +251,9 @@ class Scheduler:
         """Raises UserError where a worker has read other inputs than those before it."""
         if fingerprint is not None and fingerprint != (self._fingerprint or fingerprint):
             raise UserError("a worker that was started now lists other images, or reads other "
-                            "weights, than those before it: they have changed since the search "
-                            "was started, or are others on this machine; put them back and resume")
+                            "weights or another table, than those before it: they have changed "
+                            "since the search was started, or are others on this machine; put them "
+                            "back and resume")
         self._fingerprint = fingerprint or self._fingerprint
 
     def _refused(self, slot: int, outcome: Outcome) -> None:

@@ -82,10 +82,11 @@ def test_a_path_that_is_no_utf8_is_printed_and_logged(tmp_path):
     save = os.fsencode(tmp_path) + b"/run \xff\xe9"
     done = subprocess.run([sys.executable, "msunas.py", "--evaluator",
                            "tests.search.evaluators:Formula", "--save", save, "--n_doe", "4",
-                           "--iterations", "0"], cwd=ROOT, capture_output=True, timeout=120,
+                           "--iterations", "0", "--tensorboard"], cwd=ROOT, capture_output=True,
+                          timeout=120,
                           env={**os.environ, "MSUNAS_TEST_FAULTS": "{}", "LANG": "C.UTF-8"})
     assert done.returncode == 0, done.stderr
-    assert os.path.exists(save + b"/iter_0.stats")
+    assert os.path.exists(save + b"/iter_0.stats") and os.listdir(save + b"/tensorboard")
 
 
 @pytest.mark.parametrize(("flag", "value"), [

@@ -1,14 +1,17 @@
 """The oracle: the same answers as the OFA authors' own code gives, interpolated, repeatable."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from acc_predictor.exported import ExportedPredictor
 from evaluator import build_evaluator
 from evaluator.costs import CostModel, millions
-from evaluator.oracle import OracleEvaluator
+from evaluator.oracle import OracleEvaluator, PredictorEvaluator
 from search_space import OFASearchSpace, get_search_space
+from tests.conftest import ROOT
 from utils.errors import UserError
 
 WEIGHTS = "ofa_mbv3_acc_predictor.pth"
@@ -151,3 +154,19 @@ def test_other_files_are_refused(shared_data, tmp_path, name):
 def test_the_weights_must_be_named():
     with pytest.raises(UserError, match="--oracle_path"):
         OracleEvaluator()
+
+
+def test_a_worker_tells_which_predictor_it_has_read(oracle, shared_data):
+    assert oracle.fingerprint() == OracleEvaluator(shared_data / WEIGHTS).fingerprint() != ""
+    assert OracleEvaluator(shared_data / RESNET_WEIGHTS).fingerprint() != oracle.fingerprint()
+
+
+def test_a_worker_tells_which_exported_predictor_it_has_read(tmp_path):
+    exported = ExportedPredictor.read(ROOT / "data/digits_predictor.json")
+    found = []
+    for name, error in (("same", 0.0), ("other", 0.25)):
+        errors = [*exported.top1_err[:-1], exported.top1_err[-1] + error]
+        replace(exported, top1_err=errors).write(tmp_path / name)
+        found.append(PredictorEvaluator(str(tmp_path / name)).fingerprint())
+    assert PredictorEvaluator(str(ROOT / "data/digits_predictor.json")).fingerprint() == found[0]
+    assert found[0] != found[1]

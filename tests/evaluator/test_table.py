@@ -1,6 +1,7 @@
 """The evaluator of tables: figures of a row, clear refusals."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,17 @@ def test_texts_are_no_figures(tmp_path):
         evaluator.figures("remark")
     with pytest.raises(UserError, match="no column 'energy'"):
         evaluator.figures("energy")
+
+
+def test_a_worker_tells_which_rows_it_has_read(tmp_path):
+    (tmp_path / "moved").mkdir()
+    options, moved = write_table(tmp_path), write_table(tmp_path / "moved")
+    found = TableEvaluator("table", options).fingerprint()
+    assert found and TableEvaluator("table", moved).fingerprint() == found
+    path = Path(moved["table"])
+    *rows, last = path.read_text().splitlines()
+    path.write_text("\n".join([*rows, f"{last} "]) + "\n")
+    assert TableEvaluator("table", moved).fingerprint() != found
 
 
 def test_figures_of_the_benchmarks(shared_data):

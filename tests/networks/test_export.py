@@ -1,6 +1,7 @@
 """Exported files answer as the network that they come from, on random and on real images."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -233,6 +234,15 @@ class Wrong(Format):
     (["w", "--to", "optuna"], "--to optuna takes the folder of a search")])
 def test_bad_requests_fail_clearly(pair, fails_clearly, flags, match):
     fails_clearly("scripts/export.py", pair / "net.config", *flags, match=match)
+
+
+@pytest.mark.parametrize("form", ["pt2", "onnx", "safetensors"])
+def test_a_folder_that_is_no_utf8_is_refused_at_once(pair, fails_clearly, tmp_path, form):
+    """Of their libraries, one ended the process, one raised, one wrote what it could not read."""
+    save = os.fsdecode(os.fsencode(tmp_path) + b"/run \xff")
+    fails_clearly("scripts/export.py", pair / "net.config", pair / "net.inherited", "--to", form,
+                  "--skip_latency", "--save", save, match="not UTF-8")
+    assert not os.path.exists(save)
 
 
 @pytest.mark.parametrize("words", [(), ("--dataset", "digits")])

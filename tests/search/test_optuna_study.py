@@ -1,4 +1,7 @@
+import os
 import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,3 +86,13 @@ def test_the_command(stats, tmp_path, run_command, fails_clearly):
     assert len(optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
                .trials) == 8
     fails_clearly("scripts/export.py", tmp_path, "--to", "optuna", match="no iter_<i>.stats")
+
+
+def test_a_folder_that_is_no_utf8_gives_its_study_a_name(stats, tmp_path, run_command):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run \xff"))
+    folder.mkdir()
+    write_stats(folder / "iter_0.stats", stats)
+    done = run_command("scripts/export.py", folder, "--to", "optuna")
+    assert done.returncode == 0, done.stderr
+    copy = shutil.copy(folder / "study.db", tmp_path / "study.db")
+    assert optuna.get_all_study_names(f"sqlite:///{copy}") == [r"run \udcff"]
