@@ -197,12 +197,15 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
             print("\n".join(scores.lines()), file=sys.stderr)
             write_json(scores_file, scores.report(), indent=1)
         if evaluator and not evaluator.n_epochs:  # else the weights are still to be fine-tuned
+            from networks.supernet_info import read_supernet_info
             from search.model_cards import search_cards
 
             subnets.write_hubs(targets, nets, search_cards(
                 {target.name: target.record for target in targets}, where, settings["dataset"],
-                settings["supernet_path"], commands_of(args, found.settings),
-                evaluator.provider.n_valid, scores, deployed), evaluator)
+                settings["supernet_path"],
+                read_supernet_info(settings["supernet_path"]).pretrained,
+                commands_of(args, found.settings), evaluator.provider.n_valid,
+                scores, deployed), evaluator)
     return scores
 
 

@@ -29,7 +29,7 @@ from utils.files import read_json, write_json
 
 N_CLASSES, N_TEST = 4, 1000
 SPACE = "timm:tf_efficientnet_lite0"
-SIZES = (32, 48, 64)  # of the baseline, in pixels
+SIZES = (32, 48, 64, 96)  # of the baseline, in pixels
 RANDOM_NETS, CHOSEN = 3, 4
 
 
@@ -44,8 +44,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=int, default=8, help="epochs of the baseline, and from scratch")
     p.add_argument("--evaluations", type=int, default=40, help="of the search")
     p.add_argument("--steps", nargs="+", default=None,
-                   help="only these, without a table: supernet, plain32, plain48, plain64, search, "
-                        "random, scratch; None: all")
+                   help="only these, without a table: supernet, plain32, plain48, plain64, "
+                        "plain96, search, random, scratch; None: all")
     p.add_argument("--save", default="runs/pretrained", help="folder for all that is made")
     p.add_argument("--out", default="benchmarks/results/pretrained.md", help="file for the table")
     return p

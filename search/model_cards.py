@@ -16,7 +16,7 @@ UNSEEN = "nothing: neither the search nor the selection saw them"
 
 
 def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: str,
-                 supernet: str, commands: Mapping[str, str], n_images: int,
+                 supernet: str, pretrained: str | None, commands: Mapping[str, str], n_images: int,
                  scores: "Scores | None",
                  deployed: "Deployed | None" = None) -> list[Card]:
     """Returns a card for each network: what the search measured, and what `--rescore` did.
@@ -27,6 +27,7 @@ def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: s
         records: of the networks, by their names.
         where: the place of each on the front.
         dataset, supernet: that the search used.
+        pretrained: the weights that the supernet started from; None where none are known.
         commands: see `Card`.
         n_images: that the search scored on.
         scores: of the same networks, or None.
@@ -43,6 +44,8 @@ def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: s
         else:
             rows.append(Accuracy(scores.images, scores.n_images, scores.top1[i], UNSEEN))
         facts = {"supernet": supernet, "place on the front": where[i]}
+        if pretrained:
+            facts["pretrained weights"] = pretrained
         if deployed is not None:
             facts["latency on the device"] = deployed.facts()[i]
         cards.append(Card(name, dataset, facts, rows, commands, notes))

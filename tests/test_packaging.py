@@ -62,7 +62,7 @@ def test_helps_name_the_commands_that_are_there(monkeypatch, command, checkout, 
 def test_a_card_names_the_command_that_is_there(monkeypatch):
     def note():
         records = {"net": Record({}, 5.0, 1.0)}
-        return search_cards(records, ["1 of 1"], "digits", "w", {}, 100, None)[0].notes[0]
+        return search_cards(records, ["1 of 1"], "digits", "w", None, {}, 100, None)[0].notes[0]
 
     assert note().endswith("`python post_search.py --rescore` does.")
     monkeypatch.setattr("utils.invocation._FOLDER", Path("site-packages/msunas_cli/project"))

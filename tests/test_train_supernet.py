@@ -350,7 +350,7 @@ def test_defaults_of_pretrained_weights_follow_the_pictures():
     assert default_resolutions(120, [1], pretrained=True) == [112, 136, 160]
     assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
     epochs = [default_epochs(4, n, 32, pretrained=True) for n in (100, 500, 10**6)]
-    assert epochs == [[0, 0, 0, 30], [0, 0, 0, 10], [0, 0, 0, 6]]
+    assert epochs == [[0, 0, 0, 30], [0, 0, 0, 16], [0, 0, 0, 6]]
 
 
 def test_typed_flags_stay_with_pretrained_weights():

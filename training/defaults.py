@@ -19,7 +19,7 @@ SAMPLE = 16
 EPOCHS, IMAGES_OF_SMALL = 160, 600_000
 FIRST_SHARE = LAST_SHARE = 0.375
 # With pretrained weights: about this many images, within these epochs; small pictures are enlarged.
-IMAGES_OF_PRETRAINED, EPOCHS_OF_PRETRAINED = 5_000, (6, 30)
+IMAGES_OF_PRETRAINED, EPOCHS_OF_PRETRAINED = 8_000, (6, 30)
 LARGEST_BASE, LARGEST_TOP = 112, 160
 
 

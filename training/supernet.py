@@ -193,13 +193,12 @@ def meta(args: argparse.Namespace, training: SupernetTraining) -> dict[str, Any]
     facts = SupernetInfo(
         search_space=args.search_space, resolutions=recipe.resolutions,
         vld_size=provider.vld_size, n_classes=provider.n_classes, crop_scale=recipe.crop_scale,
+        pretrained=training.net.meta.get("pretrained", args.pretrained),  # a resumed one reads none
         **provider.facts())
     trained = [phase.name for phase, epochs in zip(training.phases, recipe.epochs, strict=True)
                if epochs]
-    source = training.net.meta.get("pretrained", args.pretrained)  # a resumed one reads none
-    return {**facts.to_json(), **({"pretrained": source} if source else {}),
-            "family": training.net.family, "width": training.net.width_mult, "phases": trained,
-            "epochs": recipe.epochs, "epochs_done": training.epoch}
+    return {**facts.to_json(), "family": training.net.family, "width": training.net.width_mult,
+            "phases": trained, "epochs": recipe.epochs, "epochs_done": training.epoch}
 
 
 @contextmanager
