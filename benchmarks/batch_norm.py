@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import benchmark_parser, machine, publish, table
+from common import add_supernet_flags, benchmark_parser, machine, publish, table
 from torch import nn
 
 from cli.scripts import run_script
@@ -121,12 +121,7 @@ def calibration(bench: Bench, archs: Sequence[Arch],
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = benchmark_parser(__file__, __doc__)
-    p.add_argument("--supernet", default="data/ofa_digits_d234_e346_k357_w0.35",
-                   help="checkpoint")
-    p.add_argument("--dataset", default="digits", help="data set")
-    p.add_argument("--data", help="its folder; digits needs none")
-    p.add_argument("--vld_size", type=count(1),
-                   help="validation images (default: as many as in the supernet's training)")
+    add_supernet_flags(p)
     p.add_argument("--subnets", type=count(2), default=300, help="of the comparison of folding")
     p.add_argument("--calibrated", type=count(2), default=100, help="of that of calibration")
     p.add_argument("--test", action="store_true", help="score on the test images")

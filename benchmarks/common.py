@@ -21,6 +21,18 @@ def benchmark_parser(script: str, doc: str | None) -> argparse.ArgumentParser:
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
+def add_supernet_flags(p: argparse.ArgumentParser) -> None:
+    """Adds the supernet and the images that a benchmark scores its subnets on."""
+    from cli.types import count
+
+    p.add_argument("--supernet", default="data/ofa_digits_d234_e346_k357_w0.35",
+                   help="checkpoint")
+    p.add_argument("--dataset", default="digits", help="data set")
+    p.add_argument("--data", help="its folder; digits needs none")
+    p.add_argument("--vld_size", type=count(1),
+                   help="validation images (default: as many as in the supernet's training)")
+
+
 def publish(text: str, path: str | Path | None = None) -> None:
     """Prints a report, and writes it where a file is named."""
     from utils.files import write_text

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from batch_norm import BATCH, Bench
-from common import benchmark_parser, machine, publish, table
+from common import add_supernet_flags, benchmark_parser, machine, publish, table
 
 from cli.scripts import run_script
 from cli.types import count
@@ -94,12 +94,7 @@ def calibration_rows(found: dict[int, np.ndarray], truth: np.ndarray,
 def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = benchmark_parser(__file__, __doc__)
-    p.add_argument("--supernet", default="data/ofa_digits_d234_e346_k357_w0.35",
-                   help="checkpoint")
-    p.add_argument("--dataset", default="digits", help="data set")
-    p.add_argument("--data", help="its folder; digits needs none")
-    p.add_argument("--vld_size", type=count(1),
-                   help="validation images (default: as many as in the supernet's training)")
+    add_supernet_flags(p)
     p.add_argument("--subnets", type=count(2), default=16, help="how many, drawn uniformly")
     p.add_argument("--draws", type=count(2), default=4, help="of calibration images, of each size")
     p.add_argument("--sizes", type=count(1), nargs="+", default=CALIBRATION,

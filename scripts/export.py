@@ -199,7 +199,6 @@ def load_network(args: argparse.Namespace) -> ExportedNetwork:
 
     net = build_from_config(config)
     load_weights(net, args.weights, args.use_ema, report=warn)
-    net.eval()
     mean, std = facts.mean and tuple(facts.mean), facts.std and tuple(facts.std)
     transform = choose_transform(None, config, args.dataset, args.source)
     names, n_classes = facts.class_names or [], net.classifier.out_features
@@ -211,8 +210,9 @@ def load_network(args: argparse.Namespace) -> ExportedNetwork:
         check_classes(args.source, n_classes, provider.n_classes, TUNE_FIRST)
         transform, mean, std = provider.info.eval_resize, provider.info.mean, provider.info.std
         names = names or provider.facts()["class_names"]
-    named = tuple(names) if len(names) == n_classes else ()
-    return ExportedNetwork(net, Preprocessing(resolution, transform, mean, std, named), provider)
+    images = Preprocessing(resolution, transform, mean, std,
+                           tuple(names) if len(names) == n_classes else ())
+    return ExportedNetwork(net.eval(), images, provider)
 
 
 def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
@@ -227,12 +227,11 @@ def export(network: ExportedNetwork, name: str, form: "Format", folder: Path,
     form.write(network.net, path, network.images)
     print(f"{path}: {form.notes}")
     try:
-        load = form.load
-        load(path, None)
+        form.load(path, None)
     except UserError as error:  # this system cannot run it
         print(f"  {error}")
         return {"file": str(path), "notes": form.notes, "largest": None}, None
-    comparison = compare(network, name, lambda threads: load(path, threads), args,
+    comparison = compare(network, name, lambda threads: form.load(path, threads), args,
                          sum(os.path.getsize(each) for each in form.written(path)))
     return {"file": str(path), "notes": form.notes, "largest": comparison.largest,
             **asdict(comparison)}, comparison
@@ -270,8 +269,7 @@ def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Names
     resolution, cores = network.images.resolution, os.cpu_count() or 1
     own, other = network.runner(), load(None)
     gaps = {"random": gap(own, other, random_images(resolution))}
-    accuracy: dict[str, float] = {}
-    n_images = 0
+    accuracy, n_images = dict[str, float](), 0
     if network.provider:
         images = real_images(network.batches(args.split, args.batch_size))
         gaps["real"] = gap(own, other, images)

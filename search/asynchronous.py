@@ -336,7 +336,8 @@ class _Jobs:
         exact, found, waiting = self.evaluations.prepare(batch.archs, batch.X, places)
         for i, outcome in found.items():
             self.search.tell(numbers[i], outcome)
-        work = self.search.costs.work(batch.X) / self.search.costs.work(batch.X).mean()
+        work = self.search.costs.work(batch.X)
+        work = work / work.mean()
         jobs = [Job("iter_{}/net_{}".format(*places[i]), batch.archs[i]) for i in waiting]
         for i, job in zip(waiting, jobs, strict=True):
             self._under_way[job.name] = numbers[i], exact[i], float(work[i])
