@@ -254,9 +254,8 @@ def export_int8(network: ExportedNetwork, folder: Path, args: argparse.Namespace
     images = calibration_arrays(network.batches("train", args.batch_size), args.calibration)
     quantise(source, path, images)
     print(f"{path}: 8-bit integers, calibrated on {sum(map(len, images))} training images")
-    comparison = compare(network, "int8", lambda threads: Onnx().load(path, threads), args,
-                         os.path.getsize(path))
-    return {"file": str(path), **asdict(comparison)}
+    return {"file": str(path), **asdict(compare(
+        network, "int8", lambda n: Onnx().load(path, n), args, os.path.getsize(path)))}
 
 
 def compare(network: ExportedNetwork, name: str, load: Any, args: argparse.Namespace,
