@@ -285,7 +285,7 @@ def changed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
     check_ended(process, output, 0, EXIT_BAD_INPUT)
     copy.write_bytes(content)
     if process.returncode:
-        if "they have changed since the search" not in output:
+        if "changed since the search" not in output.replace("\n", " "):
             raise UserError(f"the reason is not named: {output[-2000:]}")
         finish(resumed(flags, "--resume", str(folder)))
     return worker is not None, outlived(family)

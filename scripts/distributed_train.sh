@@ -4,7 +4,7 @@
 #        SCRIPT=train_cifar.py sh scripts/distributed_train.sh N DATA [flags of train_cifar.py]
 # Several machines: on each, set TORCHRUN_OPTIONS to torchrun's rendezvous, for example
 #   TORCHRUN_OPTIONS="--nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --rdzv_id 1"
-# PYTHON names another interpreter than that of .venv.
+# PYTHON names another interpreter than that of .venv (python3 where there is no .venv).
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 case ${1:-} in
@@ -14,7 +14,8 @@ case ${1:-} in
 esac
 n=$1
 shift
-python=${PYTHON:-$here/.venv/bin/python}
+[ -x "$here/.venv/bin/python" ] && venv=$here/.venv/bin/python || venv=python3
+python=${PYTHON:-$venv}
 script=$here/${SCRIPT:-train_imagenet.py}
 "$python" "$script" --check "$n" "$@"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -475,7 +475,8 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
         with get_engine(settings.backend, make_spec(settings, parts.objectives), slots=slots,
                         timeout=settings.timeout, retries=settings.retries,
                         memory_limit=None if limit is None else int(limit * GIB),
-                        ray_address=_ray_address(settings)) as engine:
+                        ray_address=_ray_address(settings),
+                        on_ready=lambda: check_files(settings, parts, folder, found)) as engine:
             progress.start(["python", *sys.argv])
             search = make_search(settings, parts, folder, engine, progress, retry_failed, start)
             if adopting:
@@ -487,6 +488,16 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
                  f"done: {last}; choose networks with: {command}"]
         progress.event("end", stats=str(last), post_search=command)
     return Ended(last, lines)
+
+
+def check_files(settings: Settings, parts: Parts, folder: RunFolder,
+                found: Mapping[str, str]) -> None:
+    """Raises UserError where files have changed between this process's reading and a worker's.
+
+    The folder of the data is left out: its listing may take long, and only workers read it.
+    """
+    check_inputs(folder.path, found, fingerprints({**settings.to_json(), "data": None},
+                                                  parts.costs.used_luts))
 
 
 def _run_to_the_end(search: Search, settings: Settings, folder: RunFolder) -> Path:

@@ -33,7 +33,7 @@ CHANGEABLE = frozenset({
     "save", "download", "iterations", "n_gpus", "gpu", "n_workers", "cpu_workers", "backend",
     "ray_address", "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
 # Flags that name an input: on --resume another place is accepted where the content is the same.
-MOVABLE = ("supernet_path", "oracle_path", "table", "data")
+MOVABLE = ("supernet_path", "oracle_path", "table", "data", "warm_start")
 
 # The flags that change nothing, by evaluators that look an answer up and run no network.
 _OF_EVALUATIONS = frozenset({
@@ -235,10 +235,11 @@ def resume(typed: Mapping[str, Any], stored: Mapping[str, Any], source: str,
     settings = resolve({**stored, "save": source, **typed}, typed)
     changed = {name for name in typed if name in stored and name not in CHANGEABLE
                and getattr(settings, name) != stored[name]}
-    inputs = inputs or {}
-    comparable = changed.intersection(MOVABLE, inputs)
-    found = fingerprints(settings.to_json(), {}) if comparable else {}
-    changed -= {name for name in comparable if found.get(name) == inputs[name]}
+    before = {name: _of_flag(name, inputs or {})
+              for name in changed.intersection((*MOVABLE, "lut"))}
+    comparable = {name for name, digests in before.items() if digests}
+    found = fingerprints(settings.to_json(), parse_luts(settings.lut or [])) if comparable else {}
+    changed -= {name for name in comparable if before[name].items() <= found.items()}
     if changed:
         listed = [f"--{name} is {_shown(getattr(settings, name))}, was {_shown(stored[name])}"
                   + _difference(name, comparable, found) for name in sorted(changed)]
@@ -271,11 +272,17 @@ def rebased(stored: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return {**stored, **found}
 
 
+def _of_flag(name: str, digests: Mapping[str, str]) -> dict[str, str]:
+    """Returns the fingerprints of what a flag names; --lut may name several files."""
+    return {key: digest for key, digest in digests.items() if key.partition(" ")[0] == name}
+
+
 def _difference(name: str, comparable: Collection[str], found: Mapping[str, str]) -> str:
     """Returns how an input differs from that of another place; nothing for other settings."""
     if name not in comparable:
         return ""
-    return " with another content" if name in found else " (the new one is not there to compare)"
+    return (" with another content" if _of_flag(name, found)
+            else " (the new one is not there to compare)")
 
 
 def _shown(value: Any) -> str:

@@ -19,10 +19,12 @@ from search.settings import DERIVED, SPACE_OPTIONS, Settings
 from tests.conftest import ROOT
 from tests.published import MIGRATING, published_commands
 
+# No part of the project: results, and environments and caches, whose names begin with a dot.
+OTHERS = re.compile(r"\.|runs$")
 DOCUMENTS = [path for path in sorted(ROOT.rglob("*.md"))
-             if not {".venv", "runs", ".pytest_cache"} & set(path.relative_to(ROOT).parts)]
+             if not any(map(OTHERS.match, path.relative_to(ROOT).parts))]
 SOURCES = [path for path in sorted(ROOT.rglob("*.py"))
-           if path.relative_to(ROOT).parts[0] not in {".venv", "tests", "benchmarks", "runs"}]
+           if not re.match(r"\.|runs$|tests$|benchmarks$", path.relative_to(ROOT).parts[0])]
 SHELL = sorted((ROOT / "scripts").glob("*.sh"))
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))

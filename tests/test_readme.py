@@ -12,7 +12,7 @@ from data_providers.table import DIGITS_SUPERNET
 from networks import cut_subnet, load_supernet, save_weights, write_config
 from networks.hub import Preprocessing, write_hub
 from search_space import OFASearchSpace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loads_folders
 
 
 def test_the_notebook_example_runs_in_fifteen_lines(tmp_path, run_command):
@@ -31,6 +31,7 @@ def test_the_notebook_example_runs_in_fifteen_lines(tmp_path, run_command):
 
 
 def test_five_lines_load_a_network_in_three_ways(tmp_path, run_command):
+    loads_folders()
     net = cut_subnet(load_supernet(ROOT / DIGITS_SUPERNET), OFASearchSpace([32]).extremes()[0])
     write_config(net, tmp_path / "net.config", resolution=32)
     save_weights(net, tmp_path / "net.inherited")

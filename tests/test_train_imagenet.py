@@ -2,7 +2,9 @@
 
 import copy
 import csv
+import os
 import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -156,7 +158,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, pretend_accelerator):
 def test_missing_data_is_one_line_under_sh(published):
     done = subprocess.run(["dash" if Path("/bin/dash").exists() else "sh",
                            "scripts/distributed_train.sh", "2", "absent", *map(str, published[1:])],
-                          cwd=ROOT, capture_output=True, text=True, timeout=100)
+                          cwd=ROOT, capture_output=True, text=True, timeout=100,
+                          env={**os.environ, "PYTHON": sys.executable})
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "absent: no such folder" in done.stderr

@@ -7,6 +7,7 @@ places where workers run: `local` (processes of this machine) or `ray` (actors o
 
 import importlib
 import os
+from collections.abc import Callable
 
 from evaluator.jobs.base import STATUSES, Devices, EvaluatorSpec, Job, Result, WorkerError
 from evaluator.jobs.in_process import InProcess
@@ -28,7 +29,8 @@ BACKENDS = {
 def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Devices],
                timeout: float | None = None, retries: int = 2,
                log_dir: str | os.PathLike | None = None, memory_limit: int | None = None,
-               ray_address: str | None = None) -> Scheduler:
+               ray_address: str | None = None,
+               on_ready: Callable[[], None] = lambda: None) -> Scheduler:
     """Returns an engine for `with get_engine(...) as engine: engine.run(jobs)`.
 
     Args:
@@ -41,6 +43,7 @@ def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Devices],
         memory_limit: bound in bytes of a `local` worker's address space; for workers on the CPU.
         ray_address: the cluster that `ray` joins; `auto` or None for the running one, and where
             none is running, for one that is started here and ended with the engine.
+        on_ready: called once, when the first worker is ready; what it raises ends the run.
 
     Raises:
         UserError: an unknown backend, an option that it lacks, or a number out of range.
@@ -62,4 +65,4 @@ def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Devices],
                         "addresses than there is memory")
     module, name = place.split(":")
     return Scheduler(getattr(importlib.import_module(module), name)(spec, slots, **options),
-                     timeout=timeout, retries=retries)
+                     timeout=timeout, retries=retries, on_ready=on_ready)

@@ -110,11 +110,16 @@ class Scheduler:
     others do its work; where there is no other, the run ends with the reason.
     """
 
-    def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2) -> None:
-        """Takes over the slots; `timeout` is in seconds and counts from the start of a job."""
+    def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2,
+                 on_ready: Callable[[], None] = lambda: None) -> None:
+        """Takes over the slots; `timeout` is in seconds and counts from the start of a job.
+
+        `on_ready` is called once, when the first worker has read what it needs.
+        """
         self._slots = slots
         self._timeout = timeout
         self._retries = retries
+        self._on_ready = on_ready
         # Every slot is in one of these, or was given up until the next run.
         self._closed = set(range(slots.n))
         self._ready: set[int] = set()
@@ -229,6 +234,8 @@ class Scheduler:
 
     def _settle_setup(self, slot: int, outcome: Outcome) -> None:
         if outcome.status == READY:
+            if not self._any_ready:
+                self._on_ready()
             self._any_ready = True
             self._lost_in_setup[slot] = 0
             self._check_inputs(outcome.stats.get("fingerprint"))

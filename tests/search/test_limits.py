@@ -2,15 +2,17 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluator.jobs import InProcess
 from evaluator.table import TableEvaluator
-from search import Search, SpaceCosts, make_objectives
+from search import Search, SpaceCosts, make_objectives, runner
 from search.objectives import LARGEST
 from search.progress import Progress
+from search.run_folder import RunFolder
 from search.settings import check_typed, contradictions, resolve
 from search.strategies.base import Strategy
 from search_space import get_search_space
@@ -91,6 +93,28 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(
         fails_clearly, tmp_path, flags, match):
     fails_clearly("msunas.py", *table_flags(tmp_path), *flags, match=match)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_table_that_changed_before_a_worker_read_it_is_noticed(tmp_path, monkeypatch):
+    options = {"search_space": "table", **write_table(tmp_path), "sec_obj": "latency_ms",
+               "n_doe": 8, "iterations": 1, "n_iter": 3, "n_gpus": 0, "cpu_workers": 1,
+               "save": str(tmp_path / "run")}
+    table = Path(options["table"])
+    content, get_engine = table.read_bytes(), runner.get_engine
+
+    def get_engine_later(*args, **kwargs):
+        table.write_bytes(content.replace(b"\r\n", b"1\n").replace(b"1\n", b"\n", 1))
+        return get_engine(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "get_engine", get_engine_later)
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match="what --table names has changed since the search"):
+        runner.run_search(resolve(options), folder)
+    assert not [*tmp_path.glob("run/iter_*.stats")]
+    monkeypatch.undo()
+    table.write_bytes(content)
+    ended = runner.run_search(resolve(options), folder, resumed=True)
+    assert ended.last.name == "iter_1.stats"
 
 
 def typing(settings, *flags):

@@ -111,6 +111,23 @@ def test_a_moved_supernet_or_data_set_is_known_by_its_fingerprint(tmp_path, flag
         resume({flag: path("new")}, settings, "run", {})
 
 
+def test_moved_latency_tables_are_known_by_their_fingerprints(tmp_path):
+    for name, text in {"old": "a: 1", "new": "a: 1", "other": "a: 2", "pi": "b: 1"}.items():
+        (tmp_path / name).write_text(text)
+
+    def luts(name: str) -> list[str]:
+        return [str(tmp_path / name), f"pi={tmp_path / 'pi'}"]
+
+    settings = Settings(evaluator="ofa", dataset="digits", lut=luts("old"),
+                        supernet_path=str(ROOT / "data/ofa_digits_d234_e346_k357_w0.35")).to_json()
+    inputs = fingerprints(settings, {"": str(tmp_path / "old"), "pi": str(tmp_path / "pi")})
+    assert resume({"lut": luts("new")}, settings, "run", inputs).lut == luts("new")
+    with pytest.raises(UserError, match="with another content"):
+        resume({"lut": luts("other")}, settings, "run", inputs)
+    with pytest.raises(UserError, match="with other flags"):  # the second is missing
+        resume({"lut": luts("new")[:1]}, settings, "run", inputs)
+
+
 def test_only_what_is_found_from_the_old_folder_is_rebased(tmp_path):
     for name in ("net", "lut.yaml", "measure"):
         (tmp_path / name).touch()
