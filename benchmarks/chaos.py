@@ -46,6 +46,13 @@ from visualization.report import REPORT
 TABLE = ("--evaluator", "benchmarks.slow_table:SlowTable", "--search_space", "nasbench201",
          "--accuracy", "cifar10_test_top1", "--n_doe", "50", "--iterations", "3", "--n_iter", "8")
 DIGITS = ("--dataset", "digits", "--n_doe", "50", "--iterations", "2", "--n_iter", "4")
+# The digits as PNG files, read again and again by two loading processes: nothing fits in the cache.
+STREAMED = ("--dataset", "folder", "--supernet_path", "data/ofa_digits_d234_e346_k357_w0.35",
+            "--n_epochs", "0", "--resolutions", "32", "40", "48", "--n_workers", "2", "--cache_gb",
+            "1e-6", "--vld_size", "200", "--n_doe", "10", "--iterations", "1", "--n_iter", "4",
+            "--cpu_workers", "1")
+LITTLE = ("unshare", "-rm", "bash", "-c",
+          'mount -t tmpfs -o size=$0k tmpfs /dev/shm && exec "$@"')  # $0: KiB
 
 TIMEOUT, SUSPENDED = 2.0, 3.0  # seconds
 # Bytes of a disk: some files of a search fit, all do not.
@@ -72,15 +79,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--copies", type=int, default=50, help="kills of a copy of a search")
     p.add_argument("--moves", type=int, default=30, help="searches whose table is moved")
     p.add_argument("--changes", type=int, default=30, help="tables that change during a search")
+    p.add_argument("--little_memory", type=int, default=10,
+                   help="searches with a small /dev/shm (needs mount namespaces)")
     p.add_argument("--seed", type=int, default=0, help="of the moments")
     p.add_argument("--save", default="benchmarks/results/chaos.md", help="file for the table")
     return p
 
 
-def start(flags: list[str], place: Path = ROOT) -> subprocess.Popen:
-    """Starts msunas.py in a folder."""
-    return subprocess.Popen([sys.executable, str(ROOT / "msunas.py"), *flags], cwd=place, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def start(flags: list[str], place: Path = ROOT, within: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Starts msunas.py in a folder; `within` is a command that runs another."""
+    return subprocess.Popen([*within, sys.executable, str(ROOT / "msunas.py"), *flags], cwd=place,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def finish(flags: list[str], place: Path = ROOT) -> None:
@@ -291,6 +300,15 @@ def changed(flags: list[str], folder: Path, moment: float, rng: random.Random) -
     return worker is not None, outlived(family)
 
 
+def cramped(flags: list[str], folder: Path, moment: float, rng: random.Random) -> tuple[bool, int]:
+    """Runs a search whose /dev/shm has between 64 KiB, less than a batch, and 64 MiB."""
+    process = start([*flags, "--save", str(folder)],
+                    within=(*LITTLE, str(int(2 ** rng.uniform(6, 16)))))
+    output, _ = process.communicate(timeout=600)
+    check_ended(process, output, 0)
+    return True, 0
+
+
 class Found(NamedTuple):
     """What became of runs with a fault: how many were alike, had retries, left orphans."""
 
@@ -323,6 +341,14 @@ def trial(fault: Fault, flags: list[str], n: int, rng: random.Random) -> Iterato
 
 def main(args: argparse.Namespace) -> None:
     """Runs the trials and writes the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = f"{folder}/pictures"
+        subprocess.run([sys.executable, "scripts/digits_folder.py", pictures], cwd=ROOT, check=True)
+        run_trials(args, pictures)
+
+
+def run_trials(args: argparse.Namespace, pictures: str) -> None:
+    """As `main`; `pictures` is the folder of the digits."""
     rng = random.Random(args.seed)
     searched = [*TABLE, "--table", str(Path(args.table).resolve())]
     trials: list[tuple[str, Fault, list[str], int]] = [
@@ -331,6 +357,8 @@ def main(args: argparse.Namespace) -> None:
          searched, args.moves),
         ("the table changed, a worker killed, the table put back, then --resume (table)",
          changed, searched, args.changes),
+        ("/dev/shm of 64 KiB to 64 MiB (pictures, two loading processes)", cramped,
+         [*STREAMED, "--data", pictures], args.little_memory),
         ("the disk full, then --resume elsewhere (table)", full, searched, args.full_disks),
         ("the folder renamed, then --resume (table)", renamed, searched, args.renames),
         (f"SIGSTOP of the search for {SUSPENDED:g} s, evaluations limited to {TIMEOUT:g} s "
