@@ -5,6 +5,7 @@ that wait for each other, a GPU that is idle. A model of whole networks, learned
 them, does not.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -258,6 +259,29 @@ def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
         chosen.append(pool[most])
         model, pool = model.condition_on(pool[most:most + 1]), np.delete(pool, most, axis=0)
     return np.array(chosen).reshape(-1, space.n_var)
+
+
+def with_measured(content: Mapping[str, Any], other: Mapping[str, Any],
+                  source: str | os.PathLike) -> dict[str, Any]:
+    """Returns the content of a file with the networks of another one, which replace its own.
+
+    Args:
+        content: of the file.
+        other: of the other one, `source`, with networks of the same space, width and figure.
+
+    Raises:
+        UserError: it is of other networks, or damaged.
+    """
+    try:
+        differing = [name for name in ("kind", "search_space", "width_mult")
+                     if content[name] != other[name]]
+        rows = {json.dumps(row["arch"], sort_keys=True): row for each in (content, other)
+                for row in each["measured"] if content["key"] in row}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: not a whole file of measured networks ({error})") from None
+    if differing:
+        raise UserError(f"{source}: its networks have another {', '.join(differing)}")
+    return {**content, "measured": list(rows.values())}
 
 
 def stated_mape(content: Mapping[str, Any]) -> float | None:
