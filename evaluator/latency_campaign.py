@@ -129,7 +129,7 @@ def add_measured(args: argparse.Namespace) -> None:
         refuse_code(content["search_space"], str(args.out))
     space = get_search_space(args.search_space or content["search_space"])
     write_json(args.out, with_error(args.out, content, space, args.seed))
-    print(f"{args.out}: {len(content['measured']) - before} networks added")
+    print(f"{args.out}: {len(content['measured'])} networks, {before} before")
 
 
 class Campaign:

@@ -326,7 +326,8 @@ class LearnedLatency:
 
     @classmethod
     def read(cls, path: str | os.PathLike, space: SearchSpace, n_classes: int = 1000,
-             width_mult: float = 1.0, key: str | None = None) -> Self:
+             width_mult: float = 1.0, key: str | None = None,
+             further: str | os.PathLike | None = None) -> Self:
         """Reads a file and learns from its measurements, for networks of these costs.
 
         Args:
@@ -334,11 +335,15 @@ class LearnedLatency:
             space: of the networks.
             n_classes, width_mult: of the networks.
             key: another figure of the measured networks than the one that the file was made for.
+            further: a file of networks that were measured since.
 
         Raises:
             UserError: it is missing, damaged, of another space or width, or holds too few networks.
         """
-        return cls(path, read_json(path, KIND), space, n_classes, width_mult, key)
+        content = read_json(path, KIND)
+        if further is not None:
+            content = with_measured(content, read_json(further, KIND), further)
+        return cls(path, content, space, n_classes, width_mult, key)
 
     def describe(self) -> str:
         """Returns a line on the file."""
