@@ -78,7 +78,7 @@ class MeasuringEngine:
                 if result.ok else result
 
     def _measured(self, job: Job) -> dict[str, float]:
-        values = {}
+        values: dict[str, float] = {}
         for tag, device in self.devices.items():
             row = device.measure(job.arch)
             values |= {name: row[figure] for name, figure in self.figures[tag].items()}
