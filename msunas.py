@@ -90,7 +90,8 @@ def _add_search_flags(p: argparse.ArgumentParser) -> None:
                    "what the evaluator reports, or your own as module:function")
     g.add_argument("--lut", nargs="+", action=Extend, help="latency table, or file of learned "
                    "latencies, for --sec_obj cpu, name=FILE for --sec_obj cpu@name, or "
-                   "'measure' to time the networks themselves "
+                   "'measure' to time the networks themselves; name='command:...' has "
+                   "a command measure them on a device, as in scripts/learn_latency.py "
                    f"(default: {DEFAULT_LUT})")
     add_flags(g, EVALUATION_FLAGS, "--runtime")
     g.add_argument("--constraint", help="limits that hold while searching, as "
@@ -133,10 +134,12 @@ def _add_device_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--ray_address", help="address of the Ray cluster; auto: the running one, else "
                    "one that is started here")
     g.add_argument("--timeout", type=amount, help="seconds after which an evaluation is stopped "
-                   "and recorded as failed (default: none)")
+                   "and recorded as failed (default: none; 300 for a network that a "
+                   "command measures)")
     g.add_argument("--memory_limit", type=amount, metavar="GIB",
                    help="addresses that a worker on the CPU may use (default: no limit)")
-    g.add_argument("--retries", type=count(0), help="new attempts when a worker or node is lost")
+    g.add_argument("--retries", type=count(0), help="new attempts when a worker or node is lost, "
+                   "or a command of --lut fails")
     g.add_argument("--retry_failed", action="store_true",
                    help="with --resume: evaluate and propose again what failed before")
 

@@ -82,7 +82,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "rescore.json, too (default: off)")
     p.add_argument("--command", metavar="TEXT",
                    help="measures the chosen networks on a device: prints the latency in ms; "
-                   "{model} is an ONNX file, {arch} the architecture in JSON, {r} the resolution; "
+                   "{model} is an ONNX file ({model:pt2}: in that format), {arch} the architecture "
+                   "in JSON, {r} the resolution; "
                    "in device.json, too (default: none)")
     p.add_argument("--old_naming", action="store_true",
                    help="write files that the original program reads")

@@ -1,7 +1,7 @@
 """Figures of a network on any device, by a command of the user: a script, ssh, adb, trtexec.
 
-The command runs without a shell. Its words may hold `{model}` (a file of the network), `{arch}` (a
-file of the architecture in JSON) and `{r}` (its resolution in pixels).
+The command runs without a shell. Its words may hold `{model}` (a file of the network; `{model:pt2}`
+in that format), `{arch}` (a file of the architecture in JSON) and `{r}` (its resolution in pixels).
 """
 
 import math
@@ -25,6 +25,7 @@ PLACEHOLDERS = ("{model}", "{arch}", "{r}")
 KEY = "ms"
 TIMEOUT_S, RETRIES, PAUSE_S = 300.0, 2, 1.0
 MAX_OUTPUT, SHOWN = 2**16, 120  # bytes that are read, characters that a message quotes
+_MODEL = re.compile(r"\{model:([^{}]+)\}")
 _NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]*\d)")
 
 
@@ -38,38 +39,53 @@ class DeviceCommand:
 
     Attributes:
         words: of the command line.
-        key: the figure that is asked for, among those that the command prints.
+        keys: the figures that are asked for, among those that the command prints; a single number
+            is the first of them.
         timeout: in seconds; then the command and its children are ended.
         retries: how often a command that failed is started again.
+        form: the format of `{model}`, where the command names one.
+        text: the command as it was typed.
     """
 
     words: tuple[str, ...]
-    key: str = KEY
+    keys: tuple[str, ...] = (KEY,)
     timeout: float = TIMEOUT_S
     retries: int = RETRIES
+    form: str | None = None
+    text: str = ""
 
     @classmethod
-    def parse(cls, text: str, **options: Any) -> "DeviceCommand":
+    def parse(cls, text: str, flag: str = "--command", **options: Any) -> "DeviceCommand":
         """Splits a command as a shell would.
 
+        Args:
+            text: the command.
+            flag: that named it, for messages.
+            options: see the attributes.
+
         Raises:
-            UserError: an open quote, no words, or nothing in it that names the network.
+            UserError: an open quote, no words, two formats, or nothing that names the network.
         """
+        place = f"{flag} {text[:SHOWN]!r}"
         try:
             words = shlex.split(text)
         except ValueError as error:
-            raise UserError(f"--command {text[:SHOWN]!r}: {error}") from None
+            raise UserError(f"{place}: {error}") from None
+        forms = dict.fromkeys(form for word in words for form in _MODEL.findall(word))
+        words = [_MODEL.sub("{model}", word) for word in words]
+        if len(forms) > 1:
+            raise UserError(f"{place}: one format of {{model}}, not {' and '.join(forms)}")
         if not any(name in word for word in words for name in PLACEHOLDERS[:2]):
-            raise UserError(f"--command {text[:SHOWN]!r}: write {{model}} where the file of the "
-                            "network belongs, or {arch} for the architecture in JSON")
-        return cls(tuple(words), **options)
+            raise UserError(f"{place}: write {{model}} where the file of the network belongs, or "
+                            "{arch} for the architecture in JSON")
+        return cls(tuple(words), form=next(iter(forms), None), text=text, **options)
 
     def needs(self, placeholder: str) -> bool:
         """Whether the command has that placeholder."""
         return any(placeholder in word for word in self.words)
 
     def measure(self, values: Mapping[str, object]) -> dict[str, float]:
-        """Returns the figures of a network, `key` among them.
+        """Returns the figures of a network, `keys` among them.
 
         Args:
             values: by placeholder, `{model}` and the others.
@@ -82,7 +98,7 @@ class DeviceCommand:
         for attempt in range(self.retries + 1):
             time.sleep(PAUSE_S * attempt)
             try:
-                return figures(run(words, self.timeout), self.key)
+                return figures(run(words, self.timeout), *self.keys)
             except DeviceError as error:
                 failure = error
         raise failure
@@ -134,26 +150,32 @@ def _quoted(text: str) -> str:
     return f": {one_line(last.strip())[:SHOWN]}" if last else ""
 
 
-def figures(text: str, key: str = KEY) -> dict[str, float]:
+def figures(text: str, *keys: str) -> dict[str, float]:
     """Returns the figures in what a command printed.
 
     They are the numbers of the last line that is a JSON object, or of the whole text; of a list of
-    samples the median. Without one, the last number is the figure `key`.
+    samples the median. Without one, the last number is the first of `keys`.
+
+    Args:
+        text: what was printed.
+        keys: the figures that are asked for; `ms` where none is named.
 
     Raises:
-        DeviceError: none of them is a number above 0 under `key`.
+        DeviceError: one of them is no number above 0.
     """
+    keys = keys or (KEY,)
     found = next((each for line in (*reversed(text.split("\n")), text)
                   if (each := _object(line)) is not None), None)
     if found is None:
         numbers = _NUMBER.findall(text)
-        found = {key: float(numbers[-1])} if numbers else {}
+        found = {keys[0]: float(numbers[-1])} if numbers else {}
         if not text.strip():
             raise DeviceError("printed nothing")
     known = {name: value for name, each in found.items()
              if (value := _figure(each)) is not None}
-    if known.get(key, 0) <= 0:
-        raise DeviceError(f"printed no number above 0 for {key!r}{_quoted(text)}")
+    for key in keys:
+        if known.get(key, 0) <= 0:
+            raise DeviceError(f"printed no number above 0 for {key!r}{_quoted(text)}")
     return known
 
 

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from evaluator.latency_model import (
     agreement,
     cross_validated,
     unsure_about,
+    with_measured,
 )
-from evaluator.network_file import NetworkFiles
-from search_space import DEFAULT, SEARCH_SPACES, Arch, SearchSpace, get_search_space, name_of
+from evaluator.measurements import Measurements, file_content
+from search_space import DEFAULT, SEARCH_SPACES, Arch, SearchSpace, get_search_space, refuse_code
 from search_space.base import rows_in
 from search_space.table import parse_number, read_table
 from utils.errors import UserError
@@ -30,10 +29,7 @@ from utils.files import parse_json, read_json, write_json
 from utils.flags import refuse_idle
 from utils.locks import Lock
 
-# Networks that are measured between two fits, and between two looks at the reference network.
-ROUND, REFERENCE_EVERY = 10, 10
-DRIFT = 0.1  # of the reference network, from which on it is reported
-MAX_FAILED = 3  # networks one after another
+ROUND = 10  # networks that are measured between two fits
 
 
 def learn_from_table(args: argparse.Namespace) -> None:
@@ -49,8 +45,8 @@ def learn_from_table(args: argparse.Namespace) -> None:
         X = np.array([space.encode(arch) for arch in archs])
     except UserError as error:
         raise UserError(f"{args.measured}: {error}") from None
-    content = file_content(args, space) | {
-        "key": args.column,
+    content = content_of(args, space) | {
+        "seed": args.seed, "key": args.column,
         "measured": [{"arch": archs[i], args.column: float(latency[i])} for i in known]}
     learned = LearnedLatency(args.measured, content, space, args.n_classes, content["width_mult"])
     tested = agreement(learned.values(X[others]), latency[others])
@@ -98,11 +94,42 @@ def space_of_archs(archs: list[Arch], name: str | None) -> SearchSpace:
                     if not name else f"--search_space {name}: {problem}")
 
 
-def file_content(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
-    """Returns what a file says of its networks, without any."""
-    return {"kind": KIND, "search_space": name_of(space), "n_classes": args.n_classes,
-            "width_mult": args.width or space.default_width, "seed": args.seed,
+def content_of(args: argparse.Namespace, space: SearchSpace) -> dict[str, Any]:
+    """Returns what the file of a command line says of its networks, without any."""
+    return {**file_content(space, args.n_classes, args.width or space.default_width),
             **({"prior": read_json(args.prior, KIND)} if args.prior else {})}
+
+
+def learned_from(path: Path, content: dict[str, Any], space: SearchSpace) -> LearnedLatency:
+    """Returns what the networks of a file teach."""
+    return LearnedLatency(path, content, space, content["n_classes"], content["width_mult"])
+
+
+def with_error(path: Path, content: dict[str, Any], space: SearchSpace,
+               seed: int) -> dict[str, Any]:
+    """Returns the content of a file with its cross-validated error, which is printed."""
+    error = cross_validated(learned_from(path, content, space).model, seed)
+    print(f"{path}: learned from {len(content['measured'])} networks; on networks that it has not "
+          f"seen: Spearman {error['spearman']:.3f}, mean error {error['mape']:.1%}, within 5 % "
+          f"{error['within5']:.0%}, within 10 % {error['within10']:.0%} of them")
+    return {**content, "error": error}
+
+
+def add_measured(args: argparse.Namespace) -> None:
+    """Learns the file `--out` again, with the networks of other files.
+
+    Raises:
+        UserError: one is damaged, or of other networks.
+    """
+    content = read_json(args.out, KIND)
+    before = len(content.get("measured") or [])
+    for path in args.add:
+        content = with_measured(content, read_json(path, KIND), path)
+    if args.search_space is None:
+        refuse_code(content["search_space"], str(args.out))
+    space = get_search_space(args.search_space or content["search_space"])
+    write_json(args.out, with_error(args.out, content, space, args.seed))
+    print(f"{args.out}: {len(content['measured'])} networks, {before} before")
 
 
 class Campaign:
@@ -117,66 +144,43 @@ class Campaign:
     """
 
     def __init__(self, args: argparse.Namespace, lock: Lock) -> None:
-        self.args, self.lock = args, lock
+        self.args = args
         self.space = get_search_space(args.search_space or DEFAULT, resolutions=args.resolutions)
-        self.command = DeviceCommand.parse(args.command, key=args.key, timeout=args.timeout,
-                                           retries=args.retries)
-        if not self.command.needs("{model}"):
-            refuse_idle(args.typed, {"without {model} in --command": ("--format",)})
-        self.content = file_content(args, self.space) | {
-            "key": args.key, "command": args.command, "format": args.format, "measured": [],
-            "reference": []}
+        command = DeviceCommand.parse(args.command, keys=(args.key,), timeout=args.timeout,
+                                      retries=args.retries)
+        if not command.needs("{model}") or command.form:
+            refuse_idle(args.typed, {"where --command does not ask for {model}, or names its "
+                                     "format": ("--format",)})
+        self.file = Measurements(args.out, content_of(args, self.space), self.space, command,
+                                 form=args.format, seed=args.seed, check=lock.check)
         self.failed: list[np.ndarray] = []
-        self.in_a_row = 0
-        self._take_up()
-        self.files = NetworkFiles(self.space, args.format, args.n_classes,
-                                  self.content["width_mult"])
+        if args.out.exists():
+            print(f"{args.out}: {len(self.file)} networks are measured already")
 
     def run(self) -> None:
         """Measures what is missing, and writes what was learned."""
-        folder = Path(tempfile.mkdtemp(prefix="learn_latency."))
         try:
             for X in self._rounds():
                 for x in X:
-                    self._measure(x, folder)
+                    self._measure(x)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{self.args.out} holds {len(self.content['measured'])} "
-                                    "networks; the same command resumes") from None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        self._finish()
+            raise KeyboardInterrupt(f"{self.args.out} holds {len(self.file)} networks; the same "
+                                    "command resumes") from None
+        self.file.content = with_error(self.args.out, self.file.content, self.space,
+                                       self.args.seed)
+        self.file.write()
 
-    def _take_up(self) -> None:
-        """Continues with the file, where there is one.
-
-        Raises:
-            UserError: it was measured in another way.
-        """
-        if not self.args.out.exists():
-            return
-        found = read_json(self.args.out, KIND)
-        other = [f"{name} {str(found.get(name))[:80]}, not {str(value)[:80]}"
-                 for name, value in self.content.items()
-                 if name not in ("measured", "reference") and found.get(name) != value]
-        if other:
-            raise UserError(f"{self.args.out}: measured in another way ({'; '.join(other)}); name "
-                            "another file with --out")
-        self.content |= {name: found.get(name) for name in ("measured", "reference")}
-        try:
-            n_found = len(self._tried())
-        except (TypeError, KeyError) as error:
-            raise UserError(f"{self.args.out}: damaged ({error}); name another file with "
-                            "--out") from None
-        print(f"{self.args.out}: {n_found} networks are measured already")
+    @property
+    def _missing(self) -> int:
+        return max(0, self.args.n - len(self.file))
 
     def _rounds(self) -> Iterator[np.ndarray]:
         """Gives vectors to measure, in random order, until there are enough measurements."""
         rng = np.random.default_rng(self.args.seed)
         first = self.space.initialize(max(MIN_NETWORKS, self.args.n // 2), rng=rng)
         yield rng.permutation(self._untried(np.array([self.space.encode(a) for a in first])))
-        while missing := max(0, self.args.n - len(self.content["measured"])):
-            n = min(missing, ROUND)
-            if len(self.content["measured"]) < MIN_NETWORKS:
+        while n := min(self._missing, ROUND):
+            if len(self.file) < MIN_NETWORKS:
                 chosen = self._untried(self.space.draw(n, rng))
             else:
                 chosen = unsure_about(self._model(), self._tried(), n, rng)
@@ -187,70 +191,24 @@ class Campaign:
 
     def _tried(self) -> np.ndarray:
         """Returns the (n, n_var) vectors of the networks that were measured or failed."""
-        rows = [self.space.encode(row["arch"]) for row in self.content["measured"]]
+        rows = [self.space.encode(row["arch"]) for row in self.file.content["measured"]]
         return np.array([*rows, *self.failed], dtype=int).reshape(-1, self.space.n_var)
 
     def _untried(self, X: np.ndarray) -> np.ndarray:
-        missing = max(0, self.args.n - len(self.content["measured"]))
-        return X[~rows_in(X, self._tried())][:missing]
+        return X[~rows_in(X, self._tried())][:self._missing]
 
     def _model(self) -> LatencyModel:
-        return LearnedLatency(self.args.out, self.content, self.space, self.args.n_classes,
-                              self.content["width_mult"]).model
+        return learned_from(self.args.out, self.file.content, self.space).model
 
-    def _measure(self, x: np.ndarray, folder: Path) -> None:
-        """Measures one network and writes the file, with the reference network now and then."""
-        if len(self.content["measured"]) // REFERENCE_EVERY >= len(self.content["reference"]):
-            self._look_at_reference(folder)
+    def _measure(self, x: np.ndarray) -> None:
+        """Measures one network, or leaves it out."""
         arch = self.space.decode(x)
+        shown = self.space.describe(arch)[:80]
         try:
-            figures = self._run(arch, folder)
+            figures = self.file.measure(arch)
         except DeviceError as error:
             self.failed.append(x)
-            self.in_a_row += 1
-            if self.in_a_row == MAX_FAILED:
-                raise UserError(f"{MAX_FAILED} networks one after another failed ({error}); "
-                                f"{self.args.out} holds {len(self.content['measured'])}; the same "
-                                "command resumes") from None
-            print(f"failed: {error}; left out: {self.space.describe(arch)[:80]}", file=sys.stderr)
+            print(f"failed: {error}; left out: {shown}", file=sys.stderr)
             return
-        self.in_a_row = 0
-        self.content["measured"].append({"arch": arch, **figures})
-        self._write()
-        print(f"{len(self.content['measured'])} of {self.args.n}: {figures[self.args.key]:.4g} "
-              f"{self.args.key}, {self.space.describe(arch)[:80]}", flush=True)
-
-    def _look_at_reference(self, folder: Path) -> None:
-        """Measures the reference network, and says when it differs from the first time."""
-        rng = np.random.default_rng(self.args.seed)
-        arch = self.space.decode(self.space.draw(1, rng)[0])
-        try:
-            value = self._run(arch, folder)[self.args.key]
-        except DeviceError as error:
-            print(f"failed: {error}; the reference network, which shows drift", file=sys.stderr)
-            return
-        self.content["reference"].append(value)
-        self._write()
-        change = value / self.content["reference"][0] - 1
-        if abs(change) > DRIFT:
-            print(f"the device drifts: the reference network takes {abs(change):.0%} "
-                  f"{'more' if change > 0 else 'less'} than at the beginning; is it warm, alone, "
-                  "and at a fixed clock?", file=sys.stderr)
-
-    def _run(self, arch: Arch, folder: Path) -> dict[str, float]:
-        return self.command.measure(self.files.values(self.command, arch, folder))
-
-    def _write(self) -> None:
-        self.lock.check()
-        write_json(self.args.out, self.content)
-
-    def _finish(self) -> None:
-        """Writes and prints how well the model predicts networks that it has not seen."""
-        model = self._model()
-        error = cross_validated(model, self.args.seed)
-        self.content["error"] = error
-        self._write()
-        print(f"{self.args.out}: learned from {len(self.content['measured'])} networks; on "
-              f"networks that it has not seen: Spearman {error['spearman']:.3f}, mean error "
-              f"{error['mape']:.1%}, within 5 % {error['within5']:.0%}, within 10 % "
-              f"{error['within10']:.0%} of them")
+        print(f"{len(self.file)} of {self.args.n}: {figures[self.args.key]:.4g} "
+              f"{self.args.key}, {shown}", flush=True)

@@ -5,6 +5,7 @@ that wait for each other, a GPU that is idle. A model of whole networks, learned
 them, does not.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -260,6 +261,29 @@ def unsure_about(model: LatencyModel, known: np.ndarray, n: int,
     return np.array(chosen).reshape(-1, space.n_var)
 
 
+def with_measured(content: Mapping[str, Any], other: Mapping[str, Any],
+                  source: str | os.PathLike) -> dict[str, Any]:
+    """Returns the content of a file with the networks of another one, which replace its own.
+
+    Args:
+        content: of the file.
+        other: of the other one, `source`, with networks of the same space, width and figure.
+
+    Raises:
+        UserError: it is of other networks, or damaged.
+    """
+    try:
+        differing = [name for name in ("kind", "search_space", "width_mult")
+                     if content[name] != other[name]]
+        rows = {json.dumps(row["arch"], sort_keys=True): row for each in (content, other)
+                for row in each["measured"] if content["key"] in row}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: not a whole file of measured networks ({error})") from None
+    if differing:
+        raise UserError(f"{source}: its networks have another {', '.join(differing)}")
+    return {**content, "measured": list(rows.values())}
+
+
 def stated_mape(content: Mapping[str, Any]) -> float | None:
     """Returns the mean error that a file of learned latencies states; None where it states none."""
     error = content.get("error")
@@ -302,7 +326,8 @@ class LearnedLatency:
 
     @classmethod
     def read(cls, path: str | os.PathLike, space: SearchSpace, n_classes: int = 1000,
-             width_mult: float = 1.0, key: str | None = None) -> Self:
+             width_mult: float = 1.0, key: str | None = None,
+             further: str | os.PathLike | None = None) -> Self:
         """Reads a file and learns from its measurements, for networks of these costs.
 
         Args:
@@ -310,11 +335,15 @@ class LearnedLatency:
             space: of the networks.
             n_classes, width_mult: of the networks.
             key: another figure of the measured networks than the one that the file was made for.
+            further: a file of networks that were measured since.
 
         Raises:
             UserError: it is missing, damaged, of another space or width, or holds too few networks.
         """
-        return cls(path, read_json(path, KIND), space, n_classes, width_mult, key)
+        content = read_json(path, KIND)
+        if further is not None:
+            content = with_measured(content, read_json(further, KIND), further)
+        return cls(path, content, space, n_classes, width_mult, key)
 
     def describe(self) -> str:
         """Returns a line on the file."""

@@ -4,17 +4,21 @@ PyTorch runs a network layer by layer from Python, which costs a small network m
 arithmetic; a runtime for deployment does not.
 """
 
+import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.progress import announce, progress_bar
+from evaluator.device_command import DeviceCommand, DeviceError
 from evaluator.layers import build_module, build_network, input_shape
-from evaluator.onnx_layers import INPUT, onnx_model
+from evaluator.onnx_layers import INPUT, onnx_model, write_onnx
 from evaluator.timing import (
     GROUP,
     Conditions,
@@ -25,9 +29,10 @@ from evaluator.timing import (
 )
 from search_space.layers import Layer
 from utils.errors import UserError
+from utils.flags import refuse_idle
 from utils.packages import advice, is_installed, require
 
-ONNXRUNTIME, TORCH = "onnxruntime", "torch"
+ONNXRUNTIME, TORCH, COMMAND = "onnxruntime", "torch", "command"
 PRECISION = "float32"
 ERRORS_ONLY = 3  # of onnxruntime's log
 
@@ -62,6 +67,24 @@ def _by_onnxruntime(networks: Sequence[Layers], under: Conditions) -> list[Laten
                    max_repeats=under.max_repeats)
 
 
+def _by_command(command: DeviceCommand, networks: Sequence[Layers],
+                under: Conditions) -> list[Latency]:
+    """Returns what a command says of each; the conditions are its own."""
+    return [Latency(ms, 0.0, 1, 0.0, ms, 0.0) for ms in (
+        _answer(command, layers) for layers in networks)]
+
+
+def _answer(command: DeviceCommand, layers: Layers) -> float:
+    with tempfile.TemporaryDirectory(prefix="measure.") as folder:
+        path = Path(folder) / "net.onnx"
+        write_onnx(layers, path)
+        try:
+            found = command.measure({"{model}": path, "{r}": layers[0].size})
+        except DeviceError as error:
+            raise UserError(f"{layers[0].key}: {error}; the same command resumes") from None
+    return found[command.keys[0]]
+
+
 def _session(layers: Layers, under: Conditions) -> Callable[[], object]:
     """Returns a call that runs layers once on random numbers."""
     import onnxruntime
@@ -94,6 +117,12 @@ RUNTIMES: Mapping[str, Runtime] = {
     ONNXRUNTIME: Runtime(_by_onnxruntime, ("onnxruntime", "onnx")),
     TORCH: Runtime(_by_torch, ("torch", "ofa")),
     "torch-compile": Runtime(partial(_by_torch, compiled=True), ("torch", "ofa"))}
+# Flags that say how this machine measures; a command has its own.
+OF_THIS_MACHINE = ("--runtime", "--device", "--threads", "--batch_size", "--rel_err",
+                   "--max_repeats")
+COMMAND_FLAG: dict[str, Any] = {
+    "metavar": "TEXT", "help": "measures on a device instead, as in scripts/learn_latency.py: "
+    "{model} is an ONNX file"}
 RUNTIME_FLAG: dict[str, Any] = {
     "choices": list(RUNTIMES),
     "help": f"what runs the networks that are measured (default: {ONNXRUNTIME} on a CPU where it "
@@ -122,6 +151,25 @@ def choose_runtime(name: str | None, device: str = "cpu") -> str:
     return name
 
 
+def choose_measure(args: argparse.Namespace) -> Measure:
+    """Returns what measures by a command line, whose `runtime` is then the name of it.
+
+    Raises:
+        UserError: flags that a command makes idle, or one that takes no ONNX file; or as
+            `choose_runtime`.
+    """
+    if args.command is None:
+        args.runtime = choose_runtime(args.runtime, args.device)
+        return RUNTIMES[args.runtime].measure
+    refuse_idle(args.typed, {"with --command": OF_THIS_MACHINE})
+    command = DeviceCommand.parse(args.command)
+    if not command.needs("{model}") or command.form not in (None, "onnx"):
+        raise UserError("--command: single layers are ONNX files; write {model} for them, or learn "
+                        "the latency of whole networks (scripts/learn_latency.py)")
+    args.runtime = COMMAND
+    return partial(_by_command, command)
+
+
 def described(name: str) -> dict[str, str]:
     """Returns what a table says of its runtime: the name, the precision, and versions."""
     return {"runtime": name, "precision": PRECISION,
@@ -146,12 +194,16 @@ def measure_networks(networks: Sequence[Layers], runtime: str,
     return RUNTIMES[runtime].measure(networks, under)
 
 
-def measured_in_groups(networks: Sequence[Layers], runtime: str,
+def measured_in_groups(networks: Sequence[Layers], measure: Measure,
                        under: Conditions) -> Iterator[list[Latency]]:
-    """Gives what `measure_networks` returns, a group at a time; shows a bar or lines on stderr."""
-    n = len(networks)
-    with watched_processor(n > 0 and under.device == "cpu" and under.threads == 1):
-        for start in progress_bar(range(0, n, GROUP), f"{GROUP} networks"):
-            yield measure_networks(networks[start:start + GROUP], runtime, under)
+    """Gives what a row of `RUNTIMES` measures, a group at a time; shows a bar or lines on stderr.
+
+    A command answers for one network at a time, elsewhere.
+    """
+    n, here = len(networks), any(row.measure is measure for row in RUNTIMES.values())
+    group = GROUP if here else 1
+    with watched_processor(here and n > 0 and under.device == "cpu" and under.threads == 1):
+        for start in progress_bar(range(0, n, group), f"{group} networks"):
+            yield measure(networks[start:start + group], under)
             if not sys.stderr.isatty():
-                announce(f"{min(start + GROUP, n)} of {n} measured")
+                announce(f"{min(start + group, n)} of {n} measured")

@@ -20,11 +20,14 @@ from evaluator.latency import WIDTHS, LookUpTable, read_header
 from evaluator.layers import read_config_layers, space_layers
 from evaluator.options import EVALUATION_FLAGS
 from evaluator.runtimes import (
+    COMMAND,
+    COMMAND_FLAG,
     ONNXRUNTIME,
     PRECISION,
     RUNTIME_FLAG,
     TORCH,
-    choose_runtime,
+    Measure,
+    choose_measure,
     described,
     measured_in_groups,
 )
@@ -84,6 +87,8 @@ def wanted_layers(args: argparse.Namespace) -> list[Layer]:
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the header: everything that two measurements must share to stand in one table."""
+    if args.runtime == COMMAND:
+        return {"unit": "ms", "runtime": COMMAND, "command": args.command}
     import torch
 
     cuda = args.runtime != ONNXRUNTIME and torch.device(args.device).type == "cuda"
@@ -148,6 +153,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--config", nargs="+", metavar="FILE",
                    help="measure the layers of these net.config files instead of a space's")
     p.add_argument("--runtime", **RUNTIME_FLAG)
+    p.add_argument("--command", **COMMAND_FLAG)
     add_flags(p, CONDITION_FLAGS, *(f"--{name}" for name in CONDITION_FLAGS))
     return p
 
@@ -155,25 +161,25 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Measures what the table lacks, and writes the table after every group of layers."""
     layers = wanted_layers(args)
-    under = Conditions.of(args)
-    args.runtime = choose_runtime(args.runtime, args.device)
+    under, measure = Conditions.of(args), choose_measure(args)
     with locked_beside(args.out, f"{args.out}: the table") as lock:
-        fill_table(args, layers, under, lock)
+        fill_table(args, layers, measure, under, lock)
 
 
-def fill_table(args: argparse.Namespace, layers: list[Layer], under: Conditions,
+def fill_table(args: argparse.Namespace, layers: list[Layer], measure: Measure, under: Conditions,
                lock: Lock) -> None:
     """Measures what the table lacks of `layers`; no other process may write it meanwhile."""
     header = conditions(args)
     entries = read_entries(args.out, header)
     missing = [layer for layer in layers if layer.key not in entries]
-    print(f"{len(layers)} distinct layers, {len(missing)} to measure on "
-          f"{header['device_name']} by {args.runtime}, threads {args.threads}, batch "
-          f"{args.batch_size}")
+    how = f"by {args.command}" if args.command else (
+        f"on {header['device_name']} by {args.runtime}, threads {args.threads}, batch "
+        f"{args.batch_size}")
+    print(f"{len(layers)} distinct layers, {len(missing)} to measure {how}")
     write_entries(args.out, header, entries)
     try:
         left = iter(missing)
-        for group in measured_in_groups([[layer] for layer in missing], args.runtime, under):
+        for group in measured_in_groups([[layer] for layer in missing], measure, under):
             entries |= {next(left).key: {"mean": each.mean, "var": each.var, "count": each.count}
                         for each in group}
             lock.check()

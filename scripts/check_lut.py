@@ -18,10 +18,18 @@ from cli.types import count, integers, number
 from evaluator.latency import WIDTHS, LookUpTable
 from evaluator.layers import space_layers
 from evaluator.options import EVALUATION_FLAGS
-from evaluator.runtimes import RUNTIME_FLAG, TORCH, choose_runtime, measured_in_groups
+from evaluator.runtimes import (
+    COMMAND,
+    COMMAND_FLAG,
+    RUNTIME_FLAG,
+    TORCH,
+    choose_measure,
+    measured_in_groups,
+)
 from evaluator.timing import CONDITION_FLAGS, Conditions
 from search_space import get_search_space
 from search_space.ofa import DEFAULT_RESOLUTIONS
+from utils.errors import UserError, one_line
 from utils.files import atomic_path
 from utils.invocation import program
 from utils.metrics import kendall, spearman
@@ -51,6 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="width multiplier (default: the first that the table holds)")
     p.add_argument("--runtime", **{**RUNTIME_FLAG, "help": "what runs the whole networks "
                                    "(default: the table's)"})
+    p.add_argument("--command", **COMMAND_FLAG)
     for name, options in CONDITION_FLAGS.items():
         changed = {"default": None, "help": f"{options['help']} (default: the table's, or "
                    f"{options['default']})"} if name in OF_THE_TABLE else {}
@@ -146,23 +155,27 @@ def main(args: argparse.Namespace) -> None:
     args = take_conditions(args, lut)
     under = Conditions.of(args)
     args = take_networks(args, lut)
-    args.runtime = choose_runtime(args.runtime, args.device)
+    if lut.runtime == COMMAND and args.command is None:
+        raise UserError(f"{args.lut}: measured by a command; name it with --command, so that it "
+                        "measures whole networks: "
+                        f"{one_line(lut.header.get('command', 'unknown'))[:200]}")
+    measure = choose_measure(args)
     space = get_search_space(args.search_space, resolutions=args.resolutions)
     width = space.default_width if args.width is None else args.width
     lut.require_space(space, args.n_classes, width)
     archs = space.sample(args.n, rng=np.random.default_rng(args.seed))
     networks = [space.layers(arch, args.n_classes, width) for arch in archs]
     looked_up = np.array([lut.latency(layers) for layers in networks])
-    announce(f"measuring {len(networks)} networks on {args.device} by {args.runtime}: about a "
+    announce(f"measuring {len(networks)} networks by {args.command or args.runtime}: about a "
              "second for each")
-    measured = np.array([each.mean for group in measured_in_groups(networks, args.runtime, under)
+    measured = np.array([each.mean for group in measured_in_groups(networks, measure, under)
                          for each in group])
     result = statistics(looked_up, measured)
     plot(args.out, looked_up, measured,
          f"{args.n} random subnets, Kendall tau {result['kendall_tau']:.3f}")
-    print(json.dumps({"table": str(args.lut), "n": args.n, "device": args.device,
-                      "runtime": args.runtime, "threads": args.threads,
-                      "batch_size": args.batch_size,
+    how = {"command": args.command} if args.command else {
+        name: getattr(args, name) for name in OF_THE_TABLE}
+    print(json.dumps({"table": str(args.lut), "n": args.n, "runtime": args.runtime, **how,
                       "width": width, "n_classes": args.n_classes,
                       "resolutions": args.resolutions, **result, "plot": str(args.out),
                       "verdict": verdict(result["kendall_tau"], result["mean_error_percent"])}))

@@ -4,6 +4,7 @@
     python scripts/learn_latency.py --command './on_pi.sh {model}' --prior here.json --n 20 \\
         --out pi.json
     python scripts/learn_latency.py --measured latencies.csv.gz --column pi --n 100
+    python scripts/learn_latency.py --add runs/pi/device_pi.json --out pi.json
 """
 
 import argparse
@@ -18,7 +19,7 @@ from cli.scripts import Parser, run_script
 from cli.types import amount, count, integers, number
 from evaluator.device_command import KEY, RETRIES, TIMEOUT_S
 from evaluator.latency import WIDTHS
-from evaluator.latency_campaign import Campaign, learn_from_table
+from evaluator.latency_campaign import Campaign, add_measured, learn_from_table
 from evaluator.latency_model import MIN_NETWORKS
 from networks.export import FORMATS
 from search_space import DEFAULT, NAMES
@@ -28,6 +29,7 @@ from utils.invocation import program
 from utils.locks import locked_beside
 
 OF_A_COMMAND = ("--resolutions", "--format", "--key", "--timeout", "--retries")
+OF_NEW_NETWORKS = ("--n", "--prior", "--n_classes", "--width")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -61,8 +63,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--resolutions", **integers(8, 4096),
                    help="input resolutions in px (default: those of the space)")
     g.add_argument("--format", default="onnx", metavar="NAME",
-                   help=f"of {{model}}: {', '.join(FORMATS)}, or module:Class of your own "
-                        "(default: %(default)s)")
+                   help=f"of {{model}}: {', '.join(FORMATS)}, or module:Class of your own; "
+                        "also as {model:NAME} (default: %(default)s)")
     g.add_argument("--key", default=KEY,
                    help="figure in the JSON that is learned, such as mj (default: %(default)s)")
     g.add_argument("--timeout", type=amount, default=TIMEOUT_S,
@@ -74,24 +76,32 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="table (.csv, .csv.gz) with the column arch: learns from --n random rows, "
                         "tests on the others, and prints one line of JSON")
     g.add_argument("--column", metavar="NAME", help="its column of latencies")
+    g.add_argument("--add", nargs="+", metavar="FILE",
+                   help="files of networks that searches have measured, device_<name>.json in "
+                        "their folders: --out is learned again with them")
     return p
 
 
 def main(args: argparse.Namespace) -> None:
-    """Learns from a command or from a table."""
-    if (args.command is None) == (args.measured is None):
-        raise UserError("name either a --command that measures a network, or a table --measured")
+    """Learns from a command, from a table, or again from more networks."""
+    if [args.command, args.measured, args.add].count(None) != 2:
+        raise UserError("name either a --command that measures a network, or a table --measured, "
+                        "or files to --add")
     if args.measured:
         if args.column is None:
             raise UserError("--measured needs --column, the name of the latencies in the table")
         refuse_idle(args.typed, {"with --measured": OF_A_COMMAND})
-        learn_from_table(args)
-    else:
-        refuse_idle(args.typed, {"without --measured": ("--column",)})
-        if args.out is None:
-            raise UserError("--command needs --out, the file of what is measured and learned")
-        with locked_beside(args.out, f"{args.out}: the measurements") as lock:
-            Campaign(args, lock).run()
+        return learn_from_table(args)
+    flag = "--add" if args.add else "--command"
+    refuse_idle(args.typed, {"without --measured": ("--column",)})
+    if args.out is None:
+        raise UserError(f"{flag} needs --out, the file of what is measured and learned")
+    if args.add:
+        refuse_idle(args.typed, {"with --add": (*OF_A_COMMAND, *OF_NEW_NETWORKS)})
+    with locked_beside(args.out, f"{args.out}: the measurements") as lock:
+        if args.add:
+            return add_measured(args)
+        return Campaign(args, lock).run()
 
 
 if __name__ == "__main__":

@@ -257,8 +257,8 @@ class Search:
     def restore(self) -> Self:
         """Loads the latest finished iteration of the folder, if there is one.
 
-        A file of the original does not name its second objective: exact objectives are computed
-        again.
+        Exact objectives are computed again where networks were measured since, and where a file of
+        the original does not name its second objective.
 
         Raises:
             UserError: a damaged file, or one of other objectives or another search space.
@@ -269,8 +269,9 @@ class Search:
         stats = archives.read_stats(path, check_arch=self.space.encode)
         self._check_origin(path, stats)
         self.X = self.space.encode_many(record.arch for record in stats.archive)
-        self.archive = list(stats.archive) if stats.sec_obj else self._exact_records(
-            path, stats.archive)
+        named = stats.sec_obj is not None
+        self.archive = list(stats.archive) if named and not self.costs.further else \
+            self._exact_records(path, stats.archive, named)
         done = int(path.stem.removeprefix("iter_"))
         archives.remove_previous(self.folder.iteration(done - 1), done, stats)
         if not self.retry_failed:
@@ -296,20 +297,24 @@ class Search:
             raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
                             f"is in {self.space.name}; take that space (--search_space)")
 
-    def _exact_records(self, path: Path, records: Sequence[Record]) -> list[Record]:
-        """Returns records of unnamed objectives, whose vectors are `self.X`, with values of ours.
+    def _exact_records(self, path: Path, records: Sequence[Record], named: bool) -> list[Record]:
+        """Returns records, whose vectors are `self.X`, with values of ours.
 
         Raises:
-            UserError: an objective of ours is known by evaluation only.
+            UserError: their objectives are not `named`, and one of ours is known by evaluation
+                only.
         """
-        unknown = [objective.name for objective in self.objectives if not objective.exact]
+        unknown = [objective.name for objective in self.objectives
+                   if not (objective.exact or named)]
         if unknown and records:
             raise UserError(f"{path}: does not name its second objective, and "
                             f"{', '.join(unknown)} cannot be computed; resume with flops or "
                             "params, or name the folder of its networks (iter_<i>)")
         if not records:
             return []
-        values = np.column_stack([objective.values(self.X) for objective in self.objectives])
+        values = np.column_stack([
+            objective.values(self.X) if objective.exact else [row.values[i] for row in records]
+            for i, objective in enumerate(self.objectives)])
         return [Record(record.arch, record.top1_err, row[0], tuple(row[1:]))
                 for record, row in zip(records, values.tolist(), strict=True)]
 

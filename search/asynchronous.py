@@ -64,7 +64,7 @@ class AsynchronousSearch(Search):
 
     def __init__(self, *arguments: Any, devices: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        if any(objective.measured for objective in self.objectives):
+        if any(objective.measured or objective.on_device for objective in self.objectives):
             raise UserError("--asynchronous: a latency is measured while nothing else runs, so "
                             "devices would wait for it; take it from a table (--lut), or search "
                             "without --asynchronous")

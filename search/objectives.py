@@ -1,12 +1,13 @@
 """The objectives of a search after the top-1 error: their names, units, directions and sources.
 
 An objective is counted (closed form), looked up in a latency table, learned from measured networks,
-measured on a device, or reported by the evaluator. The first three are exact: known for every
-architecture without evaluating it. What is learned has a standard deviation as well. Nothing is
-built before a value is asked for.
+measured by a worker or by a command, or reported by the evaluator. The first three are exact: known
+for every architecture without evaluating it. What is learned has a standard deviation as well.
+Nothing is built before a value is asked for.
 """
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 from evaluator.costs import COUNTED, CostModel
 from evaluator.latency import LookUpTable
 from evaluator.latency_model import LearnedLatency, is_learned
+from search.run_folder import COMMAND
 from search_space import SearchSpace
 from utils.errors import UserError
 from utils.registry import current_folder_last, why_not_imported
@@ -36,6 +38,7 @@ LATENCY = re.compile(r"(cpu|gpu)([1-9]\d{0,4})?(?:@(\w+))?", re.ASCII)
 _OF_FILE = re.compile(r"([a-z_]\w{0,60})@(\w+)", re.ASCII | re.IGNORECASE)
 _REPORTED = re.compile(r"([a-z_][\w ()\[\]/%.-]{0,60})(?::(min|max))?", re.ASCII | re.IGNORECASE)
 MEASURE = "measure"
+LATENCY_KEY = "cpu"  # what the latency by a command is called as an objective
 # Counted costs that a file of the original may hold without a name, and their correlation with it.
 RECORDED, LINEAR = ("flops", "params"), 0.99
 
@@ -47,7 +50,7 @@ class Objective:
     Attributes:
         name: as it is typed and written: `flops`, `cpu`, `gpu64`, `cpu@pi4`, `energy`.
         unit: of its values, such as `M` (millions) or `ms`; empty where it is not known.
-        source: `counted`, `table`, `measured` or `reported`.
+        source: `counted`, `table`, `learned`, `measured`, `command` or `reported`.
         key: its key in an evaluation's stats.
         maximise: whether more is better.
         device: `cpu` or `gpu` of a latency.
@@ -77,6 +80,11 @@ class Objective:
     def measured(self) -> bool:
         """Whether a worker measures it in a job of its own."""
         return self.source == "measured"
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a command measures it."""
+        return self.source == "command"
 
     @property
     def sign(self) -> float:
@@ -126,13 +134,23 @@ class SpaceCosts:
         space: the search space.
         n_classes: outputs of the classifier.
         width_mult: width multiplier of the supernet.
-        luts: latency tables and files of learned latencies by tag; the one without has the tag "".
+        luts: latency tables, files of learned latencies, and commands (`command:...`) by tag; the
+            one without has the tag "".
+        further: files of networks that were measured since, by the tag of what they add to.
+
+    Attributes:
+        luts: the files by tag.
+        commands: the commands by tag.
     """
 
     def __init__(self, space: SearchSpace, n_classes: int = 1000, width_mult: float = 1.0,
-                 luts: Mapping[str, str] | None = None) -> None:
+                 luts: Mapping[str, str] | None = None,
+                 further: Mapping[str, str | os.PathLike] | None = None) -> None:
         self.space, self.n_classes, self.width_mult = space, n_classes, width_mult
-        self.luts = dict(luts or {})
+        self.commands = {tag: path.removeprefix(COMMAND) for tag, path in (luts or {}).items()
+                         if path.startswith(COMMAND)}
+        self.luts = {tag: path for tag, path in (luts or {}).items() if tag not in self.commands}
+        self.further = dict(further or {})
         self._with_lut: dict[str, CostModel] = {}
         self._learned: dict[tuple[str, str | None], LearnedLatency] = {}
 
@@ -183,7 +201,8 @@ class SpaceCosts:
             return None
         if (tag, key) not in self._learned:
             self._learned[tag, key] = LearnedLatency.read(self.luts[tag], self.space,
-                                                          self.n_classes, self.width_mult, key)
+                                                          self.n_classes, self.width_mult, key,
+                                                          self.further.get(tag))
         return self._learned[tag, key]
 
     def latency_names(self) -> dict[str, str]:
@@ -248,6 +267,8 @@ def parse_luts(texts: Sequence[str]) -> dict[str, str]:
         tag, path = (tag, path) if separator and tag.isidentifier() else ("", text)
         if tag in found:
             raise UserError(f"--lut {text}: two tables with one name; write --lut name=FILE")
+        if path.startswith(COMMAND) and not tag:
+            raise UserError(f"--lut {text[:60]}: give the device a name: --lut pi='{COMMAND}...'")
         found[tag] = path
     return found
 
@@ -297,6 +318,9 @@ def _own(name: str, costs: SpaceCosts) -> Objective | None:
 
 def _make(name: str, costs: SpaceCosts, reported: bool) -> Objective:
     latency, of_file = LATENCY.fullmatch(name), _OF_FILE.fullmatch(name)
+    if of_file and of_file[2] in costs.commands:
+        unit = "ms" if of_file[1] == LATENCY_KEY else of_file[1]
+        return Objective(name, unit, "command", name)
     if name in COUNTED and (costs.available or not reported):
         return Objective(name, COUNTED[name], "counted", name, exact_values=costs.counted(name))
     if latency:

@@ -15,7 +15,7 @@ from utils import files
 from utils.errors import UserError
 from utils.invocation import calling
 from utils.locks import Lock, locked
-from utils.registry import code_in, refuse_untyped
+from utils.registry import as_typed, code_in, refuse_untyped
 
 SETTINGS = "settings.json"
 RETRIES = "retries.log"
@@ -25,6 +25,7 @@ LOCK = "search.lock"
 ONE_TIME = ("typed", "resume", "dry_run", "retry_failed", "accept_changed_inputs",
             "log_format", "tensorboard", "no_report", "download")
 # Flags that may name code, as module:Class: never taken from a file without being typed.
+COMMAND = "command:"  # in --lut: a command that would be run
 CODE_FLAGS = ("evaluator", "search_space", "predictor", "strategy", "sec_obj")
 # By these a settings file is known as that of a search.
 _SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
@@ -33,7 +34,7 @@ _SETTINGS_KEYS = ("sec_obj", "n_doe", "iterations")
 _NETWORKS = re.compile(r"net_\d+\.(subnet|stats)", re.ASCII)
 _PROPOSED = re.compile(r"net_\d+\.subnet", re.ASCII)
 _FILES = re.compile(rf"settings\.json|retries\.log|events\.jsonl|iter_\d+\.stats|"
-                    rf"{_NETWORKS.pattern}", re.ASCII)
+                    rf"device_\w+\.json|{_NETWORKS.pattern}", re.ASCII)
 _FOLDERS = {re.compile(r"iter_\d+", re.ASCII): _NETWORKS,
             re.compile("failed"): re.compile(r"it_\d+_net_\d+(\.log)?|worker\.log", re.ASCII)}
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]+\.tmp", re.ASCII)
@@ -44,7 +45,8 @@ class RunFolder:
 
     `iter_<i>/net_<j>.subnet` and `.stats`, `iter_<i>.stats`, `failed/it_<i>_net_<j>` (with `.log`),
     and of our own `settings.json`, `events.jsonl`, `retries.log` where evaluations had to be
-    started again, and, while the search runs, `search.lock`. No other name is ever copied or
+    started again, `device_<name>.json` where a command has measured networks, and, while the search
+    runs, `search.lock`. No other name is ever copied or
     removed; besides these, the command writes `report.html` and, if asked to, `tensorboard/`.
 
     While the folder is locked, every path that it gives is checked to be in that folder still.
@@ -69,6 +71,10 @@ class RunFolder:
     def iteration(self, iteration: int) -> Path:
         """Path of the archive after an iteration."""
         return self._at(f"iter_{iteration}.stats")
+
+    def device(self, name: str) -> Path:
+        """Path of the networks that a device has measured, see `evaluator.measurements`."""
+        return self._at(f"device_{name}.json")
 
     @property
     def settings(self) -> Path:
@@ -317,9 +323,12 @@ def check_code(source: str, stored: dict[str, Any], typed: set[str]) -> None:
     refuse_untyped(source, _trusted(stored), typed)
 
 
-def _trusted(settings: dict[str, Any]) -> dict[str, str]:
+def _trusted(settings: dict[str, Any]) -> dict[str, str | list[str]]:
     """Returns the flags that decide whose code is run: those must be typed, in every call."""
-    flags = code_in(settings, CODE_FLAGS)
+    flags: dict[str, str | list[str]] = {**code_in(settings, CODE_FLAGS)}
+    luts = [str(text) for text in settings.get("lut") or []]
+    if any(COMMAND in text for text in luts):
+        flags["lut"] = luts
     if settings.get("backend") == "ray" and settings.get("ray_address") not in (None, "auto"):
         flags["ray_address"] = str(settings["ray_address"])
     return flags
@@ -327,8 +336,8 @@ def _trusted(settings: dict[str, Any]) -> dict[str, str]:
 
 def resume_command(settings: dict[str, Any]) -> str:
     """Returns the command that resumes a search, with the flags that must be typed again."""
-    code = [part for name, value in _trusted(settings).items() for part in (f"--{name}", value)]
-    return shlex.join([*calling("msunas.py"), "--resume", str(settings["save"]), *code])
+    return shlex.join([*calling("msunas.py"), "--resume", str(settings["save"]),
+                       *as_typed(_trusted(settings))])
 
 
 def _is_leftover(name: str, names: re.Pattern) -> bool:

@@ -17,7 +17,9 @@ from acc_predictor import check_predictor, predictor_class, require_points
 from acc_predictor.exported import ExportedPredictor, is_exported
 from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
+from evaluator.device_command import DeviceCommand
 from evaluator.jobs import Devices, EvaluatorSpec, WorkerError, get_engine, plan_slots
+from evaluator.latency_model import is_learned
 from evaluator.options import EvaluationSettings
 from evaluator.runtimes import choose_runtime
 from evaluator.table import TableEvaluator
@@ -30,6 +32,7 @@ from search.evaluation import Engine
 from search.fingerprints import check_inputs, fingerprints, recorded_inputs
 from search.import_original import adopt, check_recorded
 from search.objectives import MEASURE, Objective, SpaceCosts, make_objectives, parse_luts
+from search.on_device import make_commands, with_devices
 from search.progress import Progress
 from search.run_folder import RunFolder, resume_command
 from search.settings import DEFAULT_LUT, IDLE, Settings, contradictions
@@ -62,10 +65,15 @@ class Parts(NamedTuple):
     objectives: list[Objective]
     costs: SpaceCosts
     constraints: Constraints
+    commands: dict[str, DeviceCommand]
 
 
-def make_parts(settings: Settings) -> Parts:
+def make_parts(settings: Settings, folder: RunFolder | None = None) -> Parts:
     """Returns the space, the objectives, the costs and the constraints of a search.
+
+    Args:
+        settings: of the search.
+        folder: of what it resumes; learned latencies take in what devices have measured since.
 
     Raises:
         UserError: an unknown name, a bad value, or a missing or unsuitable file.
@@ -84,7 +92,9 @@ def make_parts(settings: Settings) -> Parts:
         check_classes(settings.supernet_path, settings.supernet.n_outputs, settings.n_classes)
     luts = {tag: path for tag, path in parse_luts(settings.lut or []).items() if path != MEASURE}
     width = settings.supernet.width or width_from_name(settings.supernet_path or "")
-    costs = SpaceCosts(space, settings.n_classes or 1000, width, luts)
+    further = {tag: path for tag, text in luts.items() if folder and is_learned(text)
+               and (path := folder.device(tag)).exists()}
+    costs = SpaceCosts(space, settings.n_classes or 1000, width, luts, further)
     reported = reported_names(settings)
     objectives = make_objectives(settings.sec_obj, costs,
                                  reported=reported is None or bool(reported))
@@ -99,6 +109,7 @@ def make_parts(settings: Settings) -> Parts:
         raise UserError(f"--lut {MEASURE}: --sec_obj {settings.sec_obj} names no latency; write "
                         "cpu, say, or leave it out")
     check_runtime(settings, objectives)
+    commands = make_commands(objectives, costs, settings.timeout, settings.retries)
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
     for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
@@ -108,7 +119,7 @@ def make_parts(settings: Settings) -> Parts:
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
-    return Parts(space, objectives, costs, constraints)
+    return Parts(space, objectives, costs, constraints, commands)
 
 
 def check_reported(objective: Objective, settings: Settings, reported: list[str] | None) -> None:
@@ -358,7 +369,10 @@ def describe_settings(settings: Settings, parts: Parts, images: ImageCounts) -> 
     lines += [f"latency table {table.path}, measured on "
               f"{table.header.get('device_name', 'a device that it does not name')}"
               for table in parts.costs.tables()]
-    return lines + [learned.describe() for learned in parts.costs.learned_files()]
+    lines += [learned.describe() for learned in parts.costs.learned_files()]
+    return lines + [f"{objective.label} measured by {parts.costs.commands[tag]}"
+                    for objective in parts.objectives if objective.on_device
+                    for tag in [objective.name.partition("@")[2]]]
 
 
 def print_plan(settings: Settings, folder: RunFolder) -> None:
@@ -367,7 +381,7 @@ def print_plan(settings: Settings, folder: RunFolder) -> None:
     Raises:
         UserError: bad settings, or a missing input.
     """
-    n_slots, parts = len(make_slots(settings)), make_parts(settings)
+    n_slots, parts = len(make_slots(settings)), make_parts(settings, folder)
     start = starting_point(settings, parts, folder)
     n_doe = settings.n_doe if start is None or start.reason else 0
     planned = n_doe + settings.planned - settings.n_doe
@@ -436,7 +450,7 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
     Raises:
         UserError: bad settings, a missing or changed input, or workers that cannot start.
     """
-    parts = make_parts(settings)  # bad input fails before anything is written
+    parts = make_parts(settings, source or folder)  # bad input fails before anything is written
     if settings.evaluator == "ofa" and settings.backend == "local":
         check_supernet_exists(str(settings.supernet_path))
     slots = make_slots(settings)
@@ -478,7 +492,11 @@ def run_search(settings: Settings, folder: RunFolder, source: RunFolder | None =
                         ray_address=_ray_address(settings),
                         on_ready=lambda: check_files(settings, parts, folder, found)) as engine:
             progress.start(["python", *sys.argv])
-            search = make_search(settings, parts, folder, engine, progress, retry_failed, start)
+            for tag, path in parts.costs.further.items():
+                progress.say(f"{path}: {tag} is learned from what a device has measured since, too")
+            measuring = with_devices(engine, parts.commands, parts.objectives, parts.costs, folder,
+                                     settings.seed, resume_command(settings.to_json()))
+            search = make_search(settings, parts, folder, measuring, progress, retry_failed, start)
             if adopting:
                 adopt(search)
                 folder.write_settings(stored)

@@ -5,8 +5,12 @@ import re
 import shlex
 import sys
 
+import numpy as np
 import pytest
 
+from evaluator.latency_model import LearnedLatency
+from search.archive import read_stats
+from search_space import OFASearchSpace
 from tests.conftest import ROOT
 
 DIGITS = ROOT / "data" / "ofa_digits_d234_e346_k357_w0.35"
@@ -57,6 +61,9 @@ def test_a_search_for_a_device_ends_with_its_measurements(run_command, device, t
         assert row["predicted_ms"] == pytest.approx(row["cpu@pi"], abs=1e-4)
         card = (tmp_path / "chosen" / network["name"] / "hub" / "README.md").read_text()
         assert f"{network['measured_ms']:.4g} ms" in card and "predicted by cpu@pi" in card
+    kept = tmp_path / "run" / "device_pi.json"
+    assert [row["ms"] for row in json.loads(kept.read_text())["measured"]] == pytest.approx(
+        [row["measured_ms"] for row in rows], abs=1e-4)
     (tmp_path / "factor").write_text("1.5")
     done = run_command(*choose)
     assert done.returncode == 0 and "measured_ms" in done.stdout
@@ -67,5 +74,27 @@ def test_a_search_for_a_device_ends_with_its_measurements(run_command, device, t
     assert "no route to host" in done.stderr and (tmp_path / "chosen" / "device.json").exists()
     done = run_command(*choose, "--list")
     assert done.returncode == 2 and "--command" in done.stderr
+    search_learns_from_what_is_kept(run_command, tmp_path, kept)
 
 
+def search_learns_from_what_is_kept(run_command, tmp_path, kept):
+    """A resumed search has the latencies that are learned with it, as learn_latency.py has."""
+    file = tmp_path / "pi.json"
+    space = OFASearchSpace(resolutions=[int(size) for size in SIZES])
+    alone = LearnedLatency.read(file, space, 10, 0.35)
+    both = LearnedLatency.read(file, space, 10, 0.35, None, kept)
+    done = run_command("msunas.py", "--resume", tmp_path / "run", "--iterations", 2)
+    assert done.returncode == 0, done.stderr
+    assert f"{kept}: pi is learned from what a device has measured since, too" in done.stdout
+    found = read_stats(tmp_path / "run" / "iter_2.stats").archive
+    X = space.encode_many(record.arch for record in found)
+    values = [record.sec_obj for record in found]
+    assert values == pytest.approx(both.values(X).tolist(), rel=1e-9)
+    assert not np.allclose(values, alone.values(X), rtol=1e-4)
+    done = run_command("scripts/learn_latency.py", "--add", kept, "--out", file)
+    assert done.returncode == 0 and ", 24 before" in done.stdout, done.stderr
+    again = LearnedLatency.read(file, space, 10, 0.35)
+    assert again.values(X) == pytest.approx(both.values(X), rel=1e-9)
+    kept.write_text(kept.read_text().replace('"width_mult": 0.35', '"width_mult": 1.0'))
+    done = run_command("scripts/learn_latency.py", "--add", kept, "--out", file)
+    assert done.returncode == 2 and "another width_mult" in done.stderr

@@ -28,24 +28,33 @@ def code_in(values: Mapping[str, Any], flags: Iterable[str]) -> dict[str, str]:
     return {name: values[name] for name in flags if names_code(values.get(name))}
 
 
-def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[str]) -> None:
+def as_typed(flags: Mapping[str, str | list[str]]) -> list[str]:
+    """Returns the words of flags on a command line."""
+    return [word for name, value in flags.items()
+            for word in (f"--{name}", *([value] if isinstance(value, str) else value))]
+
+
+def refuse_untyped(source: object, found: Mapping[str, str | list[str]],
+                   typed: Collection[str]) -> None:
     """Refuses settings of a file that only a person may choose: each of them must be typed.
 
     Args:
         source: the file or its folder, for the message.
-        found: by the names of flags: code that would be run, a cluster, a download.
+        found: by the names of flags: code that would be run, a cluster, a download; a list holds
+            commands.
         typed: the flags on the command line.
 
     Raises:
         UserError: some of `found` were not typed; the message ends with these flags, to paste.
     """
-    untyped = {name: value[:200] for name, value in found.items() if name not in typed}
+    untyped = {name: value for name, value in found.items() if name not in typed}
     if untyped:
-        what = "name code, which would be run" if any(map(names_code, untyped.values())) else \
+        runs = any(isinstance(value, list) or names_code(value) for value in untyped.values())
+        what = "name code, which would be run" if runs else \
             "ask for something whose answers or files would be trusted"
-        flags = shlex.join([word for name, value in untyped.items()
-                            for word in (f"--{name}", value)])
-        raise UserError(f"{source}: its settings {what}; if you trust it, type again: {flags}")
+        words = [word[:1000] for word in as_typed(untyped)]
+        raise UserError(f"{source}: its settings {what}; if you trust it, type again: "
+                        f"{shlex.join(words)}")
 
 
 def why_not_imported(error: Exception) -> str:

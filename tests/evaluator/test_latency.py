@@ -20,6 +20,7 @@ from data_providers.table import DATASETS
 from evaluator.costs import CostModel
 from evaluator.latency import LookUpTable, read_header
 from evaluator.layers import build_module, build_network, input_shape, space_layers
+from evaluator.runtimes import RUNTIMES
 from evaluator.timing import (
     Conditions,
     device_name,
@@ -82,7 +83,8 @@ def test_the_table_that_comes_with_the_program_covers_every_data_set(info):
         space = OFASearchSpace(resolutions=info.resolutions)
         assert not table.missing(space_layers(space, info.n_classes, width))
     assert (table.header["device"], table.header["threads"]) == ("cpu", 1)
-    assert table.header["device_name"] and table.header["torch"]
+    assert table.header["device_name"]
+    assert all(table.header[package] for package in RUNTIMES[table.runtime].packages)
 
 
 def test_the_message_for_another_class_count_names_the_command_that_adds_it(tmp_path, capsys):

@@ -1,5 +1,8 @@
 """What runs the networks that are measured: onnxruntime, torch, torch-compile."""
 
+import json
+import shlex
+
 import pytest
 
 from evaluator.latency import LookUpTable
@@ -63,3 +66,37 @@ def test_a_table_names_its_runtime_and_takes_no_other(run_command, fails_clearly
 def test_a_runtime_without_a_measurement_is_refused(fails_clearly, tmp_path):
     fails_clearly("msunas.py", "--dataset", "digits", "--runtime", "torch", "--save",
                   tmp_path / "run", match="measures no latency")
+
+
+# A device: the time follows the size of the file; from the fourth call on it may be lost.
+DEVICE = """
+echo >> "$2/log"
+if [ $(wc -l < "$2/log") -gt $(cat "$2/lost") ]; then echo "no route to host" >&2; exit 1; fi
+wc -c < "$1"
+"""
+
+
+def test_a_command_measures_a_table_layer_by_layer(run_command, fails_clearly, tmp_path):
+    pytest.importorskip("onnx")
+    (tmp_path / "device.sh").write_text(DEVICE)
+    (tmp_path / "lost").write_text("3")
+    command = shlex.join(["sh", str(tmp_path / "device.sh"), "{model}", str(tmp_path)])
+    path = tmp_path / "lut.yaml"
+    build = ("scripts/build_lut.py", "--out", path, *SMALL[:6], "--command", command)
+    line = fails_clearly(*build, match="no route to host")
+    assert "the same command resumes" in line
+    assert len(LookUpTable.read(path).entries) == 3
+    (tmp_path / "lost").write_text("1000000")
+    done = run_command(*build)
+    assert done.returncode == 0, done.stderr
+    table = LookUpTable.read(path)
+    assert table.header["command"] == command and table.runtime == "command"
+    table.require_space(SPACE, 10, 0.35)
+    check = ("scripts/check_lut.py", path, "--n", 8, "--out", tmp_path / "c.png")
+    fails_clearly(*check, match="name it with --command")
+    done = run_command(*check, "--command", command)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["runtime"] == "command" and found["spearman"] > 0.9
+    fails_clearly(*build, "--threads", 2, match="--threads: has no meaning with --command")
+    fails_clearly(*build[:-1], "bench {arch}", match="single layers are ONNX files")
