@@ -1,6 +1,9 @@
 """Problems of EvoXBench as search spaces, on a miniature of its data in its own schema."""
 
 import os
+import re
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -22,11 +25,8 @@ PROPOSED = [1] * 21 + [0, 1, 2, 0, 1]  # 21 edges, which NAS-Bench-101 lacks
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, request):
+def home(tmp_path_factory):
     """The environment of a user who has the data; the package is set up by it, once a process."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("evoxbench")
     subprocess.run([sys.executable, str(ROOT / "tests/evaluator/evoxbench_data.py"), str(folder)],
                    check=True, capture_output=True)
@@ -110,6 +110,7 @@ def test_figures_and_the_hypervolume_of_rows_of_the_database(home):
         evaluator.evaluate(space.decode(np.array(PROPOSED)))
 
 
+@pytest.mark.slow
 def test_a_search_is_run_and_resumed_by_its_problem_alone(home, run_command, tmp_path):
     def search(folder, *flags):
         done = run_command("msunas.py", *flags, env=home)
@@ -137,11 +138,10 @@ def test_a_search_is_run_and_resumed_by_its_problem_alone(home, run_command, tmp
 def test_what_a_problem_cannot_do_is_one_line(home, run_command, tmp_path, flags, match):
     done = run_command("msunas.py", *flags, "--save", tmp_path / "s", env=home)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    import re
-
     assert re.search(match, done.stderr.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_table_of_problems(home, run_command, tmp_path):
     done = run_command("benchmarks/evox.py", "--problems", "in1kmop7", "--strategies", "random",
                        "ehvi", "--seeds", "0-1", "--budgets", 42, 50, "--workers", 1, "--save",
