@@ -60,17 +60,18 @@ def fronts(data: Path) -> None:
 
 def rows() -> None:
     """Creates the tables of NAS-Bench-101 as the package's models describe them, and two rows."""
+    from django.apps import apps
     from django.db import connection
     from evoxbench.benchmarks.nb101 import NASBench101Graph, NASBench101SearchSpace
-    from nasbench101.models import NASBench101Result
 
+    result = apps.get_model("nasbench101", "NASBench101Result")
     with connection.schema_editor() as editor:
-        editor.create_model(NASBench101Result)
+        editor.create_model(result)
     for x, accuracies, params in ((INPUT_TO_OUTPUT, [0.48, 0.52], 10.0),
                                   (ONE_VERTEX, [0.88, 0.92], 1000.0)):
         arch = NASBench101SearchSpace().decode(np.array([x]))[0]
         graph = NASBench101Graph(**arch)
-        NASBench101Result.objects.create(
+        result.objects.create(
             index=graph.hash_spec(["conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"]),
             params=params, flops=params, final_test_accuracy={"epoch108": accuracies},
             final_validation_accuracy={"epoch108": accuracies})
