@@ -1,36 +1,68 @@
-"""Optuna and BoTorch on the benchmarks of quality.py, as further columns of its tables.
+"""Other programs on the benchmarks of quality.py, as further columns of its tables.
 
-    PEERS/bin/python benchmarks/peers.py DATA [--benchmarks mbv3] [--seeds 10-12] [--budget 340]
-        [--save FOLDER]
+    PEERS/bin/python benchmarks/peers.py DATA [--benchmarks mbv3-224] [--seeds 10-19]
+        [--peers pymoo-NSGA2 dynast-LINAS] [--budget 340] [--save FOLDER]
 
-PEERS is an environment of their own, with requirements.lock and requirements-peers.lock. All start
-from the initial sample of 40 that `ehvi` starts from. To Optuna both objectives are unknown;
-BoTorch gets the exact ones (a deterministic model), proposes batches of 8, and climbs from
-neighbour to neighbour, as a gradient means little between whole numbers. An architecture that is
-proposed again costs nothing, up to three proposals for each evaluation of the budget.
+PEERS is an environment of their own, with requirements.lock and requirements-peers.lock; DyNAS-T is
+added as requirements-peers.txt says. An architecture that is proposed again costs nothing, up to
+three proposals for each evaluation of the budget. To all but BoTorch, both objectives are unknown.
+
+- Optuna: TPESampler, GPSampler and NSGAIISampler; BoTorch: the exact objectives are a deterministic
+  model, proposals in batches of 8 climb from neighbour to neighbour, as a gradient means little
+  between whole numbers; pymoo: NSGA-II as its documentation sets it up for integers. These start
+  from the initial sample of 40 that `ehvi` starts from.
+- DyNAS-T (`mbv3-224` only, the input size of its own supernet): LINAS and NSGA-II with their
+  defaults, which are 50 random architectures at the start and 50 for each generation.
+
+Besides what quality.py writes, `peers.md` in --save has the peers and ours in one table.
 """
 
 import argparse
+import contextlib
+import io
+import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
-from common import benchmark_parser
-from quality import BATCH, BENCHMARKS, BUDGETS, PEERS, SMALL_DOE, common_flags, fill, hypervolumes
+from common import benchmark_parser, machine, publish, table
+from quality import (
+    BATCH,
+    BENCHMARKS,
+    BUDGETS,
+    PEERS,
+    SMALL_DOE,
+    common_flags,
+    curves_of,
+    fill,
+    hypervolumes,
+)
 
 from cli.scripts import run_script
 from search import Search
+from search.comparison import mean_rows
 from search.constraints import initial_sample
 from search.evaluation import Evaluations
 from search.strategies.ehvi import Front
+from utils.errors import UserError
+from utils.files import read_json
 
 PROPOSALS = 3
+# The benchmark of DyNAS-T's own supernet, whose input is 224 px wide.
+DYNAST = "mbv3-224"
+SHOWN = (100, 140, 220, 340)  # evaluations in the table
 # BoTorch's search among neighbours, and its samples of the posterior.
 RESTARTS, RAW_SAMPLES, MC_SAMPLES = 8, 512, 64
+
+
+class BudgetSpentError(Exception):
+    """Ends a search."""
 
 
 class Counter:
@@ -41,12 +73,14 @@ class Counter:
         budget: how many different architectures there are at most.
 
     Attributes:
+        objectives: besides the error.
         X, F: (a, n_var) canonical vectors and (a, m) minimised objectives so far.
         asked: how many vectors were asked for, known ones included.
     """
 
     def __init__(self, search: Search, budget: int) -> None:
         self.space, self.budget, self.asked = search.space, budget, 0
+        self.objectives = search.objectives
         self._run = Evaluations(search.space, search.objectives, search.engine, None,
                                 search.costs, search.progress).run
         self._signs = search.signs
@@ -60,7 +94,13 @@ class Counter:
         return len(self.X) >= self.budget or self.asked >= PROPOSALS * self.budget
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Returns the (m,) minimised objectives of one (n_var,) vector."""
+        """Returns the (m,) minimised objectives of one (n_var,) vector.
+
+        Raises:
+            BudgetSpentError: instead of an evaluation or proposal beyond the budget.
+        """
+        if self.done:
+            raise BudgetSpentError
         x = self.space.canonical(np.asarray(x, dtype=int)[None])
         self.asked += 1
         key = x.tobytes()
@@ -80,6 +120,8 @@ def with_optuna(evaluate: Counter, start: np.ndarray, seed: int, sampler: str) -
     space = evaluate.space
     made = {"GPSampler": lambda: optuna.samplers.GPSampler(
                 seed=seed, n_startup_trials=len(start), deterministic_objective=True),
+            "NSGAIISampler": lambda: optuna.samplers.NSGAIISampler(
+                seed=seed, population_size=len(start)),
             "TPESampler": lambda: optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=len(start), multivariate=True)}[sampler]()
     study = optuna.create_study(directions=["minimize"] * evaluate.F.shape[1], sampler=made)
@@ -93,13 +135,13 @@ def with_optuna(evaluate: Counter, start: np.ndarray, seed: int, sampler: str) -
             return int(trial.suggest_int(f"g{i}", low, high))
         return int(trial.suggest_categorical(f"g{i}", list(range(low, high + 1))))
 
-    while not evaluate.done:
+    while True:
         trial = study.ask()
         x = np.array([gene(trial, i) for i in range(space.n_var)])
         study.tell(trial, evaluate(x).tolist())
 
 
-def with_botorch(evaluate: Counter, start: np.ndarray, seed: int, objectives: list[Any]) -> None:
+def with_botorch(evaluate: Counter, start: np.ndarray, seed: int, name: str) -> None:
     """Spends the budget with qLogEHVI over the whole numbers, in batches."""
     import torch
     from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
@@ -149,12 +191,13 @@ def with_botorch(evaluate: Counter, start: np.ndarray, seed: int, objectives: li
                for lower, upper in zip(space.lower.tolist(), space.upper.tolist(), strict=True)]
     for x in start:
         evaluate(x)
-    while not evaluate.done:
+    while True:
         Z = scaled(evaluate.X)
         models = [gp(Z, evaluate.F[:, 0])] + [
             GenericDeterministicModel(counted(objective)) if objective.exact
-            else gp(Z, evaluate.F[:, i]) for i, objective in enumerate(objectives, 1)]
-        kind = ModelList if any(objective.exact for objective in objectives) else ModelListGP
+            else gp(Z, evaluate.F[:, i]) for i, objective in enumerate(evaluate.objectives, 1)]
+        known = any(objective.exact for objective in evaluate.objectives)
+        kind = ModelList if known else ModelListGP
         model = kind(*models)
         reference = torch.tensor(-Front.of(evaluate.F).reference)
         acquisition = qLogExpectedHypervolumeImprovement(
@@ -170,6 +213,82 @@ def with_botorch(evaluate: Counter, start: np.ndarray, seed: int, objectives: li
             evaluate(x)
 
 
+def with_pymoo(evaluate: Counter, start: np.ndarray, seed: int, name: str) -> None:
+    """Spends the budget with NSGA-II and the operators that pymoo documents for integers."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.optimize import minimize
+
+    class Measured(Problem):  # type: ignore[misc, unused-ignore]
+        """The benchmark as a problem of pymoo."""
+
+        def _evaluate(self, X: np.ndarray, out: dict[str, Any], *args: Any, **options: Any) -> None:
+            out["F"] = np.array([evaluate(x) for x in X])
+
+    space = evaluate.space
+    operators = {"prob": 1.0, "eta": 3.0, "vtype": float, "repair": RoundingRepair()}
+    algorithm = NSGA2(pop_size=len(start), sampling=start, crossover=SBX(**operators),
+                      mutation=PM(**operators))
+    minimize(Measured(space.n_var, evaluate.F.shape[1], xl=space.lower, xu=space.upper), algorithm,
+             ("n_eval", PROPOSALS * evaluate.budget), seed=seed)
+
+
+def with_dynast(evaluate: Counter, start: np.ndarray, seed: int, tactic: str) -> None:
+    """Spends the budget with a tactic of DyNAS-T, on its description of the same supernet."""
+    # Its language supernets need fairseq, which has no wheel for Python 3.11; nothing uses them.
+    for name in ("machine_translation.transformer", "text_classification.bert"):
+        for part in ("encoding", "interface"):
+            sys.modules[f"dynast.supernetwork.{name}_{part}"] = MagicMock()
+    from dynast.search import search_tactic
+    from joblib import parallel_config
+
+    logging.disable()
+    space = evaluate.space
+
+    class Runner(search_tactic.OFARunner):  # type: ignore[misc, unused-ignore]
+        """Answers from the benchmark where DyNAS-T would measure its supernet."""
+
+        def __init__(self, acc_predictor: Any = None, macs_predictor: Any = None,
+                     **ignored: Any) -> None:
+            self.acc_predictor, self.macs_predictor = acc_predictor, macs_predictor
+            self.top1 = float("nan")
+
+        def validate_macs_params(self, subnet_cfg: dict[str, Any],
+                                 device: object = None) -> tuple[float, int]:
+            """Returns the MFLOPs, which DyNAS-T asks for first; keeps the accuracy."""
+            used = [4 * stage + i for stage, depth in enumerate(subnet_cfg["d"])
+                    for i in range(depth)]
+            arch = {"d": subnet_cfg["d"], "r": subnet_cfg["r"][0],
+                    **{key: [subnet_cfg[key][i] for i in used] for key in ("ks", "e")}}
+            error, mflops = evaluate(space.encode(arch))
+            self.top1 = 100 - error
+            return mflops, 0
+
+        def validate_top1(self, subnet_cfg: dict[str, Any], device: object = None) -> float:
+            """Returns the accuracy in percent."""
+            return self.top1
+
+    search_tactic.OFARunner = Runner
+    made = {"LINAS": search_tactic.LINAS, "NSGA2": search_tactic.Evolutionary}[tactic]
+    objectives = ["macs", "accuracy_top1"]
+    with (tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()),
+          parallel_config(backend="sequential")):
+        search = made(supernet="ofa_mbv3_d234_e346_k357_w1.0", optimization_metrics=objectives,
+                      measurements=objectives, num_evals=PROPOSALS * evaluate.budget,
+                      results_path=f"{folder}/results.csv", seed=seed)
+        # DyNAS-T has them in the order of a set, which differs from run to run
+        search.optimization_metrics = objectives
+        search.search()
+
+
+# (evaluations, initial sample, seed, name of the sampler or tactic)
+PEER_LIBRARIES: dict[str, Callable[[Counter, np.ndarray, int, str], None]] = {
+    "optuna": with_optuna, "botorch": with_botorch, "pymoo": with_pymoo, "dynast": with_dynast}
+
+
 def curve(data: str, benchmark: str, peer: str, seed: int,
           budget: int = BUDGETS[-1]) -> list[float]:
     """Returns the hypervolume after each budget of one search of `budget` evaluations."""
@@ -177,11 +296,9 @@ def curve(data: str, benchmark: str, peer: str, seed: int,
     search = BENCHMARKS[benchmark].search(Path(data), "ehvi", seed)
     start = initial_sample(search.space, SMALL_DOE, np.random.default_rng([seed, 0]))
     evaluate = Counter(search, budget)
-    library, _, sampler = peer.partition("-")
-    if library == "optuna":
-        with_optuna(evaluate, start, seed, sampler)
-    else:
-        with_botorch(evaluate, start, seed, search.objectives)
+    library, _, name = peer.partition("-")
+    with contextlib.suppress(BudgetSpentError):
+        PEER_LIBRARIES[library](evaluate, start, seed, name)
     return hypervolumes(evaluate.F, benchmark, budget)
 
 
@@ -189,6 +306,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     p = benchmark_parser(__file__, __doc__)
     common_flags(p)
+    p.set_defaults(benchmarks=[DYNAST])
     p.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="which")
     p.add_argument("--budget", type=int, choices=BUDGETS, default=BUDGETS[-1],
                    help="evaluations of a search; fewer where a peer is slow")
@@ -196,8 +314,27 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Runs the searches that are missing, and writes what quality.py writes."""
+    """Runs the searches that are missing, and writes what quality.py writes, and `peers.md`."""
+    dynast = [peer for peer in args.peers if peer.startswith("dynast")]
+    if dynast and args.benchmarks != [DYNAST]:
+        raise UserError(f"{dynast[0]} runs on {DYNAST} alone; name the others with --peers")
     fill(args, args.peers, partial(curve, budget=args.budget))
+    known = read_json(args.save / "quality.json", "curves")
+    publish(f"{machine()}\n" + "".join(summary(known, name) for name in BENCHMARKS),
+            args.save / "peers.md")
+
+
+def summary(known: dict[str, Any], benchmark: str) -> str:
+    """Returns the table of one benchmark, in Markdown; nothing where no peer has a curve."""
+    curves = curves_of(known, benchmark)
+    if not curves.keys() & set(PEERS):
+        return ""
+    at = [BUDGETS.index(budget) for budget in SHOWN]
+    rows = mean_rows({column: values[:, at] for column, values in curves.items()})
+    error, value = BENCHMARKS[benchmark].reference
+    return (f"\n## {benchmark}\n\nMean ± standard error of the hypervolume after so many "
+            f"evaluations, reference point ({error:g} %, {value:g}).\n\n"
+            + table(("strategy", "seeds", *SHOWN), rows) + "\n")
 
 
 if __name__ == "__main__":

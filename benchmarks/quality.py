@@ -48,7 +48,8 @@ DIRECT = (200, 400)  # population x generations = 80,000 evaluations
 # A further column: the expected improvement of the textbook, all of the standard deviation.
 TEXTBOOK = "ehvi-textbook"
 # Further columns, which peers.py fills in an environment of its own.
-PEERS = ("optuna-GPSampler", "optuna-TPESampler", "botorch-qLogEHVI")
+PEERS = ("optuna-GPSampler", "optuna-TPESampler", "optuna-NSGAIISampler", "botorch-qLogEHVI",
+         "pymoo-NSGA2", "dynast-LINAS", "dynast-NSGA2")
 # (data, benchmark, column, seed) -> the hypervolume after each budget
 Curve = Callable[[str, str, str, int], list[float]]
 

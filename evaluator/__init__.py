@@ -13,6 +13,7 @@ EVALUATORS = {
     "ofa": "evaluator.accuracy:SupernetEvaluator",
     "oracle": "evaluator.oracle:OracleEvaluator",
     "table": "evaluator.table:TableEvaluator",
+    "evoxbench": "evaluator.evoxbench:EvoXBenchEvaluator",
 }
 
 # `from evaluator import OFAEvaluator`, as the original has it

@@ -18,6 +18,7 @@ from acc_predictor.exported import ExportedPredictor, is_exported
 from cli.progress import duration
 from data_providers.table import N_CALIBRATION, cache_need_gb, get_dataset_info
 from evaluator.device_command import DeviceCommand
+from evaluator.evoxbench import EvoXBenchEvaluator
 from evaluator.jobs import Devices, EvaluatorSpec, WorkerError, get_engine, plan_slots
 from evaluator.latency_model import is_learned
 from evaluator.options import EvaluationSettings
@@ -56,6 +57,9 @@ ON_TABLES = ("--strategy ehvi suits a table best: after 120 evaluations of NAS-B
 # Batches that the plan looks at for the share of time in which devices are busy, and the share
 # below which it proposes something else.
 N_SAMPLED, MOSTLY_BUSY = 20, 0.5
+# The evaluators that list the objectives that they report.
+LISTING: dict[str | None, type[TableEvaluator | EvoXBenchEvaluator]] = {
+    "table": TableEvaluator, "evoxbench": EvoXBenchEvaluator}
 
 
 class Parts(NamedTuple):
@@ -132,8 +136,8 @@ def check_reported(objective: Objective, settings: Settings, reported: list[str]
             objective.key in (table := read_table(str(settings.table))).columns:
         parse_numbers(table, objective.key)
     if objective.key not in (reported or [objective.key]):
-        source = f"{settings.table} has" if settings.evaluator == "table" \
-            else f"{settings.oracle_path} predicts"
+        source = f"{settings.oracle_path} predicts" if settings.evaluator == "oracle" \
+            else f"{settings.table or settings.search_space} has"
         raise UserError(f"--sec_obj {objective.key}: {source} "
                         f"{', '.join(reported or []) or 'nothing'} besides the accuracy")
 
@@ -146,8 +150,8 @@ def reported_names(settings: Settings) -> list[str] | None:
     """
     if settings.evaluator == "oracle" and is_exported(str(settings.oracle_path)):
         return list(ExportedPredictor.read(str(settings.oracle_path)).reported)
-    if settings.evaluator == "table":
-        return TableEvaluator.from_options(make_spec(settings, []).options).names
+    if settings.evaluator in LISTING:
+        return LISTING[settings.evaluator].from_options(make_spec(settings, []).options).names
     return [] if settings.evaluator in ("ofa", "oracle") else None
 
 

@@ -40,7 +40,8 @@ _OF_EVALUATIONS = frozenset({
     "vld_size", "trn_batch_size", "vld_batch_size", "n_epochs", "test", "amp", "cache_dir",
     "cache_gb", "n_workers", "download", "max_damaged"})
 IDLE = {"oracle": _OF_EVALUATIONS,
-        "table": _OF_EVALUATIONS | {"dataset", "data", "n_classes", "supernet_path"}}
+        **dict.fromkeys(("table", "evoxbench"), _OF_EVALUATIONS | {
+            "dataset", "data", "n_classes", "supernet_path"})}
 _NOT_STORED = {"stored": False}
 
 

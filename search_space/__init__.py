@@ -4,13 +4,14 @@ import os
 from typing import Any
 
 from search_space.base import Arch, Gene, SearchSpace
+from search_space.evoxbench import evoxbench_space
 from search_space.layers import Layer, Slot
 from search_space.ofa import OFASearchSpace
 from search_space.timm_chain import timm_space
 from search_space.values import SPACE_KEY, without_wrapping
 from utils.errors import UserError
 from utils.files import read_json
-from utils.registry import TIMM, listed, load_class, names_code
+from utils.registry import EVOXBENCH, TIMM, listed, load_class, names_code
 
 __all__ = ["NAMES", "RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer",
            "OFASearchSpace", "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space",
@@ -30,17 +31,23 @@ SEARCH_SPACES = {
     "table": "search_space.table:TableSearchSpace",
 }
 # What a help text lists.
-NAMES = listed([*SEARCH_SPACES, f"{TIMM}NAME (a network of timm)"])
+NAMES = listed([*SEARCH_SPACES, f"{TIMM}NAME (a network of timm)",
+                f"{EVOXBENCH}PROBLEM (of EvoXBench)"])
 
 
 def search_space_class(name: str) -> type[SearchSpace]:
-    """Returns the class of the space `name`: of `SEARCH_SPACES`, `timm:NAME`, or `module:Class`.
+    """Returns the class of a space.
+
+    Args:
+        name: of `SEARCH_SPACES`, `timm:NAME`, `evoxbench:PROBLEM`, or `module:Class`.
 
     Raises:
         UserError: no such space; the message lists them.
     """
     if name.startswith(TIMM):
         return timm_space(name)
+    if name.startswith(EVOXBENCH):
+        return evoxbench_space(name)
     return load_class(SEARCH_SPACES, name, "search space", SearchSpace)
 
 
@@ -75,7 +82,7 @@ def family_of(name: str) -> str:
 
 def name_of(space: SearchSpace) -> str:
     """Returns the name by which `get_search_space` finds the class of a space."""
-    if space.name.startswith(TIMM):
+    if space.name.startswith((TIMM, EVOXBENCH)):
         return space.name
     own = f"{type(space).__module__}:{type(space).__qualname__}"
     return next((name for name, row in SEARCH_SPACES.items() if row == own), own)

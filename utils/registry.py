@@ -14,11 +14,13 @@ T = TypeVar("T")
 
 # `timm:NAME` is the search space of a network that timm knows, no code of the user's.
 TIMM = "timm:"
+# `evoxbench:PROBLEM` is the search space of a problem of EvoXBench.
+EVOXBENCH = "evoxbench:"
 
 
 def names_code(value: Any) -> bool:
     """Whether the value of a flag names code, `module:Class`; `energy:max` is an objective."""
-    return isinstance(value, str) and not value.startswith(TIMM) and any(
+    return isinstance(value, str) and not value.startswith((TIMM, EVOXBENCH)) and any(
         colon and name not in ("min", "max")
         for _, colon, name in (part.partition(":") for part in value.split("+")))
 

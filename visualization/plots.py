@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ NAMES = {"flops": "FLOPs", "params": "parameters", "macs": "multiply-accumulates
 UNITS = dict.fromkeys(NAMES, "millions")
 # Okabe and Ito (2008), as in the report.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", ":")  # of lines beyond the colours
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9701c", "#9aa3ad"
 SIZE, DPI = (7.2, 4.6), 130
 
@@ -109,11 +110,12 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
     """
     figure, (axes,) = new_figure(SIZE, DPI)
     lowest, highest = np.inf, -np.inf
-    for (strategy, values), colour in zip(curves.items(), cycle(COLOURS)):
+    for (strategy, values), (style, colour) in zip(curves.items(), cycle(product(STYLES, COLOURS))):
         mean, error = mean_and_error(values)
         lowest = min(lowest, (mean - error)[np.searchsorted(counts, max(counts) / 4)])
         highest = max(highest, np.nanmax(mean + error))
-        axes.plot(counts, mean, color=colour, lw=1.6, label=f"{strategy}, {len(values)} seeds")
+        axes.plot(counts, mean, style, color=colour, lw=1.6,
+                  label=f"{strategy}, {len(values)} seeds")
         axes.fill_between(counts, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
     if line:
         highest = max(highest, *line[1].values())
@@ -121,7 +123,9 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
     room = 0.05 * (highest - lowest)
     axes.set_ylim(lowest - room, highest + room)
     axes.set(xlabel="evaluated architectures", ylabel="normalised hypervolume", title=title)
-    axes.legend(frameon=False, loc="lower right")
+    inside = len(curves) <= len(COLOURS)
+    axes.legend(frameon=False, loc="lower right" if inside else "center left",
+                bbox_to_anchor=None if inside else (1, 0.5))
     save_figure(figure, path)
 
 

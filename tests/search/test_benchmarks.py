@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.search.engines import direct
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from peers import PROPOSALS, Counter
+from peers import PROPOSALS, BudgetSpentError, Counter
 from quality import (
     BENCHMARKS,
     BUDGETS,
@@ -142,6 +142,8 @@ def test_a_peer_pays_once_for_an_architecture_and_ends():
         assert not evaluate.done
         evaluate(space.lower)
     assert evaluate.done, "a peer that proposes the same for ever"
+    with pytest.raises(BudgetSpentError):
+        evaluate(space.lower)
 
 
 def test_what_a_warm_start_saves():
