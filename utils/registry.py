@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from utils.errors import UserError
+from utils.errors import UserError, worded
 
 T = TypeVar("T")
 
@@ -45,7 +45,9 @@ def refuse_untyped(source: object, found: Mapping[str, str], typed: Collection[s
             "ask for something whose answers or files would be trusted"
         flags = shlex.join([word for name, value in untyped.items()
                             for word in (f"--{name}", value)])
-        raise UserError(f"{source}: its settings {what}; if you trust it, type again: {flags}")
+        arguments = ", ".join(f"{name}={value!r}" for name, value in untyped.items())
+        raise UserError(f"{source}: its settings {what}; if you trust it, " + worded(
+            f"type again: {flags}", f"give it again: {arguments}"))
 
 
 def why_not_imported(error: Exception) -> str:
@@ -122,6 +124,12 @@ def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[
         return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
 
     return getattr_of_package
+
+
+def name_in(registry: Mapping[str, str], made: object) -> str:
+    """Returns the name by which `load_class` finds the class of an object."""
+    own = f"{type(made).__module__}:{type(made).__qualname__}"
+    return next((name for name, row in registry.items() if row == own), own)
 
 
 def listed(registry: Iterable[str]) -> str:

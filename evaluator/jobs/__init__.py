@@ -62,4 +62,4 @@ def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Devices],
                         "addresses than there is memory")
     module, name = place.split(":")
     return Scheduler(getattr(importlib.import_module(module), name)(spec, slots, **options),
-                     timeout=timeout, retries=retries)
+                     timeout=timeout, retries=retries, spec=spec)

@@ -11,6 +11,7 @@ from evaluator.jobs.base import (
     MACHINE_FAULT,
     READY,
     REFUSED,
+    EvaluatorSpec,
     Job,
     Outcome,
     Result,
@@ -110,8 +111,13 @@ class Scheduler:
     others do its work; where there is no other, the run ends with the reason.
     """
 
-    def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2) -> None:
-        """Takes over the slots; `timeout` is in seconds and counts from the start of a job."""
+    def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2,
+                 spec: EvaluatorSpec | None = None) -> None:
+        """Takes over the slots; `timeout` is in seconds and counts from the start of a job.
+
+        `spec` is what the workers build, for those who ask; a search records it.
+        """
+        self.spec = spec
         self._slots = slots
         self._timeout = timeout
         self._retries = retries
