@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -63,6 +63,19 @@ class Batch:
                        indices=tuple(left))
 
 
+class Step(NamedTuple):
+    """How far a search was after an iteration: archive, hypervolume, tau of the surrogate."""
+
+    n_evaluated: int
+    hv: float
+    tau: float | None
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """Returns the step that stats tell of."""
+        return cls(len(stats.archive), stats.hv, stats.surrogate.get("tau"))
+
+
 @dataclass(frozen=True)
 class Iteration:
     """What an iteration gave: its number, stats as they are written, and the failures."""
@@ -104,6 +117,7 @@ class Search:
         X: (a, n_var) canonical vectors of the archive.
         failed_X: (f, n_var) those of the architectures whose evaluation failed.
         initial: (n, n_var) vectors of the initial sample; None draws it.
+        steps: of the iterations of this process and the last before it, by number; see `history`.
     """
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective],
@@ -136,6 +150,7 @@ class Search:
         self.reference: np.ndarray | None = None
         self.initial: np.ndarray | None = None
         self.next_iteration = 0
+        self.steps: dict[int, Step] = {}
         self._ready = False  # whether the folder was looked at
         self._asked: Batch | None = None  # whole, until all of it is told
         self._outcomes: dict[int, Record | Failure] = {}  # of a part of it
@@ -437,6 +452,7 @@ class Search:
         iteration = Iteration(number, stats, list(failures))
         self.next_iteration = number + 1
         self._asked, self._outcomes = None, {}
+        self.steps[number] = Step.of(stats)
         if self.folder is not None:
             archives.write_stats(self.folder.iteration(number), stats)
             archives.remove_previous(self.folder.iteration(number - 1), number, stats)
@@ -492,6 +508,7 @@ class Search:
         elif self.archive:
             self.reference = reference_point(self.F[:self.n_doe])
         self.next_iteration = done + 1
+        self.steps[done] = Step.of(stats)
         self.progress.n_known += len(self.archive) + len(self.failed_X)
         self.progress.say(f"{path}: resuming with {len(self.archive)} evaluated architectures "
                           f"after iteration {done}")
@@ -552,6 +569,18 @@ class Search:
         F = self.F
         front = np.flatnonzero(non_dominated(F))
         return [self.archive[i] for i in front[np.argsort(F[front, 1], kind="stable")]]
+
+    def history(self) -> list[Step]:
+        """Returns the steps of the iterations that are known, earlier ones by their files.
+
+        Raises:
+            UserError: a damaged file.
+        """
+        if self.folder is not None:
+            paths = {i: self.folder.iteration(i) for i in range(self.next_iteration)}
+            self.steps |= {i: Step.of(archives.read_stats(path)) for i, path in paths.items()
+                           if i not in self.steps and path.exists()}
+        return [self.steps[i] for i in sorted(self.steps)]
 
     # ----------------------------------------------------------------------------------- internal
 

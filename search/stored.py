@@ -41,7 +41,8 @@ def claim(search: "Search", folder: RunFolder) -> None:
         folder.check_unused()
     elif stored:
         inputs = recorded_inputs(stored)
-        check_unchanged(values, stored, str(folder.path), inputs, (*Settings.names(), WIDTH))
+        names = {*Settings.names(), WIDTH} - {"lut"}  # a table counts by its content, below
+        check_unchanged(values, stored, str(folder.path), inputs, names)
         check_inputs(folder.path, inputs, values["inputs"])
     folder.write_settings(values)
 
