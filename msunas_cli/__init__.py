@@ -42,12 +42,11 @@ COMPLETION = "msunas-completion"
 PACKAGES = ("acc_predictor", "cli", "data_providers", "evaluator", "networks", "search",
             "search_space", "training", "utils", "visualization")
 # What a notebook needs -> the module that has it.
-API = {"Search": "visualization.notebook", "draw": "visualization.notebook",
-       "plot_front": "visualization.notebook", "plot_progress": "visualization.notebook",
-       "Failure": "search", "Record": "search", "SpaceCosts": "search", "make_objectives": "search",
-       "EvaluatorSpec": "evaluator.jobs", "InProcess": "evaluator.jobs",
-       "get_engine": "evaluator.jobs", "plan_slots": "evaluator.jobs",
-       "get_search_space": "search_space", "UserError": "utils.errors"}
+API = {
+    **dict.fromkeys(("Search", "draw", "plot_front", "plot_progress"), "visualization.notebook"),
+    **dict.fromkeys(("Failure", "Progress", "Record", "SpaceCosts", "make_objectives"), "search"),
+    **dict.fromkeys(("EvaluatorSpec", "InProcess", "get_engine", "plan_slots"), "evaluator.jobs"),
+    "get_search_space": "search_space", "UserError": "utils.errors"}
 
 
 def project() -> Path:

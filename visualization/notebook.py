@@ -32,7 +32,7 @@ from visualization.sources import of_arch
 ERROR = "top1_err"
 # Networks of the front that a table shows.
 MOST = 20
-DPI = 100
+DPI = 80
 
 
 class Search(algorithm.Search):
@@ -101,10 +101,15 @@ class Search(algorithm.Search):
 
         return pandas.DataFrame(self.columns())
 
+    def __repr__(self) -> str:
+        n = len(self.archive)
+        return f"Search in {self.space.name}: {n} evaluated" + (
+            f", {len(self.front())} on the front" if n else "")
+
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the front as a picture and as a table."""
         if not self.archive:
-            return f"<p>{html.escape(repr(self))}: nothing is evaluated yet</p>"
+            return f"<p>{html.escape(repr(self))}</p>"
         front = self.front()
         picture = base64.b64encode(_png(plot_front(self))).decode()
         shown = front if len(front) <= MOST else [
@@ -114,7 +119,7 @@ class Search(algorithm.Search):
             "top-1 (%)", *(objective.label for objective in self.objectives), "architecture"))
         rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
                        for row in map(self._row, shown))
-        return (f'<p>{len(self.archive)} evaluated, {len(front)} on the front{note}</p>'
+        return (f'<p>{html.escape(repr(self))}{note}</p>'
                 f'<img alt="the front of the search" src="data:image/png;base64,{picture}">'
                 f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
 
@@ -178,11 +183,12 @@ def _check_evaluated(search: algorithm.Search) -> None:
 
 def _png(figure: Any, **_: Any) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _shown(figure: Any) -> Any:
     """Returns a figure that Jupyter shows by itself, without pyplot and its global state."""
+    figure.set_dpi(DPI)
     figure._repr_png_ = partial(_png, figure)
     return figure

@@ -199,16 +199,18 @@ def test_a_maximised_objective_is_drawn_as_it_is():
 
 def test_what_a_cell_shows_is_the_front_escaped():
     search = cakes(engine=None)
-    assert "nothing is evaluated yet" in search._repr_html_()
+    assert search._repr_html_() == "<p>Search in tests.search.toy:Cakes: 0 evaluated</p>"
     for function in (plot_front, plot_progress):
         with pytest.raises(UserError, match="evaluated nothing yet"):
             function(search)
     batch = search.ask()
     search.tell(batch, [Failure("failed", ""), *(Record(arch, 30.0 - i, 1.0 + i)
                                                  for i, arch in enumerate(batch.archs[1:]))])
-    search.space = SimpleNamespace(describe=lambda arch: "<script>&")
+    assert repr(search) == "Search in tests.search.toy:Cakes: 7 evaluated, 7 on the front"
+    search.space = SimpleNamespace(name="<b>", describe=lambda arch: "<script>&")
     shown = search._repr_html_()
     assert "&lt;script&gt;&amp;" in shown and "<script" not in shown
+    assert "&lt;b&gt;" in shown and "<b>" not in shown
     assert len(re.findall("<tr>", shown)) == 1 + 7 and 'src="data:image/png;base64,' in shown
 
 
