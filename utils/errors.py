@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
 _FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 # Flags whose argument in Python has another name.
 _ARGUMENTS = {"save": "folder", "sec_obj": "objectives", "lut": "luts", "width": "width_mult",
-              "constraint": "constraints"}
+              "constraint": "constraints", "gpu": "gpus_per_job"}
 _for_programs = False
 
 
