@@ -25,7 +25,16 @@ from evaluator.options import EVALUATION_FLAGS
 from networks.supernet_info import check_supernet_file
 from search.fingerprints import recorded_inputs
 from search.run_folder import RunFolder, check_code, resume_command
-from search.settings import DEFAULT_LUT, DERIVED, Settings, check_typed, rebased, resolve, resume
+from search.settings import (
+    DEFAULT_LUT,
+    DERIVED,
+    ONLY_IN_PYTHON,
+    Settings,
+    check_typed,
+    rebased,
+    resolve,
+    resume,
+)
 from search.strategies import STRATEGIES
 from search_space import RESOLUTIONS
 from utils.errors import UserError
@@ -183,6 +192,9 @@ def prepare_resumed(path: str, typed: dict[str, Any]) -> \
     source = RunFolder(path)
     source.check_search()
     stored = source.read_settings()
+    if ONLY_IN_PYTHON in stored:
+        raise UserError(f"{path}: a program ran this search, and only it can resume it: "
+                        f"{str(stored[ONLY_IN_PYTHON])[:300]}")
     check_code(path, stored, {*typed})
     values = checked_values(get_args_parser(), stored, f"{path}: settings") | {
         "uniform_sample": stored.get("uniform_sample") is True,

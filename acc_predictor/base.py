@@ -9,7 +9,7 @@ import scipy.linalg  # noqa: F401  loads scipy's own BLAS before `_blas` lists t
 from joblib import cpu_count
 from threadpoolctl import ThreadpoolController
 
-from utils.errors import UserError
+from utils.errors import UserError, worded
 
 if TYPE_CHECKING:
     from search_space import SearchSpace
@@ -79,8 +79,8 @@ class AccPredictor(ABC):
         if len(X) < self.min_points:
             raise UserError(f"predictor {self.name!r} needs at least {self.min_points} different "
                             f"architectures to learn from, not {len(X)}; evaluate again what "
-                            "failed (--resume with --retry_failed), or start a new search with a "
-                            "larger initial sample (--n_doe)")
+                            f"failed ({worded('--resume with --retry_failed', 'retry_failed=True')}"
+                            "), or start a new search with a larger initial sample (--n_doe)")
         X, y = drawn_part(X, y, self.max_points, self.seed)
         self._n_genes = X.shape[1]
         self._columns = np.flatnonzero(np.ptp(X, axis=0))

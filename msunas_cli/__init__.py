@@ -41,10 +41,12 @@ COMPLETION = "msunas-completion"
 # Top-level names that the project's folder brings.
 PACKAGES = ("acc_predictor", "cli", "data_providers", "evaluator", "networks", "search",
             "search_space", "training", "utils", "visualization")
-# What a notebook needs -> the package that has it.
-API = {"Search": "search", "SpaceCosts": "search", "make_objectives": "search",
-       "EvaluatorSpec": "evaluator.jobs", "get_engine": "evaluator.jobs",
-       "plan_slots": "evaluator.jobs", "get_search_space": "search_space"}
+# What a notebook needs -> the module that has it.
+API = {
+    **dict.fromkeys(("Search", "draw", "plot_front", "plot_progress"), "visualization.notebook"),
+    **dict.fromkeys(("Failure", "Progress", "Record", "SpaceCosts", "make_objectives"), "search"),
+    **dict.fromkeys(("EvaluatorSpec", "InProcess", "get_engine", "plan_slots"), "evaluator.jobs"),
+    "get_search_space": "search_space", "UserError": "utils.errors"}
 
 
 def project() -> Path:
@@ -103,6 +105,7 @@ def __getattr__(name: str) -> Any:
     """Returns a name of `API`, or the entry point of a command: `msunas_select`."""
     if name in API:
         project()
+        importlib.import_module("utils.errors").name_arguments()
         return getattr(importlib.import_module(API[name]), name)
     command = name.replace("_", "-")
     if command not in COMMANDS:

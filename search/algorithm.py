@@ -1,36 +1,47 @@
 """Algorithm 1 of NSGANetV2: an archive, a surrogate, a strategy, and a few evaluations a time."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from acc_predictor import require_std
+from evaluator.base import judge
+from evaluator.jobs import STATUSES, Job, Result
 from search import archive as archives
 from search.archive import SURROGATE_SCORES, Record, Stats
 from search.constraints import Constraints, initial_sample, nearest
-from search.evaluation import Engine, Evaluations, Failure
+from search.evaluation import Engine, Evaluations, Failure, Judged, with_engine
 from search.objectives import Objective, SpaceCosts
 from search.progress import Progress
 from search.run_folder import RunFolder
+from search.stored import claim
 from search.strategies import get_strategy
 from search.strategies.base import Strategy, Task
 from search.surrogate import Surrogate
 from search_space import Arch, SearchSpace, name_of
 from search_space.base import rows_in, unique_rows
-from utils.errors import UserError
+from utils.errors import UserError, worded
 from utils.metrics import get_correlation
 from utils.pareto import non_dominated, normalized_hypervolume, reference_point
+
+# What `Search.tell` takes: the stats of an evaluator, what is stored of them, or a failure.
+Told = Mapping[str, Any] | Record | Failure
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Architectures to evaluate, and the surrogate that proposed them (None in iteration 0).
+    """Architectures to evaluate.
 
-    `first` is the number of the first one among all proposals of an asynchronous search.
+    Attributes:
+        iteration: its number.
+        archs, X: k architectures and their (k, n_var) vectors.
+        surrogate: that proposed them; None in iteration 0.
+        first: number of the first one among all proposals of an asynchronous search.
+        indices: k, of each in its iteration; () counts them from 0.
     """
 
     iteration: int
@@ -38,6 +49,31 @@ class Batch:
     X: np.ndarray
     surrogate: Surrogate | None = None
     first: int = 0
+    indices: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The iteration and the index of each, which name its files."""
+        return [(self.iteration, i) for i in self.indices or range(len(self.archs))]
+
+    def without(self, indices: Collection[int]) -> "Batch":
+        """Returns what is left of a whole batch without some indices."""
+        left = [i for i in range(len(self.archs)) if i not in indices]
+        return replace(self, archs=[self.archs[i] for i in left], X=self.X[left],
+                       indices=tuple(left))
+
+
+class Step(NamedTuple):
+    """How far a search was after an iteration: archive, hypervolume, tau of the surrogate."""
+
+    n_evaluated: int
+    hv: float
+    tau: float | None
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """Returns the step that stats tell of."""
+        return cls(len(stats.archive), stats.hv, stats.surrogate.get("tau"))
 
 
 @dataclass(frozen=True)
@@ -56,8 +92,8 @@ class Search:
         search.run()
 
     With a folder every result is stored as soon as it arrives, and a search over a folder that
-    holds results resumes from there (the caller passes the same arguments). All randomness comes
-    from the seed and the number of the iteration.
+    holds results resumes from there; other settings than it was started with are refused. All
+    randomness comes from the seed and the number of the iteration.
 
     Args:
         space: the search space.
@@ -65,7 +101,8 @@ class Search:
         strategy: name, or an object of your own.
         predictor: of the error; None takes the strategy's own.
         engine: evaluates jobs, see `evaluator.jobs`; needed by `run` alone.
-        folder: the run folder or its path; None keeps everything in memory.
+        folder: path of the run folder, where `settings.json` is written too; or a `RunFolder`
+            whose settings the caller writes. None keeps everything in memory.
         n_doe, iterations, n_iter: Algorithm 1: initial sample, iterations, evaluations of each.
         seed: of every random draw.
         constraints: limits that hold while searching, as text (`flops<=300`) or built.
@@ -80,6 +117,7 @@ class Search:
         X: (a, n_var) canonical vectors of the archive.
         failed_X: (f, n_var) those of the architectures whose evaluation failed.
         initial: (n, n_var) vectors of the initial sample; None draws it.
+        steps: of the iterations of this process and the last before it, by number; see `history`.
     """
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective],
@@ -103,6 +141,7 @@ class Search:
         archives.check_room(space, n_doe + iterations * n_iter)
         self.uniform_sample, self.retry_failed = uniform_sample, retry_failed
         self.engine, self.extra = engine, dict(extra or {})
+        self._claims = isinstance(folder, str | os.PathLike)
         self.folder = RunFolder(folder) if isinstance(folder, str | os.PathLike) else folder
         self.progress = progress or Progress(n_planned=n_doe + iterations * n_iter)
         self.signs = np.array([1.0, *(objective.sign for objective in self.objectives)])
@@ -111,19 +150,57 @@ class Search:
         self.reference: np.ndarray | None = None
         self.initial: np.ndarray | None = None
         self.next_iteration = 0
+        self.steps: dict[int, Step] = {}
+        self._ready = False  # whether the folder was looked at
+        self._asked: Batch | None = None  # whole, until all of it is told
+        self._outcomes: dict[int, Record | Failure] = {}  # of a part of it
 
     # ---------------------------------------------------------------------------------- ask, tell
 
     def ask(self) -> Batch | None:
         """Returns what to evaluate next; None when the search is complete.
 
-        The same until `tell` is called.
+        The same until `tell` is called, then what is left of it until all is told. With a folder,
+        what is there was evaluated before; an interrupted search resumes.
+
+        Raises:
+            UserError: the folder holds another search, or damaged files; or the strategy fails.
         """
+        batch = self._left()
+        while batch is not None and self.folder is not None and not self._outcomes:
+            _, found, _ = self._evaluations.prepare(batch.archs, batch.X, batch.places)
+            if not found:
+                break
+            self._take(found)
+            batch = self._left()
+        return batch
+
+    def _left(self) -> Batch | None:
+        """Returns what is left of the present batch; proposes the next where there is none."""
+        self._open()
+        if self._asked is None:
+            self._asked = self._next_batch()
+            if self._asked is not None and not self._asked.archs:  # all of it was known
+                self._take({})
+                return self._left()
+        return self._asked and self._asked.without(self._outcomes)
+
+    def _open(self) -> None:
+        """Looks once whether the folder is this search's, and resumes what is in it."""
+        if not self._ready:
+            self._ready = True
+            if self.folder is not None and self._claims:
+                claim(self, self.folder)
+            if not self.archive:
+                self.restore()
+
+    def _next_batch(self) -> Batch | None:
         if self.next_iteration == 0 and self.initial is not None:
             return self._batch(self.initial, None)
         if self.next_iteration == 0:
             X = initial_sample(self.space, self.n_doe, self._rng(), uniform=self.uniform_sample,
                                constraints=self.constraints)
+            X = X[~rows_in(X, self.X)][:max(0, self.n_doe - len(self.X))]
             return self._batch(X, None)
         if self.next_iteration > self.iterations:
             return None
@@ -180,21 +257,168 @@ class Search:
                               f"{len(new)} are new and within the {k} of an iteration")
         return new
 
-    def tell(self, batch: Batch, outcomes: Sequence[Record | Failure]) -> Iteration:
-        """Takes the outcome of each architecture of the batch, and returns the iteration's.
+    def tell(self, archs: Batch | Sequence[Arch], outcomes: Sequence[Told]) -> Iteration | None:
+        """Takes what was evaluated of the batch that was asked: all of it, or a part in any order.
+
+            search.tell(batch, [{"top1": accuracy(arch)} for arch in batch.archs])
+            search.tell([batch.archs[3]], [{"top1": 71.5}])
+
+        Args:
+            archs: n architectures of the batch, or the batch itself.
+            outcomes: n. Stats as an evaluator returns them: `top1` in percent, and the objectives
+                that cannot be computed; stats in which `evaluator.base.judge` finds fault, such as
+                NaN, are recorded as a failure. Or a `Record`, or a `Failure`.
+
+        Returns:
+            The iteration where it is complete now; None where architectures are left.
+
+        Raises:
+            UserError: not one outcome for each, an architecture that was told before or is not of
+                the batch, no outcome, or every evaluation of the iteration failed. The search is
+                as it was before.
+        """
+        if self.ask() is None or self._asked is None:
+            raise UserError("the search is complete: it waits for no outcome")
+        X, told = self._paired(archs, outcomes)
+        index = {x.tobytes(): i for i, x in enumerate(self._asked.X)}
+        indices = [index.get(x.tobytes(), -1) for x in X]
+        for place, (i, x) in enumerate(zip(indices, X, strict=True)):
+            if i in self._outcomes or i in indices[:place] or rows_in(
+                    x[None], np.vstack([self.X, self.failed_X]))[0]:
+                raise UserError(f"architecture {place} was told before; each is told once")
+            if i < 0:
+                raise UserError(f"architecture {place} is not of the batch of iteration "
+                                f"{self._asked.iteration}, which `ask` returns")
+        judged = self._judged([self._asked.archs[i] for i in indices], X, told)
+        found = dict(zip(indices, (each.outcome for _, each in judged), strict=True))
+        self._check_any({**self._outcomes, **found})
+        for i, (result, each) in zip(indices, judged, strict=True):
+            self._evaluations.keep((self._asked.iteration, i), result, each)
+        return self._take(found)
+
+    def tell_known(self, archs: Sequence[Arch], outcomes: Sequence[Told]) -> None:
+        """Takes what was measured before the search; it stands for a part of the initial sample.
+
+        Where the search is resumed, it does nothing: the archive holds it.
+
+        Args:
+            archs: n architectures.
+            outcomes: n, see `tell`; all of them were measured.
+
+        Raises:
+            UserError: as `tell`, an outcome is a failure, or the search has begun without it.
+        """
+        self._open()
+        X, told = self._paired(archs, outcomes)
+        if self.next_iteration or self._outcomes:
+            if not rows_in(X, np.vstack([self.X, self.failed_X])).all():
+                raise UserError("the search has begun: tell_known takes what was measured before")
+            return
+        if len(unique_rows(np.vstack([self.X, X]))) < len(self.X) + len(X):
+            raise UserError("an architecture was told before; each is told once")
+        judged = self._judged([self.space.decode(x) for x in X], X, told)
+        records = [each.outcome for _, each in judged if isinstance(each.outcome, Record)]
+        for result, each in judged:
+            if isinstance(each.outcome, Failure):
+                raise UserError(f"{result.job.name} is no measurement: {each.outcome.error}")
+        self._extend(records, X)
+        self.progress.n_known += len(X)
+        self._asked = None
+
+    def _paired(self, archs: Batch | Sequence[Arch],
+                outcomes: Sequence[Told]) -> tuple[np.ndarray, list[Told]]:
+        """Returns n architectures as (n, n_var) vectors, and their outcomes.
+
+        Raises:
+            UserError: not one outcome for each, or no architectures of the space.
+        """
+        X = archs.X if isinstance(archs, Batch) else self.space.encode_many(archs)
+        told = list(outcomes)
+        if len(told) != len(X):
+            raise UserError(f"{len(told)} outcomes for {len(X)} architectures; tell one for each, "
+                            "of a part of the batch where the rest is not evaluated yet")
+        return X, told
+
+    def _judged(self, archs: Sequence[Arch], X: np.ndarray,
+                told: Sequence[Told]) -> list[tuple[Result, Judged]]:
+        """Returns what n outcomes are: as those of an engine, and for the search.
+
+        Raises:
+            UserError: one is nothing of these, or a `Record` of values that are none.
+        """
+        found = []
+        exact = self._evaluations.exact_values(X)
+        for i, (arch, outcome) in enumerate(zip(archs, told, strict=True)):
+            result = self._as_result(Job(f"outcome {i}", arch), outcome)
+            judged = self._evaluations.judged(result, exact[i])
+            if isinstance(outcome, Record):
+                if isinstance(judged.outcome, Failure):
+                    raise UserError(f"outcome {i} is a Record of the error "
+                                    f"{outcome.top1_err!r:.40}: {judged.outcome.error}")
+                judged = Judged(outcome, judged.stats)
+            found.append((result, judged))
+        return found
+
+    def _as_result(self, job: Job, outcome: Told) -> Result:
+        """Returns an outcome as an engine gives it."""
+        if isinstance(outcome, Failure):
+            if outcome.status not in STATUSES[1:]:
+                raise UserError(f"{job.name}: the status of a failure is one of "
+                                f"{', '.join(STATUSES[1:])}, not {outcome.status!r:.60}")
+            return Result(job, outcome.status, error=str(outcome.error))
+        if isinstance(outcome, Record):
+            outcome = self._as_stats(outcome)
+        if not isinstance(outcome, Mapping):
+            raise UserError(f'{job.name} is {outcome!r:.60}; tell stats as {{"top1": 71.5}}, a '
+                            "Record or a Failure")
+        stats = {key: value.item() if isinstance(value, np.generic) else value
+                 for key, value in outcome.items()}
+        status, error = judge(stats)
+        return Result(job, status, stats if status == "ok" else {}, error)
+
+    def _as_stats(self, record: Record) -> dict[str, Any]:
+        """Returns a record as stats.
+
+        Raises:
+            UserError: it has not a number for each objective.
+        """
+        n, error = len(self.objectives), record.top1_err
+        if len(record.values) != n:
+            raise UserError(f"a Record of {len(record.values)} objectives besides the error, but "
+                            f"the search has {n}: {self.sec_obj}")
+        keys = [objective.key for objective in self.objectives]
+        stats = dict(zip(keys, record.values, strict=True))
+        for objective in self.objectives:
+            objective.read(stats)
+        return {"top1": 100.0 - error if isinstance(error, int | float) else error, **stats}
+
+    def _take(self, found: Mapping[int, Record | Failure]) -> Iteration | None:
+        """Adds outcomes by index to those of the present batch; ends the iteration with the last.
 
         Raises:
             UserError: every evaluation failed.
         """
+        batch, told = self._asked, {**self._outcomes, **found}
+        if batch is None or len(told) < len(batch.archs):
+            self._outcomes = told
+            return None
+        self._check_any(told)
+        outcomes = [told[i] for i in range(len(batch.archs))]
         records = [each for each in outcomes if isinstance(each, Record)]
         failures = [each for each in outcomes if isinstance(each, Failure)]
-        if not records:
-            raise UserError(self._all_failed(batch.iteration, failures))
-        failed = np.array([isinstance(each, Failure) for each in outcomes])
+        failed = np.array([isinstance(each, Failure) for each in outcomes], dtype=bool)
+        n_known = 0 if batch.iteration else len(self.archive)
         self.failed_X = np.vstack([self.failed_X, batch.X[failed]])
         self._extend(records, batch.X[~failed])
-        return self._finish(batch.iteration, len(records), failures,
+        return self._finish(batch.iteration, n_known + len(records), failures,
                             self._scores(batch.surrogate, len(records)))
+
+    def _check_any(self, told: Mapping[int, Record | Failure]) -> None:
+        """Raises UserError where outcomes of the whole batch are failures, and nothing is known."""
+        failures = [each for each in told.values() if isinstance(each, Failure)]
+        if self._asked and len(failures) == len(self._asked.archs) and (
+                self._asked.iteration or not self.archive):
+            raise UserError(self._all_failed(self._asked.iteration, failures))
 
     def add(self, number: int, records: Sequence[Record], X: np.ndarray) -> Iteration:
         """Adds n evaluated architectures, (n, n_var) vectors, as iteration `number`; writes it."""
@@ -227,6 +451,8 @@ class Search:
                       search_space=name_of(self.space), extra=self.extra)
         iteration = Iteration(number, stats, list(failures))
         self.next_iteration = number + 1
+        self._asked, self._outcomes = None, {}
+        self.steps[number] = Step.of(stats)
         if self.folder is not None:
             archives.write_stats(self.folder.iteration(number), stats)
             archives.remove_previous(self.folder.iteration(number - 1), number, stats)
@@ -242,17 +468,17 @@ class Search:
         Raises:
             UserError: no engine, damaged files, or every evaluation of an iteration failed.
         """
-        if self.engine is None:
-            raise UserError("a search without an engine is stepped with ask and tell")
-        if not self.archive:
-            self.restore()
-        evaluations = Evaluations(self.space, self.objectives, self.engine, self.folder,
-                                  self.costs, self.progress, self.retry_failed)
-        while (batch := self.ask()) is not None:
+        with_engine(self.engine)
+        while (batch := self._left()) is not None:
             with self.progress.phase("evaluate"):
-                outcomes = evaluations.run(batch.archs, batch.X, batch.iteration)
-            self.tell(batch, outcomes)
+                outcomes = self._evaluations.run(batch.archs, batch.X, batch.places)
+            self._take(dict(zip(batch.indices, outcomes, strict=True)))
         return None if self.folder is None else archives.latest_stats(self.folder.path)
+
+    @property
+    def _evaluations(self) -> Evaluations:
+        return Evaluations(self.space, self.objectives, self.engine, self.folder, self.costs,
+                           self.progress, self.retry_failed)
 
     def restore(self) -> Self:
         """Loads the latest finished iteration of the folder, if there is one.
@@ -283,6 +509,7 @@ class Search:
         elif self.archive:
             self.reference = reference_point(self.F[:self.n_doe])
         self.next_iteration = done + 1
+        self.steps[done] = Step.of(stats)
         self.progress.n_known += len(self.archive) + len(self.failed_X)
         self.progress.say(f"{path}: resuming with {len(self.archive)} evaluated architectures "
                           f"after iteration {done}")
@@ -292,10 +519,12 @@ class Search:
         """Raises UserError where stats are of other objectives or another search space."""
         if stats.sec_obj not in (None, self.sec_obj):
             raise UserError(f"{path}: its second objective is {stats.sec_obj}, not {self.sec_obj}; "
-                            f"resume with --sec_obj {stats.sec_obj}, or start in another --save")
+                            + worded(f"resume with --sec_obj {stats.sec_obj}, or start in another "
+                                     "--save", "give its objectives, or choose another folder"))
         if stats.search_space not in (None, self.space.name, name_of(self.space)):
             raise UserError(f"{path}: of the search space {stats.search_space}, but this search "
-                            f"is in {self.space.name}; take that space (--search_space)")
+                            f"is in {self.space.name}; take that space"
+                            + worded(" (--search_space)", ""))
 
     def _exact_records(self, path: Path, records: Sequence[Record], named: bool) -> list[Record]:
         """Returns records, whose vectors are `self.X`, with values of ours.
@@ -346,6 +575,18 @@ class Search:
         front = np.flatnonzero(non_dominated(F))
         return [self.archive[i] for i in front[np.argsort(F[front, 1], kind="stable")]]
 
+    def history(self) -> list[Step]:
+        """Returns the steps of the iterations that are known, earlier ones by their files.
+
+        Raises:
+            UserError: a damaged file.
+        """
+        if self.folder is not None:
+            paths = {i: self.folder.iteration(i) for i in range(self.next_iteration)}
+            self.steps |= {i: Step.of(archives.read_stats(path)) for i, path in paths.items()
+                           if i not in self.steps and path.exists()}
+        return [self.steps[i] for i in sorted(self.steps)]
+
     # ----------------------------------------------------------------------------------- internal
 
     def _rng(self) -> np.random.Generator:
@@ -378,8 +619,9 @@ class Search:
 
     def _all_failed(self, iteration: int, failures: Sequence[Failure]) -> str:
         hint = "" if self.folder is None else (
-            f" (logs in {self.folder.path}/failed); fix the cause, then resume and retry what "
-            "failed (--resume with --retry_failed)")
+            f" (logs in {self.folder.path}/failed); fix the cause, then " + worded(
+                "resume and retry what failed (--resume with --retry_failed)",
+                "evaluate again, in a new process with retry_failed=True"))
         first = f"; the first one: {failures[0].status}: {failures[0].error}" if failures else ""
         return (f"all {len(failures)} evaluations of iteration {iteration} failed{first}"
                 f"{hint}")

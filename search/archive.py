@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluator.base import MEASURED, judge
 from search_space import SearchSpace
-from utils.errors import UserError, warn
+from utils.errors import UserError, warn, worded
 from utils.files import read_json, write_json
 from utils.parsing import n_values
 
@@ -114,7 +114,7 @@ def latest_stats(folder: str | os.PathLike) -> Path:
     numbered = _numbered(folder, r"iter_(\d+)\.stats")
     if not numbered:
         raise UserError(f"{folder}: no iter_<i>.stats in this folder; name the folder of a search "
-                        "(its --save) that finished an iteration")
+                        f"{worded('(its --save) ', '')}that finished an iteration")
     return numbered[max(numbered)]
 
 

@@ -151,6 +151,7 @@ class Constraints:
         if costs.available:
             self._exact |= {name: costs.counted(name) for name in COUNTED}
         self._costs = costs
+        self.text = text
         self.limits = parse_limits(text, self._name, next(iter(self.objectives), "flops"))
         for limit in self.limits:
             if limit.probability is not None and limit.name not in self._std:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,13 @@ class Engine(Protocol):
         """Yields the result of every job as it arrives; a `JobStream` may get more meanwhile."""
 
 
+def with_engine(engine: Engine | None) -> Engine:
+    """Returns an engine; raises UserError where there is none to run a search."""
+    if engine is None:
+        raise UserError("a search without an engine is stepped with ask and tell")
+    return engine
+
+
 @dataclass(frozen=True)
 class Failure:
     """An evaluation that gave nothing: its status, see `evaluator.jobs.STATUSES`, and why.
@@ -36,36 +43,46 @@ class Failure:
     error: str
 
 
+class Judged(NamedTuple):
+    """What a result is for the search, and the stats that are stored of it; {} of a failure."""
+
+    outcome: Record | Failure
+    stats: dict[str, Any]
+
+
 class Evaluations:
     """Evaluates batches on an engine; with a folder, every result is stored as it arrives.
 
     Args:
         space: the search space.
         objectives: of the search, without the error.
-        engine: runs the jobs.
+        engine: runs the jobs; None where a program evaluates.
         folder: of the search; None keeps nothing.
         costs: of the space, for the expected durations.
         progress: prints and records what happens.
         retry_failed: evaluate again what is recorded as failed.
     """
 
-    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], engine: Engine,
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], engine: Engine | None,
                  folder: RunFolder | None, costs: SpaceCosts, progress: Progress,
                  retry_failed: bool = False) -> None:
         self.space, self.objectives, self.engine = space, list(objectives), engine
         self.folder, self.costs, self.progress = folder, costs, progress
         self.retry_failed = retry_failed
 
-    def run(self, archs: Sequence[Arch], X: np.ndarray, iteration: int) -> list[Record | Failure]:
-        """Returns the outcome of each of n architectures, (n, n_var) vectors `X`.
+    def run(self, archs: Sequence[Arch], X: np.ndarray,
+            places: Sequence[tuple[int, int]]) -> list[Record | Failure]:
+        """Returns the outcome of each of n architectures.
 
         What an earlier run of this search finished is read and not evaluated again.
+
+        Args:
+            archs, X, places: of one iteration, see `prepare`.
         """
-        places = [(iteration, i) for i in range(len(archs))]
         exact, found, waiting = self.prepare(archs, X, places)
         work = self.costs.work(X)
-        with self.progress.bar(iteration, len(archs), len(found)) as bar:
-            for i, result in self._measure(archs, waiting, work, iteration):
+        with self.progress.bar(places[0][0], len(archs), len(found)) as bar:
+            for i, result in self._measure(archs, waiting, work, places):
                 found[i] = self.store(places[i], result, exact[i],
                                       float(work[i] / work.mean()), len(waiting))
                 bar.update()
@@ -81,7 +98,7 @@ class Evaluations:
             archs, X: n architectures and their (n, n_var) vectors.
             places: (iteration, index) of each, which name its files.
         """
-        exact = self._exact_values(X)
+        exact = self.exact_values(X)
         found = self._finished(archs, X, exact, places)
         waiting = [i for i in range(len(archs)) if i not in found]
         if self.folder is not None:
@@ -90,7 +107,7 @@ class Evaluations:
         self.progress.n_known += len(found)
         return exact, found, waiting
 
-    def _exact_values(self, X: np.ndarray) -> list[dict[str, float]]:
+    def exact_values(self, X: np.ndarray) -> list[dict[str, float]]:
         """Returns the exact objectives of each vector by name."""
         columns = {objective.name: objective.values(X).tolist() for objective in self.objectives
                    if objective.exact}
@@ -114,19 +131,20 @@ class Evaluations:
         return found
 
     def _measure(self, archs: Sequence[Arch], waiting: list[int], work: np.ndarray,
-                 iteration: int) -> Iterator[tuple[int, Result]]:
+                 places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Result]]:
         """Yields (index, result) as they come; a latency is measured when no accuracy is."""
-        jobs = {f"iter_{iteration}/net_{i}": i for i in waiting}
+        engine = with_engine(self.engine)
+        jobs = {"iter_{}/net_{}".format(*places[i]): i for i in waiting}
         accuracy = [Job(name, archs[i], expected=float(work[i])) for name, i in jobs.items()]
         measured = []
-        for result in self.engine.run(accuracy):
+        for result in engine.run(accuracy):
             if result.ok and any(objective.measured for objective in self.objectives):
                 measured.append(result)
             else:
                 yield jobs[result.job.name], result
         first = {result.job.name: result for result in measured}
-        for result in self.engine.run([Job(r.job.name, r.job.arch, kind="latency")
-                                       for r in measured]):
+        for result in engine.run([Job(r.job.name, r.job.arch, kind="latency")
+                                  for r in measured]):
             accurate = first[result.job.name]
             yield jobs[result.job.name], replace(
                 result, stats={**accurate.stats, **result.stats},
@@ -142,37 +160,41 @@ class Evaluations:
             exact: the exact objectives by name.
             work, batch: see `Progress.evaluated`.
         """
-        outcome = self._store(*place, result, exact)
-        self.progress.evaluated(*place, result.seconds, getattr(outcome, "status", "ok"), work,
-                                batch)
-        return outcome
-
-    def _store(self, iteration: int, index: int, result: Result,
-               exact: Mapping[str, float]) -> Record | Failure:
         name = result.job.name
         if result.retried:
             self.progress.note(f"note: {name} took {result.attempts} attempts "
                                f"({'; '.join(result.retried)})")
             if self.folder is not None:
                 self.folder.write_retried(name, result.retried)
-        outcome: Record | Failure = Failure(result.status, result.error)
+        judged = self.judged(result, exact)
+        self.keep(place, result, judged)
+        self.progress.evaluated(*place, result.seconds, getattr(judged.outcome, "status", "ok"),
+                                work, batch)
+        return judged.outcome
+
+    def judged(self, result: Result, exact: Mapping[str, float]) -> "Judged":
+        """Returns what a result is for the search: a failure where its stats cannot be stored."""
+        if not result.ok:
+            return Judged(Failure(result.status, result.error), {})
         stats = dict(result.stats)
-        if result.ok:
-            stats |= {objective.key: exact[objective.name] for objective in self.objectives
-                      if objective.source in FROM_FILES and stats.get(objective.key) is None}
-            try:
-                outcome = self.record(result.job.arch, stats, exact)
-            except UserError as error:
-                outcome = Failure("failed", str(error))
+        stats |= {objective.key: exact[objective.name] for objective in self.objectives
+                  if objective.source in FROM_FILES and stats.get(objective.key) is None}
+        try:
+            return Judged(self.record(result.job.arch, stats, exact), stats)
+        except UserError as error:
+            return Judged(Failure("failed", str(error)), {})
+
+    def keep(self, place: tuple[int, int], result: Result, judged: "Judged") -> None:
+        """Writes what a result is for the search; notes a failure."""
+        outcome = judged.outcome
         if isinstance(outcome, Failure):
-            self.progress.note(f"warning: {name} {outcome.status}: {outcome.error}")
+            self.progress.note(f"warning: {result.job.name} {outcome.status}: {outcome.error}")
             if self.folder is not None:
-                self.folder.write_failed(iteration, index, result.job.arch, outcome.status,
-                                         outcome.error, result.log)
+                self.folder.write_failed(*place, result.job.arch, outcome.status, outcome.error,
+                                         result.log)
         elif self.folder is not None:
-            self.folder.failed(iteration, index).unlink(missing_ok=True)
-            write_json(self.folder.stats(iteration, index), stats)
-        return outcome
+            self.folder.failed(*place).unlink(missing_ok=True)
+            write_json(self.folder.stats(*place), judged.stats)
 
     def record(self, arch: Arch, stats: Mapping[str, Any],
                exact: Mapping[str, float]) -> Record:

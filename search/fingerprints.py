@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search.run_folder import CODE_FLAGS
-from utils.errors import UserError
+from utils.errors import UserError, worded
 from utils.files import open_regular
 from utils.registry import code_in, current_folder_last
 
@@ -68,8 +68,9 @@ def check_inputs(source: str | os.PathLike, stored: Mapping[str, str],
     if changed:
         raise UserError(f"{source}: what --{', --'.join(changed)} names has changed since the "
                         "search was started, so that its results cannot be compared with new "
-                        "ones; put it back, start a new search in another --save, "
-                        "or continue anyway with --accept_changed_inputs")
+                        "ones; put it back, " + worded(
+                            "start a new search in another --save, or continue anyway with "
+                            "--accept_changed_inputs", "or start a new search in another folder"))
 
 
 def _of_code(named: str) -> str:

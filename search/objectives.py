@@ -21,7 +21,7 @@ from evaluator.latency import LookUpTable
 from evaluator.latency_model import LearnedLatency, is_learned
 from search.run_folder import COMMAND
 from search_space import SearchSpace
-from utils.errors import UserError
+from utils.errors import UserError, worded
 from utils.registry import current_folder_last, why_not_imported
 
 # A measured value lies below it: volumes of several objectives are finite numbers then.
@@ -196,7 +196,8 @@ class SpaceCosts:
         """
         if tag not in self.luts:
             raise UserError(f"objective {key or 'cpu'}@{tag}: no latency table has the name "
-                            f"{tag!r}; add one: --lut {tag}=FILE, or luts of SpaceCosts")
+                            f"{tag!r}; add one: " + worded(
+                                f"--lut {tag}=FILE", f"luts={{{tag!r}: FILE}} of SpaceCosts"))
         if not is_learned(self.luts[tag]):
             return None
         if (tag, key) not in self._learned:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import files
-from utils.errors import UserError
+from utils.errors import UserError, worded
 from utils.invocation import calling
 from utils.locks import Lock, locked
 from utils.registry import as_typed, code_in, refuse_untyped
@@ -94,8 +94,9 @@ class RunFolder:
         if self._lock is not None and not self._lock.holds():
             place = self._lock.place()
             raise UserError(f"{self.path}: renamed, replaced or removed while the search was "
-                            f"running (it is now in {place}); nothing more is written. Resume it "
-                            f"with --resume {shlex.quote(place)}")
+                            f"running (it is now in {place}); nothing more is written. " + worded(
+                                f"Resume it with --resume {shlex.quote(place)}",
+                                f"Resume it with Search(folder={place!r})"))
 
     def is_empty(self) -> bool:
         """Whether the folder is absent, or holds nothing but a lock.
@@ -119,9 +120,9 @@ class RunFolder:
                 first.is_dir() and not first.is_symlink() and all(
                     _PROPOSED.fullmatch(path.name) or _is_leftover(path.name, _PROPOSED)
                     for path in first.iterdir()))):
-            raise UserError(f"{self.path}: not empty; resume it with --resume "
-                            f"{shlex.quote(str(self.path))}, or choose "
-                            "another --save")
+            raise UserError(f"{self.path}: not empty; " + worded(
+                f"resume it with --resume {shlex.quote(str(self.path))}, or choose another --save",
+                "choose another folder for the search"))
 
     def check_search(self) -> None:
         """Looks, without writing, whether this is the folder of a search, ours or the original's.

@@ -73,6 +73,23 @@ class Parts(NamedTuple):
 
 
 def make_parts(settings: Settings, folder: RunFolder | None = None) -> Parts:
+    """Returns what a search is built of, and prints a warning for each setting that may mislead.
+
+    `folder` is that of what it resumes, see `build_parts`.
+
+    Raises:
+        UserError: as `build_parts`.
+    """
+    parts = build_parts(settings, folder)
+    model = settings.predictor or get_strategy(settings.strategy).default_predictor
+    for line in [*contradictions(settings), *foreign_tables(parts.costs),
+                 *idle_tables(parts.costs), *limited_predictor(model, settings.planned),
+                 *parts.constraints.idle(parts.space), *nothing_unseen(settings)]:
+        print(f"warning: {one_line(line)}", file=sys.stderr)
+    return parts
+
+
+def build_parts(settings: Settings, folder: RunFolder | None = None) -> Parts:
     """Returns the space, the objectives, the costs and the constraints of a search.
 
     Args:
@@ -116,10 +133,6 @@ def make_parts(settings: Settings, folder: RunFolder | None = None) -> Parts:
     commands = make_commands(objectives, costs, settings.timeout, settings.retries)
     constraints = Constraints(settings.constraint, objectives, costs)
     constraints.check_strategy(strategy)
-    for line in [*contradictions(settings), *foreign_tables(costs), *idle_tables(costs),
-                 *limited_predictor(model, settings.planned), *constraints.idle(space),
-                 *nothing_unseen(settings)]:
-        print(f"warning: {one_line(line)}", file=sys.stderr)
     if sum(objective.measured for objective in objectives) > 1:
         raise UserError(f"--sec_obj {settings.sec_obj}: one latency can be measured in a search; "
                         "take the others from tables (--lut)")
@@ -205,9 +218,9 @@ def limited_predictor(model: str | None, n: int) -> list[str]:
         "seed (docs/strategies.md, Large archives)"]
 
 
-def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine,
-                progress: Progress, retry_failed: bool = False,
-                start: WarmStart | None = None) -> Search:
+def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Engine | None,
+                progress: Progress, retry_failed: bool = False, start: WarmStart | None = None,
+                kind: type[Search] = Search) -> Search:
     """Returns the search that settings describe.
 
     Args:
@@ -215,6 +228,7 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
         progress: prints and records what happens in it.
         retry_failed: see `Search`.
         start: what it starts from, where it has no iteration yet.
+        kind: the class of a search that is not asynchronous.
     """
     if not is_compiled():
         print("warning: pymoo's compiled functions are missing, the search will be slower; "
@@ -224,7 +238,7 @@ def make_search(settings: Settings, parts: Parts, folder: RunFolder, engine: Eng
     if settings.warm_start:
         extra["warm_start"] = {"stats": settings.warm_start, "reused": settings.reused}
     make = partial(AsynchronousSearch, devices=settings.devices or 1) \
-        if settings.asynchronous else Search
+        if settings.asynchronous else kind
     search = make(parts.space, parts.objectives, settings.strategy, settings.predictor, engine,
                   folder, n_doe=settings.n_doe, iterations=settings.iterations,
                   n_iter=settings.n_iter, seed=settings.seed, constraints=parts.constraints,

@@ -18,7 +18,7 @@ from networks.supernet_info import SupernetInfo, read_supernet_info
 from search.fingerprints import fingerprints
 from search.objectives import MEASURE, parse_luts
 from search_space import refuse_code, search_space_class
-from utils.errors import UserError
+from utils.errors import UserError, worded
 from utils.files import shipped
 from utils.flags import refuse_idle
 
@@ -34,6 +34,11 @@ CHANGEABLE = frozenset({
     "ray_address", "timeout", "memory_limit", "retries", "cache_dir", "cache_gb"})
 # Flags that name an input: on --resume another place is accepted where the content is the same.
 MOVABLE = ("supernet_path", "oracle_path", "table", "data", "warm_start")
+
+# In place of an evaluator where a program evaluates, and tells the search what it has found.
+OUTSIDE = "outside"
+# The key of settings.json that says why msunas.py cannot resume the search of a program.
+ONLY_IN_PYTHON = "only_in_python"
 
 # The flags that change nothing, by evaluators that look an answer up and run no network.
 _OF_EVALUATIONS = frozenset({
@@ -151,7 +156,8 @@ def _filled(settings: Settings, has_resolutions: bool) -> Settings:
     if has_resolutions:
         row["resolutions"] = supernet.resolutions or list(info.resolutions)
     return replace(settings, supernet=supernet,
-                   n_classes=info.check_n_classes(settings.n_classes, settings.data),
+                   n_classes=settings.n_classes if settings.evaluator == OUTSIDE
+                   else info.check_n_classes(settings.n_classes, settings.data),
                    **{name: value for name, value in row.items()
                       if getattr(settings, name) is None})
 
@@ -234,19 +240,37 @@ def resume(typed: Mapping[str, Any], stored: Mapping[str, Any], source: str,
             `resolve`.
     """
     settings = resolve({**stored, "save": source, **typed}, typed)
-    changed = {name for name in typed if name in stored and name not in CHANGEABLE
-               and getattr(settings, name) != stored[name]}
-    before = {name: _of_flag(name, inputs or {})
-              for name in changed.intersection((*MOVABLE, "lut"))}
+    check_unchanged(settings.to_json(), stored, source, inputs or {}, typed)
+    return settings
+
+
+def check_unchanged(values: Mapping[str, Any], stored: Mapping[str, Any], source: str,
+                    inputs: Mapping[str, str], names: Collection[str]) -> None:
+    """Compares settings with those that a search was started with.
+
+    Args:
+        values: the settings now.
+        stored: the values of `settings.json`.
+        source: the folder, for the message.
+        inputs: the stored fingerprints, see `search.fingerprints`.
+        names: the settings to compare.
+
+    Raises:
+        UserError: one that changes results differs, in another way than the place of an input.
+    """
+    changed = {name for name in names if name in stored and name not in CHANGEABLE
+               and values[name] != stored[name]}
+    before = {name: _of_flag(name, inputs) for name in changed.intersection((*MOVABLE, "lut"))}
     comparable = {name for name, digests in before.items() if digests}
-    found = fingerprints(settings.to_json(), parse_luts(settings.lut or [])) if comparable else {}
+    found = fingerprints(dict(values), parse_luts(values["lut"] or [])) if comparable else {}
     changed -= {name for name in comparable if before[name].items() <= found.items()}
     if changed:
-        listed = [f"--{name} is {_shown(getattr(settings, name))}, was {_shown(stored[name])}"
+        listed = [f"--{name} is {_shown(values[name])}, was {_shown(stored[name])}"
                   + _difference(name, comparable, found) for name in sorted(changed)]
-        raise UserError(f"{source}: the search was started with other flags: {'; '.join(listed)}; "
-                        "leave them out, or start a new search in another --save")
-    return settings
+        raise UserError(f"{source}: the search was started with other "
+                        f"{worded('flags', 'settings')}: {'; '.join(listed)}; " + worded(
+                            "leave them out, or start a new search in another --save",
+                            "give the same, or choose another folder"))
 
 
 def rebased(stored: Mapping[str, Any], folder: str) -> dict[str, Any]:

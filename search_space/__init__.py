@@ -11,7 +11,7 @@ from search_space.timm_chain import timm_space
 from search_space.values import SPACE_KEY, without_wrapping
 from utils.errors import UserError
 from utils.files import read_json
-from utils.registry import EVOXBENCH, TIMM, listed, load_class, names_code
+from utils.registry import EVOXBENCH, TIMM, listed, load_class, name_in, names_code
 
 __all__ = ["NAMES", "RESOLUTIONS", "SEARCH_SPACES", "SPACE_KEY", "Arch", "Gene", "Layer",
            "OFASearchSpace", "SearchSpace", "Slot", "check_arch", "family_of", "get_search_space",
@@ -84,8 +84,7 @@ def name_of(space: SearchSpace) -> str:
     """Returns the name by which `get_search_space` finds the class of a space."""
     if space.name.startswith((TIMM, EVOXBENCH)):
         return space.name
-    own = f"{type(space).__module__}:{type(space).__qualname__}"
-    return next((name for name, row in SEARCH_SPACES.items() if row == own), own)
+    return name_in(SEARCH_SPACES, space)
 
 
 def space_of(arch: Any, name: str | None = None) -> SearchSpace:

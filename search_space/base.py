@@ -71,6 +71,11 @@ class SearchSpace(ABC):
     upper: np.ndarray
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The `options` of the constructor with which this space was made; None: not known."""
+        return {option: getattr(self, option, None) for option in self.options}
+
+    @property
     def n_var(self) -> int:
         """Number of genes."""
         return len(self.lower)

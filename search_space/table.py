@@ -300,6 +300,12 @@ class TableSearchSpace(TabularSpace):
                             "architecture has one row")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """See `SearchSpace.settings`."""
+        own = {"table": self.table, "genes": ",".join(self.key_columns), "accuracy": self.accuracy}
+        return {option: own[option] for option in self.options}
+
+    @property
     def genes(self) -> tuple[Gene, ...]:
         """What each integer stands for: a value of a column."""
         return self._genes

@@ -361,8 +361,8 @@ def test_every_published_command_is_taken(command):
 # ------------------------------------------------------------------------------------ requirements
 
 
-# Imported where it is installed; the flag that needs it says so where it is not.
-OPTIONAL = {"nats_bench", "shtab", "wandb", "evoxbench"}
+# Imported where it is installed; the flag or method that needs it says so where it is not.
+OPTIONAL = {"nats_bench", "pandas", "shtab", "wandb", "evoxbench"}
 # What builds the wheel; pyproject.toml names it.
 BUILD = {"setuptools"}
 USED = ("requirements.txt", "requirements-ray.txt", "requirements-export.txt")

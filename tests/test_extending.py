@@ -31,7 +31,7 @@ def commands(pattern: str) -> list[str]:
 
 def test_each_component_has_a_short_file():
     assert {*FILES} == {f"my_{name}.py" for name in (
-        "space", "evaluator", "objective", "strategy", "predictor")}
+        "space", "evaluator", "objective", "strategy", "predictor", "loop", "pool")}
     assert all(len(code.strip().splitlines()) <= 50 for code in FILES.values())
 
 
@@ -71,6 +71,19 @@ def test_a_search_of_ones_own_space_is_run_resumed_selected_and_reported(tmp_pat
     (save / "settings.json").unlink()  # as a search that a notebook ran
     listed = own("post_search.py", "--expr", save, "--list", "--format", "json")
     assert listed.returncode == 0 and "--search_space my_space:Perceptrons" in listed.stderr
+
+
+def test_a_program_evaluates_by_ask_and_tell(tmp_path, own, run_command):
+    for name in ("my_loop.py", "my_pool.py"):
+        done = run_command(tmp_path / name, cwd=tmp_path,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr
+        assert "iteration 2/2: 18 evaluated (4 new, 0 failed)" in done.stdout
+    stats = read_stats(tmp_path / "runs/loop/iter_2.stats")
+    assert stats.sec_obj == "params+loss" and len(stats.archive) == 18
+    done = own("post_search.py", "--expr", "runs/loop", "--list", "--search_space",
+               "my_space:Perceptrons")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_module_that_is_missing_says_where_it_was_looked_for(tmp_path, own):

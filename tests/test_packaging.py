@@ -221,7 +221,7 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
             "import timm, msunas_timm\n"
             "net = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
             "from msunas_cli import Search, get_engine\n"
-            "assert Search.__module__ == 'search.algorithm'\n"
+            "assert Search.__module__ == 'visualization.notebook'\n"
             "from networks import build_from_config\n"
             "from utils.invocation import program\n"
             "import msunas_cli\n"

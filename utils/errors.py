@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 
 _DISK_ERRORS = {
@@ -20,18 +21,47 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
                   "cublas_status_alloc_failed")
 
 
+_FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
+# Flags whose argument in Python has another name.
+_ARGUMENTS = {"save": "folder", "sec_obj": "objectives", "lut": "luts", "width": "width_mult",
+              "constraint": "constraints", "gpu": "gpus_per_job"}
+_for_programs = False
+
+
+def name_arguments() -> None:
+    """Lets the messages of this process name arguments instead of flags: a program reads them."""
+    global _for_programs
+    _for_programs = True
+
+
+def worded(command: str, program: str | None = None) -> str:
+    """Returns a text for those who read it: they type flags, or write a program (`msunas_cli`).
+
+    Args:
+        command: the text with flags.
+        program: the text without; None replaces each flag by the name of its argument.
+    """
+    if not _for_programs:
+        return command
+    return program if program is not None else _FLAG.sub(
+        lambda flag: _ARGUMENTS.get(flag[1], flag[1].replace("-", "_")), command)
+
+
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do, in one line."""
+
+    def __str__(self) -> str:
+        return worded(super().__str__())
 
 
 def warn(text: str) -> None:
     """Prints a warning on stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    print(f"warning: {worded(text)}", file=sys.stderr)
 
 
 def note(text: str) -> None:
     """Prints on stderr what is worth knowing."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {worded(text)}", file=sys.stderr)
 
 
 def one_line(text: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from utils.errors import UserError
+from utils.errors import UserError, worded
 
 T = TypeVar("T")
 
@@ -54,9 +54,10 @@ def refuse_untyped(source: object, found: Mapping[str, str | list[str]],
         runs = any(isinstance(value, list) or names_code(value) for value in untyped.values())
         what = "name code, which would be run" if runs else \
             "ask for something whose answers or files would be trusted"
-        words = [word[:1000] for word in as_typed(untyped)]
-        raise UserError(f"{source}: its settings {what}; if you trust it, type again: "
-                        f"{shlex.join(words)}")
+        flags = shlex.join([word[:1000] for word in as_typed(untyped)])
+        arguments = ", ".join(f"{name}={repr(value)[:1000]}" for name, value in untyped.items())
+        raise UserError(f"{source}: its settings {what}; if you trust it, " + worded(
+            f"type again: {flags}", f"give it again: {arguments}"))
 
 
 def why_not_imported(error: Exception) -> str:
@@ -133,6 +134,12 @@ def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[
         return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
 
     return getattr_of_package
+
+
+def name_in(registry: Mapping[str, str], made: object) -> str:
+    """Returns the name by which `load_class` finds the class of an object."""
+    own = f"{type(made).__module__}:{type(made).__qualname__}"
+    return next((name for name, row in registry.items() if row == own), own)
 
 
 def listed(registry: Iterable[str]) -> str:

@@ -44,24 +44,36 @@ def write_drawing(path: str | os.PathLike, pictures: Sequence[Picture]) -> list[
 
     Args:
         path: an `.svg` or a `.png`; the other is written next to it.
-        pictures: at least one, all with blocks, or all without.
+        pictures: see `drawn`.
 
     Returns:
         The two files.
 
     Raises:
-        UserError: another ending, or blocks next to graphs.
+        UserError: another ending, or as `drawn`.
     """
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
         raise UserError(f"{path}: a drawing is an .svg or a .png")
-    if len({bool(picture.blocks) for picture in pictures}) > 1:
-        raise UserError("networks of layers and cells cannot be aligned; draw them apart")
-    figure = _block_figure(pictures) if pictures[0].blocks else _graph_figure(pictures)
+    figure = drawn(pictures)
     files = [path.with_suffix(".svg"), path.with_suffix(".png")]
     for file in files:
         save_figure(figure, file)
     return files
+
+
+def drawn(pictures: Sequence[Picture]) -> Any:
+    """Returns a figure of architectures below each other, their stages aligned.
+
+    Args:
+        pictures: at least one, all with blocks, or all without.
+
+    Raises:
+        UserError: blocks next to graphs.
+    """
+    if len({bool(picture.blocks) for picture in pictures}) > 1:
+        raise UserError("networks of layers and cells cannot be aligned; draw them apart")
+    return _block_figure(pictures) if pictures[0].blocks else _graph_figure(pictures)
 
 
 def _figure(rows: int, height: float) -> tuple[Any, list[Any]]:

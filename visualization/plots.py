@@ -44,37 +44,49 @@ def axis_label(sec_obj: str) -> str:
 
 def plot_front(path: str | os.PathLike, F: np.ndarray, front: np.ndarray, candidates: np.ndarray,
                sec_obj: str, title: str) -> None:
-    """Draws an archive, its front as steps, and this iteration's candidates, atomically.
+    """Writes `front_figure` as a PNG file, atomically."""
+    save_figure(front_figure(F, front, candidates, axis_label(sec_obj), title), path)
+
+
+def front_figure(F: np.ndarray, front: np.ndarray, candidates: np.ndarray, label: str, title: str,
+                 sign: int = 1) -> Any:
+    """Returns a figure of an archive, its front as steps, and this iteration's candidates.
 
     Args:
-        path: the PNG file.
         F: (n, 2) top-1 error in percent and second objective of the archive.
         front: (f, 2) its non-dominated part, in any order.
         candidates: (k, 2) those that are new; may be empty.
-        sec_obj: name of the second objective.
+        label: of the second objective.
         title: one line.
+        sign: -1 where the second objective is maximised.
     """
     figure, (axes,) = new_figure(SIZE, DPI)
     axes.set_title(title, fontsize=11)
     axes.plot(F[:, 1], F[:, 0], "o", color=GREY, ms=4, alpha=0.55, mew=0, label="evaluated")
-    _, steps = border(front, (0, F[:, 1].max()), (0, F[:, 0].max()))
+    ends = (F[:, 1].min(), F[:, 1].max())
+    _, steps = border(front[:, :2] * [1, sign], ends, (0, F[:, 0].max()), sign)
     axes.step(*steps, where="post", color=BLUE, lw=1.3, alpha=0.8)
     axes.plot(front[:, 1], front[:, 0], "o", color=BLUE, ms=5.5, mew=0, label="front")
     if len(candidates):
         axes.plot(candidates[:, 1], candidates[:, 0], "o", mfc="none", mec=ORANGE, mew=1.4, ms=9,
                   label="new in this iteration")
-    axes.set_xlabel(axis_label(sec_obj))
+    axes.set_xlabel(label)
     axes.set_ylabel("top-1 error (%)")
-    axes.legend(frameon=False, loc="upper right")
-    save_figure(figure, path)
+    axes.legend(frameon=False, loc="upper right" if sign > 0 else "upper left")
+    return figure
 
 
 def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence[float],
                  tau: Sequence[float | None]) -> None:
-    """Draws the hypervolume and the predictor's quality over the evaluations, atomically.
+    """Writes `history_figure` as a PNG file, atomically."""
+    save_figure(history_figure(evaluated, hv, tau), path)
+
+
+def history_figure(evaluated: Sequence[int], hv: Sequence[float],
+                   tau: Sequence[float | None]) -> Any:
+    """Returns a figure of the hypervolume and the predictor's quality over the evaluations.
 
     Args:
-        path: the PNG file.
         evaluated: number of evaluated architectures after each iteration.
         hv: normalised hypervolume after each iteration.
         tau: Kendall's tau of the predictor; None where none was fitted.
@@ -91,7 +103,7 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
         right.set_ylim(min(0.0, *(value for _, value in fitted)), 1.02)
         right.set_ylabel("Kendall's tau of the predictor", color=ORANGE)
         right.spines["top"].set_visible(False)
-    save_figure(figure, path)
+    return figure
 
 
 def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[str, np.ndarray],

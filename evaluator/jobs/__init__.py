@@ -65,4 +65,4 @@ def get_engine(backend: str, spec: EvaluatorSpec, *, slots: list[Devices],
                         "addresses than there is memory")
     module, name = place.split(":")
     return Scheduler(getattr(importlib.import_module(module), name)(spec, slots, **options),
-                     timeout=timeout, retries=retries, on_ready=on_ready)
+                     timeout=timeout, retries=retries, on_ready=on_ready, spec=spec)

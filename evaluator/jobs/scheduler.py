@@ -11,6 +11,7 @@ from evaluator.jobs.base import (
     MACHINE_FAULT,
     READY,
     REFUSED,
+    EvaluatorSpec,
     Job,
     Outcome,
     Result,
@@ -111,11 +112,14 @@ class Scheduler:
     """
 
     def __init__(self, slots: Slots, *, timeout: float | None = None, retries: int = 2,
-                 on_ready: Callable[[], None] = lambda: None) -> None:
+                 on_ready: Callable[[], None] = lambda: None,
+                 spec: EvaluatorSpec | None = None) -> None:
         """Takes over the slots; `timeout` is in seconds and counts from the start of a job.
 
-        `on_ready` is called once, when the first worker has read what it needs.
+        `on_ready` is called once, when the first worker has read what it needs; `spec` is what the
+        workers build, for those who ask; a search records it.
         """
+        self.spec = spec
         self._slots = slots
         self._timeout = timeout
         self._retries = retries
