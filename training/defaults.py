@@ -9,6 +9,7 @@ from data_providers.pictures import DAMAGED
 # name -> "module:Class" of a `training.subnets.Rule`
 RULES = {
     "sandwich": "training.subnets:Sandwich",
+    "own_sizes": "training.subnets:OwnSizes",
     "ofa": "training.subnets:ProgressiveShrinking",
 }
 # Pictures whose shorter side is smaller are trained near their own size.

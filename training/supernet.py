@@ -43,7 +43,7 @@ IDENTITY = ("dataset", "vld_size", "init", "from_", "pretrained", "teacher", "te
 
 
 def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
-          lock: Lock | None, resume: str) -> None:
+          lock: Lock | None, resume: str) -> SupernetTraining:
     """Trains to the last epoch; nobody else may write the checkpoint meanwhile.
 
     Args:
@@ -53,6 +53,9 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         world: the processes.
         lock: of the checkpoint; None in a process that writes nothing.
         resume: the command that resumes the training, printed where it is interrupted.
+
+    Returns:
+        The training, with the weights that were kept; of a dry run, at its beginning.
 
     Raises:
         UserError: whatever is wrong with flags and files.
@@ -66,7 +69,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
     times = _measured_times(training)
     say(world, plan(args, training, times))
     if args.dry_run:
-        return
+        return training
     flags = {name: value for name, value in vars(args).items() if name not in OF_A_SUPERNET_CALL}
     flags |= {"epochs": training.recipe.epochs, "resolutions": training.recipe.resolutions}
     report, saved, patience = Report(), time.monotonic(), training.recipe.patience
@@ -118,6 +121,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
             save_weights(training.net, checkpoint, meta=meta(args, training))
         say(world, f"test images: {_percent(training.score_extremes('test'))}\n"
                    f"wrote {checkpoint}\nnext, a search: {search_command(args, checkpoint)}")
+    return training
 
 
 def _measured_times(training: SupernetTraining) -> TimeLeft:

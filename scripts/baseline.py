@@ -1,0 +1,97 @@
+"""Trains the whole network alone, at each resolution of a supernet: what its front must beat.
+
+It has the supernet's pictures, start, recipe and number of epochs. The result is a file that
+`report.py` and `post_search.py` show next to a front.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+# Run as a file, Python puts scripts/ on the path, not the project's root.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cli.startup  # noqa: F401  # before what takes time to import
+
+import train_supernet
+from cli.progress import add_threads_flag
+from cli.scripts import Parser, run_script
+from cli.types import integers
+from evaluator.costs import millions, network_costs
+from search.baseline import TEST, VALIDATION, Baseline, read_baselines, write_baselines
+from search_space import get_search_space
+from search_space.backbones import width_from_name
+
+BASELINE = "baseline.json"
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Returns the parser."""
+    p = Parser(prog="baseline.py", description=(__doc__ or "").split("\n\n")[0])
+    p.add_argument("supernet", help="checkpoint of train_supernet.py, next to its .state, which "
+                   "has the flags that it was trained with")
+    p.add_argument("--save", required=True, help=f"folder for {BASELINE} and the weights; networks "
+                   "that are there already are not trained again")
+    p.add_argument("--resolutions", **integers(8, 4096), default=None,
+                   help="of the network, ascending; None: those of the supernet")
+    p.add_argument("--data", default=None,
+                   help="folder of the pictures; None: where the supernet found them")
+    p.add_argument("--device", default=None, help="cpu, cuda, cuda:0, xpu or mps; None: a GPU if "
+                   "there is one")
+    add_threads_flag(p)
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    """Trains and scores the network at each resolution that is not done yet."""
+    flags = supernet_flags(args)
+    file = Path(args.save) / BASELINE
+    done = read_baselines(file) if file.exists() else []
+    for resolution in args.resolutions or flags.resolutions:
+        if name_at(flags, resolution) not in [network.name for network in done]:
+            done.append(tuned(flags, resolution, Path(args.save)))
+            write_baselines(file, done)
+    print("\n".join([*(network.line() for network in done), f"wrote {file}"]))
+
+
+def supernet_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags of the supernet's training, as its state has them, and those of this call.
+
+    Raises:
+        UserError: no such state, or one whose space is code.
+    """
+    words = ["--resume", args.supernet]
+    for name in ("data", "device", "threads"):
+        if (value := getattr(args, name)) is not None:
+            words += [f"--{name}", str(value)]
+    return train_supernet.resumed_flags(train_supernet.get_args_parser().parse_args(words))
+
+
+def name_at(flags: argparse.Namespace, resolution: int) -> str:
+    """Returns the name of the network at a resolution."""
+    return f"{flags.search_space} alone, {resolution} px"
+
+
+def tuned(flags: argparse.Namespace, resolution: int, folder: Path) -> Baseline:
+    """Trains the whole network at one resolution, or the rest of it; returns its scores."""
+    width = width_from_name(flags.save)
+    checkpoint = folder / f"{resolution}px_w{width:g}"
+    begun = train_supernet.state_of(checkpoint).exists()
+    epochs = [sum(flags.epochs), *[0] * (len(flags.epochs) - 1)]
+    training = train_supernet.run(argparse.Namespace(**{
+        **vars(flags), "save": str(checkpoint), "resume": str(checkpoint) if begun else None,
+        "resolutions": [resolution], "epochs": epochs}))
+    provider = training.provider
+    splits = {VALIDATION: "valid", TEST: "test"} if provider.holds_out_validation else \
+        {TEST: "test"}
+    scores = {images: training.score_extremes(split)["largest"]
+              for images, split in splits.items()}
+    space = get_search_space(flags.search_space, resolutions=[resolution])
+    costs = network_costs(space.layers(space.extremes()[1], provider.n_classes, width))
+    return Baseline(name_at(flags, resolution), millions(costs.flops), millions(costs.params),
+                    {images: round(score["top1"], 4) for images, score in scores.items()},
+                    {images: int(score["n_images"]) for images, score in scores.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, get_args_parser()))
