@@ -14,9 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli.startup  # noqa: F401  # before what takes time to import
 
 import train_supernet
-from cli.progress import add_threads_flag
 from cli.scripts import Parser, run_script
-from cli.types import integers
+from cli.types import count, integers
 from evaluator.costs import millions, network_costs
 from search.baseline import TEST, VALIDATION, Baseline, read_baselines, write_baselines
 from search_space import get_search_space
@@ -34,11 +33,10 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "that are there already are not trained again")
     p.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="of the network, ascending; None: those of the supernet")
-    p.add_argument("--data", default=None,
-                   help="folder of the pictures; None: where the supernet found them")
-    p.add_argument("--device", default=None, help="cpu, cuda, cuda:0, xpu or mps; None: a GPU if "
-                   "there is one")
-    add_threads_flag(p)
+    p.add_argument("--device", default=None,
+                   help="cpu, cuda, cuda:0, xpu or mps; None: that of the supernet's training")
+    p.add_argument("--threads", type=count(1, 1024), default=None,
+                   help="CPU threads; None: as many as the supernet's training had")
     return p
 
 
@@ -60,11 +58,10 @@ def supernet_flags(args: argparse.Namespace) -> argparse.Namespace:
     Raises:
         UserError: no such state, or one whose space is code.
     """
-    words = ["--resume", args.supernet]
-    for name in ("data", "device", "threads"):
-        if (value := getattr(args, name)) is not None:
-            words += [f"--{name}", str(value)]
-    return train_supernet.resumed_flags(train_supernet.get_args_parser().parse_args(words))
+    call = vars(train_supernet.get_args_parser().parse_args([])) | {"resume": args.supernet}
+    own = {name: value for name in ("device", "threads") if (value := getattr(args, name))}
+    stored = train_supernet.resumed_flags(argparse.Namespace(**call))
+    return argparse.Namespace(**vars(stored) | own)
 
 
 def name_at(flags: argparse.Namespace, resolution: int) -> str:
