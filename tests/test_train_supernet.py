@@ -362,9 +362,9 @@ def test_defaults_follow_the_pictures():
 
 
 def test_defaults_of_pretrained_weights_follow_the_pictures():
-    assert default_resolutions(32, [1], pretrained=True) == [48, 72, 96]
+    assert default_resolutions(32, [1], pretrained=True) == [64, 96, 128]
     assert default_resolutions(64, [1], pretrained=True) == [96, 128, 160]
-    assert default_resolutions(120, [1], pretrained=True) == [112, 136, 160]
+    assert default_resolutions(120, [1], pretrained=True) == [128, 160]
     assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
     epochs = [default_epochs(4, n, 32, pretrained=True) for n in (100, 500, 10**6)]
     assert epochs == [[0, 0, 0, 30], [0, 0, 0, 16], [0, 0, 0, 6]]
