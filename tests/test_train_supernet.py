@@ -367,13 +367,13 @@ def test_defaults_of_pretrained_weights_follow_the_pictures():
     assert default_resolutions(120, [1], pretrained=True) == [128, 160]
     assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
     epochs = [default_epochs(4, n, 32, pretrained=True) for n in (100, 500, 10**6)]
-    assert epochs == [[0, 0, 0, 30], [0, 0, 0, 16], [0, 0, 0, 6]]
+    assert epochs == [[0, 0, 0, 40], [0, 0, 0, 20], [0, 0, 0, 6]]
 
 
 def test_typed_flags_stay_with_pretrained_weights():
     parser = train_supernet.get_args_parser()
     args = adapted(parser.parse_args(["--pretrained", "auto", "--batch_size", "128"]))
-    assert (args.batch_size, args.shrink_lr, args.patience) == (128, 1e-3, 4)
+    assert (args.batch_size, args.shrink_lr, args.patience) == (128, 1e-3, 6)
     assert parser.parse_args([]).patience is None
 
 
