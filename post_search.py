@@ -296,8 +296,8 @@ def with_baselines(rows: Sequence[dict[str, Any]], baselines: Sequence[Baseline]
     added = []
     for network in baselines:
         top1 = network.top1[network.scored_as(test)]
-        values = {"top1": top1, "top1_err": round(100 - top1, 4), "flops": network.flops,
-                  "params": network.params, "chosen": network.name, "arch": None}
+        values = {**network.costs, "top1": top1, "top1_err": round(100 - top1, 4),
+                  "chosen": network.name, "arch": None}
         if TEST in network.top1:
             values["unseen_top1"] = network.top1[TEST]
         added.append({key: values.get(key, "") for key in rows[0]})

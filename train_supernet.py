@@ -78,7 +78,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
                         "pictures from their own size to 1.5 times that, with --pretrained "
-                        "multiples of 32 from 1.5 to 4 times that")
+                        "multiples of 32 from 1.5 to 3 times that")
     _add_training_flags(p.add_argument_group("training"))
     _add_teacher_flags(p.add_argument_group("teacher"))
     g = p.add_argument_group("machine")

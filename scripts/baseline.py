@@ -7,6 +7,7 @@ It has the supernet's pictures, start, recipe and number of epochs. The result i
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 # Run as a file, Python puts scripts/ on the path, not the project's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,12 +17,16 @@ import cli.startup  # noqa: F401  # before what takes time to import
 import train_supernet
 from cli.scripts import Parser, run_script
 from cli.types import count, integers
-from evaluator.costs import millions, network_costs
+from evaluator.accuracy import SupernetEvaluator
 from search.baseline import TEST, VALIDATION, Baseline, read_baselines, write_baselines
 from search_space import get_search_space
 from search_space.backbones import width_from_name
 
 BASELINE = "baseline.json"
+COSTS = ("flops", "params", "cpu", "gpu")
+# What a network is evaluated with, of the flags of its training.
+FLAGS_OF_IMAGES = ("search_space", "dataset", "data", "vld_size", "max_damaged", "n_workers",
+                   "seed", "device", "threads")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -78,16 +83,23 @@ def tuned(flags: argparse.Namespace, resolution: int, folder: Path) -> Baseline:
     training = train_supernet.run(argparse.Namespace(**{
         **vars(flags), "save": str(checkpoint), "resume": str(checkpoint) if begun else None,
         "resolutions": [resolution], "epochs": epochs}))
-    provider = training.provider
-    splits = {VALIDATION: "valid", TEST: "test"} if provider.holds_out_validation else \
-        {TEST: "test"}
-    scores = {images: training.score_extremes(split)["largest"]
-              for images, split in splits.items()}
-    space = get_search_space(flags.search_space, resolutions=[resolution])
-    costs = network_costs(space.layers(space.extremes()[1], provider.n_classes, width))
-    return Baseline(name_at(flags, resolution), millions(costs.flops), millions(costs.params),
-                    {images: round(score["top1"], 4) for images, score in scores.items()},
-                    {images: int(score["n_images"]) for images, score in scores.items()})
+    splits = {VALIDATION: False, TEST: True} if training.provider.holds_out_validation else \
+        {TEST: True}
+    arch = get_search_space(flags.search_space, resolutions=[resolution]).extremes()[1]
+    stats: dict[str, Any] = {}
+    for images, test in splits.items():
+        evaluator = SupernetEvaluator.from_options({
+            "supernet_path": str(checkpoint), "n_epochs": 0, "test": test, **{
+                name: getattr(flags, name) for name in FLAGS_OF_IMAGES}})
+        stats[images] = evaluator.evaluate(arch)
+    stats[TEST] |= evaluator.latency(arch)
+    return Baseline(
+        name_at(flags, resolution),
+        {name: round(stats[TEST][name], 4) for name in COSTS
+         if stats[TEST].get(name) is not None},
+        {images: round(found["top1"], 4) for images, found in stats.items()},
+        {images: len(training.provider.images(split)) for images, split in (
+            (VALIDATION, "valid"), (TEST, "test")) if images in stats})
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import read_json, write_json
 
 VALIDATION, TEST = "validation images", "test images"
-# Objectives of a search that a baseline has, too.
-COSTS = ("flops", "params")
 
 
 @dataclass(frozen=True)
@@ -20,14 +18,13 @@ class Baseline:
 
     Attributes:
         name: what it is.
-        flops, params: in millions.
+        costs: by the name of the objective: `flops` and `params` in millions, `cpu` in ms, ...
         top1: accuracy in percent, by what it was scored on: `VALIDATION`, `TEST`.
         n_images: how many they are.
     """
 
     name: str
-    flops: float
-    params: float
+    costs: Mapping[str, float]
     top1: Mapping[str, float]
     n_images: Mapping[str, int]
 
@@ -39,7 +36,8 @@ class Baseline:
         """Returns it in words."""
         scores = ", ".join(f"{value:.2f} % on {self.n_images[images]} {images}"
                            for images, value in self.top1.items())
-        return f"{self.name}, {self.flops:g} M FLOPs: {scores}"
+        costs = ", ".join(f"{name} {value:g}" for name, value in self.costs.items())
+        return f"{self.name} ({costs}): {scores}"
 
 
 def read_baselines(path: str | os.PathLike) -> list[Baseline]:
@@ -50,9 +48,8 @@ def read_baselines(path: str | os.PathLike) -> list[Baseline]:
     """
     value = read_json(path, "baseline file")
     try:
-        return [Baseline(str(row["name"]), _finite(row["flops"]), _finite(row["params"]),
-                         {str(key): _finite(top1) for key, top1 in row["top1"].items()},
-                         {str(key): int(row["n_images"][key]) for key in row["top1"]})
+        return [Baseline(one_line(row["name"]), _numbers(row["costs"]), _numbers(row["top1"]),
+                         {key: int(row["n_images"][key]) for key in row["top1"]})
                 for row in value["networks"]]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: no baseline file ({type(error).__name__}: {error}); "
@@ -64,7 +61,9 @@ def write_baselines(path: str | os.PathLike, networks: Sequence[Baseline]) -> No
     write_json(path, {"networks": [asdict(network) for network in networks]}, indent=1)
 
 
-def _finite(value: Any) -> float:
-    if not math.isfinite(number := float(value)):
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers of a JSON object; raises ValueError where one is not finite."""
+    found = {key: float(value) for key, value in values.items()}
+    if not all(map(math.isfinite, found.values())):
         raise ValueError("a number is not finite")
-    return number
+    return found

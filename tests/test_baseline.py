@@ -36,7 +36,9 @@ def test_the_network_is_trained_alone_with_the_flags_of_the_supernet(supernet, t
     networks = read_baselines(folder / "baseline.json")
     assert [network.name for network in networks] == [f"mbv3 alone, {r} px" for r in (16, 24)]
     assert [network.n_images for network in networks] == 2 * [{VALIDATION: 300, TEST: 600}]
-    assert networks[0].flops < networks[1].flops and networks[0].params == networks[1].params
+    small, large = (network.costs for network in networks)
+    assert small["flops"] < large["flops"] and small["params"] == large["params"]
+    assert small["cpu"] > 0 and large["cpu"] > 0
     printed = capsys.readouterr().out
     for network, resolution in zip(networks, (16, 24), strict=True):
         assert f"test images: largest {network.top1[TEST]:.2f} %" in printed

@@ -412,7 +412,7 @@ def test_rescoring_measures_on_the_test_images(digits_search, tmp_path, capsys):
 
 
 def test_a_baseline_is_compared_in_the_table_and_the_cards(digits_search, tmp_path, capsys):
-    network = Baseline("a net alone", 31.3, 3.4, {VALIDATION: 82.5, TEST: 81.0},
+    network = Baseline("a net alone", {"flops": 31.3}, {VALIDATION: 82.5, TEST: 81.0},
                        {VALIDATION: 300, TEST: 600})
     write_baselines(tmp_path / "b.json", [network])
     save = tmp_path / "chosen"

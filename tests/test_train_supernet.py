@@ -362,7 +362,7 @@ def test_defaults_follow_the_pictures():
 
 
 def test_defaults_of_pretrained_weights_follow_the_pictures():
-    assert default_resolutions(32, [1], pretrained=True) == [64, 96, 128]
+    assert default_resolutions(32, [1], pretrained=True) == [64, 96]
     assert default_resolutions(64, [1], pretrained=True) == [96, 128, 160]
     assert default_resolutions(120, [1], pretrained=True) == [128, 160]
     assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
@@ -373,7 +373,7 @@ def test_defaults_of_pretrained_weights_follow_the_pictures():
 def test_typed_flags_stay_with_pretrained_weights():
     parser = train_supernet.get_args_parser()
     args = adapted(parser.parse_args(["--pretrained", "auto", "--batch_size", "128"]))
-    assert (args.batch_size, args.shrink_lr, args.patience) == (128, 1e-3, 6)
+    assert (args.batch_size, args.shrink_lr, args.patience) == (128, 1e-3, 4)
     assert parser.parse_args([]).patience is None
 
 

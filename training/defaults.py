@@ -41,13 +41,13 @@ def default_resolutions(size: int, table: Sequence[int], pretrained: bool = Fals
     """Returns the resolutions for pictures of `size` px: five from their own size to 1.5 times.
 
     Large ones take those of the data set's row. Networks with pretrained weights have learned from
-    larger pictures: they get the multiples of 32 from 1.5 to 4 times the size.
+    larger pictures: they get the multiples of 32 from 1.5 to 3 times the size.
     """
     if size >= SMALL:
         return list(table)
     if pretrained:
         base = min(-(-3 * max(LEAST, size) // (2 * STRIDE)) * STRIDE, LARGEST_BASE)
-        top = min(4 * max(LEAST, size), LARGEST_TOP)
+        top = min(3 * max(LEAST, size), LARGEST_TOP)
         return list(range(base, top + 1, STRIDE))
     base = max(LEAST, size // 4 * 4)
     step = base // 8 // 4 * 4 or 4

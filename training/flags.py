@@ -30,7 +30,7 @@ OF_THE_CALL = ("start_epoch", "no_resume_opt")
 OF_A_SUPERNET_CALL = ("resume", "dry_run", "check", "typed", "save", "download")
 # What --pretrained changes in the defaults of train_supernet.py: it suits hundreds of pictures.
 ADAPTATION = {"rule": "own_sizes", "batch_size": 32, "lr": 1e-3, "shrink_lr": 1e-3, "n_random": 1,
-              "crop_scale": 0.6, "eval_every": 2, "patience": 6}
+              "crop_scale": 0.6, "eval_every": 4, "patience": 4}
 # Flags that have no meaning without another flag (or one of several), or without a schedule.
 PARTNERS = {
     "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),

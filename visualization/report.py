@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from search import events
-from search.baseline import COSTS, TEST, Baseline
+from search.baseline import TEST, Baseline
 from search.comparison import Box, spread
 from search.settings import CHANGEABLE
 from search_space.base import SearchSpace
@@ -126,7 +126,7 @@ def _run(run: RunData, name: str, box: Box | None) -> dict[str, Any]:
 def _baseline(run: RunData, network: Baseline) -> dict[str, Any]:
     """Returns a network's values on the axes of a run; None on those that it has no value of."""
     error = round(100 - network.top1[network.scored_as(bool(run.settings.get("test")))], DECIMALS)
-    costs = [getattr(network, axis.key) if axis.key in COSTS else None for axis in run.axes[1:]]
+    costs = [network.costs.get(axis.key) for axis in run.axes[1:]]
     return {"line": network.line(), "values": [error, *costs], "unseen": network.top1.get(TEST)}
 
 

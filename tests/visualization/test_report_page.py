@@ -340,7 +340,7 @@ def test_a_baseline_has_points_of_its_own(open_page, finished_run, tmp_path, the
     run = shutil.copytree(finished_run, tmp_path / "a run")
     write_rescore(run, [4, 2], np.arange(100) < np.array([[90], [80]]))
     costs = np.array([record.sec_obj for record in read_run(run).stats.archive])
-    networks = [Baseline("a <b> net", float(costs.max() * factor), 5.0,
+    networks = [Baseline("a <b> net", {"flops": float(costs.max() * factor)},
                          {VALIDATION: 82.5, TEST: 81.0}, {VALIDATION: 100, TEST: 600})
                 for factor in (0.5, 3)]
     write_baselines(tmp_path / "baseline.json", networks)
@@ -353,11 +353,11 @@ def test_a_baseline_has_points_of_its_own(open_page, finished_run, tmp_path, the
     drawn = page.evaluate("document.getElementById('front').data.filter((t) => t.name === "
                           "'baseline').map((t) => [t.x, t.y, t.marker.color])")
     (x, y, colour), = drawn
-    assert x == [network.flops for network in networks] and y == [17.5, 17.5]
+    assert x == [network.costs["flops"] for network in networks] and y == [17.5, 17.5]
     assert colour == page.evaluate("getComputedStyle(document.body).getPropertyValue('--mark')")\
         .strip()
     low, high = page.evaluate("document.getElementById('front').layout.xaxis.range")
-    assert low < costs.min() and high > networks[1].flops, "all of them are in the picture"
+    assert low < costs.min() and high > networks[1].costs["flops"], "all of them are in the picture"
     assert [line.inner_text() for line in page.locator("#baselines li").all()] == [
         f"baseline: {network.line()}" for network in networks]
     assert page.evaluate("document.getElementById('unseen-0').data[2].y") == [81, 81]
