@@ -18,6 +18,7 @@ from cli.types import DOWNLOAD, count, integers
 from data_providers.table import get_dataset_info
 from search import selection, subnets
 from search.archive import Record, arch_key
+from search.baseline import TEST, Baseline, read_baselines
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
 from utils.errors import UserError, note
@@ -80,6 +81,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    help="score the chosen networks on the test images, which the search did not "
                    "see: 95 %% intervals, and which neighbours cannot be told apart; in "
                    "rescore.json, too (default: off)")
+    p.add_argument("--baseline", metavar="FILE", help="networks to compare with, as rows of the "
+                   "table and in the model cards: what scripts/baseline.py writes (default: none)")
     p.add_argument("--command", metavar="TEXT",
                    help="measures the chosen networks on a device: prints the latency in ms; "
                    "{model} is an ONNX file ({model:pt2}: in that format), {arch} the architecture "
@@ -102,6 +105,7 @@ def main(args: argparse.Namespace) -> None:
     selection.check_names(found.sec_obj, str(found.file))
     front, chosen, expected = choose(args, found)
     records = [front[i] for i in chosen]
+    baselines = read_baselines(args.baseline) if args.baseline else []
     names = selection.folder_names([record.sec_obj for record in records], found.sec_obj)
     scores = deployed = None
     if args.command is not None:
@@ -114,13 +118,15 @@ def main(args: argparse.Namespace) -> None:
     else:
         targets = subnets.make_targets(args.save, names, records, found.space_name)
         scores = write(args, found, targets, selection.places(front, chosen, found.sec_obj,
-                                                              bool(args.pick)), deployed)
+                                                              bool(args.pick)), deployed,
+                       baselines)
         rows = table_rows(records, found.sec_obj, dict(enumerate(names)), found.space)
     rows = with_expected(rows, expected)
     if deployed is not None:
         write_json(Path(args.save) / DEVICE_FILE, deployed.report(), indent=1)
         rows = [{**own, **row} for own, row in zip(deployed.rows(), rows, strict=True)]
-    PRINTERS[args.format](rows if scores is None else with_scores(rows, scores))
+    rows = rows if scores is None else with_scores(rows, scores)
+    PRINTERS[args.format](with_baselines(rows, baselines, bool(found.settings.get("test"))))
 
 
 def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
@@ -150,7 +156,8 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
 
 
 def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[subnets.Target],
-          where: Sequence[str], deployed: "Deployed | None" = None) -> "Scores | None":
+          where: Sequence[str], deployed: "Deployed | None" = None,
+          baselines: Sequence[Baseline] = ()) -> "Scores | None":
     """Writes the chosen networks; returns what `--rescore` found, or None.
 
     Args:
@@ -159,6 +166,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
         targets: what is written.
         where: the place of each on the front.
         deployed: latencies on a device, for the model cards.
+        baselines: to compare with, for the model cards.
 
     Raises:
         UserError: another process writes there; or as `resolve`, `check_targets`, `make_cutter`,
@@ -206,7 +214,7 @@ def write(args: argparse.Namespace, found: "FinishedSearch", targets: Sequence[s
                 settings["supernet_path"],
                 read_supernet_info(settings["supernet_path"]).pretrained,
                 commands_of(args, found.settings), evaluator.provider.n_valid,
-                scores, deployed), evaluator)
+                scores, deployed, baselines), evaluator)
     return scores
 
 
@@ -275,6 +283,26 @@ def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[s
     """Returns the printed rows with the accuracy on unseen images and its 95 % interval."""
     return [{"unseen_top1": round(top1, 4), "low": round(low, 4), "high": round(high, 4), **row}
             for row, top1, (low, high) in zip(rows, scores.top1, scores.intervals(), strict=True)]
+
+
+def with_baselines(rows: Sequence[dict[str, Any]], baselines: Sequence[Baseline],
+                   test: bool) -> list[dict[str, Any]]:
+    """Returns the printed rows and, in the same columns, those of the networks to compare with.
+
+    Args:
+        rows: of networks.
+        baselines: to compare with.
+        test: whether the search scored on the test images.
+    """
+    added = []
+    for network in baselines:
+        top1 = network.top1[network.scored_as(test)]
+        values = {**network.costs, "top1": top1, "top1_err": round(100 - top1, 4),
+                  "chosen": network.name, "arch": None}
+        if TEST in network.top1:
+            values["unseen_top1"] = network.top1[TEST]
+        added.append({key: values.get(key, "") for key in rows[0]})
+    return [*rows, *added]
 
 
 if __name__ == "__main__":

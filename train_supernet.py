@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # With `python -P` or PYTHONSAFEPATH=1, Python does not put a script's folder on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -40,6 +40,9 @@ from utils.flags import refuse_idle
 from utils.invocation import calling
 from utils.locks import locked_beside
 from utils.registry import TIMM, code_in, refuse_untyped
+
+if TYPE_CHECKING:
+    from training.shrinking import SupernetTraining
 
 # Flags that may name code, as module:Class: never taken from a state without being typed.
 CODE_FLAGS = ("search_space", "rule")
@@ -74,8 +77,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_flags(g, EVALUATION_FLAGS, "--n_workers", n_workers=0)
     g.add_argument("--resolutions", **integers(8, 4096), default=None,
                    help="input resolutions, ascending; None: the data set's own, for small "
-                        "pictures from their own size to 1.5 times that, with --pretrained from "
-                        "1.5 to 3 times that")
+                        "pictures from their own size to 1.5 times that, with --pretrained "
+                        "multiples of 32 from 1.5 to 3 times that")
     _add_training_flags(p.add_argument_group("training"))
     _add_teacher_flags(p.add_argument_group("teacher"))
     g = p.add_argument_group("machine")
@@ -97,7 +100,8 @@ def _add_training_flags(g: Any) -> None:
                         "depth, expansion, width. 0 skips one; None: by the number of images")
     g.add_argument("--rule", metavar="NAME", default="sandwich",
                    help=f"{', '.join(RULES)}, or module:Class. sandwich: the largest, the smallest "
-                        "and random subnets in each step, the largest teaches (BigNAS); ofa: "
+                        "and random subnets in each step, the largest teaches (BigNAS); own_sizes: "
+                        "the same, each at its own resolution instead of one for all; ofa: "
                         "random ones, taught by the finished full network (Once for All)")
     g.add_argument("--batch_size", type=count(1), default=128,
                    help="images for each step and process")
@@ -143,14 +147,23 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("--save is needed: the checkpoint to write, as in runs/ofa_digits_w0.35")
     elif args.pretrained:
         args = adapted(args)
+    run(argparse.Namespace(**{**vars(args), "dataset": chosen_dataset(args)}))
+
+
+def run(args: argparse.Namespace) -> "SupernetTraining | None":
+    """Does a training whose defaults are decided; returns it, or None where it only checks.
+
+    Raises:
+        UserError: see `training.supernet.train`.
+        KeyboardInterrupt: likewise.
+    """
     checkpoint, state = Path(args.save), state_of(Path(args.save))
-    args = argparse.Namespace(**{**vars(args), "dataset": chosen_dataset(args)})
     _check(args, checkpoint, state)
     if args.check:
         from training.world import check_devices
 
         check_devices(args.check, args.device)
-        return
+        return None
     announce("loading the images; a few steps of each phase are measured for the plan")
     from training.supernet import train
     from training.world import processes
@@ -159,7 +172,7 @@ def main(args: argparse.Namespace) -> None:
             locked_beside(checkpoint, f"{checkpoint}: the checkpoint") \
             if world.primary and not args.dry_run else nullcontext() as lock:
         _check(args, checkpoint, state)  # another process may have written it since
-        train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
+        return train(args, checkpoint, state, world, lock, resume_command(args, checkpoint))
 
 
 def chosen_dataset(args: argparse.Namespace) -> str:

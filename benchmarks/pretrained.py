@@ -66,9 +66,13 @@ def main(args: argparse.Namespace) -> None:
         rows.append((way, *(spread([figure[key] for figure in figures if key in figure])
                             for key in ("mflops", "top1", "seconds"))))
     text = table(("way", "MFLOPs", "test pictures (%)", "CPU seconds"), rows)
+    gains = [gain for rows in found for gain in against_plain(rows)]
+    compared = f"Chosen networks minus plain fine-tuning at equal FLOPs (between two sizes: by " \
+               f"their logarithm): {mean(gains):+.1f} points on average, {min(gains):+.1f} to " \
+               f"{max(gains):+.1f}, {len(gains)} networks" if gains else ""
     publish(f"{args.pictures} pictures of {N_CLASSES} classes ({'; '.join(classes)}), "
             f"{args.vld_size} of them for validation; {N_TEST} test pictures.\n{machine()}; "
-            f"{moment()}; one thread\n\n{text}\n", args.out)
+            f"{moment()}; one thread\n\n{text}\n\n{compared}\n", args.out)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -145,6 +149,20 @@ def ways(done: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, f
                                                 "mflops": float(score["name"].partition("@")[2])}
         rows["search, all of it"] = {"seconds": done["search"]["seconds"]}
     return rows
+
+
+def against_plain(rows: dict[str, dict[str, float]]) -> list[float]:
+    """Returns by how many points each chosen network is better than plain fine-tuning.
+
+    Networks outside of the baseline's sizes are left out.
+    """
+    plain = [row for name, row in rows.items() if name.startswith("plain")]
+    if not plain:
+        return []
+    mflops, top1 = zip(*sorted((row["mflops"], row["top1"]) for row in plain), strict=True)
+    return [row["top1"] - float(np.interp(np.log(row["mflops"]), np.log(mflops), top1))
+            for name, row in rows.items() if name.startswith("search, network")
+            and mflops[0] <= row["mflops"] <= mflops[-1]]
 
 
 def ends(supernet: Path) -> list[float]:

@@ -26,6 +26,7 @@ COMMANDS = {
     "msunas-predictor": "acc_predictor/__main__.py",
     "msunas-costs": "evaluator/costs/__main__.py",
     "msunas-export": "scripts/export.py",
+    "msunas-baseline": "scripts/baseline.py",
     "msunas-report": "scripts/report.py",
     "msunas-plot": "scripts/plot_search.py",
     "msunas-compare": "scripts/compare.py",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from evaluator.model_card import Accuracy, Card
 from search.archive import Record
+from search.baseline import Baseline
 from utils.invocation import program
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ UNSEEN = "nothing: neither the search nor the selection saw them"
 
 def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: str,
                  supernet: str, pretrained: str | None, commands: Mapping[str, str], n_images: int,
-                 scores: "Scores | None",
-                 deployed: "Deployed | None" = None) -> list[Card]:
+                 scores: "Scores | None", deployed: "Deployed | None" = None,
+                 baselines: Sequence[Baseline] = ()) -> list[Card]:
     """Returns a card for each network: what the search measured, and what `--rescore` did.
 
     That is the accuracy, and whether the images tell each network from its neighbours.
@@ -32,8 +33,10 @@ def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: s
         n_images: that the search scored on.
         scores: of the same networks, or None.
         deployed: their latencies on a device, or None.
+        baselines: to compare the networks with.
     """
     pairs = [] if scores is None else [f"Unseen images: {line}." for line in scores.pair_lines()]
+    compared = [f"For comparison: {network.line()}." for network in baselines]
     cards = []
     for i, (name, record) in enumerate(records.items()):
         rows = [Accuracy("validation images", n_images, 100 - record.top1_err, CHOSEN_BY)]
@@ -48,5 +51,5 @@ def search_cards(records: Mapping[str, Record], where: Sequence[str], dataset: s
             facts["pretrained weights"] = pretrained
         if deployed is not None:
             facts["latency on the device"] = deployed.facts()[i]
-        cards.append(Card(name, dataset, facts, rows, commands, notes))
+        cards.append(Card(name, dataset, facts, rows, commands, [*notes, *compared]))
     return cards

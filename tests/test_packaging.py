@@ -117,8 +117,8 @@ def test_completion_knows_the_flags(shell, run_command):
     for word in ("msunas-select", "msunas-export", "constraint", "skip_latency"):
         assert word in done.stdout
     if shell == "bash":
-        checked = subprocess.run(["bash", "-c", done.stdout + "\ncomplete -p msunas-select"],
-                                 capture_output=True, text=True)
+        checked = subprocess.run(["bash"], input=done.stdout + "\ncomplete -p msunas-select\n",
+                                 capture_output=True, text=True)  # too long for an argument
         assert "msunas-select" in checked.stdout, checked.stderr
 
 

@@ -15,6 +15,7 @@ from cli import printers
 from data_providers import DataProvider
 from search import selection
 from search.archive import Record, Stats, objectives, write_stats
+from search.baseline import TEST, VALIDATION, Baseline, write_baselines
 from search.finished import read_finished, read_settings
 from search.subnets import check_targets, make_targets
 from search_space import OFASearchSpace
@@ -408,6 +409,23 @@ def test_rescoring_measures_on_the_test_images(digits_search, tmp_path, capsys):
     assert "python msunas.py" in card
     run_post_search("-n", 1, "--expr", digits_search.folder, "--save", save)
     assert not (save / "rescore.json").exists()  # of other networks; the cards say nothing of it
+
+
+def test_a_baseline_is_compared_in_the_table_and_the_cards(digits_search, tmp_path, capsys):
+    network = Baseline("a net alone", {"flops": 31.3}, {VALIDATION: 82.5, TEST: 81.0},
+                       {VALIDATION: 300, TEST: 600})
+    write_baselines(tmp_path / "b.json", [network])
+    save = tmp_path / "chosen"
+    run_post_search("-n", 1, "--expr", digits_search.folder, "--save", save, "--format", "json",
+                    "--rescore", "--baseline", tmp_path / "b.json")
+    *rows, last = json.loads(capsys.readouterr().out)
+    assert rows and all(row["chosen"].startswith("net-flops") for row in rows)
+    assert {**rows[0], **last} == last, "the same columns"
+    assert (last["chosen"], last["top1"], last["unseen_top1"], last["flops"], last["arch"]) == (
+        "a net alone", 82.5, 81.0, 31.3, None)
+    for row in rows:
+        card = (save / row["chosen"] / "hub" / "README.md").read_text()
+        assert f"For comparison: {network.line()}." in card
 
 
 def test_rescoring_is_refused_where_the_search_saw_the_test_images(digits_search, tmp_path):

@@ -1,6 +1,7 @@
 """train_supernet.py: the phases, what is trained in a step, and going on after a stop."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -153,6 +154,22 @@ def test_resolutions_are_drawn_for_each_step(monkeypatch):
         for loss in rule(net, torch.randn(2, 3, 24, 24), torch.tensor([0, 1])):
             loss()
     assert set(sizes) == {16, 20, 24}
+
+
+def test_each_subnet_sees_its_own_resolution(monkeypatch):
+    net, active, sizes = record(monkeypatch)
+    space = get_search_space("mbv3", resolutions=[16, 20, 24])
+    whole, *_, last = phases_of(space)
+    for phase in (whole, last):
+        rule = rule_class("own_sizes")(phase, space, [16, 20, 24], n_random=5)
+        losses = rule(net, torch.randn(2, 3, 24, 24), torch.tensor([0, 1]))
+        assert torch.isfinite(sum(loss() for loss in losses))
+        assert active[0] == rule.subnets.largest and sizes[0] == 24
+        assert sizes == [arch["r"] for arch in active]
+        if phase == last:
+            assert active[1] == rule.subnets.smallest and sizes[1] == 16
+            assert len(set(sizes)) == 3
+        active.clear(), sizes.clear()
 
 
 # ---------------------------------------------------------------------------------------- resuming
@@ -345,12 +362,12 @@ def test_defaults_follow_the_pictures():
 
 
 def test_defaults_of_pretrained_weights_follow_the_pictures():
-    assert default_resolutions(32, [1], pretrained=True) == [48, 72, 96]
+    assert default_resolutions(32, [1], pretrained=True) == [64, 96]
     assert default_resolutions(64, [1], pretrained=True) == [96, 128, 160]
-    assert default_resolutions(120, [1], pretrained=True) == [112, 136, 160]
+    assert default_resolutions(120, [1], pretrained=True) == [128, 160]
     assert default_resolutions(300, [192, 224], pretrained=True) == [192, 224]
     epochs = [default_epochs(4, n, 32, pretrained=True) for n in (100, 500, 10**6)]
-    assert epochs == [[0, 0, 0, 30], [0, 0, 0, 16], [0, 0, 0, 6]]
+    assert epochs == [[0, 0, 0, 40], [0, 0, 0, 20], [0, 0, 0, 6]]
 
 
 def test_typed_flags_stay_with_pretrained_weights():
@@ -418,7 +435,9 @@ def test_every_family_learns_the_digits(tmp_path, capsys, family):
         train_supernet.main(parser.parse_args([str(word) for word in (*flags, *more)]))
         return capsys.readouterr().out
 
-    assert "estimate: 0:" in train("--dry_run")
+    planned = train("--dry_run")
+    assert "estimate: 0:" in planned
+    assert 0.1 < float(re.search(r"memory +([\d.]+) GB of RAM", planned)[1]) < 100
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
     lines = train().splitlines()
     last = next(line for line in lines if line.startswith("test images:"))

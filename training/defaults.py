@@ -9,6 +9,7 @@ from data_providers.pictures import DAMAGED
 # name -> "module:Class" of a `training.subnets.Rule`
 RULES = {
     "sandwich": "training.subnets:Sandwich",
+    "own_sizes": "training.subnets:OwnSizes",
     "ofa": "training.subnets:ProgressiveShrinking",
 }
 # Pictures whose shorter side is smaller are trained near their own size.
@@ -19,8 +20,9 @@ SAMPLE = 16
 EPOCHS, IMAGES_OF_SMALL = 160, 600_000
 FIRST_SHARE = LAST_SHARE = 0.375
 # With pretrained weights: about this many images, within these epochs; small pictures are enlarged.
-IMAGES_OF_PRETRAINED, EPOCHS_OF_PRETRAINED = 8_000, (6, 30)
-LARGEST_BASE, LARGEST_TOP = 112, 160
+IMAGES_OF_PRETRAINED, EPOCHS_OF_PRETRAINED = 10_000, (6, 40)
+# Such networks halve their images five times: multiples of 32 lose nothing at the edges.
+STRIDE, LARGEST_BASE, LARGEST_TOP = 32, 128, 160
 
 
 def picture_size(provider: Any) -> int:
@@ -39,14 +41,14 @@ def default_resolutions(size: int, table: Sequence[int], pretrained: bool = Fals
     """Returns the resolutions for pictures of `size` px: five from their own size to 1.5 times.
 
     Large ones take those of the data set's row. Networks with pretrained weights have learned from
-    larger pictures: they get three, from 1.5 to 3 times the size.
+    larger pictures: they get the multiples of 32 from 1.5 to 3 times the size.
     """
     if size >= SMALL:
         return list(table)
     if pretrained:
-        base = min(max(LEAST, size) * 3 // 2 // 8 * 8, LARGEST_BASE)
-        top = min(2 * base, LARGEST_TOP)
-        return [base, (base + top) // 16 * 8, top]
+        base = min(-(-3 * max(LEAST, size) // (2 * STRIDE)) * STRIDE, LARGEST_BASE)
+        top = min(3 * max(LEAST, size), LARGEST_TOP)
+        return list(range(base, top + 1, STRIDE))
     base = max(LEAST, size // 4 * 4)
     step = base // 8 // 4 * 4 or 4
     return [base + i * step for i in range(5)]

@@ -29,8 +29,8 @@ LR_BASE, LR_BATCH = 0.006, 256
 OF_THE_CALL = ("start_epoch", "no_resume_opt")
 OF_A_SUPERNET_CALL = ("resume", "dry_run", "check", "typed", "save", "download")
 # What --pretrained changes in the defaults of train_supernet.py: it suits hundreds of pictures.
-ADAPTATION = {"batch_size": 32, "lr": 1e-3, "shrink_lr": 1e-3, "n_random": 1, "crop_scale": 0.6,
-              "eval_every": 2, "patience": 4}
+ADAPTATION = {"rule": "own_sizes", "batch_size": 32, "lr": 1e-3, "shrink_lr": 1e-3, "n_random": 1,
+              "crop_scale": 0.6, "eval_every": 4, "patience": 4}
 # Flags that have no meaning without another flag (or one of several), or without a schedule.
 PARTNERS = {
     "--teacher": ("--teacher-checkpoint", "--kd-ratio", "--kd-temperature"),

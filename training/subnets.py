@@ -86,8 +86,8 @@ class Subnets:
 class Rule(ABC):
     """Chooses the subnets of a step and what they learn from; an objective of `training.loops`.
 
-    Each step draws one resolution, to which the images are reduced on the device. All draws of a
-    step come from `rng`, which the training sets for each step.
+    Each step draws one resolution, to which the images are reduced on the device (`of_a_step`). All
+    draws of a step come from `rng`, which the training sets for each step.
 
     Args:
         phase: what is elastic.
@@ -133,7 +133,7 @@ class Rule(ABC):
 
     def __call__(self, net: Any, images: Tensor, labels: Tensor) -> list[Callable[[], Tensor]]:
         """Returns the losses of one step, one for each subnet."""
-        images = self._resized(images)
+        images = self.of_a_step(images)
         found = self.losses(net, images, labels) if self.phase.elastic else [
             lambda: self.loss(self.logits(net, self.subnets.largest, images), labels,
                               self.taught(images))]
@@ -160,11 +160,16 @@ class Rule(ABC):
             return hard
         return (hard + self.kd_ratio * soft_cross_entropy(logits, soft)) / (1 + self.kd_ratio)
 
-    def _resized(self, images: Tensor) -> Tensor:
-        size = int(self.rng.choice(self.resolutions))
-        if images.shape[-1] == size:
-            return images
-        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    def of_a_step(self, images: Tensor) -> Tensor:
+        """Returns the images of a step, reduced to the resolution that is drawn for it."""
+        return reduced(images, int(self.rng.choice(self.resolutions)))
+
+
+def reduced(images: Tensor, size: int) -> Tensor:
+    """Returns images (b, 3, r, r) of another resolution, on their device."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 class Sandwich(Rule):
@@ -194,6 +199,23 @@ class Sandwich(Rule):
         students = [self.subnets.smallest,
                     *(self.subnets.draw(self.rng) for _ in range(self.n_random))]
         return [largest, *(partial(student, arch) for arch in students)]
+
+
+class OwnSizes(Sandwich):
+    """`Sandwich`, but each subnet of a step gets the images in its own resolution.
+
+    The largest always sees the largest images, so that it teaches as well as it can; the smallest
+    sees the smallest, and the random ones those of the resolution that is drawn with them.
+    """
+
+    def of_a_step(self, images: Tensor) -> Tensor:
+        """Returns the images as they come, in the largest resolution."""
+        return images
+
+    @staticmethod
+    def logits(net: Any, arch: Arch, images: Tensor) -> Tensor:
+        """Returns the logits of a subnet."""
+        return Sandwich.logits(net, arch, reduced(images, arch["r"]))
 
 
 class ProgressiveShrinking(Rule):

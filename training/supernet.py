@@ -31,7 +31,7 @@ from training.shrinking import Recipe, Step, SupernetTraining
 from training.students import check_teacher, load_teacher, ready_to_teach
 from training.subnets import phases_of
 from training.world import World
-from utils.devices import InPrecision, seeded, warn_if_slow
+from utils.devices import InPrecision, peak_memory, seeded, warn_if_slow
 from utils.errors import UserError
 from utils.invocation import calling
 from utils.locks import Lock
@@ -43,7 +43,7 @@ IDENTITY = ("dataset", "vld_size", "init", "from_", "pretrained", "teacher", "te
 
 
 def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
-          lock: Lock | None, resume: str) -> None:
+          lock: Lock | None, resume: str) -> SupernetTraining:
     """Trains to the last epoch; nobody else may write the checkpoint meanwhile.
 
     Args:
@@ -53,6 +53,9 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
         world: the processes.
         lock: of the checkpoint; None in a process that writes nothing.
         resume: the command that resumes the training, printed where it is interrupted.
+
+    Returns:
+        The training, with the weights that were kept; of a dry run, at its beginning.
 
     Raises:
         UserError: whatever is wrong with flags and files.
@@ -66,7 +69,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
     times = _measured_times(training)
     say(world, plan(args, training, times))
     if args.dry_run:
-        return
+        return training
     flags = {name: value for name, value in vars(args).items() if name not in OF_A_SUPERNET_CALL}
     flags |= {"epochs": training.recipe.epochs, "resolutions": training.recipe.resolutions}
     report, saved, patience = Report(), time.monotonic(), training.recipe.patience
@@ -118,6 +121,7 @@ def train(args: argparse.Namespace, checkpoint: Path, state: Path, world: World,
             save_weights(training.net, checkpoint, meta=meta(args, training))
         say(world, f"test images: {_percent(training.score_extremes('test'))}\n"
                    f"wrote {checkpoint}\nnext, a search: {search_command(args, checkpoint)}")
+    return training
 
 
 def _measured_times(training: SupernetTraining) -> TimeLeft:
@@ -166,7 +170,11 @@ def prepare(args: argparse.Namespace, world: World) -> SupernetTraining:
 
 
 def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> str:
-    """Returns the plan of a training, with its time as estimated from a few measured steps."""
+    """Returns the plan of a training, with its time and memory by a few steps that were measured.
+
+    The steps are measured on a copy of the weights; a training has no copy, but an optimiser, which
+    keeps about two numbers for each weight.
+    """
     provider, recipe, n_batches = training.provider, training.recipe, len(training.loader)
     lines = [f"{provider.n_train} training images of {args.dataset} ({provider.n_classes} "
              f"classes), resolutions {' '.join(map(str, recipe.resolutions))}; {args.search_space},"
@@ -180,6 +188,11 @@ def plan(args: argparse.Namespace, training: SupernetTraining, times: Any) -> st
     if times.teacher:
         lines.append(f"  teacher    {training.taught_steps} steps, {times.teacher:.2f} s a step: "
                      f"{duration(times.teacher * training.taught_steps)}")
+    if peak := peak_memory(training.world.device):
+        peak += sum(p.numel() * p.element_size() for p in training.net.parameters())
+        lines.append(f"  memory     {peak / 1e9:.1f} GB of "
+                     f"{'RAM' if training.world.device.type == 'cpu' else 'the device'} in each "
+                     "process, data-loading processes not included")
     done = f" ({training.epoch} of {training.n_epochs} epochs are done)" if training.epoch else ""
     left = duration(times.total(training.epoch, training.batch))
     return "\n".join([*lines, f"estimate: {left} to train{done}, without measurements; into "

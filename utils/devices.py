@@ -1,7 +1,8 @@
 """Devices, precision and random state of torch."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,20 @@ def synchronize(device: torch.device) -> None:
     """Waits until an accelerator has finished its work; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Returns the most bytes that this process has had so far: of the device's memory, or of RAM.
+
+    None where the device or the system does not count them (macOS and Windows: RAM).
+    """
+    if device.type != "cpu":
+        count = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+        return int(count(device)) if count else None
+    with suppress(OSError, IndexError, ValueError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return None
 
 
 def as_current(device: torch.device) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from search import events
+from search.baseline import TEST, Baseline
 from search.comparison import Box, spread
 from search.settings import CHANGEABLE
 from search_space.base import SearchSpace
@@ -37,7 +38,8 @@ NO_GENES: dict[str, Any] = {"vectors": [], "groups": [], "genes": []}
 
 
 def write_report(path: str | os.PathLike, runs: Sequence[str | os.PathLike],
-                 refresh: int | None = None, search_space: str | None = None) -> None:
+                 refresh: int | None = None, search_space: str | None = None,
+                 baselines: Sequence[Baseline] = ()) -> None:
     """Writes the report of one or several searches, atomically.
 
     Args:
@@ -45,11 +47,13 @@ def write_report(path: str | os.PathLike, runs: Sequence[str | os.PathLike],
         runs: folders of searches, or `iter_<i>.stats` files.
         search_space: see `visualization.data.read_run`.
         refresh: seconds after which an open page loads itself again; None: never.
+        baselines: networks to compare the fronts with.
 
     Raises:
         UserError: as `visualization.data.read_run`.
     """
-    write_text(path, page(payload([read_run(run, search_space) for run in runs]), refresh))
+    write_text(path, page(payload([read_run(run, search_space) for run in runs], baselines),
+                          refresh))
 
 
 def page(content: dict[str, Any], refresh: int | None = None) -> str:
@@ -65,11 +69,12 @@ def page(content: dict[str, Any], refresh: int | None = None) -> str:
     return document
 
 
-def payload(runs: Sequence[RunData]) -> dict[str, Any]:
+def payload(runs: Sequence[RunData], baselines: Sequence[Baseline] = ()) -> dict[str, Any]:
     """Returns what the page shows of the runs, in JSON types."""
     box = None if len(runs) == 1 else _common_box(runs)
     equal = len({run.name for run in runs}) < len(runs)  # then the folders tell them apart
-    return {"runs": [{"group": group, **_run(run, str(run.folder) if equal else run.name, box)}
+    return {"runs": [{"group": group, **_run(run, str(run.folder) if equal else run.name, box),
+                      "baselines": [_baseline(run, network) for network in baselines]}
                      for run, group in zip(runs, _groups_of(runs), strict=True)]}
 
 
@@ -116,6 +121,13 @@ def _run(run: RunData, name: str, box: Box | None) -> dict[str, Any]:
         "versions": start.get("versions", {}),
         "machine": start.get("machine"),
     }
+
+
+def _baseline(run: RunData, network: Baseline) -> dict[str, Any]:
+    """Returns a network's values on the axes of a run; None on those that it has no value of."""
+    error = round(100 - network.top1[network.scored_as(bool(run.settings.get("test")))], DECIMALS)
+    costs = [network.costs.get(axis.key) for axis in run.axes[1:]]
+    return {"line": network.line(), "values": [error, *costs], "unseen": network.top1.get(TEST)}
 
 
 def _history(entry: Any) -> dict[str, Any]:

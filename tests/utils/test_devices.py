@@ -1,5 +1,8 @@
 """Devices: which one is taken, and what is asked of it."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -77,3 +80,21 @@ def test_gpus_with_bfloat16_evaluate_in_it_unless_told_otherwise(monkeypatch, am
                                                                  expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
     assert evaluation_precision(amp, torch.device(device)) == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system without /proc")
+def test_the_peak_of_memory_is_that_of_this_process(run_command):
+    done = run_command("-c", "import torch; from utils.devices import peak_memory\n"
+                       "cpu = torch.device('cpu'); before = peak_memory(cpu)\n"
+                       "torch.ones(50 * 2**20); print(before, peak_memory(cpu) - before)")
+    before, grown = map(int, done.stdout.split())
+    assert 50e6 < before < 2e9, done.stderr
+    assert 190 < grown / 2**20 < 260
+
+
+def test_the_peak_of_memory_on_an_accelerator_is_its_own_count(monkeypatch):
+    module = SimpleNamespace(max_memory_allocated=lambda device: 7)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    assert devices.peak_memory(torch.device("cuda")) == 7
+    del module.max_memory_allocated
+    assert devices.peak_memory(torch.device("mps")) is None

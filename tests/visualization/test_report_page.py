@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
+from scripts import report as report_script
+from search.baseline import TEST, VALIDATION, Baseline, write_baselines
 from tests.visualization.runs import (
     ITERATIONS,
     N_DOE,
@@ -331,6 +333,34 @@ def test_what_a_model_expects_stands_next_to_what_was_measured(open_page, finish
     assert f"{100 - found.F[best, 0]:.2f} % top-1" in card  # as measured
     assert f"expected {100 - found.expected[best, 0]:.2f} %, 95 % interval" in card
     assert "a Gaussian process expects" in page.inner_text("#picks-note")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_baseline_has_points_of_its_own(open_page, finished_run, tmp_path, theme):
+    run = shutil.copytree(finished_run, tmp_path / "a run")
+    write_rescore(run, [4, 2], np.arange(100) < np.array([[90], [80]]))
+    costs = np.array([record.sec_obj for record in read_run(run).stats.archive])
+    networks = [Baseline("a <b> net", {"flops": float(costs.max() * factor)},
+                         {VALIDATION: 82.5, TEST: 81.0}, {VALIDATION: 100, TEST: 600})
+                for factor in (0.5, 3)]
+    write_baselines(tmp_path / "baseline.json", networks)
+    args = report_script.get_args_parser().parse_args([
+        str(run), "--save", str(tmp_path / "r.html"), "--baseline",
+        str(tmp_path / "baseline.json")])
+    report_script.main(args)
+    page = open_page(tmp_path / "r.html", theme=theme)
+    scroll_through(page)
+    drawn = page.evaluate("document.getElementById('front').data.filter((t) => t.name === "
+                          "'baseline').map((t) => [t.x, t.y, t.marker.color])")
+    (x, y, colour), = drawn
+    assert x == [network.costs["flops"] for network in networks] and y == [17.5, 17.5]
+    assert colour == page.evaluate("getComputedStyle(document.body).getPropertyValue('--mark')")\
+        .strip()
+    low, high = page.evaluate("document.getElementById('front').layout.xaxis.range")
+    assert low < costs.min() and high > networks[1].costs["flops"], "all of them are in the picture"
+    assert [line.inner_text() for line in page.locator("#baselines li").all()] == [
+        f"baseline: {network.line()}" for network in networks]
+    assert page.evaluate("document.getElementById('unseen-0').data[2].y") == [81, 81]
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -165,6 +165,16 @@ function steps(r, x, y) {
   return { x: xs, y: ys };
 }
 
+/** Networks that no search chose, where both values of them are known: axes, or "unseen". */
+function baselines(r, x, y) {
+  const value = (network, key) => (key === "unseen" ? network.unseen : network.values[key]) ?? null;
+  const known = r.baselines.filter((network) => ![value(network, x), value(network, y)].includes(null));
+  return known.length ? [{ type: "scatter", mode: "markers", name: "baseline", showlegend: true,
+    x: known.map((network) => value(network, x)), y: known.map((network) => value(network, y)),
+    text: known.map((network) => wrapped(network.line).join("<br>")), hovertemplate: "%{text}<extra></extra>",
+    marker: { symbol: "x", size: 10, color: css("--mark") } }] : [];
+}
+
 function drawFront() {
   const r = run(), n = size(), front = onFront();
   const all = columns(), colour = all.find((c) => c.key === state.colour) || all[0];
@@ -188,10 +198,11 @@ function drawFront() {
   const picks = r.picks.map((pick, k) => ({ type: "scatter", mode: "markers", name: plain(pick.names.join(" = ")), showlegend: true,
     x: [r.values[state.x][pick.index]], y: [r.values[state.y][pick.index]], hoverinfo: "skip",
     marker: { symbol: ["diamond-open", "square-open", "triangle-up-open"][k % 3], size: 15 + 3 * k, color: css("--mark"), line: { width: 2 } } }));
-  draw("front", [border, points, ...expectedFront(r), ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
+  const compared = baselines(r, state.x, state.y), others = (axis, key) => compared.flatMap((trace) => trace[key]).concat(withBounds(r, axis));
+  draw("front", [border, points, ...expectedFront(r), ...compared, ...picks, pinned], { margin: { l: 56, r: 8, t: 30, b: 48 }, showlegend: true,
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
-    xaxis: { title: plain(r.axes[state.x].label), ...scaleOf(withBounds(r, state.x), "log-x") },
-    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(withBounds(r, state.y), "log-y") },
+    xaxis: { title: plain(r.axes[state.x].label), ...scaleOf(others(state.x, "x"), "log-x") },
+    yaxis: { title: plain(r.axes[state.y].label), ...scaleOf(others(state.y, "y"), "log-y") },
     shapes: r.bounds.filter((b) => [state.x, state.y].includes(b.axis)).map((b) => boundLine(b, b.axis === state.x)),
     uirevision: [state.run, state.x, state.y, $("log-x").checked, $("log-y").checked].join("/") });
 }
@@ -598,7 +609,8 @@ function drawScored(id, r, scored) {
       hovertemplate: "%{y:.2f} % as the search measured it<extra></extra>" },
     { type: "scatter", mode: "markers", name: `on ${scored.n} unseen images`, x, y: known.map((n) => n.top1), marker: { size: 8, color: css("--accent") },
       error_y: { type: "data", symmetric: false, array: known.map((n) => n.high - n.top1), arrayminus: known.map((n) => n.top1 - n.low), thickness: 1.5, width: 5, color: css("--accent") },
-      text: known.map((n) => `${plain(n.name)}: ${percent(n.top1)}, 95 % interval ${interval(n)}`), hovertemplate: "%{text}<extra></extra>" }],
+      text: known.map((n) => `${plain(n.name)}: ${percent(n.top1)}, 95 % interval ${interval(n)}`), hovertemplate: "%{text}<extra></extra>" },
+    ...baselines(r, 1, "unseen")],
   { showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 }, margin: { l: 56, r: 12, t: 30, b: 48 },
     xaxis: { title: plain(r.axes[1].label) }, yaxis: { title: "top-1 accuracy (%)" } });
 }
@@ -735,6 +747,7 @@ function showRun() {
     ...(s.constraint ? [`within ${s.constraint}`] : []),
     ...(s.dataset && s.evaluator !== "table" ? [s.dataset] : []), ...(r.space ? [`space ${r.space}`] : [])].join(" · ");
   $("failures").replaceChildren(...failures(r));
+  $("baselines").replaceChildren(...r.baselines.map((network) => make("li", {}, `baseline: ${network.line}`)));
   const spent = r.device_hours ? [["device time", `${r.device_hours >= 0.1 ? r.device_hours.toFixed(2) + " hours" : number(3600 * r.device_hours) + " s"} of evaluations`]] : [];
   const { names } = phasesOf(r);
   names.forEach((name) => spent.push([name, `${Object.values(r.phases).reduce((a, p) => a + secondsIn(p, name), 0).toFixed(1)} s`]));
