@@ -1,11 +1,12 @@
 """The steps of cifar10_cpu.sh that no command of the project does.
 
     python benchmarks/cifar10_cpu.py --data DATA --run RUN teacher --weights FILE
-    python benchmarks/cifar10_cpu.py --data DATA --run RUN random | baselines | report
+    python benchmarks/cifar10_cpu.py --data DATA --run RUN random | baselines | plain | report
 
 `teacher` tunes EfficientNet-Lite0 with ImageNet's weights on CIFAR-10. `random` measures random
 subnets that cost as much as the chosen ones. `baselines` trains networks of timm from nothing, as
-the supernet is trained. `report` makes tables and pictures of all that is there. Accuracies are
+the supernet is trained. `plain` measures the pretrained network, fine-tuned as a whole at several
+sizes. `report` makes tables and pictures of all that is there. Accuracies are
 those of the test images, which neither a training nor a search saw.
 """
 
@@ -14,7 +15,7 @@ import csv
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,9 @@ from utils.files import read_json, write_json, write_text
 SEED, TEACHER_SIZE, CROP_SCALE = 0, 64, 0.35
 TEACHER_EPOCHS = 8  # as train_supernet.py --teacher_epochs
 TEACHER = "tf_efficientnet_lite0"
+PRETRAINED = "lite0"  # the supernet from pretrained weights
 BASELINES = {"mobilenetv3_small_100": 48, TEACHER: 32}  # with pixels of a side: FLOPs of the front
+TEST_LINE = r"test images: (.*)"  # of the log of a supernet's training
 TOLERANCE = 0.03  # of the FLOPs of a random network
 
 
@@ -167,11 +170,7 @@ def baselines(args: argparse.Namespace) -> None:
 
 def random(args: argparse.Namespace) -> None:
     """Measures random subnets that cost as much as the chosen ones; writes `random.json`."""
-    from evaluator.rescore import answers
-    from networks import cut_subnet, load_supernet
-    from networks.batch_norm import recalibrate_bn
-
-    supernet, images = load_supernet(next(args.run.glob("ofa_*_w0.5"))), provider(args)
+    supernet, images = the_supernet(args.run), provider(args)
     rng, found = np.random.default_rng(SEED), []
     space, costs = space_and_costs(supernet)
     candidates = at_any_cost(space, rng)
@@ -181,13 +180,35 @@ def random(args: argparse.Namespace) -> None:
         near = candidates[np.abs(flops / target - 1) < TOLERANCE][:args.n]
         for x in near:
             arch = space.decode(x)
-            subnet = cut_subnet(supernet, arch)
-            recalibrate_bn(subnet, images.calibration_batches(arch["r"]))
-            right, _ = answers(subnet, images.eval_batches("test", arch["r"]))
             found.append({"like": net["name"], "flops": flops_of(space, costs, arch),
-                          "right": [int(right.sum()), len(right)]})
+                          "right": subnet_score(supernet, images, arch)})
         print(f"{net['name']}: {len(near)} random networks", flush=True)
     write_json(args.run / "random.json", {"networks": found})
+
+
+def plain(args: argparse.Namespace) -> None:
+    """Measures the fine-tuned whole networks, of supernets at one size; writes `plain.json`."""
+    from networks import load_supernet
+
+    images, found = provider(args), {}
+    for file in sorted(args.run.glob("plain*.finished")):
+        supernet = load_supernet(file.with_suffix(""))
+        space, costs = space_and_costs(supernet)
+        arch = space.extremes()[1]
+        found[f"{arch['r']} px"] = {
+            "size": arch["r"], "flops": flops_of(space, costs, arch),
+            "epochs": sum(supernet.meta["epochs"]), "right": subnet_score(supernet, images, arch)}
+    write_json(args.run / "plain.json", found)
+
+
+def subnet_score(supernet: Any, images: Any, arch: Any) -> list[int]:
+    """Returns the number of test images that a subnet classifies rightly, and of all."""
+    from networks import cut_subnet
+    from networks.batch_norm import recalibrate_bn
+
+    subnet = cut_subnet(supernet, arch)
+    recalibrate_bn(subnet, images.calibration_batches(arch["r"]))
+    return score(subnet, images, arch["r"])
 
 
 def at_any_cost(space: Any, rng: np.random.Generator) -> np.ndarray:
@@ -203,12 +224,21 @@ def at_any_cost(space: Any, rng: np.random.Generator) -> np.ndarray:
 # -------------------------------------------------------------------------------- what was made
 
 
+def the_supernet(run: Path) -> Any:
+    """Returns the supernet of a folder, from random or from pretrained weights."""
+    from networks import load_supernet
+
+    return load_supernet(next(path for name in ("ofa_*_w0.5", PRETRAINED)
+                              for path in run.glob(name)))
+
+
 def space_and_costs(supernet: Any) -> tuple[Any, Any]:
     """Returns the search space of a supernet, and its cost model."""
     from evaluator.costs import CostModel
     from search_space import get_search_space
 
-    space = get_search_space(supernet.family, resolutions=supernet.meta["resolutions"])
+    meta = supernet.meta
+    space = get_search_space(meta["search_space"], resolutions=meta["resolutions"])
     return space, CostModel(space, supernet.classifier.out_features, supernet.width_mult)
 
 
@@ -219,7 +249,9 @@ def flops_of(space: Any, costs: Any, arch: Any) -> float:
 
 def chosen(folder: Path) -> list[dict[str, Any]]:
     """Returns the networks of post_search.py: name, architecture, the folder of each."""
-    return [{"name": each.name, "folder": each, "arch": read_json(each / "net.subnet")}
+    return [{"name": each.name, "folder": each, "arch": {
+                key: value for key, value in read_json(each / "net.subnet").items()
+                if key != "search_space"}}
             for each in sorted(folder.glob("net-*"), key=lambda path: float(
                 path.name.partition("@")[2].split("+")[0]))]
 
@@ -264,13 +296,35 @@ def last_line(file: Path, pattern: str) -> str:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Writes `report.md`, `front.png` and `ranks.png`."""
-    from networks import load_supernet
+    """Writes `report.md`, `front.png` and, from random weights, `ranks.png`."""
+    (report_of_pretrained if (args.run / PRETRAINED).exists() else report_of_scratch)(args)
 
+
+def report_of_pretrained(args: argparse.Namespace) -> None:
+    """Writes the report of a supernet from pretrained weights."""
+    run, nets = args.run, chosen(args.run / "flops" / "selected")
+    space, costs = space_and_costs(the_supernet(run))
+    before = rescored(run)
+    valid, others = searched(run / "flops"), list(read_json(run / "random.json")["networks"])
+    whole = {f"{TEACHER}, {name}": each for name, each in read_json(run / "plain.json").items()}
+    front = [(flops_of(space, costs, net["arch"]), before[net["name"]]["top1"]) for net in nets]
+    draw_front(run / "front.png", {"front, weights of the supernet": np.array(front)}, others,
+               whole)
+    rows = [(f"{flops:.2f}", net["arch"]["r"], f"{valid[str(net['arch'])]:.2f}",
+             tested(before[net["name"]])) for net, (flops, _) in zip(nets, front, strict=True)]
+    write_text(run / "report.md", "\n\n".join([
+        machine(), times(run), f"Supernet: {last_line(run / 'supernet.log', TEST_LINE)}",
+        "## Chosen networks\n\n" + table(
+            ("MFLOPs", "pixels", "validation, search (%)", "test (%)"), rows),
+        neighbours(run), beaten(front, others, nets), networks_of_timm(whole)]) + "\n")
+    print(run / "report.md")
+
+
+def report_of_scratch(args: argparse.Namespace) -> None:
+    """Writes the report of a supernet from random weights."""
     run, images = args.run, provider(args)
-    space, costs = space_and_costs(load_supernet(next(run.glob("ofa_*_w0.5"))))
-    before = {each["name"]: each for each in read_json(
-        run / "flops" / "selected" / "rescore.json")["networks"]}
+    space, costs = space_and_costs(the_supernet(run))
+    before = rescored(run)
     exported = {net["name"]: read_json(net["folder"] / "export" / "export.json")
                 for net in chosen(run / "flops" / "selected")}
     valid = searched(run / "flops")
@@ -280,30 +334,48 @@ def report(args: argparse.Namespace) -> None:
         front.append((flops, before[net["name"]]["top1"], percent(right)))
         onnx = exported[net["name"]]["onnx"]
         rows.append((f"{flops:.2f}", f"{valid[str(net['arch'])]:.2f}",
-                     "{:.2f} ({:.2f} to {:.2f})".format(before[net["name"]]["top1"],
-                                                        *before[net["name"]]["interval"]),
-                     with_interval(right), f"{onnx['sizes']['onnx'] / 1e6:.2f}",
+                     tested(before[net["name"]]), with_interval(right),
+                     f"{onnx['sizes']['onnx'] / 1e6:.2f}",
                      f"{onnx['latency']['onnx']['1']:.2f}", f"{onnx['largest']:.1g}"))
     spread = np.array([(flops_of(space, costs, net["arch"]), valid[str(net["arch"])],
                         percent(tuned(args, net, images)))
                        for net in chosen(run / "flops" / "spread")])
     others = list(read_json(run / "random.json")["networks"])
     trained = read_json(run / "baselines.json")
-    draw_front(run / "front.png", np.array(front), others, trained)
+    points = np.array(front)
+    draw_front(run / "front.png", {"front, weights of the supernet": points[:, :2],
+                                   "front, tuned": points[:, ::2]}, others, trained)
     draw_ranks(run / "ranks.png", spread)
     write_text(run / "report.md", "\n\n".join([
         machine(), times(run), teaching(run),
         "## Chosen networks\n\n" + table(
             ("MFLOPs", "validation, search (%)", "test, search (%)", "test, tuned (%)",
              "ONNX (MB)", "one thread (ms)", "largest difference"), rows),
-        neighbours(run), beaten(front, before, others, chosen(run / "flops" / "selected")),
+        neighbours(run),
+        beaten([each[:2] for each in front], others, chosen(run / "flops" / "selected")),
         f"## Ranks\n\n{len(spread)} networks across the front: Kendall's tau of the accuracy in "
         f"the search with that after tuning {kendall(spread[:, 1], spread[:, 2]):.3f}",
-        "## Networks of timm\n\n" + table(
-            ("network", "pixels", "MFLOPs", "epochs", "test (%)"),
-            [(name, each["size"], f"{each['flops']:.1f}", each["epochs"],
-              with_interval(each["right"])) for name, each in trained.items()])]) + "\n")
+        networks_of_timm(trained)]) + "\n")
     print(run / "report.md")
+
+
+def rescored(run: Path) -> dict[str, Any]:
+    """Returns what post_search.py measured of each chosen network on the test images, by name."""
+    file = run / "flops" / "selected" / "rescore.json"
+    return {each["name"]: each for each in read_json(file)["networks"]}
+
+
+def tested(scores: dict[str, Any]) -> str:
+    """Returns the accuracy that `rescored` has of a network, with its interval."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(scores["top1"], *scores["interval"])
+
+
+def networks_of_timm(trained: dict[str, Any]) -> str:
+    """Returns the table of the networks that the front is compared with."""
+    return "## Networks of timm\n\n" + table(
+        ("network", "pixels", "MFLOPs", "epochs", "test (%)"),
+        [(name, each["size"], f"{each['flops']:.1f}", each["epochs"], with_interval(each["right"]))
+         for name, each in trained.items()])
 
 
 def times(run: Path) -> str:
@@ -318,12 +390,11 @@ def times(run: Path) -> str:
 
 def teaching(run: Path) -> str:
     """Returns what the teacher gained in trainings of equal length."""
-    pattern = r"test images: (.*)"
     return "## Teacher\n\n" + table(("training", "test images"), [
         ("the teacher itself", with_interval(read_json(run / "teacher.json")["right"])),
-        ("short, with the teacher", last_line(run / "short_taught.log", pattern)),
-        ("short, without", last_line(run / "short_alone.log", pattern)),
-        ("the supernet", last_line(run / "supernet.log", pattern))])
+        ("short, with the teacher", last_line(run / "short_taught.log", TEST_LINE)),
+        ("short, without", last_line(run / "short_alone.log", TEST_LINE)),
+        ("the supernet", last_line(run / "supernet.log", TEST_LINE))])
 
 
 def neighbours(run: Path) -> str:
@@ -335,11 +406,11 @@ def neighbours(run: Path) -> str:
         for pair in pairs])
 
 
-def beaten(front: list[tuple], before: dict[str, Any], others: list[dict[str, Any]],
+def beaten(front: Sequence[tuple[float, float]], others: list[dict[str, Any]],
            nets: list[dict[str, Any]]) -> str:
-    """Returns how the chosen networks compare with random ones of equal FLOPs."""
+    """Returns how the chosen networks, of (MFLOPs, %), compare with random ones of equal FLOPs."""
     rows = []
-    for net, (flops, top1, _) in zip(nets, front, strict=True):
+    for net, (flops, top1) in zip(nets, front, strict=True):
         like = [percent(each["right"]) for each in others if each["like"] == net["name"]]
         if like:
             rows.append((f"{flops:.2f}", f"{top1:.2f}", f"{np.mean(like):.2f}", f"{max(like):.2f}",
@@ -355,14 +426,14 @@ def kendall(first: np.ndarray, second: np.ndarray) -> float:
     return float(kendalltau(first, second).statistic)
 
 
-def draw_front(path: Path, front: np.ndarray, others: list[dict[str, Any]],
+def draw_front(path: Path, fronts: dict[str, np.ndarray], others: list[dict[str, Any]],
                trained: dict[str, Any]) -> None:
-    """Draws test accuracy against FLOPs: the front, random networks, networks of timm."""
+    """Draws test accuracy against FLOPs: fronts (n, 2), random networks, networks of timm."""
     axes = new_axes("MFLOPs", "top-1 on the test images (%)")
     axes.plot([each["flops"] for each in others], [percent(each["right"]) for each in others], ".",
               color="0.7", label="random subnets")
-    axes.plot(front[:, 0], front[:, 1], "o-", label="front, weights of the supernet")
-    axes.plot(front[:, 0], front[:, 2], "s-", label="front, tuned")
+    for marker, (label, front) in zip("os", fronts.items(), strict=False):
+        axes.plot(front[:, 0], front[:, 1], f"{marker}-", label=label)
     for name, each in trained.items():
         axes.plot(each["flops"], percent(each["right"]), "k^")
         axes.annotate(name, (each["flops"], percent(each["right"])), textcoords="offset points",
@@ -393,7 +464,7 @@ def new_axes(x: str, y: str) -> Any:
 
 
 STEPS: dict[str, Any] = {"teacher": teacher, "random": random, "baselines": baselines,
-                         "report": report}
+                         "plain": plain, "report": report}
 
 
 def steps(p: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -409,7 +480,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
     p.add_argument("--run", type=Path, required=True, help="folder of cifar10_cpu.sh")
     p.add_argument("--vld_size", type=int, default=5000, help="the search's validation images")
-    teacher_flags, random_flags, baseline_flags, _ = steps(p)
+    teacher_flags, random_flags, baseline_flags, *_ = steps(p)
     teacher_flags.add_argument("--weights", required=True, help="ImageNet's, of the package")
     teacher_flags.add_argument("--epochs", type=int, default=3, help="epochs (default: 3)")
     teacher_flags.add_argument("--lr", type=float, default=5e-4, help="rate (default: 5e-4)")

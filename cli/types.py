@@ -9,8 +9,8 @@ from typing import Any
 from utils.errors import UserError
 
 # What --download does, in every script that has it.
-DOWNLOAD = ("fetch the data set into its folder where it is not there: cifar10, cifar100, stl10, "
-            "aircraft, dtd, pets, flowers102")
+DOWNLOAD = ("fetch the data set into its folder where it is not there: cifar10, cifar100, "
+            "fashion_mnist, stl10, aircraft, dtd, pets, flowers102")
 
 # Seconds (32 years), GB or GiB.
 MAX_AMOUNT = 1e9

@@ -118,6 +118,11 @@ def _load_cifar(root: Path, split: str, kind: type, download: bool = False) -> I
     return ArrayImages(data.data, data.targets)
 
 
+def _load_grey(root: Path, split: str, kind: type, download: bool = False) -> Images:
+    data = kind(root, train=split == "train", download=download)
+    return ArrayImages(np.repeat(data.data.numpy()[..., None], 3, axis=3), data.targets)
+
+
 class STL10(tv.STL10):
     """STL-10 without its unlabelled images, whose 2.7 GB need not be there, nor be checked."""
 
@@ -153,7 +158,7 @@ def _torchvision(kind: type, needs: tuple[str, ...], load: Callable, **options: 
 
 
 def _torchvision_classes(root: Path, kind: Any) -> Sequence[str]:
-    test = {"train": False} if issubclass(kind, tv.CIFAR10) else {"split": "test"}
+    test = {"train": False} if issubclass(kind, (tv.CIFAR10, tv.MNIST)) else {"split": "test"}
     return tuple(map(str, getattr(kind(root, **test), "classes", ())))
 
 
@@ -185,6 +190,10 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
                  *_PLAIN),
     "cinic10": (folders(train="train_and_valid", test="test"),
                 folders(train="train+valid", test="test")),
+    "fashion_mnist": (_torchvision(tv.FashionMNIST, tuple(
+        f"FashionMNIST/raw/{part}" for part in (
+            "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
+            "t10k-labels-idx1-ubyte")), _load_grey), *_PLAIN),
     "stl10": (_torchvision(STL10, ("stl10_binary",), _load_stl10), *_PLAIN),
     "aircraft": (_torchvision(tv.FGVCAircraft, ("fgvc-aircraft-2013b/data",), _load_listed,
                               parts=_TRAINVAL),
@@ -229,7 +238,7 @@ def load_images(name: str, path: str | os.PathLike | None, split: str,
         layout, root = _find_layout(name, root, split, download)
         try:
             images = _load(layout, root, split)
-        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError, AssertionError) as error:
             hint = "; get it again with --download into an empty folder" if layout.downloads else ""
             raise UserError(f"{root}: looks like {layout.name}, but cannot be read: "
                             f"{one_line(error)}{hint}") from error

@@ -105,6 +105,22 @@ def cifar100(root: Path, monkeypatch) -> Miniature:
                  "fine_label_names")
 
 
+def fashion_mnist(root: Path, monkeypatch) -> Miniature:
+    """Fashion-MNIST: IDX files, a magic number and the sizes before grey bytes."""
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    labels, pixels = np.arange(20, dtype=np.uint8) % 10, np.empty(0)
+    for number, part in enumerate(("train", "t10k")):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+        for name, array in ((f"{part}-images-idx3-ubyte", pixels),
+                            (f"{part}-labels-idx1-ubyte", labels)):
+            header = np.array([0x800 + array.ndim, *array.shape], ">i4")
+            (folder / name).write_bytes(header.tobytes() + array.tobytes())
+    return Miniature("fashion_mnist", root, 20, [
+        (Image.fromarray(grey).convert("RGB"), int(label))
+        for grey, label in zip(pixels, labels, strict=True)])
+
+
 def stl10(root: Path, monkeypatch) -> Miniature:
     """STL-10's binaries: column by column, labels from 1; no unlabelled images."""
     folder = root / "stl10_binary"
@@ -225,6 +241,8 @@ LAYOUTS: dict[str, Callable] = {
     "cifar100 folders": _folders("cifar100", 100),
     "cinic10": _folders("cinic10", 10, ("train_and_valid",), suffix=".png"),
     "cinic10 as downloaded": _folders("cinic10", 10, ("train", "valid"), suffix=".png"),
+    "fashion_mnist": fashion_mnist,
+    "fashion_mnist folders": _folders("fashion_mnist", 10),
     "stl10": stl10,
     "stl10 folders": _folders("stl10", 10),
     "aircraft": aircraft,

@@ -71,7 +71,8 @@ def test_reads_every_layout(miniature):
     assert -1e-3 <= pixels.min() < 0.3 and 0.5 < pixels.max() <= 1.001
 
 
-@pytest.mark.parametrize("name", ["aircraft", "dtd", "pets", "flowers102", "stl10", "cifar10"])
+@pytest.mark.parametrize("name", ["aircraft", "dtd", "pets", "flowers102", "stl10", "cifar10",
+                                  "fashion_mnist"])
 def test_the_unpacked_folder_itself_may_be_named(name, tmp_path, monkeypatch):
     miniature = LAYOUTS[name](tmp_path, monkeypatch)
     inner = next(path for path in tmp_path.iterdir() if path.is_dir() and path.name != "cache")
@@ -98,7 +99,9 @@ def test_missing_or_absent_folder(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "file"), [
-    ("cifar10", "cifar-10-batches-py/data_batch_3"), ("stl10", "stl10_binary/train_X.bin"),
+    ("cifar10", "cifar-10-batches-py/data_batch_3"),
+    ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte"),
+    ("stl10", "stl10_binary/train_X.bin"),
     ("flowers102", "flowers-102/setid.mat"), ("dtd", "dtd/dtd/labels/val1.txt"),
     ("aircraft", "fgvc-aircraft-2013b/data/images_variant_trainval.txt"),
     ("pets", "oxford-iiit-pet/annotations/trainval.txt")])
@@ -277,7 +280,8 @@ def test_augmentation_interpolates_and_fills_as_the_original():
 
 
 @pytest.mark.parametrize(("name", "first"), [
-    ("digits", "0"), ("cifar10", "class 0"), ("stl10", None), ("aircraft", "700 Series 0"),
+    ("digits", "0"), ("cifar10", "class 0"), ("stl10", None),
+    ("fashion_mnist", "T-shirt/top"), ("aircraft", "700 Series 0"),
     ("aircraft in data/", "700 Series 0"), ("dtd", "texture00"), ("pets", None),
     ("flowers102", None), ("folder with val", "class_000"), ("dtd folders", "class_000")])
 def test_classes_have_names_in_the_order_of_their_labels(name, first, tmp_path, monkeypatch):

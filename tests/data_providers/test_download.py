@@ -1,6 +1,7 @@
 """Downloads, with a server on this machine in the place of the authors' ones."""
 
 import functools
+import gzip
 import http.server
 import importlib
 import shutil
@@ -68,6 +69,16 @@ def cifar_or_stl(kind, monkeypatch, www: Path, url: str, root: Path) -> None:
     monkeypatch.setattr(kind, "url", url + kind.filename)
 
 
+def fashion_mnist(monkeypatch, www: Path, url: str, root: Path) -> None:
+    files = []
+    for path in sorted((root / "FashionMNIST" / "raw").iterdir()):
+        packed = www / f"{path.name}.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        files.append((packed.name, md5(packed)))
+    monkeypatch.setattr(tv.FashionMNIST, "resources", files)
+    monkeypatch.setattr(tv.FashionMNIST, "mirrors", [url])
+
+
 def aircraft(monkeypatch, www: Path, url: str, root: Path) -> None:
     name = "fgvc-aircraft-2013b"
     pack(www / f"{name}.tar.gz", root, name)
@@ -98,7 +109,8 @@ def flowers102(monkeypatch, www: Path, url: str, root: Path) -> None:
 PUBLISHED = {"cifar10": functools.partial(cifar_or_stl, tv.CIFAR10),
              "cifar100": functools.partial(cifar_or_stl, tv.CIFAR100),
              "stl10": functools.partial(cifar_or_stl, datasets.STL10),
-             "aircraft": aircraft, "dtd": dtd, "pets": pets, "flowers102": flowers102}
+             "fashion_mnist": fashion_mnist, "aircraft": aircraft, "dtd": dtd, "pets": pets,
+             "flowers102": flowers102}
 
 
 def publish(name: str, server: Server, tmp_path: Path, monkeypatch):
