@@ -8,15 +8,16 @@ points, always the same for the same architecture and seed, as in a search on on
 the others the noise is real: a search of NAS-Bench-201 sees one validation run of each cell, one of
 NAS-Bench-Graph the validation accuracy, and the truth is the (mean) test accuracy. Three fronts are
 compared by their true accuracies: all that was evaluated, and what `post_search.py` delivers with
-`--trust measured` and with `--trust model`. Every run is kept in `noise.json`, so a benchmark can
-be stopped and continued.
+`--trust measured` and with `--trust model`. Where all architectures are known, so is the simple
+regret: how much less accurate than the best one the most accurate of a front is. Every run is kept
+in `noise.json`, so a benchmark can be stopped and continued.
 """
 
 import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from itertools import product
@@ -34,13 +35,15 @@ from evaluator.jobs import InProcess
 from search import Search
 from search.archive import Record
 from search.comparison import mean_and_error
-from search.selection import front_within, trusted
+from search.selection import front_within, most_accurate, trusted
 from search.strategies import STRATEGIES
 from search_space import Arch
 from utils.files import read_json, write_json
 from utils.pareto import normalized_hypervolume
 
 FRONTS = ("evaluated", "measured", "model")
+# Strategies, and one with another predictor than its own.
+COLUMNS = (*sorted(STRATEGIES), "msunas+nngp")
 
 
 @dataclass(frozen=True)
@@ -60,21 +63,45 @@ class Problem:
 
     def run(self, data: Path, strategy: str, seed: int,
             budgets: Sequence[int]) -> dict[int, list[float]]:
-        """Returns the true hypervolume of each of the `FRONTS` after each budget of one search."""
-        search = self.benchmark.search(data, strategy, seed)
+        """Returns the true hypervolume of each of the `FRONTS` after each budget of one search.
+
+        Where the space can be enumerated, the simple regret of each follows, in points. The
+        strategy is one of `COLUMNS`.
+        """
+        name, _, predictor = strategy.partition("+")
+        search = self.benchmark.search(data, name, seed)
+        search.predictor = predictor or search.predictor
         search.iterations = max(0, -(-(max(budgets) - search.n_doe) // BATCH))
         exact = search.engine.evaluator
         search.engine = InProcess(Noisy(exact, self.sigma, seed))
         search.run()
-        errors = dict(zip(map(str, search.archs),
-                          100 - self.true_evaluator(data, exact).evaluate_many(search.archs),
+        truth = self.true_evaluator(data, exact)
+        errors = dict(zip(map(str, search.archs), 100 - truth.evaluate_many(search.archs),
                           strict=True))
+        every = search.space.enumerate()
+        least = None if every is None else float(np.min(
+            100 - truth.evaluate_many([search.space.decode(x) for x in every])))
         ends = {budget: search.n_doe + BATCH * max(0, -(-(budget - search.n_doe) // BATCH))
                 for budget in budgets}
-        return {budget: [normalized_hypervolume(
-            np.array([(errors[str(record.arch)], record.sec_obj) for record in front]),
-            self.benchmark.reference) for front in fronts(search, end, seed)]
-            for budget, end in ends.items()}
+        return {budget: self.judge(fronts(search, end, seed), errors, least)
+                for budget, end in ends.items()}
+
+    def judge(self, believed: Sequence[Sequence[Record]], errors: Mapping[str, float],
+              least: float | None) -> list[float]:
+        """Returns the true hypervolume of each of the `FRONTS`, and the regrets where they exist.
+
+        Args:
+            believed: the fronts; the errors of their records are those that they are chosen by.
+            errors: true, in percent, by architecture.
+            least: true error of the best of all architectures; None where it is not known.
+        """
+        true = [np.array([(errors[str(record.arch)], record.sec_obj) for record in front])
+                for front in believed]
+        volumes = [normalized_hypervolume(F, self.benchmark.reference) for F in true]
+        if least is None:
+            return volumes
+        best = [int(true[0][:, 0].argmin()), *map(most_accurate, believed[1:])]
+        return volumes + [float(F[i, 0]) - least for F, i in zip(true, best, strict=True)]
 
     def true_evaluator(self, data: Path, exact: Evaluator) -> Evaluator:
         """Returns what answers with the true accuracies."""
@@ -121,7 +148,7 @@ def _graph(name: str) -> Problem:
 
 
 PROBLEMS = {**{f"mbv3@{sigma}": Problem(BENCHMARKS["mbv3"], sigma)
-               for sigma in (0.0, 0.1, 0.25, 0.4, 0.8, 1.0)},
+               for sigma in (0.0, 0.1, 0.25, 0.4, 0.57, 0.8, 1.0)},
             **{f"nb201-{name}": _cells(name) for name in ("cifar10", "cifar100", "imagenet16")},
             **{f"graph-{name}": _graph(name) for name in ("arxiv", "cora", "computers", "cs")}}
 
@@ -138,7 +165,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     p.add_argument("data", type=Path, help="folder of predictors and tables")
     p.add_argument("--problems", nargs="+", choices=PROBLEMS, default=["mbv3@0.25", "mbv3@0.4"],
                    help="which")
-    p.add_argument("--strategies", nargs="+", choices=sorted(STRATEGIES),
+    p.add_argument("--strategies", nargs="+", choices=COLUMNS,
                    default=["ehvi", "msunas", "random"], help="which")
     p.add_argument("--seeds", type=seeds_of, default="10-19", help="one seed, or first-last")
     p.add_argument("--budgets", type=int, nargs="+", default=[BUDGETS[-1]],
@@ -167,23 +194,33 @@ def main(args: argparse.Namespace) -> None:
 
 def report(known: dict[str, list[float]]) -> str:
     """Returns the table of all problems and strategies that have results, in Markdown."""
-    rows = [(problem, strategy, budget, len(found), *(
-        f"{mean:.4f} ± {error:.4f}" for mean, error in zip(*mean_and_error(found), strict=True)))
-        for (problem, strategy, budget), found in by_column(known).items()]
+    columns = by_column(known)
+    rows = [(*key, len(found), *shown(found[:, :len(FRONTS)], 4)) for key, found in columns.items()]
+    regrets = [(*key, len(found), *shown(found[:, len(FRONTS):], 2))
+               for key, found in columns.items() if found.shape[1] > len(FRONTS)]
+    head = ("problem", "strategy", "evaluations", "seeds", *FRONTS)
     return (f"{machine()}. True hypervolume (mean ± standard error) after so many evaluations in "
             f"batches of {BATCH}: of all that was evaluated, and of what `post_search.py` delivers "
-            "by `--trust measured` and `--trust model`.\n\n"
-            + table(("problem", "strategy", "evaluations", "seeds", *FRONTS), rows) + "\n")
+            "by `--trust measured` and `--trust model`.\n\n" + table(head, rows)
+            + "\n\nSimple regret in points: the true accuracy of the best architecture of all less "
+            "that of the best that was evaluated, and of the most accurate that is delivered.\n\n"
+            + table(head, regrets) + "\n")
+
+
+def shown(values: np.ndarray, digits: int) -> list[str]:
+    """Returns mean ± standard error of each column of (seeds, n) values."""
+    return [f"{mean:.{digits}f} ± {error:.{digits}f}"
+            for mean, error in zip(*mean_and_error(values), strict=True)]
 
 
 def by_column(known: dict[str, list[float]]) -> dict[tuple[str, str, int], np.ndarray]:
-    """Returns the (seeds, 3) hypervolumes by problem, strategy and budget."""
+    """Returns (seeds, 3) hypervolumes, and as many regrets, by problem, strategy and budget."""
     found: dict[tuple[str, str, int], list[list[float]]] = {}
     for key, values in known.items():
         problem, strategy, _, budget = key.split("/")
         found.setdefault((problem, strategy, int(budget)), []).append(values)
     order = [*PROBLEMS]
-    return {key: np.array(found[key])
+    return {key: np.array([values[:min(map(len, found[key]))] for values in found[key]])
             for key in sorted(found, key=lambda key: (order.index(key[0]), *key[1:]))}
 
 

@@ -379,6 +379,10 @@ def describe_settings(settings: Settings, parts: Parts, images: ImageCounts) -> 
                   + ("" if images.counted else f" (not counted: as {settings.dataset} has them)"),
                   f"{settings.n_epochs} epochs of fine-tuning in each evaluation"
                   + (" with a new classifier" if settings.n_epochs else "")]
+        if images.scored:
+            error = (80 * 20 / images.scored) ** 0.5
+            lines.append(f"an accuracy of 80 % on {images.scored} images has a standard deviation "
+                         f"of {error:.2f} points")
         need = cache_need_gb(images.in_validation, sizes)
         if need > settings.cache_gb:
             lines.append(f"warning: the images in {len(sizes)} resolutions need {need:.0f} GB, but "

@@ -272,6 +272,7 @@ def test_the_plan_counts_the_pictures(tmp_path, capsys):
     own = {"dataset": "folder", "data": str(tmp_path / "own"), "resolutions": [32]}
     text = planned(capsys, tmp_path, **own, n_epochs=0)
     assert "45 images to train or calibrate on, 15 to score on\n" in text
+    assert "an accuracy of 80 % on 15 images has a standard deviation of 10.33 points\n" in text
     assert "passes about 60 images" in text and f"folder in {own['data']}, scored on the t" in text
     text = planned(capsys, tmp_path, **own, n_epochs=2, vld_size=9)
     assert "36 images to train or calibrate on, 9 to score on\n" in text
