@@ -80,7 +80,8 @@ class AsynchronousSearch(Search):
         self._told: dict[int, Outcome] = {}
         self._recent: list[Outcome] = []  # those of the present iteration
         self._n_fitted = 0  # rows that the hyperparameters are learned from
-        self._fitted: tuple[int, Surrogate] | None = None
+        self._n_scored = 0  # the same at the start of the iteration: the surrogate of its scores
+        self._fitted: dict[int, Surrogate] = {}
         self._stored: list[Record] = []  # the archive of the latest file, when resumed
         self._unit = 1.0  # mean work of the first proposals
         self._n_first = self.n_doe  # proposals of iteration 0
@@ -115,7 +116,7 @@ class AsynchronousSearch(Search):
                 return None
             self._count(self._clock.advance())
         first = len(self._vectors)
-        if not self._n_fitted and len(self.archive) >= self._learn_from:
+        if len(self.archive) >= max(self._learn_from, (1 + GROWTH) * self._n_fitted):
             self._n_fitted = len(self.archive)
         X = self._read(first, k)
         if X is None:
@@ -174,7 +175,7 @@ class AsynchronousSearch(Search):
         if self.strategy.default_predictor is None:
             task = Task(self.space, self.X, self.F, known, None, self.constraints.violation(None))
         else:
-            surrogate = self._surrogate()
+            surrogate = self._surrogate(self._n_fitted)
             X, F = self.X[self._n_fitted:], self.F[self._n_fitted:]
             surrogate = surrogate.condition_on(X, F).condition_on(pending)
             predicted = surrogate.predict(pending) if len(pending) else self.F[:0]
@@ -187,12 +188,13 @@ class AsynchronousSearch(Search):
         X = [self._vectors[number] for number in self._clock.under_way]
         return np.array(X, dtype=int).reshape(-1, self.space.n_var)
 
-    def _surrogate(self) -> Surrogate:
-        """Returns the surrogate whose hyperparameters the rule (`GROWTH`) has fitted last."""
-        if self._fitted is None or self._fitted[0] != self._n_fitted:
-            seed = int(np.random.default_rng([self.seed, 2, self._n_fitted]).integers(2**31))
-            self._fitted = self._n_fitted, self._fit(self._n_fitted, seed)
-        return self._fitted[1]
+    def _surrogate(self, n: int) -> Surrogate:
+        """Returns the surrogate of the first `n` rows; those that are still needed are kept."""
+        if n not in self._fitted:
+            seed = int(np.random.default_rng([self.seed, 2, n]).integers(2**31))
+            kept = {each: self._fitted[each] for each in self._fitted if each == self._n_scored}
+            self._fitted = kept | {n: self._fit(n, seed)}
+        return self._fitted[n]
 
     # ------------------------------------------------------------------------------ what is counted
 
@@ -223,11 +225,10 @@ class AsynchronousSearch(Search):
                 self.reference = reference_point(self.F)
             self.next_iteration += 1
         else:
-            scored = self.next_iteration and self._n_fitted and self.strategy.default_predictor
-            surrogate = self._surrogate() if scored else None
+            scored = self.next_iteration and self._n_scored and self.strategy.default_predictor
+            surrogate = self._surrogate(self._n_scored) if scored else None
             self._finish(self.next_iteration, n_new, failures, self._scores(surrogate, n_new))
-        if self._n_fitted and len(self.archive) >= (1 + GROWTH) * self._n_fitted:
-            self._n_fitted = len(self.archive)
+        self._n_scored = self._n_fitted
 
     # ---------------------------------------------------------------------------------------- run
 
