@@ -93,8 +93,9 @@ def plot_history(path: str | os.PathLike, evaluated: Sequence[int], hv: Sequence
     save_figure(figure, path)
 
 
-def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[str, np.ndarray],
-                title: str = "", line: tuple[str, Mapping[int, float]] | None = None) -> None:
+def plot_curves(path: str | os.PathLike, counts: Sequence[float], curves: Mapping[str, np.ndarray],
+                title: str = "", line: tuple[str, Mapping[int, float]] | None = None,
+                x: str = "evaluated architectures") -> None:
     """Draws mean hypervolumes by evaluations with bands of one standard error, atomically.
 
     The y axis starts at the lowest mean after a fourth of the evaluations: before, the
@@ -106,6 +107,7 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
         curves: (seeds, k) hypervolumes by strategy.
         title: one line.
         line: name and values of a curve without seeds.
+        x: what `counts` are.
     """
     figure, (axes,) = new_figure(SIZE, DPI)
     lowest, highest = np.inf, -np.inf
@@ -120,7 +122,7 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
         axes.plot([*line[1]], [*line[1].values()], "s--", color="black", ms=4, label=line[0])
     room = 0.05 * (highest - lowest)
     axes.set_ylim(lowest - room, highest + room)
-    axes.set(xlabel="evaluated architectures", ylabel="normalised hypervolume", title=title)
+    axes.set(xlabel=x, ylabel="normalised hypervolume", title=title)
     axes.legend(frameon=False, loc="lower right")
     save_figure(figure, path)
 
