@@ -295,8 +295,9 @@ def main(args: argparse.Namespace) -> None:
         runs: dict[Future[Any], list[Any]] = {}
         for seed in args.seeds:
             runs |= {pool.submit(curve, args.data, *way, seed): found[way] for way in WAYS}
-        for seed in args.busy_seeds:
-            runs |= {pool.submit(busy, args.data, case, seed): shares[case] for case in CASES}
+        for case in CASES:
+            runs |= {pool.submit(busy, args.data, case, seed): shares[case]
+                     for seed in args.busy_seeds}
         for done in as_completed(runs):
             runs[done].append(done.result())
             write_text(save, report(shares, found))

@@ -1,5 +1,6 @@
 """A search that never waits for a batch: proposals whenever results have ended in virtual time."""
 
+import math
 import queue
 import time
 from collections.abc import Iterator
@@ -24,12 +25,13 @@ from search_space import read_arch
 from utils.errors import UserError
 from utils.pareto import reference_point
 
-# Jobs that wait for a device, so that one that ends earlier than the clock finds work at once: for
-# each device, this times the binary logarithm of their number. The slowest of many holds up the
-# clock for longer; benchmarks/asynchrony.py measured it.
-BACKLOG = 1 / 6
-# Proposals at a time: one for so many devices, and for so many evaluations of an iteration.
-DEVICES_PER_PROPOSAL = 8
+# Jobs that wait for a device, for each device, so that one that ends earlier than the clock finds
+# work at once. More keep devices busy where durations vary more than by a third, but a proposal
+# then knows less; benchmarks/asynchrony.py measured it.
+BACKLOG = 1 / 4
+# Proposals at a time: as many as the square root of the devices, and one for so many evaluations of
+# an iteration.
+EVALUATIONS_PER_PROPOSAL = 8
 # The strategy proposes from this part of the initial sample on; before, random ones fill in.
 LEARN_FROM = 0.25
 # Hyperparameters are learned again when the archive has grown by this part.
@@ -69,8 +71,8 @@ class AsynchronousSearch(Search):
                             "devices would wait for it; take it from a table (--lut), or search "
                             "without --asynchronous")
         self.devices = devices
-        self.group = max(1, devices // DEVICES_PER_PROPOSAL, self.n_iter // DEVICES_PER_PROPOSAL)
-        self.backlog = max(1, int(np.ceil(BACKLOG * devices * np.log2(devices))))
+        self.group = max(math.isqrt(devices), self.n_iter // EVALUATIONS_PER_PROPOSAL)
+        self.backlog = math.ceil(BACKLOG * devices)
         least = self.n_doe * LEARN_FROM
         if self.predictor:
             least = max(least, predictor_class(self.predictor).min_points)
