@@ -54,7 +54,7 @@ N_ITER, MOST = 8, 500
 BUDGETS = (60, 80, 100, 120)
 DEVICES = (8, 64, 256)
 MOMENTS = tuple(np.arange(2.0, 32.1, 0.5).tolist())  # of the plotted hypervolumes
-WAYS = [(64, True), (8, True), (64, False), (8, False)]  # devices, asynchronous
+WAYS = [((64,), True), ((64, 8), False), ((8,), True)]  # devices, asynchronous
 # The real workers: as many, and their search.
 WORKERS = 8
 REAL = ("--evaluator", "benchmarks.slow_table:SlowOracle", "--strategy", "ehvi", "--n_doe", "24",
@@ -171,63 +171,73 @@ class Oracle:
         return self.costs.work(X) / self.unit + CONSTANT
 
 
-def steps(search: Search, oracle: Oracle, devices: Devices) -> Iterator[float]:
-    """Runs a search, and yields the time after each change of its archive."""
+def steps(search: Search, oracle: Oracle, *devices: Devices) -> Iterator[list[float]]:
+    """Runs a search, and yields the times after each change of its archive.
+
+    One that is not asynchronous is the same on any devices, so several of them can be timed.
+    """
     if isinstance(search, AsynchronousSearch):
-        outcomes: dict[int, Record] = {}
+        (own,), outcomes = devices, {}
         while True:
             while (batch := search.ask()) is not None:
                 for i, record in enumerate(oracle.records(batch.X, batch.archs)):
                     outcomes[batch.first + i] = record
                 for i, seconds in enumerate(oracle.durations(batch.X)):
-                    devices.put(batch.first + i, seconds)
-            yield devices.now
+                    own.put(batch.first + i, seconds)
+            yield [own.now]
             if search.complete:
                 return
-            number = devices.next()
+            number = own.next()
             search.tell(number, outcomes[number])
     while (batch := search.ask()) is not None:
-        for i in np.argsort(-oracle.durations(batch.X), kind="stable").tolist():
-            devices.put(i, oracle.durations(batch.X)[i])
-        for _ in batch.archs:
-            devices.next()
+        durations = oracle.durations(batch.X)
+        for each in devices:
+            for i in np.argsort(-durations, kind="stable").tolist():
+                each.put(i, durations[i])
+            for _ in batch.archs:
+                each.next()
         search.tell(batch, oracle.records(batch.X, batch.archs))
-        yield devices.now
+        yield [each.now for each in devices]
 
 
-def busy(data: Path, case: Case, seed: int) -> float:
-    """Returns the busy share of an asynchronous random search."""
+def busy(data: Path, case: Case, seed: int) -> list[float]:
+    """Returns the busy share of an asynchronous random search, in a list."""
     n = PER_DEVICE * case.n
     search, costs = make_search(data, "random", seed, 100, -(-(n - 100) // N_ITER), case.n)
     devices = Devices(case, seed, LOST_AT * PER_DEVICE)
     for _ in steps(search, Oracle(data, search, costs), devices):
         pass
-    return devices.busy
+    return [devices.busy]
 
 
-def curve(data: Path, n: int, asynchronous: bool, seed: int) -> dict[str, Any]:
-    """Returns the time to the target, the evaluations, and the hypervolume at each budget.
+def curves(data: Path, ns: tuple[int, ...], asynchronous: bool, seed: int) -> list[dict[str, Any]]:
+    """Returns what a search shows on each number of devices; an asynchronous one has one number.
 
-    And `curve`, the hypervolume at each of `MOMENTS` (the target once it is reached), and `cpu`,
-    the seconds of this process for each evaluation.
+    The time to the target, the evaluations, the hypervolume at each budget, `curve`: that at each
+    of `MOMENTS` (the target once it is reached), and `cpu`: the seconds of this process for each
+    evaluation.
     """
     search, costs = make_search(data, "ehvi", seed, SMALL_DOE, -(-(MOST - SMALL_DOE) // N_ITER),
-                                n if asynchronous else None)
-    devices, found, curve = Devices(Case(n, 0.3), seed, np.inf), {}, np.full(len(MOMENTS), np.nan)
-    start = time.process_time()
-    for now in steps(search, Oracle(data, search, costs), devices):
+                                ns[0] if asynchronous else None)
+    devices = [Devices(Case(n, 0.3), seed, np.inf) for n in ns]
+    budgets: dict[str, float] = {}
+    traces, reached, start = np.full((len(ns), len(MOMENTS)), np.nan), None, time.process_time()
+    for now in steps(search, Oracle(data, search, costs), *devices):
         rows = len(search.archive)
         hv = normalized_hypervolume(search.F, BENCHMARK.reference) if rows else 0.0
-        curve[now <= np.array(MOMENTS)] = min(hv, TARGET)
+        traces[np.array(MOMENTS) >= np.array(now)[:, None]] = min(hv, TARGET)
         for budget in BUDGETS:
             if rows >= budget:
-                found.setdefault(str(budget), normalized_hypervolume(
+                budgets.setdefault(str(budget), normalized_hypervolume(
                     search.F[:budget], BENCHMARK.reference))
-        if hv >= TARGET and "time" not in found:
-            found |= {"time": now, "evaluations": rows}
-        if "time" in found and rows >= BUDGETS[-1]:
+        if hv >= TARGET and reached is None:
+            reached = now, rows
+        if reached is not None and rows >= BUDGETS[-1]:
             break
-    return found | {"curve": curve, "cpu": (time.process_time() - start) / max(1, rows)}
+    cpu = (time.process_time() - start) / max(1, len(search.archive))
+    return [budgets | {"curve": trace, "cpu": cpu} | (
+        {} if reached is None else {"time": reached[0][i], "evaluations": reached[1]})
+        for i, trace in enumerate(traces)]
 
 
 def real(data: Path) -> str:
@@ -290,22 +300,30 @@ def main(args: argparse.Namespace) -> None:
         publish(real(args.data), save)
         return
     shares: dict[Case, list[float]] = {case: [] for case in CASES}
-    found: dict[tuple[int, bool], list[dict[str, Any]]] = {way: [] for way in WAYS}
+    found: dict[tuple[int, bool], list[dict[str, Any]]] = {
+        (n, asynchronous): [] for ns, asynchronous in WAYS for n in ns}
     with processes(args.workers) as pool:
-        runs: dict[Future[Any], list[Any]] = {}
-        for seed in args.seeds:
-            runs |= {pool.submit(curve, args.data, *way, seed): found[way] for way in WAYS}
+        runs: dict[Future[Any], tuple[list[Any], ...]] = {}
+        for ns, asynchronous in WAYS:
+            runs |= {pool.submit(curves, args.data, ns, asynchronous, seed):
+                     tuple(found[n, asynchronous] for n in ns) for seed in args.seeds}
         for case in CASES:
-            runs |= {pool.submit(busy, args.data, case, seed): shares[case]
+            runs |= {pool.submit(busy, args.data, case, seed): (shares[case],)
                      for seed in args.busy_seeds}
         for done in as_completed(runs):
-            runs[done].append(done.result())
+            for values, value in zip(runs[done], done.result(), strict=True):
+                values.append(value)
             write_text(save, report(shares, found))
-    plot_curves(save.with_suffix(".png"), MOMENTS, {
+            draw(save.with_suffix(".png"), found)
+    publish(report(shares, found), save)
+
+
+def draw(path: Path, found: dict[tuple[int, bool], list[dict[str, Any]]]) -> None:
+    """Draws the hypervolumes against time."""
+    plot_curves(path, MOMENTS, {
         f"{n} devices, {name_of(asynchronous)}": np.array([each["curve"] for each in values])
         for (n, asynchronous), values in found.items() if values},
         title="ehvi on simulated devices", x="time (mean evaluations without their constant part)")
-    publish(report(shares, found), save)
 
 
 def name_of(asynchronous: bool) -> str:
