@@ -1,5 +1,6 @@
 """A search that never waits for a batch: proposals whenever results have ended in virtual time."""
 
+import math
 import queue
 import time
 from collections.abc import Iterator
@@ -24,12 +25,13 @@ from search_space import read_arch
 from utils.errors import UserError
 from utils.pareto import reference_point
 
-# Jobs that wait for a device, so that one that ends earlier than the clock finds work at once: for
-# each device, this times the binary logarithm of their number. The slowest of many holds up the
-# clock for longer; benchmarks/asynchrony.py measured it.
-BACKLOG = 1 / 6
-# Proposals at a time: one for so many devices, and for so many evaluations of an iteration.
-DEVICES_PER_PROPOSAL = 8
+# Jobs that wait for a device, for each device, so that one that ends earlier than the clock finds
+# work at once. More keep devices busy where durations vary more than by a third, but a proposal
+# then knows less; benchmarks/asynchrony.py measured it.
+BACKLOG = 1 / 4
+# Proposals at a time: as many as the square root of the devices, and one for so many evaluations of
+# an iteration.
+EVALUATIONS_PER_PROPOSAL = 8
 # The strategy proposes from this part of the initial sample on; before, random ones fill in.
 LEARN_FROM = 0.25
 # Hyperparameters are learned again when the archive has grown by this part.
@@ -69,8 +71,8 @@ class AsynchronousSearch(Search):
                             "devices would wait for it; take it from a table (--lut), or search "
                             "without --asynchronous")
         self.devices = devices
-        self.group = max(1, devices // DEVICES_PER_PROPOSAL, self.n_iter // DEVICES_PER_PROPOSAL)
-        self.backlog = max(1, int(np.ceil(BACKLOG * devices * np.log2(devices))))
+        self.group = max(math.isqrt(devices), self.n_iter // EVALUATIONS_PER_PROPOSAL)
+        self.backlog = math.ceil(BACKLOG * devices)
         least = self.n_doe * LEARN_FROM
         if self.predictor:
             least = max(least, predictor_class(self.predictor).min_points)
@@ -80,7 +82,8 @@ class AsynchronousSearch(Search):
         self._told: dict[int, Outcome] = {}
         self._recent: list[Outcome] = []  # those of the present iteration
         self._n_fitted = 0  # rows that the hyperparameters are learned from
-        self._fitted: tuple[int, Surrogate] | None = None
+        self._n_scored = 0  # the same at the start of the iteration: the surrogate of its scores
+        self._fitted: dict[int, Surrogate] = {}
         self._stored: list[Record] = []  # the archive of the latest file, when resumed
         self._unit = 1.0  # mean work of the first proposals
         self._n_first = self.n_doe  # proposals of iteration 0
@@ -115,7 +118,7 @@ class AsynchronousSearch(Search):
                 return None
             self._count(self._clock.advance())
         first = len(self._vectors)
-        if not self._n_fitted and len(self.archive) >= self._learn_from:
+        if len(self.archive) >= max(self._learn_from, (1 + GROWTH) * self._n_fitted):
             self._n_fitted = len(self.archive)
         X = self._read(first, k)
         if X is None:
@@ -174,7 +177,7 @@ class AsynchronousSearch(Search):
         if self.strategy.default_predictor is None:
             task = Task(self.space, self.X, self.F, known, None, self.constraints.violation(None))
         else:
-            surrogate = self._surrogate()
+            surrogate = self._surrogate(self._n_fitted)
             X, F = self.X[self._n_fitted:], self.F[self._n_fitted:]
             surrogate = surrogate.condition_on(X, F).condition_on(pending)
             predicted = surrogate.predict(pending) if len(pending) else self.F[:0]
@@ -187,12 +190,13 @@ class AsynchronousSearch(Search):
         X = [self._vectors[number] for number in self._clock.under_way]
         return np.array(X, dtype=int).reshape(-1, self.space.n_var)
 
-    def _surrogate(self) -> Surrogate:
-        """Returns the surrogate whose hyperparameters the rule (`GROWTH`) has fitted last."""
-        if self._fitted is None or self._fitted[0] != self._n_fitted:
-            seed = int(np.random.default_rng([self.seed, 2, self._n_fitted]).integers(2**31))
-            self._fitted = self._n_fitted, self._fit(self._n_fitted, seed)
-        return self._fitted[1]
+    def _surrogate(self, n: int) -> Surrogate:
+        """Returns the surrogate of the first `n` rows; those that are still needed are kept."""
+        if n not in self._fitted:
+            seed = int(np.random.default_rng([self.seed, 2, n]).integers(2**31))
+            kept = {each: self._fitted[each] for each in self._fitted if each == self._n_scored}
+            self._fitted = kept | {n: self._fit(n, seed)}
+        return self._fitted[n]
 
     # ------------------------------------------------------------------------------ what is counted
 
@@ -223,11 +227,10 @@ class AsynchronousSearch(Search):
                 self.reference = reference_point(self.F)
             self.next_iteration += 1
         else:
-            scored = self.next_iteration and self._n_fitted and self.strategy.default_predictor
-            surrogate = self._surrogate() if scored else None
+            scored = self.next_iteration and self._n_scored and self.strategy.default_predictor
+            surrogate = self._surrogate(self._n_scored) if scored else None
             self._finish(self.next_iteration, n_new, failures, self._scores(surrogate, n_new))
-        if self._n_fitted and len(self.archive) >= (1 + GROWTH) * self._n_fitted:
-            self._n_fitted = len(self.archive)
+        self._n_scored = self._n_fitted
 
     # ---------------------------------------------------------------------------------------- run
 

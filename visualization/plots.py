@@ -106,8 +106,9 @@ def history_figure(evaluated: Sequence[int], hv: Sequence[float],
     return figure
 
 
-def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[str, np.ndarray],
-                title: str = "", line: tuple[str, Mapping[int, float]] | None = None) -> None:
+def plot_curves(path: str | os.PathLike, counts: Sequence[float], curves: Mapping[str, np.ndarray],
+                title: str = "", line: tuple[str, Mapping[int, float]] | None = None,
+                x: str = "evaluated architectures") -> None:
     """Draws mean hypervolumes by evaluations with bands of one standard error, atomically.
 
     The y axis starts at the lowest mean after a fourth of the evaluations: before, the
@@ -119,6 +120,7 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
         curves: (seeds, k) hypervolumes by strategy.
         title: one line.
         line: name and values of a curve without seeds.
+        x: what `counts` are.
     """
     figure, (axes,) = new_figure(SIZE, DPI)
     lowest, highest = np.inf, -np.inf
@@ -134,7 +136,7 @@ def plot_curves(path: str | os.PathLike, counts: Sequence[int], curves: Mapping[
         axes.plot([*line[1]], [*line[1].values()], "s--", color="black", ms=4, label=line[0])
     room = 0.05 * (highest - lowest)
     axes.set_ylim(lowest - room, highest + room)
-    axes.set(xlabel="evaluated architectures", ylabel="normalised hypervolume", title=title)
+    axes.set(xlabel=x, ylabel="normalised hypervolume", title=title)
     inside = len(curves) <= len(COLOURS)
     axes.legend(frameon=False, loc="lower right" if inside else "center left",
                 bbox_to_anchor=None if inside else (1, 0.5))

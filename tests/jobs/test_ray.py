@@ -14,13 +14,20 @@ ray = pytest.importorskip("ray", reason="needs requirements-ray.txt")
 from evaluator.jobs import (  # noqa: E402
     Devices,
     EvaluatorSpec,
+    InProcess,
     Job,
     JobStream,
     get_engine,
     plan_slots,
 )
 from evaluator.jobs import ray as backend  # noqa: E402
+from search import Progress, SpaceCosts, make_objectives  # noqa: E402
+from search.asynchronous import AsynchronousSearch  # noqa: E402
+from search.run_folder import RETRIES  # noqa: E402
+from search_space import OFASearchSpace  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
+from tests.search.evaluators import Formula  # noqa: E402
+from tests.search.runs import contents  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 SPEC = EvaluatorSpec("tests.jobs.evaluators:Obedient")
@@ -129,6 +136,34 @@ def test_jobs_come_while_a_node_is_lost(cluster):
         finished += results
     assert sorted(r.job.name for r in finished) == sorted(job.name for job in jobs)
     assert all(r.ok for r in finished)
+
+
+@pytest.mark.slow
+def test_an_asynchronous_search_that_loses_a_node_has_the_bytes_of_a_local_one(cluster, tmp_path):
+    doomed = cluster.add_node(num_cpus=1)
+
+    def search(name, engine):
+        costs = SpaceCosts(OFASearchSpace())
+        AsynchronousSearch(
+            costs.space, make_objectives("flops", costs), "nsga2", engine=engine,
+            folder=tmp_path / name, n_doe=20, iterations=3, n_iter=6, devices=2, costs=costs,
+            progress=Progress(0, quiet=True)).run()
+        return {file: content for file, content in contents(tmp_path / name).items()
+                if file != RETRIES}
+
+    class Losing:
+        """The engine of a cluster, one of whose nodes goes after six results."""
+
+        def run(self, jobs):
+            for n, result in enumerate(on_ray.run(jobs)):
+                if n == 5:
+                    cluster.remove_node(doomed, allow_graceful=False)
+                yield result
+
+    with get_engine("ray", EvaluatorSpec("tests.search.evaluators:Formula"),
+                    slots=[Devices()] * 2, ray_address=cluster.address) as on_ray:
+        files = search("ray", Losing())
+    assert files == search("local", InProcess(Formula())) and "iter_3.stats" in files
 
 
 def test_folders_are_packed_whole(tmp_path):

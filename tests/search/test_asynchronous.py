@@ -91,7 +91,7 @@ def test_the_order_in_which_results_arrive_changes_nothing(strategy):
 def test_what_is_under_way_is_bounded_after_the_initial_sample():
     search = make(n_doe=5, devices=8, strategy="random")
     _, most = step(search, 0)
-    assert most == search.room == 12
+    assert most == search.room == 8 + 2 + 1  # the devices, a backlog, two at a time
 
 
 def test_a_proposal_knows_what_has_counted_and_what_is_under_way():
@@ -162,6 +162,58 @@ def test_a_space_without_more_architectures_ends_the_search():
 def test_an_iteration_without_a_result_is_an_error():
     with pytest.raises(UserError, match="all 20 evaluations of iteration 0 failed"):
         step(make(), 0, failing=range(20))
+
+
+def test_failures_and_lost_workers_count_at_their_virtual_end(tmp_path):
+    def run(seed):
+        rng = np.random.default_rng(seed)
+
+        def script(job, _):
+            bad = {"iter_0/net_3": "lost", "iter_1/net_2": "failed"}.get(job.name)
+            return float(rng.uniform(0.1, 5.0)), (
+                Outcome(bad, error="no") if bad else Outcome("ok", formula(job.arch)))
+
+        search = make(folder=tmp_path / str(seed),
+                      engine=Scheduler(SimulatedSlots(4, script), retries=0))
+        search.run()
+        return search, contents(tmp_path / str(seed))
+
+    (first, files), (_, again) = run(0), run(1)
+    assert files == again and {"failed/it_0_net_3", "failed/it_1_net_2"} < {*files}
+    assert len(first.failed_X) == 2 and len(first.archive) == 36
+    stepped = make()
+    step(stepped, 0, failing=(3, 22))
+    assert first.archs == stepped.archs
+
+
+def test_a_main_process_that_is_too_slow_proposes_larger_batches(monkeypatch, capsys):
+    make(engine=direct(formula)).run()
+    assert "note:" not in capsys.readouterr().err
+    monkeypatch.setattr("search.asynchronous.TOO_SLOW", 0.0)
+    monkeypatch.setattr("search.asynchronous.MOMENT", 0.0)
+    make(engine=direct(formula)).run()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: proposals took ")
+    assert line.endswith("a larger --n_iter than 6 proposes more at a time")
+
+
+def test_scores_are_those_of_a_surrogate_that_has_not_seen_the_iteration(tmp_path):
+    search, seen, fitted_on = make(strategy="ehvi", folder=tmp_path), [], {}
+    fit, scores = search._fit, search._scores
+
+    def noted(n, seed):
+        surrogate = fit(n, seed)
+        fitted_on[surrogate.error] = n
+        return surrogate
+
+    def spied(surrogate, n_new):
+        if surrogate is not None:
+            seen.append((fitted_on[surrogate.error], len(search.archive) - n_new))
+        return scores(surrogate, n_new)
+
+    search._fit, search._scores = noted, spied
+    step(search, 0)
+    assert len(seen) == 3 and all(0 < fitted <= before for fitted, before in seen)
 
 
 def test_an_error_of_the_strategy_ends_the_run():
