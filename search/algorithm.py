@@ -1,7 +1,7 @@
 """Algorithm 1 of NSGANetV2: an archive, a surrogate, a strategy, and a few evaluations a time."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -188,11 +188,14 @@ class Search:
     def _open(self) -> None:
         """Looks once whether the folder is this search's, and resumes what is in it."""
         if not self._ready:
-            self._ready = True
-            if self.folder is not None and self._claims:
-                claim(self, self.folder)
+            self._claim()
             if not self.archive:
                 self.restore()
+            self._ready = True
+
+    def _claim(self) -> None:
+        if self.folder is not None and self._claims:
+            claim(self, self.folder)
 
     def _next_batch(self) -> Batch | None:
         if self.next_iteration == 0 and self.initial is not None:
@@ -280,11 +283,12 @@ class Search:
         if self.ask() is None or self._asked is None:
             raise UserError("the search is complete: it waits for no outcome")
         X, told = self._paired(archs, outcomes)
-        index = {x.tobytes(): i for i, x in enumerate(self._asked.X)}
+        whole = self.space.canonical(self._asked.X)
+        index = {x.tobytes(): i for i, x in enumerate(whole)}
         indices = [index.get(x.tobytes(), -1) for x in X]
-        for place, (i, x) in enumerate(zip(indices, X, strict=True)):
-            if i in self._outcomes or i in indices[:place] or rows_in(
-                    x[None], np.vstack([self.X, self.failed_X]))[0]:
+        before = rows_in(X, np.vstack([self.X, self.failed_X]))
+        for place, i in enumerate(indices):
+            if i in self._outcomes or before[place] or (i >= 0 and i in indices[:place]):
                 raise UserError(f"architecture {place} was told before; each is told once")
             if i < 0:
                 raise UserError(f"architecture {place} is not of the batch of iteration "
@@ -322,6 +326,7 @@ class Search:
             if isinstance(each.outcome, Failure):
                 raise UserError(f"{result.job.name} is no measurement: {each.outcome.error}")
         self._extend(records, X)
+        self._claim()
         self.progress.n_known += len(X)
         self._asked = None
 
@@ -332,7 +337,11 @@ class Search:
         Raises:
             UserError: not one outcome for each, or no architectures of the space.
         """
-        X = archs.X if isinstance(archs, Batch) else self.space.encode_many(archs)
+        for name, value in (("archs", archs), ("outcomes", outcomes)):
+            if not isinstance(value, Batch | Iterable) or isinstance(value, str | Mapping):
+                raise UserError(f"{name}: must be a list, not {value!r:.60}")
+        X = self.space.canonical(archs.X if isinstance(archs, Batch)
+                                 else self.space.encode_many(archs))
         told = list(outcomes)
         if len(told) != len(X):
             raise UserError(f"{len(told)} outcomes for {len(X)} architectures; tell one for each, "

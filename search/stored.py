@@ -103,6 +103,8 @@ def _reasons(search: "Search", spec: EvaluatorSpec | None,
     if spec is None:
         yield "it has evaluated the architectures itself"
         return
+    if search.archive and not search.next_iteration:
+        yield "it was told what had been measured before"
     for flag in CODE_FLAGS:
         if str(values[flag]).startswith("__main__:"):
             yield f"its {flag} is defined in the program, {values[flag]}"

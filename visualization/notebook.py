@@ -67,7 +67,7 @@ class Search(algorithm.Search):
             if engine is not None:
                 raise UserError(f"{folder}: an asynchronous search is resumed by msunas.py alone")
             settings = replace(settings, asynchronous=False, iterations=0)
-        if type(width := stored.get(WIDTH)) is float:
+        if isinstance(width := stored.get(WIDTH), int | float):
             settings = replace(settings, supernet=replace(settings.supernet, width=width))
         search = make_search(settings, build_parts(settings), run, engine,
                              Progress(settings.planned), kind=cls)
@@ -183,7 +183,7 @@ def _check_evaluated(search: algorithm.Search) -> None:
 
 def _png(figure: Any, **_: Any) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -124,6 +124,10 @@ def test_each_architecture_of_the_batch_is_told_once():
                  if arch not in search.archs + search.ask().archs)
     with pytest.raises(UserError, match="architecture 0 is not of the batch of iteration 1"):
         search.tell([other], [bake(other)])
+    for archs, outcomes in ((None, []), (batch, None), (batch.archs[0], [{"top1": 1}]),
+                            (batch.archs[:1], {"top1": 1}), (batch, "outcomes")):
+        with pytest.raises(UserError, match="must be a list, not"):
+            search.tell(archs, outcomes)
     with pytest.raises(UserError, match="no cake"):
         search.tell([{"temperature": 1}], [bake(other)])
     assert search.next_iteration == 1 and len(search.archive) == 8

@@ -74,9 +74,10 @@ def test_a_cell_with_other_settings_is_refused_in_the_same_folder(finished, prog
                                                                   match):
     folder, search = finished
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for step in (Search.ask, Search.run):
+    other = networks(folder, **changed)
+    for step in (Search.ask, Search.run, Search.ask):
         with pytest.raises(UserError, match=match) as error:
-            step(networks(folder, **changed))
+            step(other)
         assert "--" not in str(error.value)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     again = networks(folder)
@@ -139,6 +140,18 @@ def test_why_msunas_cannot_resume_is_stored(tmp_path, changed, reason):
     search = networks(tmp_path, **changed)
     search.ask()
     assert reason in json.loads((tmp_path / SETTINGS).read_text())[ONLY_IN_PYTHON]
+
+
+def test_msunas_resumes_what_was_told_before_once_it_is_in_the_archive(tmp_path):
+    search = networks(tmp_path)
+    known = OFASearchSpace().extremes()
+    search.tell_known(known, [Formula().evaluate(arch) for arch in known])
+    assert "told what had been measured" in json.loads(search.folder.settings.read_text())[
+        ONLY_IN_PYTHON]
+    search.iterations = 0
+    search.run()
+    networks(tmp_path, iterations=0).ask()
+    assert ONLY_IN_PYTHON not in json.loads(search.folder.settings.read_text())
 
 
 def test_code_that_a_folder_names_must_be_named(tmp_path, program):
