@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from cli.startup import EXIT_INTERRUPTED, open_streams, quit_quietly
 
+from cli.version import VersionAction
 from utils.errors import UserError, describe_os_error, is_out_of_memory, one_line
 from utils.packages import advice, is_installed
 
@@ -113,6 +114,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **options})
+        self.add_argument("--version", action=VersionAction, help="print the versions of the "
+                          "program, Python and packages, and the devices, and exit")
 
     def error(self, message: str) -> NoReturn:
         """Prints what is wrong and exits."""

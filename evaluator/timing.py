@@ -1,19 +1,18 @@
 """Timing: how long a call, a layer or a network takes on the device at hand."""
 
 import copy
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from cli.types import count, number
 from utils.errors import UserError, warn
+from utils.machine import cpu_name
 from utils.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -257,11 +256,3 @@ def device_name(device: str) -> str:
         return cpu_name()
     named = getattr(torch.get_device_module(place), "get_device_name", None)  # MPS has none
     return named(place) if named else place.type
-
-
-def cpu_name() -> str:
-    """Returns the model of this machine's CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -24,7 +24,6 @@ from evaluator.latency_model import is_learned
 from evaluator.options import EvaluationSettings
 from evaluator.runtimes import choose_runtime
 from evaluator.table import TableEvaluator
-from evaluator.timing import cpu_name
 from networks.supernet_info import check_classes, check_supernet_exists
 from search.algorithm import Search
 from search.asynchronous import AsynchronousSearch
@@ -47,6 +46,7 @@ from search_space.table import parse_numbers, read_table
 from utils.errors import UserError, one_line
 from utils.files import write_text
 from utils.invocation import calling, program
+from utils.machine import cpu_name
 from utils.registry import names_code
 
 CPU_MACS_PER_SECOND = 8e9

@@ -3,16 +3,18 @@
 import argparse
 import ast
 import importlib
+import platform
 import re
 import sys
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 
 from cli.scripts import Parser
+from cli.version import program_version
 from evaluator.latency import CONDITIONS
 from search.run_folder import CODE_FLAGS
 from search.settings import DERIVED, SPACE_OPTIONS, Settings
@@ -36,7 +38,8 @@ FOREIGN = {
     "docs/clusters.md": TORCHRUN | RAY | {
         "--address", "--port", "--block", "--nodes", "--ntasks", "--ntasks-per-node",
         "--gpus-per-node", "--exclude"},
-    "docs/containers.md": {"--shm-size", "--cpus", "--cpuset-cpus"},
+    "docs/containers.md": {"--shm-size", "--cpus", "--cpuset-cpus", "--build-arg", "--rm",
+                           "--user", "--gpus"},
     "data_providers/loading.py": {"--shm-size"},
     "evaluator/jobs/ray.py": RAY,
     "scripts/distributed_train.sh": TORCHRUN | {"--standalone", "--nproc_per_node"},
@@ -203,6 +206,18 @@ def test_names_that_messages_turn_into_flags_are_flags():
     settings = {*Settings.names(), *CODE_FLAGS, *SPACE_OPTIONS} - {*DERIVED}
     assert {f"--{name}" for name in settings} <= flags_of("msunas.py")
     assert {f"--{name}" for name in CONDITIONS} <= flags_of("scripts/build_lut.py")
+
+
+def test_every_program_prints_its_version(capsys):
+    """What the template of an issue asks for; bench_onnx.py is copied to devices alone."""
+    for run in sorted({*programs()} - {"scripts/bench_onnx.py"}):
+        with pytest.raises(SystemExit) as end:
+            parsers()[run].parse_args(["--version"])
+        printed = capsys.readouterr().out.splitlines()
+        assert end.value.code == 0 and len(printed) == 4
+        assert printed[0] == f"msunas {program_version()}"
+        assert printed[1].startswith(f"Python {platform.python_version()} ")
+        assert f"torch {version('torch')}" in printed[2] and "CPU cores" in printed[3]
 
 
 # bench_onnx.py is copied to devices alone, so its parser is the standard library's.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from data_providers.table import DIGITS_SUPERNET
 from msunas_cli import COMMANDS, COMPLETION, load_script
@@ -91,6 +92,42 @@ def test_the_pins_lie_within_the_ranges():
     assert set(pins) - set(ranges) <= {"cython"}
 
 
+def test_the_files_of_a_release_agree():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert newest == f"{PROJECT['version']}, {cited['date-released']}"
+    assert cited["version"] == PROJECT["version"] and cited["license"] == PROJECT["license"]
+    paper, readme = cited["preferred-citation"], (ROOT / "README.md").read_text()
+    assert paper["title"].partition(": ")[2] in readme
+    assert " and ".join(f"{author['family-names']}, {author['given-names']}"
+                        for author in paper["authors"]) in readme
+
+
+def test_the_workflow_runs_what_is_there():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    run = [words for job in jobs.values() for step in job["steps"]
+           for words in [step.get("run", "").split()] if words]
+    assert [words[:2] for words in run] == [["bash", ".ci/run"], ["bash", "scripts/test.sh"]]
+    assert all((ROOT / words[1]).is_file() for words in run)
+    script = (ROOT / "scripts/test.sh").read_text()
+    modes = jobs["ranges"]["strategy"]["matrix"]["include"]
+    assert [mode["versions"] for mode in modes] == ["--lowest", "--newest"]
+    assert all(f"    {mode['versions']})" in script for mode in modes)
+
+
+def test_the_image_is_made_of_what_is_there():
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines()
+             if line and not line.startswith("#")]
+    copied = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
+    assert "requirements.lock" in copied and all((ROOT / name).exists() for name in copied)
+    set_up = (ROOT / "scripts/setup_env.sh").read_text()
+    for line in lines:
+        if line[0] == "ARG":
+            assert f"${{{line[1].partition('=')[0]}:-}}" in set_up
+    hidden = (ROOT / ".dockerignore").read_text().split()
+    assert {".venv*", "runs"} <= {*hidden}  # COPY must not replace the environment
+
+
 def test_shipped_files_are_found_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert shipped("data/cpu_lut_mbv3.yaml") == "data/cpu_lut_mbv3.yaml"
@@ -156,12 +193,19 @@ def test_torch_hub_loads_a_network(tmp_path):
 # -------------------------------------------------------------------------------------- wheel
 
 
+SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A fresh environment with the wheel; torch and the rest are those of the tests."""
+    """A fresh environment with the wheel of the sdist; the rest are the packages of the tests."""
     folder = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, "-c", SDIST, folder], cwd=copy_of_project(folder), check=True,
+                   capture_output=True)
+    (sdist,) = folder.glob("*.tar.gz")
+    assert sdist.name == f"msunas-{PROJECT['version']}.tar.gz"
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps",
-                    "--no-build-isolation", "-w", folder, copy_of_project(folder)], check=True)
+                    "--no-build-isolation", "-w", folder, sdist], check=True)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
@@ -201,6 +245,7 @@ def test_the_wheel_shadows_nothing_and_works_elsewhere(installed, tmp_path):
         assert done.returncode == 0, f"{name}: {done.stderr}"
         return done.stdout
 
+    assert command("msunas", "--version").startswith(f"msunas {PROJECT['version']}\n")
     said = command("msunas", "--dataset", "digits", "--n_doe", 2, "--iterations", 0, "--save",
                    "search", "--n_workers", 0, "--cpu_workers", 1, "--no_report")
     (hint,) = re.findall(r"(msunas-select --expr .*)", said)

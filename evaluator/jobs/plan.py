@@ -7,20 +7,18 @@ too), `xpu` (Intel), `mps` (Apple).
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from joblib import cpu_count
 
 from evaluator.jobs.base import VISIBLE, Devices
 from utils.errors import UserError
+from utils.machine import has_gpu_driver
 
 _COUNT_GPUS = ("import torch; there = torch.accelerator; kind = "
                "there.is_available() and there.current_accelerator(); "
                "print('rocm' if torch.version.hip else kind.type if kind else 'cpu', "
                "there.device_count())")
 _COUNT_SECONDS = 120
-# What a driver leaves on a machine with a GPU; without, the seconds of the child are spared.
-_DRIVERS = ("nvidia[0-9]*", "dxg", "kfd", "accel/accel[0-9]*", "dri/renderD*")
 
 
 def plan_slots(n_gpus: int, gpus_per_job: int = 1, cpu_workers: int | None = None,
@@ -81,7 +79,7 @@ def visible_gpus() -> tuple[str, list[str]]:
     Raises:
         UserError: they cannot be counted.
     """
-    if not _has_driver():
+    if not has_gpu_driver():  # spares the seconds of the child
         return "cpu", []
     try:
         child = subprocess.run([sys.executable, "-P", "-c", _COUNT_GPUS], capture_output=True,
@@ -107,8 +105,3 @@ def _listed(kind: str) -> list[str] | None:
     texts = (os.environ.get(name) for name in VISIBLE.get(kind, ()))
     text = next((text for text in texts if text is not None), None)
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _has_driver() -> bool:
-    return sys.platform == "darwin" or any(
-        found for pattern in _DRIVERS for found in Path("/dev").glob(pattern))

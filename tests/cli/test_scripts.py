@@ -146,3 +146,14 @@ def test_what_other_programs_call_a_flag_leads_to_ours(capsys, script, typed, me
     err = capsys.readouterr().err
     assert (f"; did you mean {meant}?" if meant else f"unknown flag {typed};") in err
 
+
+def test_the_version_is_that_of_the_checkout_else_of_the_package(monkeypatch, tmp_path):
+    from cli import version
+
+    project = tmp_path / "pyproject.toml"
+    monkeypatch.setattr(version, "_PROJECT", project)
+    monkeypatch.setattr(version, "version_of", lambda name: f"{name} as installed")
+    assert version.program_version() == "msunas as installed"
+    project.write_text('[project]\nversion = "7.8.9"\n')
+    assert version.program_version() == "7.8.9"
+    assert "torch torch as installed" in version.version_text()
