@@ -105,7 +105,7 @@ class Counter:
         self.asked += 1
         key = x.tobytes()
         if key not in self._known:
-            (record,) = self._run([self.space.decode(x[0])], x, 0)
+            (record,) = self._run([self.space.decode(x[0])], x, [(0, 0)])
             self._known[key] = len(self.X)
             self.X = np.vstack([self.X, x])
             self.F = np.vstack([self.F, self._signs * (record.top1_err, *record.values)])
