@@ -360,7 +360,7 @@ def test_every_published_command_is_taken(command):
 
 
 # Imported where it is installed; the flag that needs it says so where it is not.
-OPTIONAL = {"nats_bench", "shtab", "wandb", "evoxbench"}
+OPTIONAL = {"nats_bench", "shtab", "wandb", "evoxbench", "modelopt"}
 # What builds the wheel; pyproject.toml names it.
 BUILD = {"setuptools"}
 USED = ("requirements.txt", "requirements-ray.txt", "requirements-export.txt")
