@@ -377,7 +377,7 @@ def test_every_published_command_is_taken(command):
 
 
 # Imported where it is installed; the flag or method that needs it says so where it is not.
-OPTIONAL = {"nats_bench", "pandas", "shtab", "wandb", "evoxbench"}
+OPTIONAL = {"evoxbench", "modelopt", "nats_bench", "pandas", "shtab", "wandb"}
 # What builds the wheel; pyproject.toml names it.
 BUILD = {"setuptools"}
 USED = ("requirements.txt", "requirements-ray.txt", "requirements-export.txt")
