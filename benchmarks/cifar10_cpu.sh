@@ -27,7 +27,7 @@ scratch)
 pretrained)
     supernet=$run/lite0 resolutions=48,64,96 epochs=${EPOCHS:-0,0,0,2}
     recipe=(--search_space timm:tf_efficientnet_lite0 --pretrained "$weights" --batch_size 64)
-    doe=40 iterations=8 searched=1500 ;; # its networks are up to ten times as large
+    doe=32 iterations=6 searched=1500 ;; # its networks are up to ten times as large
 *) echo "START=$START: scratch or pretrained" >&2; exit 2 ;;
 esac
 short=${SHORT:-2,0,0,2} tune=${TUNE:-3} spread=12 vld=5000
