@@ -146,6 +146,19 @@ def test_a_peer_pays_once_for_an_architecture_and_ends():
         evaluate(space.lower)
 
 
+def test_layers_that_a_tracer_takes_compute_what_timms_do():
+    import timm
+    import torch
+    from fastnas import traceable
+
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=4).eval()
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        expected = net(images)
+        torch.testing.assert_close(traceable(net)(images), expected)
+    assert not {"Conv2dSame", "BatchNormAct2d"} & {type(part).__name__ for part in net.modules()}
+
+
 def test_what_a_warm_start_saves():
     from warm_start import BUDGETS as NEW
 
