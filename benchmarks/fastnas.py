@@ -108,7 +108,7 @@ def traceable(net: nn.Module) -> nn.Module:
         else:
             continue
         parent, _, leaf = name.rpartition(".")
-        setattr(net.get_submodule(parent), leaf, equal)
+        setattr(net.get_submodule(parent), leaf, equal.train(module.training))
     return net
 
 
