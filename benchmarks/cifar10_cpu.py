@@ -40,11 +40,13 @@ TOLERANCE = 0.03  # of the FLOPs of a random network
 # ------------------------------------------------------------------------------------ trainings
 
 
-def provider(args: argparse.Namespace) -> Any:
-    """Returns the images, split as the search splits them."""
+def provider(args: argparse.Namespace, supernet: Any = None) -> Any:
+    """Returns the images, split as the search splits them, normalised as a supernet needs them."""
     from data_providers import DataProvider
 
-    return DataProvider("cifar10", args.data, vld_size=args.vld_size, seed=SEED)
+    known = {} if supernet is None else {
+        name: supernet.meta.get(name) for name in ("mean", "std", "crop_scale")}
+    return DataProvider("cifar10", args.data, vld_size=args.vld_size, seed=SEED, **known)
 
 
 def train(nets: dict[str, tuple[Any, int]], images: Any, epochs: int, lr: float,
@@ -170,7 +172,8 @@ def baselines(args: argparse.Namespace) -> None:
 
 def random(args: argparse.Namespace) -> None:
     """Measures random subnets that cost as much as the chosen ones; writes `random.json`."""
-    supernet, images = the_supernet(args.run), provider(args)
+    supernet = the_supernet(args.run)
+    images = provider(args, supernet)
     rng, found = np.random.default_rng(SEED), []
     space, costs = space_and_costs(supernet)
     candidates = at_any_cost(space, rng)
@@ -190,10 +193,10 @@ def plain(args: argparse.Namespace) -> None:
     """Measures the fine-tuned whole networks, of supernets at one size; writes `plain.json`."""
     from networks import load_supernet
 
-    images, found = provider(args), {}
+    found = {}
     for file in sorted(args.run.glob("plain*.finished")):
         supernet = load_supernet(file.with_suffix(""))
-        space, costs = space_and_costs(supernet)
+        images, (space, costs) = provider(args, supernet), space_and_costs(supernet)
         arch = space.extremes()[1]
         found[f"{arch['r']} px"] = {
             "size": arch["r"], "flops": flops_of(space, costs, arch),
