@@ -55,7 +55,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                    "(default: 1)")
     p.add_argument("--prefer", help="preferred point, as top1#80+flops#150: names in any order, "
                    "one may be left out (default: None, the highest trade-offs)")
-    p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: none)")
+    p.add_argument("--constraint", help="limits, as 'flops<=300,top1>=75' (default: those of the "
+                   "search on its objectives)")
     p.add_argument("--trust", choices=(selection.MEASURED, selection.MODEL),
                    help="accuracies to choose by: measured, or model: what a Gaussian process "
                    "expects from all measurements, which leaves out luck (default: measured for "
@@ -139,7 +140,9 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
         records = selection.picked(archive, args.pick)
         return records, list(range(len(records))), {}
     wanted = selection.parse_preference(args.prefer, found.sec_obj)
-    limits = selection.parse_constraints(args.constraint, found.sec_obj)
+    typed = args.constraint is not None
+    limits = selection.parse_constraints(args.constraint, found.sec_obj) if typed else \
+        selection.limits_of_search(found)
     records, expected = archive, {}
     if (args.trust or selection.default_trust(found)) == selection.MODEL:
         if found.space is None:
@@ -148,7 +151,7 @@ def choose(args: argparse.Namespace, found: "FinishedSearch") -> tuple[
         records, expected = selection.trusted(archive, found.vectors, found.space,
                                               found.settings.get("seed", 0),
                                               selection.images_of(found.settings))
-    front = selection.front_within(records, limits, found.sec_obj, signs)
+    front = selection.front_within(records, limits, found.sec_obj, signs, typed)
     chosen = [selection.most_accurate(front)] if limits and args.n == 1 and not wanted else \
         selection.select(front, args.n, wanted, found.sec_obj, signs)
     measured = {arch_key(record.arch): record for record in archive}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +93,17 @@ def parse_constraints(text: str | None, sec_obj: str) -> list[Limit]:
     return limits
 
 
+def limits_of_search(found: "FinishedSearch") -> list[Limit]:
+    """Returns the limits of a search on its objectives, which some of its networks may miss.
+
+    A latency that is measured, or learned, is known only when a network has been evaluated; limits
+    on other costs are exact, so that every evaluated network is within them.
+    """
+    names = {FIRST_OBJECTIVE, *found.sec_obj.split("+")}
+    limits = parse_limits(found.settings.get("constraint"), lambda name, place: name)
+    return [replace(limit, probability=None) for limit in limits if limit.name in names]
+
+
 def default_trust(found: "FinishedSearch") -> str:
     """Returns by what the networks of a search are chosen where no flag names it.
 
@@ -148,16 +160,17 @@ def trusted(records: Sequence[Record], X: np.ndarray, space: SearchSpace, seed: 
 
 
 def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: str,
-                 signs: np.ndarray | float = 1.0) -> list[Record]:
+                 signs: np.ndarray | float = 1.0, typed: bool = True) -> list[Record]:
     """Returns the non-dominated records within the limits, by ascending second objective.
 
-    Limits that exclude none of the records are a warning each.
+    Typed limits that exclude none of the records are a warning each.
 
     Args:
         records: of the archive.
-        limits: of `parse_constraints`.
+        limits: of `parse_constraints`, or of `limits_of_search`.
         sec_obj: names of the objectives.
         signs: (m,) what makes them minimised, see `Stats.signs`.
+        typed: whether the limits are those of a flag, and not of the search.
 
     Raises:
         UserError: there is none; the message says what the front offers.
@@ -167,7 +180,7 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
     front = front[np.argsort(values[front, 1], kind="stable")]
     columns = {FIRST_OBJECTIVE: 100 - values[:, 0],
                **dict(zip(sec_obj.split("+"), values[:, 1:].T, strict=True))}
-    for line in idle_limits(limits, columns, "network of the search"):
+    for line in idle_limits(limits, columns, "network of the search") if typed else ():
         warn(line)
     top1, inside = columns[FIRST_OBJECTIVE][front], np.ones(len(front), dtype=bool)
     for limit in limits:
@@ -175,7 +188,9 @@ def front_within(records: Sequence[Record], limits: Sequence[Limit], sec_obj: st
     if not inside.any():
         first, last = (", ".join(f"{record:g}" for record in values[i, 1:])
                        for i in front[[0, -1]])
-        raise UserError(f"no network of the front is within the --constraint; it has {len(front)}, "
+        which = "the --constraint" if typed else \
+            f"the search's {', '.join(map(str, limits))} (--constraint 'top1>=0' chooses from all)"
+        raise UserError(f"no network of the front is within {which}; it has {len(front)}, "
                         f"from top1 {top1[0]:.2f} at {first} to top1 {top1[-1]:.2f} at {last}")
     return [records[i] for i in front[inside]]
 

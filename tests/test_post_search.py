@@ -126,6 +126,25 @@ def test_limits_that_nothing_meets_say_what_there_is():
         choose(constraint="flops<=50")
 
 
+def test_the_limits_of_the_search_hold_where_none_are_typed(search_folder, run_command,
+                                                            fails_clearly):
+    """The search's own last candidates may miss what is known only when it has been measured."""
+    def listed(limit: str, *flags: str) -> list[float]:
+        (search_folder / "settings.json").write_text(json.dumps({"constraint": limit}))
+        done = run_command("post_search.py", "--expr", search_folder, "--list", "--format", "json",
+                           *flags)
+        assert done.returncode == 0, done.stderr
+        assert "every network" not in done.stderr
+        return [row["flops"] for row in json.loads(done.stdout)]
+
+    assert listed("params<=1000") == listed("flops<=400") == [90, 100, 120, 200, 300.4]
+    assert listed("flops<=120") == listed("flops<=120:0.9,params<=5") == [90, 100, 120]
+    assert listed("flops<=120", "--constraint", "flops<=200") == [90, 100, 120, 200]
+    (search_folder / "settings.json").write_text(json.dumps({"constraint": "flops<=1"}))
+    fails_clearly("post_search.py", "--expr", search_folder, "--list",
+                  match="within the search's flops<=1 (--constraint 'top1>=0'")
+
+
 @pytest.mark.parametrize(("values", "sec_obj", "expected"), [
     ([312.34], "flops", ["net-flops@312"]), ([15.21], "cpu", ["net-cpu@15.2"]),
     ([1234.5], "flops", ["net-flops@1234"]), ([5.478], "params", ["net-params@5.48"]),
