@@ -26,7 +26,8 @@ scratch)
     recipe=(--crop_scale 0.35) doe=100 iterations=13 searched=5000 ;;
 pretrained)
     supernet=$run/lite0 resolutions=48,64,96 epochs=${EPOCHS:-0,0,0,2}
-    recipe=(--search_space timm:tf_efficientnet_lite0 --pretrained "$weights" --batch_size 64)
+    recipe=(--search_space timm:tf_efficientnet_lite0 --pretrained "$weights" --batch_size 64
+            --rule sandwich)
     doe=32 iterations=6 searched=1500 ;; # its networks are up to ten times as large
 *) echo "START=$START: scratch or pretrained" >&2; exit 2 ;;
 esac
