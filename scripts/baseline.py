@@ -17,7 +17,6 @@ import cli.startup  # noqa: F401  # before what takes time to import
 import train_supernet
 from cli.scripts import Parser, run_script
 from cli.types import count, integers
-from evaluator.accuracy import SupernetEvaluator
 from search.baseline import TEST, VALIDATION, Baseline, read_baselines, write_baselines
 from search_space import get_search_space
 from search_space.backbones import width_from_name
@@ -76,6 +75,8 @@ def name_at(flags: argparse.Namespace, resolution: int) -> str:
 
 def tuned(flags: argparse.Namespace, resolution: int, folder: Path) -> Baseline:
     """Trains the whole network at one resolution, or the rest of it; returns its scores."""
+    from evaluator.accuracy import SupernetEvaluator  # with torch
+
     width = width_from_name(flags.save)
     checkpoint = folder / f"{resolution}px_w{width:g}"
     begun = train_supernet.state_of(checkpoint).exists()
