@@ -43,11 +43,11 @@ from search.warm_start import WarmStart, read_warm_start
 from search_space import SearchSpace, get_search_space, search_space_class
 from search_space.backbones import width_from_name
 from search_space.table import parse_numbers, read_table
-from utils.errors import UserError, one_line
+from utils.errors import UserError, note, one_line
 from utils.files import write_text
 from utils.invocation import calling, program
 from utils.machine import cpu_name
-from utils.registry import names_code
+from utils.registry import TIMM, names_code
 
 CPU_MACS_PER_SECOND = 8e9
 GIB = 2**30
@@ -177,6 +177,10 @@ def check_runtime(settings: Settings, objectives: Sequence[Objective]) -> None:
     measured = [objective for objective in objectives if objective.measured]
     for objective in measured:
         choose_runtime(settings.runtime, str(objective.device))
+    if measured and not settings.runtime and settings.search_space.startswith(TIMM):
+        note("the latency of networks of timm is measured with torch, which is rarely deployed; "
+             "for onnxruntime: --sec_obj cpu@here --lut "
+             "here='command:python scripts/bench_onnx.py {model}'")
     if settings.runtime and not measured:
         raise UserError(f"--runtime {settings.runtime}: this search measures no latency; write "
                         f"--lut {MEASURE}, or leave it out")

@@ -275,7 +275,7 @@ def test_an_evaluator_of_one_s_own_keeps_to_the_contract():
         build_evaluator("tests.evaluator.test_accuracy:NoEvaluator", {})
     with pytest.raises(UserError, match="Constant measures no latency"):
         build_evaluator("tests.evaluator.test_accuracy:Constant", {"top1": 3}).latency(ARCH)
-    with pytest.raises(UserError, match="choose from .*ofa, oracle"):
+    with pytest.raises(UserError, match=r"choose from .*ofa, oracle"):
         build_evaluator("ofaa", {})
     with pytest.raises(UserError, match="needs its supernet: give --supernet_path"):
         build_evaluator("ofa", {"dataset": "digits"})
