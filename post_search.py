@@ -18,7 +18,7 @@ from cli.types import DOWNLOAD, count, integers
 from data_providers.table import get_dataset_info
 from search import selection, subnets
 from search.archive import Record, arch_key
-from search.baseline import TEST, Baseline, read_baselines
+from search.baseline import Baseline, read_baselines, with_baselines
 from search_space import DEFAULT as DEFAULT_SPACE
 from search_space import SearchSpace
 from utils.errors import UserError, note
@@ -286,26 +286,6 @@ def with_scores(rows: Sequence[dict[str, Any]], scores: "Scores") -> list[dict[s
     """Returns the printed rows with the accuracy on unseen images and its 95 % interval."""
     return [{"unseen_top1": round(top1, 4), "low": round(low, 4), "high": round(high, 4), **row}
             for row, top1, (low, high) in zip(rows, scores.top1, scores.intervals(), strict=True)]
-
-
-def with_baselines(rows: Sequence[dict[str, Any]], baselines: Sequence[Baseline],
-                   test: bool) -> list[dict[str, Any]]:
-    """Returns the printed rows and, in the same columns, those of the networks to compare with.
-
-    Args:
-        rows: of networks.
-        baselines: to compare with.
-        test: whether the search scored on the test images.
-    """
-    added = []
-    for network in baselines:
-        top1 = network.top1[network.scored_as(test)]
-        values = {**network.costs, "top1": top1, "top1_err": round(100 - top1, 4),
-                  "chosen": network.name, "arch": None}
-        if TEST in network.top1:
-            values["unseen_top1"] = network.top1[TEST]
-        added.append({key: values.get(key, "") for key in rows[0]})
-    return [*rows, *added]
 
 
 if __name__ == "__main__":

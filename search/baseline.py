@@ -67,3 +67,23 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     if not all(map(math.isfinite, found.values())):
         raise ValueError("a number is not finite")
     return found
+
+
+def with_baselines(rows: Sequence[dict[str, Any]], baselines: Sequence[Baseline],
+                   test: bool) -> list[dict[str, Any]]:
+    """Returns the printed rows and, in the same columns, those of the networks to compare with.
+
+    Args:
+        rows: of networks.
+        baselines: to compare with.
+        test: whether the search scored on the test images.
+    """
+    added = []
+    for network in baselines:
+        top1 = network.top1[network.scored_as(test)]
+        values = {**network.costs, "top1": top1, "top1_err": round(100 - top1, 4),
+                  "chosen": network.name, "arch": None}
+        if TEST in network.top1:
+            values["unseen_top1"] = network.top1[TEST]
+        added.append({key: values.get(key, "") for key in rows[0]})
+    return [*rows, *added]
